@@ -1,0 +1,231 @@
+// Engine: memories, writers and readers over the model and the store; the service without the network. The only place where
+// model and store meet. Knows no gRPC.
+//
+// Text goes in through a Writer: made durable by a group commit, encoded, cut into segments, derived by the scheduler in
+// batches, then visible. Questions run as readers: lower half, landmark scan, pages pinned, upper half.
+
+#ifndef MNEME_ENGINE_ENGINE_H_
+#define MNEME_ENGINE_ENGINE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "common/clock.h"
+#include "common/metrics.h"
+#include "memory_store/memory_store.h"
+#include "model/model.h"
+
+namespace mneme {
+
+struct EngineOptions {
+  // Segments derived in one batch, at most, and segments waiting, at most: beyond it writers stop taking text.
+  int batch_segments_max = 8;
+  int queue_segments_max = 64;
+  // Idle time after which the open segment of a document is derived as it stands.
+  absl::Duration idle_flush = absl::Milliseconds(200);
+  // Group commit: bytes and time gathered into one synced write, at most.
+  int64_t commit_bytes_max = int64_t{8} << 20;
+  absl::Duration commit_wait_max = absl::ZeroDuration();
+  // Bytes one writer may have accepted but not yet durable; beyond it Append must not be called (see Writer::ready).
+  int64_t writer_pending_bytes_max = int64_t{4} << 20;
+  int64_t document_bytes_max = int64_t{1} << 40;
+  int64_t documents_per_memory_max = 1'000'000;
+  int64_t memories_per_tenant_max = 10'000;
+  int memories_per_read_max = 64;
+  int retrieve_k_max = 256;
+  int generate_tokens_max = 4096;
+  // Readers running at one time, and waiting, at most; beyond it RESOURCE_EXHAUSTED.
+  int readers_max = 64;
+  int readers_waiting_max = 1024;
+};
+
+// tenants/{tenant}/memories/{memory}[/documents/{document}], parsed and checked. INVALID_ARGUMENT names the part.
+struct ResourceName {
+  std::string tenant;
+  std::string memory;    // empty: a tenant
+  std::string document;  // empty: a memory
+
+  static absl::StatusOr<ResourceName> ParseTenant(absl::string_view name);
+  static absl::StatusOr<ResourceName> ParseMemory(absl::string_view name);
+  static absl::StatusOr<ResourceName> ParseDocument(absl::string_view name);
+  std::string ToString() const;
+};
+// 1 to 128 of [A-Za-z0-9._~-], first a letter or digit.
+absl::Status CheckResourceId(absl::string_view id, absl::string_view what);
+
+// Checked at every step of long work. Thread-safe.
+struct CallContext {
+  absl::Time deadline = absl::InfiniteFuture();
+  std::function<bool()> cancelled;  // empty: never
+  // CANCELLED or DEADLINE_EXCEEDED, or OK.
+  absl::Status Check() const;
+};
+
+struct IngestProgress {
+  int64_t durable_bytes = 0;
+  int64_t visible_bytes = 0;
+  int64_t token_count = 0;
+};
+
+// The one writer of one document. Callbacks come from the engine's threads, one at a time, and must not block.
+// Dropping the Writer ends it; what is durable gets derived all the same. Thread-compatible.
+class Writer {
+ public:
+  virtual ~Writer() = default;
+  // Takes a piece of text at its offset. Bytes already stored are compared and skipped. Returns at once with what is wrong:
+  // OUT_OF_RANGE (gap), ALREADY_EXISTS (other bytes stored), INVALID_ARGUMENT (not UTF-8, offset named; the bytes before it
+  // are kept), FAILED_PRECONDITION (sealed), RESOURCE_EXHAUSTED (document too long, or called while not ready).
+  virtual absl::Status Append(int64_t byte_offset, absl::string_view text) = 0;
+  // No more text, ever. INVALID_ARGUMENT when the text ends inside a UTF-8 sequence or is empty.
+  virtual absl::Status Seal() = 0;
+  // No more text for now: derive the open segment without waiting for it to be idle. INVALID_ARGUMENT when the text ends
+  // inside a UTF-8 sequence (the bytes before it are kept).
+  virtual absl::Status Flush() = 0;
+  // False while more than writer_pending_bytes_max are pending or the segment queue is full: stop reading the stream until
+  // the `ready` callback of OpenWriter comes.
+  virtual bool ready() const = 0;
+  virtual IngestProgress progress() const = 0;
+  // Bytes accepted so far: the offset at which new text goes.
+  virtual int64_t accepted_bytes() const = 0;
+};
+
+struct WriterCallbacks {
+  // Durable or visible bytes grew.
+  absl::AnyInvocable<void(const IngestProgress&)> progress;
+  // The writer can take text again.
+  absl::AnyInvocable<void()> ready;
+  // The writer is broken: commit failed (RESOURCE_EXHAUSTED: disk full; ...), or the document was deleted (NOT_FOUND).
+  absl::AnyInvocable<void(absl::Status)> failed;
+};
+
+struct ReadBarrier {
+  std::string document;  // full name
+  int64_t visible_bytes = 0;
+};
+
+struct Passage {
+  std::string document;  // full name
+  int64_t chunk_index = 0;
+  int64_t byte_begin = 0;
+  int64_t byte_end = 0;
+  double score = 0;
+  double weight = 0;
+  std::string text;
+};
+
+struct StageSeconds {
+  double encode = 0, scan = 0, read = 0, generate = 0, total = 0;
+};
+
+struct RetrieveOptions {
+  std::vector<std::string> memories;  // full names, one tenant
+  std::string question;
+  int k = 8;
+  bool explain = false;
+  int context_bytes = 0;
+  std::vector<ReadBarrier> barriers;
+};
+
+struct TokenExplanation {
+  std::string text;
+  std::vector<double> weights;  // one per passage of the result
+};
+
+struct RetrieveResult {
+  std::vector<Passage> passages;  // best first
+  std::vector<TokenExplanation> explanation;
+  int64_t chunks_scanned = 0;
+  StageSeconds seconds;
+};
+
+struct GenerateOptions {
+  std::vector<std::string> memories;
+  std::string question;
+  int max_tokens = 64;
+  double temperature = 0;
+  double top_p = 1;
+  uint64_t seed = 0;
+  std::vector<ReadBarrier> barriers;
+  bool omit_passages = false;
+};
+
+struct GeneratePiece {
+  std::string text;
+  int token_count = 0;
+  std::vector<Passage> passages;
+};
+
+enum class FinishReason { kStop, kLength };
+
+struct GenerateResult {
+  FinishReason reason = FinishReason::kStop;
+  StageSeconds seconds;
+};
+
+struct ScoreOptions {
+  std::vector<std::string> memories;
+  std::string prompt;
+  std::string text;
+  std::vector<ReadBarrier> barriers;
+};
+
+struct ScoreResult {
+  double log_likelihood = 0;
+  std::vector<std::pair<std::string, double>> tokens;
+};
+
+struct MemoryStat {
+  MemoryInfo info;
+  MemoryStore::Totals totals;
+};
+
+// Thread-safe. Calls block unless they say otherwise: the server runs them on its own worker threads.
+class Engine {
+ public:
+  // Loads nothing itself; recovery (re-deriving what was durable but not visible) begins at once, in the background.
+  // All arguments must outlive the engine.
+  static absl::StatusOr<std::unique_ptr<Engine>> Open(const EngineOptions& options, const Model& model, Backend& backend,
+                                                      MemoryStore& store, Metrics& metrics, Clock& clock);
+  virtual ~Engine() = default;
+
+  virtual absl::StatusOr<MemoryStat> CreateMemory(absl::string_view name, absl::string_view display_name) = 0;
+  virtual absl::StatusOr<MemoryStat> GetMemory(absl::string_view name) = 0;
+  // At most `limit` memories with id > after_id.
+  virtual absl::StatusOr<std::vector<MemoryStat>> ListMemories(absl::string_view tenant_name, absl::string_view after_id,
+                                                               int limit) = 0;
+  virtual absl::Status DeleteMemory(absl::string_view name) = 0;
+  virtual absl::StatusOr<DocumentInfo> GetDocument(absl::string_view name) = 0;
+  virtual absl::StatusOr<std::vector<DocumentInfo>> ListDocuments(absl::string_view memory_name, DocumentId after,
+                                                                  int limit) = 0;
+  virtual absl::Status DeleteDocument(absl::string_view name) = 0;
+  // Text [begin, end) of a document, at most 4 MiB a call. OUT_OF_RANGE beyond durable_bytes.
+  virtual absl::StatusOr<std::string> ReadText(absl::string_view document_name, int64_t byte_begin, int64_t byte_end) = 0;
+
+  // Becomes the one writer of a document, creating it if need be. ABORTED while another writer has it; NOT_FOUND without the
+  // memory. A sealed document opens too, so that sending the same bytes again changes nothing.
+  virtual absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(absl::string_view document_name, WriterCallbacks callbacks) = 0;
+
+  virtual absl::StatusOr<RetrieveResult> Retrieve(const RetrieveOptions& options, const CallContext& context) = 0;
+  // Calls `emit` for each piece as it comes; `emit` may block for flow control and returns false to stop.
+  virtual absl::StatusOr<GenerateResult> Generate(const GenerateOptions& options, const CallContext& context,
+                                                  const std::function<bool(GeneratePiece)>& emit) = 0;
+  virtual absl::StatusOr<ScoreResult> Score(const ScoreOptions& options, const CallContext& context) = 0;
+
+  // OK while every background thread lives and recovery is over; otherwise UNAVAILABLE with the reason (readiness).
+  virtual absl::Status Ready() const = 0;
+  // Stops taking text and questions (UNAVAILABLE), finishes what was accepted up to the deadline, flushes the store.
+  virtual absl::Status Drain(absl::Time deadline) = 0;
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_ENGINE_ENGINE_H_

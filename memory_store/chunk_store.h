@@ -1,0 +1,93 @@
+// ChunkStore: the ordered, durable key-value substrate below the memory store. RocksDB on one machine; a distributed store
+// can stand behind the same interface (atomic batches, ordered scans, nothing more).
+
+#ifndef MNEME_MEMORY_STORE_CHUNK_STORE_H_
+#define MNEME_MEMORY_STORE_CHUNK_STORE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "common/metrics.h"
+
+namespace mneme {
+
+enum class Table : uint8_t {
+  kCatalog = 0,   // format, tenants, memories, documents
+  kText = 1,      // the text log: the truth
+  kSegments = 2,  // derived: segment records with landmarks
+  kPages = 3,     // derived: K/V blocks, large values
+};
+inline constexpr int kTableCount = 4;
+
+// Operations applied together or not at all.
+struct WriteBatch {
+  enum class Kind : uint8_t { kPut, kDelete, kDeleteRange };
+  struct Op {
+    Kind kind;
+    Table table;
+    std::string key;    // kDeleteRange: first key
+    std::string value;  // kDeleteRange: one past the last key
+  };
+  std::vector<Op> ops;
+
+  void Put(Table table, std::string key, std::string value) {
+    ops.push_back({Kind::kPut, table, std::move(key), std::move(value)});
+  }
+  void Delete(Table table, std::string key) {
+    ops.push_back({Kind::kDelete, table, std::move(key), {}});
+  }
+  void DeleteRange(Table table, std::string begin, std::string end) {
+    ops.push_back({Kind::kDeleteRange, table, std::move(begin), std::move(end)});
+  }
+};
+
+enum class Durability {
+  kSynced,       // on stable storage when Write returns
+  kWriteBehind,  // survives a crash of the process soon, of the machine later
+};
+
+// Thread-safe.
+class ChunkStore {
+ public:
+  virtual ~ChunkStore() = default;
+
+  // RESOURCE_EXHAUSTED: no space (retry when there is some; the store serves reads meanwhile and recovers by itself);
+  // INTERNAL: the disk failed; DATA_LOSS: corruption.
+  virtual absl::Status Write(const WriteBatch& batch, Durability durability) = 0;
+  // NOT_FOUND when absent.
+  virtual absl::StatusOr<std::string> Get(Table table, absl::string_view key) = 0;
+  // One result per key, in order.
+  virtual std::vector<absl::StatusOr<std::string>> MultiGet(Table table,
+                                                            absl::Span<const std::string> keys) = 0;
+  // Calls `visit` for keys in [begin, end), ascending, until it returns false. An empty `end` means no bound.
+  virtual absl::Status Scan(Table table, absl::string_view begin, absl::string_view end,
+                            const std::function<bool(absl::string_view key, absl::string_view value)>& visit) = 0;
+  // Makes everything written so far durable.
+  virtual absl::Status Flush() = 0;
+  // Bytes on disk, and free bytes of the file system.
+  virtual int64_t used_bytes() = 0;
+  virtual int64_t free_bytes() = 0;
+};
+
+struct RocksDbOptions {
+  std::string data_dir;
+  int64_t block_cache_bytes = int64_t{256} << 20;
+  int background_threads = 2;
+  // Bytes that writes leave free on the file system: below it, Write answers RESOURCE_EXHAUSTED. 0: none kept.
+  int64_t reserve_bytes = int64_t{64} << 20;
+};
+
+// Opens or creates. FAILED_PRECONDITION: the directory is locked by another server, was written by a newer format or is
+// something else; PERMISSION_DENIED / NOT_FOUND: cannot be used (the message names the path).
+absl::StatusOr<std::unique_ptr<ChunkStore>> OpenRocksDbChunkStore(const RocksDbOptions& options, Metrics& metrics);
+
+}  // namespace mneme
+
+#endif  // MNEME_MEMORY_STORE_CHUNK_STORE_H_

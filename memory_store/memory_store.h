@@ -1,0 +1,202 @@
+// MemoryStore: memories, documents, their text, and what was derived from it, in tiers. Knows bytes and records, no network.
+//
+// Text is the truth: durable before AppendText returns. Segment records (with landmarks) and pages are derived: written
+// behind, checked by crc and derivation fingerprint, and re-derived by the engine when absent or damaged.
+// Formats: docs/storage_format.md.
+
+#ifndef MNEME_MEMORY_STORE_MEMORY_STORE_H_
+#define MNEME_MEMORY_STORE_MEMORY_STORE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "common/clock.h"
+#include "common/metrics.h"
+#include "kernels/backend.h"
+#include "memory_store/chunk_store.h"
+#include "memory_store/ids.h"
+
+namespace mneme {
+
+struct MemoryInfo {
+  MemoryId uid{};
+  std::string tenant;
+  std::string id;
+  std::string display_name;
+  absl::Time create_time;
+};
+
+struct DocumentInfo {
+  DocumentId uid{};
+  MemoryId memory{};
+  std::string id;
+  absl::Time create_time;
+  bool sealed = false;
+  bool damaged = false;         // its text is corrupt on disk
+  int64_t durable_bytes = 0;
+  // Of what is derived and can be found:
+  int64_t visible_bytes = 0;
+  int64_t token_count = 0;
+  int64_t chunk_count = 0;
+};
+
+// What is derived from one segment of a document. Replaces the segment of the same index; `PutSegments` of the open (last)
+// segment again, with more text, is how a document grows.
+struct SegmentDerived {
+  DocumentId document{};
+  int64_t segment_index = 0;
+  uint64_t derivation_fingerprint = 0;
+  // Where encoding begins anew to get this segment's tokens: encode from `encode_from_byte`, drop `skip_tokens`.
+  int64_t encode_from_byte = 0;
+  int32_t skip_tokens = 0;
+  int32_t token_count = 0;
+  // Text range [byte_begin, byte_end) that its tokens cover.
+  int64_t byte_begin = 0;
+  int64_t byte_end = 0;
+  // First byte of each chunk, [chunk_count]; adjusted to UTF-8 boundaries by the engine.
+  std::vector<int64_t> chunk_byte_begin;
+  std::vector<uint8_t> landmarks;  // [chunk_count, landmark_bytes]
+  std::vector<uint8_t> pages;      // [chunk_count, page_bytes]; empty: not kept
+};
+
+// Text to append to one document at `byte_offset` == its durable_bytes.
+struct TextAppend {
+  DocumentId document{};
+  int64_t byte_offset = 0;
+  absl::string_view text;
+  bool seal = false;
+};
+
+// Where a chunk's text lies.
+struct ChunkText {
+  ChunkAddress address;
+  int64_t byte_begin = 0;
+  int64_t byte_end = 0;
+};
+
+// An immutable list of the landmarks of several memories at one moment, oldest document first: what one query sees.
+// Documents deleted or grown later do not change it. Cheap to copy (shared, immutable slabs). Thread-safe.
+class LandmarkView {
+ public:
+  LandmarkView();
+  ~LandmarkView();
+  LandmarkView(const LandmarkView&);
+  LandmarkView& operator=(const LandmarkView&);
+
+  int64_t chunk_count() const;
+  absl::Span<const LandmarkSlab> slabs() const;
+  // Chunk at an index of the view (0 .. chunk_count-1).
+  ChunkText Locate(int64_t index) const;
+
+ private:
+  friend class MemoryStore;
+  struct Impl;
+  std::shared_ptr<const Impl> impl_;  // shared by the copies of this view
+};
+
+// Pages held in memory; they stay where they are until this handle goes. Move-only.
+class PinnedPages {
+ public:
+  PinnedPages();
+  ~PinnedPages();
+  PinnedPages(PinnedPages&&) noexcept;
+  PinnedPages& operator=(PinnedPages&&) noexcept;
+
+  // One pointer per address asked for, in order; null where the page is in no tier (see `missing`).
+  absl::Span<const uint8_t* const> pages() const;
+  // Addresses whose page is absent or damaged and must be re-derived.
+  absl::Span<const ChunkAddress> missing() const;
+
+ private:
+  friend class MemoryStore;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+struct MemoryStoreOptions {
+  int64_t page_bytes = 0;      // of the model's PageLayout
+  int64_t landmark_bytes = 0;  // of one row
+  uint64_t derivation_fingerprint = 0;
+  // Host tier: pages in memory, at most this many bytes, pinned ones included.
+  int64_t host_page_bytes_max = int64_t{1} << 30;
+  int64_t tenants_max = 1024;
+};
+
+struct TierUse {
+  std::string name;
+  int64_t used_bytes = 0;
+  int64_t limit_bytes = 0;
+};
+
+// Thread-safe.
+class MemoryStore {
+ public:
+  // Loads the catalog and all landmarks. Records with another derivation fingerprint or a bad checksum are left out, so the
+  // document's visible_bytes ends before them and the engine re-derives. `store`, `metrics`, `clock` must outlive this.
+  static absl::StatusOr<std::unique_ptr<MemoryStore>> Open(const MemoryStoreOptions& options, ChunkStore& store,
+                                                           Metrics& metrics, Clock& clock);
+  ~MemoryStore();
+
+  // Catalog. ALREADY_EXISTS / NOT_FOUND as the names say; changes are synced before they return.
+  absl::StatusOr<MemoryInfo> CreateMemory(const std::string& tenant, const std::string& id,
+                                          const std::string& display_name);
+  absl::StatusOr<MemoryInfo> GetMemory(const std::string& tenant, const std::string& id) const;
+  // Memories of a tenant with id > `after_id`, by id, at most `limit`.
+  std::vector<MemoryInfo> ListMemories(const std::string& tenant, const std::string& after_id, int limit) const;
+  absl::Status DeleteMemory(MemoryId memory);
+
+  absl::StatusOr<DocumentInfo> CreateDocument(MemoryId memory, const std::string& id);
+  absl::StatusOr<DocumentInfo> GetDocument(MemoryId memory, const std::string& id) const;
+  absl::StatusOr<DocumentInfo> GetDocument(DocumentId document) const;
+  // Documents of a memory with uid > `after`, oldest first, at most `limit`.
+  std::vector<DocumentInfo> ListDocuments(MemoryId memory, DocumentId after, int limit) const;
+  std::vector<DocumentInfo> AllDocuments() const;
+  absl::Status DeleteDocument(DocumentId document);
+
+  // Appends to any number of documents in one synced write: all or nothing. FAILED_PRECONDITION when an offset is not the
+  // document's durable_bytes or it is sealed; NOT_FOUND when it is gone.
+  absl::Status AppendText(absl::Span<const TextAppend> appends);
+  // Text [begin, end) of a document, end <= durable_bytes. DATA_LOSS when a record is damaged (and the document is marked).
+  absl::StatusOr<std::string> ReadText(DocumentId document, int64_t byte_begin, int64_t byte_end) const;
+
+  // Makes derived segments findable, at once, and writes them behind. Segments of documents deleted meanwhile are dropped.
+  absl::Status PutSegments(std::vector<SegmentDerived> segments);
+  // Pages of one segment that were missing, derived again. Not a change of what is visible.
+  absl::Status PutPages(DocumentId document, int64_t segment_index, absl::Span<const uint8_t> pages);
+  // A segment's record without landmarks and pages: what the engine needs to derive it again, or to go on from it.
+  // segment_index -1: the last one. NOT_FOUND when not derived.
+  absl::StatusOr<SegmentDerived> GetSegment(DocumentId document, int64_t segment_index) const;
+
+  // Landmarks of several memories, ordered by DocumentId. NOT_FOUND when one is gone.
+  absl::StatusOr<LandmarkView> View(absl::Span<const MemoryId> memories) const;
+  // Brings pages into the host tier and pins them. NOT_FOUND when a document is gone; RESOURCE_EXHAUSTED when the pinned
+  // pages alone would exceed the tier's limit.
+  absl::StatusOr<PinnedPages> Pin(absl::Span<const ChunkAddress> chunks);
+
+  // Everything written behind reaches the disk.
+  absl::Status Flush();
+  std::vector<TierUse> tiers() const;
+
+  struct Totals {
+    int64_t memories = 0, documents = 0, durable_bytes = 0, visible_bytes = 0, tokens = 0, chunks = 0;
+  };
+  Totals totals() const;
+  // Of one memory; NOT_FOUND when gone. `memories` is 1.
+  absl::StatusOr<Totals> totals(MemoryId memory) const;
+
+ private:
+  struct Impl;
+  explicit MemoryStore(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_MEMORY_STORE_MEMORY_STORE_H_
