@@ -74,10 +74,14 @@ struct IngestProgress {
   int64_t durable_bytes = 0;
   int64_t visible_bytes = 0;
   int64_t token_count = 0;
+  // Durably sealed: after Seal, only this (not durable_bytes alone) says that the seal survives a crash.
+  bool sealed = false;
 };
 
-// The one writer of one document. Callbacks come from the engine's threads, one at a time, and must not block.
-// Dropping the Writer ends it; what is durable gets derived all the same. Thread-compatible.
+// The one writer of one document. Callbacks come from the engine's threads (or from inside a DeleteDocument, DeleteMemory
+// or Drain of another caller), one at a time, and must not block. Dropping the Writer ends it: no callback runs or comes after
+// its destructor (which may itself be called from inside a callback); what is durable gets derived all the same.
+// Thread-compatible. Must be dropped before the engine.
 class Writer {
  public:
   virtual ~Writer() = default;

@@ -66,7 +66,8 @@ struct SegmentDerived {
   std::vector<uint8_t> pages;      // [chunk_count, page_bytes]; empty: not kept
 };
 
-// Text to append to one document at `byte_offset` == its durable_bytes.
+// Text to append to one document at `byte_offset` == its durable_bytes. `text` may be empty when `seal` is set. At most one
+// per document in a call of AppendText.
 struct TextAppend {
   DocumentId document{};
   int64_t byte_offset = 0;
@@ -167,6 +168,9 @@ class MemoryStore {
   absl::StatusOr<std::string> ReadText(DocumentId document, int64_t byte_begin, int64_t byte_end) const;
 
   // Makes derived segments findable, at once, and writes them behind. Segments of documents deleted meanwhile are dropped.
+  // Segments of one document come in ascending order; what was stored of it with a greater index than the last of this call
+  // goes away in the same step (text that follows may move the end of an open segment: the ones after it are put again
+  // with it). All of a call or nothing: after an error the same call may be made again.
   absl::Status PutSegments(std::vector<SegmentDerived> segments);
   // Pages of one segment that were missing, derived again. Not a change of what is visible.
   absl::Status PutPages(DocumentId document, int64_t segment_index, absl::Span<const uint8_t> pages);
