@@ -30,13 +30,20 @@ struct EngineOptions {
   // Segments derived in one batch, at most, and segments waiting, at most: beyond it writers stop taking text.
   int batch_segments_max = 8;
   int queue_segments_max = 64;
-  // Idle time after which the open segment of a document is derived as it stands.
+  // Tokens of one batch, at most (one segment always fits): bounds how long a short text waits behind long ones.
+  int batch_tokens_max = 16384;
+  // Idle time after which the open segment of a document is derived as it stands; text that never pauses waits ten times
+  // as long at most.
   absl::Duration idle_flush = absl::Milliseconds(200);
   // Group commit: bytes and time gathered into one synced write, at most.
   int64_t commit_bytes_max = int64_t{8} << 20;
   absl::Duration commit_wait_max = absl::ZeroDuration();
   // Bytes one writer may have accepted but not yet durable; beyond it Append must not be called (see Writer::ready).
   int64_t writer_pending_bytes_max = int64_t{4} << 20;
+  // Bytes of all writers that may wait for the group commit; beyond it no writer is ready.
+  int64_t commit_queue_bytes_max = int64_t{64} << 20;
+  // A background thread that shows no sign of life for so long makes the engine not ready.
+  absl::Duration thread_stall_max = absl::Minutes(2);
   int64_t document_bytes_max = int64_t{1} << 40;
   int64_t documents_per_memory_max = 1'000'000;
   int64_t memories_per_tenant_max = 10'000;
