@@ -19,7 +19,7 @@
 
 namespace mneme {
 
-// One tensor as stored. `data` points into the mapped file.
+// One tensor as stored. `data` points into the mapped file and may be unaligned for its dtype.
 struct TensorView {
   DType dtype = DType::kF32;
   std::vector<int64_t> shape;
@@ -36,6 +36,10 @@ class SafetensorsFile {
   ~SafetensorsFile();
 
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
+  // The whole file, header included.
+  absl::Span<const uint8_t> contents() const {
+    return {static_cast<const uint8_t*>(mapping_), mapping_bytes_};
+  }
 
  private:
   SafetensorsFile() = default;
@@ -51,7 +55,8 @@ struct Bundle {
   ModelConfig config;
   std::unique_ptr<SafetensorsFile> weights;
   std::unique_ptr<Tokenizer> tokenizer;
-  // Hash of the three files' contents; stored with every derived record.
+  // XXH64 of the three files, each seeded with the hash of the one before (config.json, model.safetensors,
+  // tokenizer.model; first seed 0); stored with every derived record.
   uint64_t fingerprint = 0;
   int64_t parameter_count = 0;
   TokenId pad_id = 0, question_id = 0, answer_id = 0, document_id = 0;

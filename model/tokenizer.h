@@ -64,7 +64,8 @@ class StreamingEncoder {
     bool at_begin = true;
   };
 
-  explicit StreamingEncoder(const Tokenizer& tokenizer, Checkpoint from = {});
+  explicit StreamingEncoder(const Tokenizer& tokenizer) : StreamingEncoder(tokenizer, Checkpoint()) {}
+  StreamingEncoder(const Tokenizer& tokenizer, Checkpoint from);
 
   // Appends valid UTF-8 (whole sequences) and emits settled tokens, byte_begin counted from the beginning of the text.
   void Append(absl::string_view text, std::vector<Token>* tokens);
