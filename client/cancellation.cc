@@ -7,7 +7,8 @@ namespace mneme {
 void Cancellation::Cancel() {
   absl::MutexLock lock(&mutex_);
   cancelled_ = true;
-  // TryCancel only hands the wish to gRPC's own threads; the lock keeps each context alive meanwhile.
+  // TryCancel only hands the wish to gRPC's own threads; the lock keeps each context alive
+  // meanwhile.
   for (grpc::ClientContext* context : contexts_) context->TryCancel();
 }
 

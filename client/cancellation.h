@@ -1,4 +1,5 @@
-// Cancellation: one switch that ends the calls of a Client from another thread, for Ctrl-C or a closed window.
+// Cancellation: one switch that ends the calls of a Client from another thread, for Ctrl-C or a
+// closed window.
 
 #ifndef MNEME_CLIENT_CANCELLATION_H_
 #define MNEME_CLIENT_CANCELLATION_H_
@@ -16,7 +17,8 @@ namespace mneme {
 // Thread-safe. Must outlive the calls that were given it. Cannot be undone.
 class Cancellation {
  public:
-  // Ends calls in progress with CANCELLED, and every later one at once. Not for use inside a signal handler.
+  // Ends calls in progress with CANCELLED, and every later one at once. Not for use inside a signal
+  // handler.
   void Cancel();
   bool cancelled() const;
   // Sleeps for `duration` or until Cancel(); true when cancelled.

@@ -44,7 +44,8 @@ uint64_t SystemSeed() {
 // One attempt's context, cancelled along with the call.
 struct Attempt {
   explicit Attempt(const CallOptions& call) : watch(call.cancellation, &context) {
-    if (call.deadline != absl::InfiniteFuture()) context.set_deadline(absl::ToChronoTime(call.deadline));
+    if (call.deadline != absl::InfiniteFuture())
+      context.set_deadline(absl::ToChronoTime(call.deadline));
   }
   grpc::ClientContext context;
   Cancellation::Watch watch;
@@ -62,7 +63,9 @@ Client::Client(std::shared_ptr<grpc::Channel> channel, ClientOptions options)
 
 Client::~Client() = default;
 
-uint64_t Client::NextSeed() { return seed_.fetch_add(0x9e3779b97f4a7c15, std::memory_order_relaxed); }
+uint64_t Client::NextSeed() {
+  return seed_.fetch_add(0x9e3779b97f4a7c15, std::memory_order_relaxed);
+}
 
 std::string Client::NewRequestId() {
   std::mt19937_64 random(NextSeed());
@@ -75,8 +78,8 @@ Retrier Client::NewRetrier(const CallOptions& call) {
 }
 
 template <typename Request, typename Response>
-absl::StatusOr<Response> Client::CallUnary(UnaryMethod<Request, Response> method, const Request& request,
-                                           const CallOptions& call) {
+absl::StatusOr<Response> Client::CallUnary(UnaryMethod<Request, Response> method,
+                                           const Request& request, const CallOptions& call) {
   Retrier retrier = NewRetrier(call);
   while (true) {
     Response response;
@@ -91,8 +94,8 @@ absl::StatusOr<Response> Client::CallUnary(UnaryMethod<Request, Response> method
 }
 
 template <typename Request>
-absl::Status Client::CallDelete(UnaryMethod<Request, google::protobuf::Empty> method, const std::string& name,
-                                const CallOptions& call) {
+absl::Status Client::CallDelete(UnaryMethod<Request, google::protobuf::Empty> method,
+                                const std::string& name, const CallOptions& call) {
   Request request;
   request.set_name(name);
   request.set_request_id(NewRequestId());
@@ -112,7 +115,8 @@ absl::Status Client::CallDelete(UnaryMethod<Request, google::protobuf::Empty> me
   }
 }
 
-absl::StatusOr<v1::Memory> Client::CreateMemory(v1::CreateMemoryRequest request, const CallOptions& call) {
+absl::StatusOr<v1::Memory> Client::CreateMemory(v1::CreateMemoryRequest request,
+                                                const CallOptions& call) {
   if (request.request_id().empty()) request.set_request_id(NewRequestId());
   return CallUnary(&v1::MemoryService::StubInterface::CreateMemory, request, call);
 }
@@ -137,11 +141,13 @@ absl::Status Client::DeleteDocument(const std::string& name, const CallOptions& 
   return CallDelete(&v1::MemoryService::StubInterface::DeleteDocument, name, call);
 }
 
-absl::StatusOr<v1::RetrieveResponse> Client::Retrieve(const v1::RetrieveRequest& request, const CallOptions& call) {
+absl::StatusOr<v1::RetrieveResponse> Client::Retrieve(const v1::RetrieveRequest& request,
+                                                      const CallOptions& call) {
   return CallUnary(&v1::MemoryService::StubInterface::Retrieve, request, call);
 }
 
-absl::StatusOr<v1::ScoreResponse> Client::Score(const v1::ScoreRequest& request, const CallOptions& call) {
+absl::StatusOr<v1::ScoreResponse> Client::Score(const v1::ScoreRequest& request,
+                                                const CallOptions& call) {
   return CallUnary(&v1::MemoryService::StubInterface::Score, request, call);
 }
 
@@ -157,16 +163,19 @@ absl::Status Client::CheckReady(const CallOptions& call) {
   RETURN_IF_ERROR(StatusFromRpc(health->Check(&attempt.context, request, &response)));
   if (response.status() == grpc::health::v1::HealthCheckResponse::SERVING) return absl::OkStatus();
   return absl::UnavailableError(
-      absl::StrCat("the server says ", grpc::health::v1::HealthCheckResponse::ServingStatus_Name(response.status())));
+      absl::StrCat("the server says ",
+                   grpc::health::v1::HealthCheckResponse::ServingStatus_Name(response.status())));
 }
 
-absl::Status Client::ListMemories(const std::string& parent, const std::function<bool(const v1::Memory&)>& visit,
+absl::Status Client::ListMemories(const std::string& parent,
+                                  const std::function<bool(const v1::Memory&)>& visit,
                                   const CallOptions& call) {
   v1::ListMemoriesRequest request;
   request.set_parent(parent);
   request.set_page_size(kPageSize);
   do {
-    ASSIGN_OR_RETURN(auto page, CallUnary(&v1::MemoryService::StubInterface::ListMemories, request, call));
+    ASSIGN_OR_RETURN(auto page,
+                     CallUnary(&v1::MemoryService::StubInterface::ListMemories, request, call));
     for (const auto& memory : page.memories()) {
       if (!visit(memory)) return absl::OkStatus();
     }
@@ -175,13 +184,15 @@ absl::Status Client::ListMemories(const std::string& parent, const std::function
   return absl::OkStatus();
 }
 
-absl::Status Client::ListDocuments(const std::string& parent, const std::function<bool(const v1::Document&)>& visit,
+absl::Status Client::ListDocuments(const std::string& parent,
+                                   const std::function<bool(const v1::Document&)>& visit,
                                    const CallOptions& call) {
   v1::ListDocumentsRequest request;
   request.set_parent(parent);
   request.set_page_size(kPageSize);
   do {
-    ASSIGN_OR_RETURN(auto page, CallUnary(&v1::MemoryService::StubInterface::ListDocuments, request, call));
+    ASSIGN_OR_RETURN(auto page,
+                     CallUnary(&v1::MemoryService::StubInterface::ListDocuments, request, call));
     for (const auto& document : page.documents()) {
       if (!visit(document)) return absl::OkStatus();
     }
@@ -190,7 +201,8 @@ absl::Status Client::ListDocuments(const std::string& parent, const std::functio
   return absl::OkStatus();
 }
 
-absl::Status Client::ReadDocument(const v1::ReadDocumentRequest& request, const std::function<bool(absl::string_view)>& visit,
+absl::Status Client::ReadDocument(const v1::ReadDocumentRequest& request,
+                                  const std::function<bool(absl::string_view)>& visit,
                                   const CallOptions& call) {
   v1::ReadDocumentRequest rest = request;
   Retrier retrier = NewRetrier(call);
@@ -220,7 +232,8 @@ absl::Status Client::ReadDocument(const v1::ReadDocumentRequest& request, const 
 }
 
 absl::Status Client::Generate(const v1::GenerateRequest& request,
-                              const std::function<bool(const v1::GenerateResponse&)>& visit, const CallOptions& call) {
+                              const std::function<bool(const v1::GenerateResponse&)>& visit,
+                              const CallOptions& call) {
   Retrier retrier = NewRetrier(call);
   while (true) {
     absl::Status status;
@@ -244,7 +257,8 @@ absl::Status Client::Generate(const v1::GenerateRequest& request,
 
 IngestOutcome Client::Ingest(const IngestPlan& plan, TextSource& source, const CallOptions& call) {
   IngestStream stream(*stub_, plan, source, call.cancellation, call.deadline);
-  return stream.Run(NewRetrier(call), Retrier(options_.resume, call.deadline, NextSeed(), call.cancellation));
+  return stream.Run(NewRetrier(call),
+                    Retrier(options_.resume, call.deadline, NextSeed(), call.cancellation));
 }
 
 }  // namespace mneme

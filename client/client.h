@@ -1,12 +1,14 @@
-// Client: Mneme's service over gRPC with deadlines, retries and, for Ingest, resumption after a broken stream.
+// Client: Mneme's service over gRPC with deadlines, retries and, for Ingest, resumption after a
+// broken stream.
 //
 //   mneme::Client client({.address = "127.0.0.1:7420"});
 //   mneme::StringSource text("The pass key is 40917.");
-//   auto outcome = client.Ingest({.document = "tenants/default/memories/demo/documents/note"}, text);
-//   auto found = client.Retrieve(request);
+//   auto outcome = client.Ingest({.document = "tenants/default/memories/demo/documents/note"},
+//   text); auto found = client.Retrieve(request);
 //
-// Requests and responses are the messages of mneme/v1/mneme.proto, which says what each field means. Errors are absl::Status
-// with the server's code and message; ErrorInfoOf (rpc_error.h) gives reason and metadata.
+// Requests and responses are the messages of mneme/v1/mneme.proto, which says what each field
+// means. Errors are absl::Status with the server's code and message; ErrorInfoOf (rpc_error.h)
+// gives reason and metadata.
 
 #ifndef MNEME_CLIENT_CLIENT_H_
 #define MNEME_CLIENT_CLIENT_H_
@@ -49,11 +51,12 @@ struct CallOptions {
   Cancellation* cancellation = nullptr;
 };
 
-// Thread-safe. Calls block. Connects at the first call, and again by itself whenever the connection was lost.
+// Thread-safe. Calls block. Connects at the first call, and again by itself whenever the connection
+// was lost.
 //
-// Every call returns the server's error; besides: UNAVAILABLE (no server answered after all attempts), DEADLINE_EXCEEDED,
-// CANCELLED. All are tried again on UNAVAILABLE and RESOURCE_EXHAUSTED; CreateMemory and the deletions are made safe to repeat
-// by a request_id.
+// Every call returns the server's error; besides: UNAVAILABLE (no server answered after all
+// attempts), DEADLINE_EXCEEDED, CANCELLED. All are tried again on UNAVAILABLE and
+// RESOURCE_EXHAUSTED; CreateMemory and the deletions are made safe to repeat by a request_id.
 class Client {
  public:
   explicit Client(ClientOptions options);
@@ -63,44 +66,57 @@ class Client {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  absl::StatusOr<v1::Memory> CreateMemory(v1::CreateMemoryRequest request, const CallOptions& call = {});
+  absl::StatusOr<v1::Memory> CreateMemory(v1::CreateMemoryRequest request,
+                                          const CallOptions& call = {});
   absl::StatusOr<v1::Memory> GetMemory(const std::string& name, const CallOptions& call = {});
   absl::Status DeleteMemory(const std::string& name, const CallOptions& call = {});
   absl::StatusOr<v1::Document> GetDocument(const std::string& name, const CallOptions& call = {});
   absl::Status DeleteDocument(const std::string& name, const CallOptions& call = {});
-  absl::StatusOr<v1::RetrieveResponse> Retrieve(const v1::RetrieveRequest& request, const CallOptions& call = {});
-  absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request, const CallOptions& call = {});
+  absl::StatusOr<v1::RetrieveResponse> Retrieve(const v1::RetrieveRequest& request,
+                                                const CallOptions& call = {});
+  absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request,
+                                          const CallOptions& call = {});
   absl::StatusOr<v1::GetStatusResponse> GetStatus(const CallOptions& call = {});
-  // OK when the server says of itself that it serves (grpc.health.v1); UNAVAILABLE otherwise. One attempt.
+  // OK when the server says of itself that it serves (grpc.health.v1); UNAVAILABLE otherwise. One
+  // attempt.
   absl::Status CheckReady(const CallOptions& call = {});
 
-  // All pages, `visit` once a memory or document; it returns false to stop early. `parent`: the tenant's or memory's name.
-  absl::Status ListMemories(const std::string& parent, const std::function<bool(const v1::Memory&)>& visit,
+  // All pages, `visit` once a memory or document; it returns false to stop early. `parent`: the
+  // tenant's or memory's name.
+  absl::Status ListMemories(const std::string& parent,
+                            const std::function<bool(const v1::Memory&)>& visit,
                             const CallOptions& call = {});
-  absl::Status ListDocuments(const std::string& parent, const std::function<bool(const v1::Document&)>& visit,
+  absl::Status ListDocuments(const std::string& parent,
+                             const std::function<bool(const v1::Document&)>& visit,
                              const CallOptions& call = {});
 
-  // The stored text, piece by piece in order, each byte once even when the stream broke in between. `visit` returns false to
-  // stop early.
-  absl::Status ReadDocument(const v1::ReadDocumentRequest& request, const std::function<bool(absl::string_view)>& visit,
+  // The stored text, piece by piece in order, each byte once even when the stream broke in between.
+  // `visit` returns false to stop early.
+  absl::Status ReadDocument(const v1::ReadDocumentRequest& request,
+                            const std::function<bool(absl::string_view)>& visit,
                             const CallOptions& call = {});
 
-  // Calls `visit` for each message as it comes; it returns false to stop. Tried again only as long as nothing has come.
-  absl::Status Generate(const v1::GenerateRequest& request, const std::function<bool(const v1::GenerateResponse&)>& visit,
+  // Calls `visit` for each message as it comes; it returns false to stop. Tried again only as long
+  // as nothing has come.
+  absl::Status Generate(const v1::GenerateRequest& request,
+                        const std::function<bool(const v1::GenerateResponse&)>& visit,
                         const CallOptions& call = {});
 
-  // Sends the whole source to one document, in pieces, never further ahead of the server than the window. After a broken
-  // stream or a restarted server it takes up again at the server's durable_bytes. See ingest_stream.h.
+  // Sends the whole source to one document, in pieces, never further ahead of the server than the
+  // window. After a broken stream or a restarted server it takes up again at the server's
+  // durable_bytes. See ingest_stream.h.
   IngestOutcome Ingest(const IngestPlan& plan, TextSource& source, const CallOptions& call = {});
 
  private:
   template <typename Request, typename Response>
-  using UnaryMethod = grpc::Status (v1::MemoryService::StubInterface::*)(grpc::ClientContext*, const Request&, Response*);
+  using UnaryMethod = grpc::Status (v1::MemoryService::StubInterface::*)(grpc::ClientContext*,
+                                                                         const Request&, Response*);
   template <typename Request, typename Response>
-  absl::StatusOr<Response> CallUnary(UnaryMethod<Request, Response> method, const Request& request, const CallOptions& call);
+  absl::StatusOr<Response> CallUnary(UnaryMethod<Request, Response> method, const Request& request,
+                                     const CallOptions& call);
   template <typename Request>
-  absl::Status CallDelete(UnaryMethod<Request, google::protobuf::Empty> method, const std::string& name,
-                          const CallOptions& call);
+  absl::Status CallDelete(UnaryMethod<Request, google::protobuf::Empty> method,
+                          const std::string& name, const CallOptions& call);
   // Distinct on every call.
   uint64_t NextSeed();
   std::string NewRequestId();

@@ -11,9 +11,13 @@
 
 namespace mneme {
 
-IngestStream::IngestStream(v1::MemoryService::StubInterface& stub, IngestPlan plan, TextSource& source,
-                           Cancellation* cancellation, absl::Time deadline)
-    : stub_(stub), plan_(std::move(plan)), source_(source), cancellation_(cancellation), deadline_(deadline) {}
+IngestStream::IngestStream(v1::MemoryService::StubInterface& stub, IngestPlan plan,
+                           TextSource& source, Cancellation* cancellation, absl::Time deadline)
+    : stub_(stub),
+      plan_(std::move(plan)),
+      source_(source),
+      cancellation_(cancellation),
+      deadline_(deadline) {}
 
 IngestOutcome IngestStream::Run(Retrier connect, Retrier resume) {
   absl::Time aborted_since = absl::InfiniteFuture();
@@ -33,7 +37,8 @@ IngestOutcome IngestStream::Run(Retrier connect, Retrier resume) {
     bool again = IsRetryable(status) || (connected && IsBrokenConnection(status));
     if (absl::IsAborted(status)) {
       aborted_since = std::min(aborted_since, absl::Now());
-      again = absl::Now() - aborted_since < (connected ? plan_.aborted_resume_max : plan_.aborted_start_max);
+      again = absl::Now() - aborted_since <
+              (connected ? plan_.aborted_resume_max : plan_.aborted_start_max);
     }
     if (cancellation_ != nullptr && cancellation_->cancelled()) {
       status = absl::CancelledError("cancelled");
@@ -51,7 +56,8 @@ IngestOutcome IngestStream::Run(Retrier connect, Retrier resume) {
     }
     if (!again) {
       absl::MutexLock lock(&mutex_);
-      if (cancellation_ != nullptr && cancellation_->cancelled()) status = absl::CancelledError("cancelled");
+      if (cancellation_ != nullptr && cancellation_->cancelled())
+        status = absl::CancelledError("cancelled");
       state_.waiting_for = absl::OkStatus();
       return {status, state_};
     }
@@ -84,7 +90,8 @@ absl::Status IngestStream::RunOneStream() {
   grpc::Status finished = stream->Finish();
   if (!sending.ok()) return sending;
   if (finished.ok() && !sent_all_) {
-    return absl::InternalError(absl::StrCat("the server ended the stream of ", plan_.document, " before all text was sent"));
+    return absl::InternalError(absl::StrCat("the server ended the stream of ", plan_.document,
+                                            " before all text was sent"));
   }
   return StatusFromRpc(finished);
 }
@@ -122,9 +129,11 @@ absl::Status IngestStream::Send(Stream& stream) {
     {
       absl::MutexLock lock(&mutex_);
       state_.sent_bytes = std::max(state_.sent_bytes, offset);
-      // While stored text is being compared, acks do not tell how far the server has come: keep a window's worth.
-      release = state_.durable_bytes > state_.durable_bytes_before ? std::min(state_.durable_bytes, offset)
-                                                                   : offset - plan_.window_bytes;
+      // While stored text is being compared, acks do not tell how far the server has come: keep a
+      // window's worth.
+      release = state_.durable_bytes > state_.durable_bytes_before
+                    ? std::min(state_.durable_bytes, offset)
+                    : offset - plan_.window_bytes;
     }
     source_.Release(release - base_);
   }
@@ -135,12 +144,13 @@ absl::StatusOr<int64_t> IngestStream::ResumeOffset() {
   absl::MutexLock lock(&mutex_);
   base_ = plan_.append ? state_.durable_bytes_before : 0;
   if (stream_durable_bytes_ < state_.durable_bytes) {
-    return absl::FailedPreconditionError(absl::StrCat(plan_.document, " now holds ", stream_durable_bytes_, " bytes, but ",
-                                                      state_.durable_bytes,
-                                                      " were acknowledged: it was deleted or replaced meanwhile"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        plan_.document, " now holds ", stream_durable_bytes_, " bytes, but ", state_.durable_bytes,
+        " were acknowledged: it was deleted or replaced meanwhile"));
   }
-  const int64_t offset =
-      stream_durable_bytes_ > state_.durable_bytes_before ? std::min(stream_durable_bytes_, state_.sent_bytes) : base_;
+  const int64_t offset = stream_durable_bytes_ > state_.durable_bytes_before
+                             ? std::min(stream_durable_bytes_, state_.sent_bytes)
+                             : base_;
   return std::max(offset, base_ + source_.first_offset());
 }
 
@@ -156,7 +166,8 @@ void IngestStream::TakeAck(const v1::IngestResponse& ack) {
       state_.sent_bytes = plan_.append ? ack.durable_bytes() : 0;
     }
     state_.waiting_for = absl::OkStatus();
-    progressed_ |= ack.durable_bytes() > state_.durable_bytes || ack.visible_bytes() > state_.visible_bytes ||
+    progressed_ |= ack.durable_bytes() > state_.durable_bytes ||
+                   ack.visible_bytes() > state_.visible_bytes ||
                    ack.token_count() > state_.token_count;
     state_.durable_bytes = std::max(state_.durable_bytes, ack.durable_bytes());
     state_.visible_bytes = std::max(state_.visible_bytes, ack.visible_bytes());

@@ -1,9 +1,10 @@
 // IngestStream: one document on its way to the server, over as many gRPC streams as it takes.
 //
-// A stream begins with the server's first ack, which says what is durable already. Text goes from there in pieces; acks come on
-// a second thread. When the stream breaks, the next one begins after a backoff, at the server's durable_bytes. What was stored
-// before the first stream began is sent again from the start, and the server compares it: so the same ingest twice changes
-// nothing, and another text under the same name is an error.
+// A stream begins with the server's first ack, which says what is durable already. Text goes from
+// there in pieces; acks come on a second thread. When the stream breaks, the next one begins after
+// a backoff, at the server's durable_bytes. What was stored before the first stream began is sent
+// again from the start, and the server compares it: so the same ingest twice changes nothing, and
+// another text under the same name is an error.
 
 #ifndef MNEME_CLIENT_INGEST_STREAM_H_
 #define MNEME_CLIENT_INGEST_STREAM_H_
@@ -35,7 +36,8 @@ struct IngestState {
   int64_t token_count_before = 0;
   // End of what was sent, over all streams.
   int64_t sent_bytes = 0;
-  // Streams that broke and were, or are being, replaced; and why the latest one broke while none has replaced it yet.
+  // Streams that broke and were, or are being, replaced; and why the latest one broke while none
+  // has replaced it yet.
   int breaks = 0;
   absl::Status waiting_for;
 };
@@ -52,17 +54,18 @@ struct IngestPlan {
   // Bytes sent but not known to be durable, at most; and bytes a message (at most 1 MiB).
   int64_t window_bytes = int64_t{8} << 20;
   int64_t piece_bytes = int64_t{256} << 10;
-  // How long ABORTED (another stream writes the document) is waited out: at the start, and after a stream of our own broke that
-  // the server may still take for alive.
+  // How long ABORTED (another stream writes the document) is waited out: at the start, and after a
+  // stream of our own broke that the server may still take for alive.
   absl::Duration aborted_start_max = absl::Seconds(1);
   absl::Duration aborted_resume_max = absl::Seconds(30);
-  // Called at every ack and every break, one call at a time, from a thread of the client; must not block for long.
+  // Called at every ack and every break, one call at a time, from a thread of the client; must not
+  // block for long.
   std::function<void(const IngestState&)> on_progress;
 };
 
 struct IngestOutcome {
-  // OK: everything is durable, and visible where that was asked. Otherwise the bytes before state.durable_bytes are safe, and the
-  // same Ingest goes on from there.
+  // OK: everything is durable, and visible where that was asked. Otherwise the bytes before
+  // state.durable_bytes are safe, and the same Ingest goes on from there.
   absl::Status status;
   IngestState state;
 };
@@ -71,8 +74,8 @@ struct IngestOutcome {
 class IngestStream {
  public:
   // All but `plan` are borrowed until Run() returns; `cancellation` may be null.
-  IngestStream(v1::MemoryService::StubInterface& stub, IngestPlan plan, TextSource& source, Cancellation* cancellation,
-               absl::Time deadline);
+  IngestStream(v1::MemoryService::StubInterface& stub, IngestPlan plan, TextSource& source,
+               Cancellation* cancellation, absl::Time deadline);
 
   // `connect` governs the attempts until the first ack, `resume` those after it.
   IngestOutcome Run(Retrier connect, Retrier resume);
@@ -82,9 +85,11 @@ class IngestStream {
 
   // One stream from open to Finish.
   absl::Status RunOneStream();
-  // Everything from the resume offset to the end of the source. OK also when the stream closed under it.
+  // Everything from the resume offset to the end of the source. OK also when the stream closed
+  // under it.
   absl::Status Send(Stream& stream);
-  // Where this stream begins to send, from its first ack. FAILED_PRECONDITION when acked bytes have gone.
+  // Where this stream begins to send, from its first ack. FAILED_PRECONDITION when acked bytes have
+  // gone.
   absl::StatusOr<int64_t> ResumeOffset();
   void TakeAck(const v1::IngestResponse& ack);
   // Waits until bytes up to `offset` may be sent; false when the stream has closed.

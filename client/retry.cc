@@ -8,15 +8,20 @@
 
 namespace mneme {
 
-Retrier::Retrier(const RetryPolicy& policy, absl::Time deadline, uint64_t seed, const Cancellation* cancellation)
-    : policy_(policy), deadline_(deadline), cancellation_(cancellation), random_(static_cast<uint32_t>(seed)) {}
+Retrier::Retrier(const RetryPolicy& policy, absl::Time deadline, uint64_t seed,
+                 const Cancellation* cancellation)
+    : policy_(policy),
+      deadline_(deadline),
+      cancellation_(cancellation),
+      random_(static_cast<uint32_t>(seed)) {}
 
 bool Retrier::WaitForNext(const absl::Status& error) {
   const absl::Time now = absl::Now();
   first_failure_ = std::min(first_failure_, now);
   if (++failures_ >= policy_.attempts_max) return false;
   absl::Duration wait =
-      std::min(policy_.backoff_max, policy_.backoff_initial * std::pow(policy_.multiplier, std::min(failures_ - 1, 64)));
+      std::min(policy_.backoff_max,
+               policy_.backoff_initial * std::pow(policy_.multiplier, std::min(failures_ - 1, 64)));
   wait *= std::uniform_real_distribution<double>(1 - policy_.jitter, 1 + policy_.jitter)(random_);
   if (auto asked = RetryDelayOf(error)) wait = std::max(wait, *asked);
   if (now + wait >= deadline_ || now + wait - first_failure_ > policy_.give_up_after) return false;

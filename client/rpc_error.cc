@@ -26,7 +26,8 @@ absl::Status StatusFromRpc(const grpc::Status& status) {
   absl::Status result(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
   google::rpc::Status details;
   if (details.ParseFromString(status.error_details())) {
-    for (const auto& detail : details.details()) result.SetPayload(detail.type_url(), absl::Cord(detail.value()));
+    for (const auto& detail : details.details())
+      result.SetPayload(detail.type_url(), absl::Cord(detail.value()));
   }
   return result;
 }
@@ -38,16 +39,19 @@ std::optional<google::rpc::ErrorInfo> ErrorInfoOf(const absl::Status& status) {
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status) {
   auto info = PayloadOf<google::rpc::RetryInfo>(status, kRetryInfoUrl);
   if (!info) return std::nullopt;
-  return absl::Seconds(info->retry_delay().seconds()) + absl::Nanoseconds(info->retry_delay().nanos());
+  return absl::Seconds(info->retry_delay().seconds()) +
+         absl::Nanoseconds(info->retry_delay().nanos());
 }
 
 bool IsRetryable(const absl::Status& status) {
-  return absl::IsUnavailable(status) || (absl::IsResourceExhausted(status) && ErrorInfoOf(status).has_value());
+  return absl::IsUnavailable(status) ||
+         (absl::IsResourceExhausted(status) && ErrorInfoOf(status).has_value());
 }
 
 bool IsBrokenConnection(const absl::Status& status) {
   if (ErrorInfoOf(status).has_value()) return false;
-  return absl::IsUnavailable(status) || absl::IsUnknown(status) || absl::IsInternal(status) || absl::IsCancelled(status);
+  return absl::IsUnavailable(status) || absl::IsUnknown(status) || absl::IsInternal(status) ||
+         absl::IsCancelled(status);
 }
 
 }  // namespace mneme

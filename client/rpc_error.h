@@ -1,7 +1,9 @@
-// From a failed RPC to absl::Status and back to its parts: code, message, google.rpc.ErrorInfo and RetryInfo.
+// From a failed RPC to absl::Status and back to its parts: code, message, google.rpc.ErrorInfo and
+// RetryInfo.
 //
-// A Status made here carries each detail of the server's google.rpc.Status as a payload under its type URL. An error without
-// ErrorInfo did not come from a Mneme server but from gRPC itself: no connection, a broken stream, a message too large.
+// A Status made here carries each detail of the server's google.rpc.Status as a payload under its
+// type URL. An error without ErrorInfo did not come from a Mneme server but from gRPC itself: no
+// connection, a broken stream, a message too large.
 
 #ifndef MNEME_CLIENT_RPC_ERROR_H_
 #define MNEME_CLIENT_RPC_ERROR_H_
@@ -24,11 +26,12 @@ std::optional<google::rpc::ErrorInfo> ErrorInfoOf(const absl::Status& status);
 // How long the server asked to wait before another attempt; nullopt when it asked nothing.
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
 
-// True when another attempt of an idempotent call may succeed: UNAVAILABLE; RESOURCE_EXHAUSTED told by the server (not gRPC's
-// own "message too large").
+// True when another attempt of an idempotent call may succeed: UNAVAILABLE; RESOURCE_EXHAUSTED told
+// by the server (not gRPC's own "message too large").
 bool IsRetryable(const absl::Status& status);
 
-// True when a stream or connection broke under the call, whatever code gRPC gave it, rather than the server answering.
+// True when a stream or connection broke under the call, whatever code gRPC gave it, rather than
+// the server answering.
 bool IsBrokenConnection(const absl::Status& status);
 
 }  // namespace mneme

@@ -46,7 +46,8 @@ absl::StatusOr<std::string> FileSource::Read(int64_t offset, int64_t bytes_max) 
   std::string bytes(static_cast<size_t>(bytes_max), '\0');
   size_t have = 0;
   while (have < bytes.size()) {
-    ssize_t n = pread(fd_, bytes.data() + have, bytes.size() - have, offset + static_cast<int64_t>(have));
+    ssize_t n =
+        pread(fd_, bytes.data() + have, bytes.size() - have, offset + static_cast<int64_t>(have));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return SystemError(errno, absl::StrCat(path_, " at byte ", offset));
     if (n == 0) break;
@@ -62,8 +63,10 @@ absl::StatusOr<std::string> PipeSource::Read(int64_t offset, int64_t bytes_max) 
   if (ended_) return std::string();
   std::string bytes(static_cast<size_t>(bytes_max), '\0');
   while (true) {
-    if (absl::Now() >= deadline_) return absl::DeadlineExceededError("deadline passed while waiting for standard input");
-    if (cancellation_ != nullptr && cancellation_->cancelled()) return absl::CancelledError("cancelled");
+    if (absl::Now() >= deadline_)
+      return absl::DeadlineExceededError("deadline passed while waiting for standard input");
+    if (cancellation_ != nullptr && cancellation_->cancelled())
+      return absl::CancelledError("cancelled");
     // A short wait, so that a cancellation is noticed while the other end is silent.
     struct pollfd ready = {fd_, POLLIN, 0};
     int polled = poll(&ready, 1, /*timeout ms=*/100);

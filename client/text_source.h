@@ -1,5 +1,6 @@
-// TextSource: where an ingest takes its bytes from, at any offset not yet released, so that a broken stream can be taken up
-// again. A file is read again from disk; a pipe keeps what the server has not yet made durable.
+// TextSource: where an ingest takes its bytes from, at any offset not yet released, so that a
+// broken stream can be taken up again. A file is read again from disk; a pipe keeps what the server
+// has not yet made durable.
 
 #ifndef MNEME_CLIENT_TEXT_SOURCE_H_
 #define MNEME_CLIENT_TEXT_SOURCE_H_
@@ -20,8 +21,8 @@ namespace mneme {
 class TextSource {
  public:
   virtual ~TextSource() = default;
-  // At most `bytes_max` bytes from `offset`, empty at the end. `offset` is at most the end of what was read so far and at
-  // least first_offset().
+  // At most `bytes_max` bytes from `offset`, empty at the end. `offset` is at most the end of what
+  // was read so far and at least first_offset().
   virtual absl::StatusOr<std::string> Read(int64_t offset, int64_t bytes_max) = 0;
   // Bytes before `offset` will not be asked for again.
   virtual void Release(int64_t offset) = 0;
@@ -47,7 +48,8 @@ class StringSource : public TextSource {
 // A regular file, open as long as the source lives.
 class FileSource : public TextSource {
  public:
-  // NOT_FOUND, PERMISSION_DENIED, FAILED_PRECONDITION (not a regular file), or UNKNOWN with the system's words.
+  // NOT_FOUND, PERMISSION_DENIED, FAILED_PRECONDITION (not a regular file), or UNKNOWN with the
+  // system's words.
   static absl::StatusOr<std::unique_ptr<FileSource>> Open(const std::string& path);
   ~FileSource() override;
   FileSource(const FileSource&) = delete;
@@ -58,18 +60,19 @@ class FileSource : public TextSource {
   std::optional<int64_t> size() const override { return size_; }
 
  private:
-  FileSource(std::string path, int fd, int64_t size) : path_(std::move(path)), fd_(fd), size_(size) {}
+  FileSource(std::string path, int fd, int64_t size)
+      : path_(std::move(path)), fd_(fd), size_(size) {}
   const std::string path_;
   const int fd_;
   const int64_t size_;
 };
 
-// A pipe or terminal, read once. Keeps the bytes between Release() and the furthest Read(): the ingest's window bounds them (to
-// twice its size).
+// A pipe or terminal, read once. Keeps the bytes between Release() and the furthest Read(): the
+// ingest's window bounds them (to twice its size).
 class PipeSource : public TextSource {
  public:
-  // Borrows `fd`. `cancellation` (may be null) ends a Read that waits for the other end with CANCELLED, `deadline` ends it with
-  // DEADLINE_EXCEEDED.
+  // Borrows `fd`. `cancellation` (may be null) ends a Read that waits for the other end with
+  // CANCELLED, `deadline` ends it with DEADLINE_EXCEEDED.
   PipeSource(int fd, const Cancellation* cancellation, absl::Time deadline)
       : fd_(fd), cancellation_(cancellation), deadline_(deadline) {}
   absl::StatusOr<std::string> Read(int64_t offset, int64_t bytes_max) override;

@@ -1,0 +1,13 @@
+#include "client/cli/commands.h"
+
+namespace mneme {
+
+const std::vector<CommandSpec>& AllCommands() {
+  static const auto& commands = *new std::vector<CommandSpec>{
+      CreateCommand(),   IngestCommand(),    SearchCommand(), AskCommand(),
+      MemoriesCommand(), DocumentsCommand(), ShowCommand(),   ForgetCommand(),
+      DeleteCommand(),   ScoreCommand(),     StatusCommand(), VersionCommand()};
+  return commands;
+}
+
+}  // namespace mneme

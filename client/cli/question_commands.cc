@@ -1,0 +1,264 @@
+// search, ask, score.
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/cli/commands.h"
+#include "client/cli/resource_json.h"
+#include "client/cli/session.h"
+#include "client/cli/terminal.h"
+#include "client/cli/word_weights.h"
+#include "common/status_macros.h"
+
+namespace mneme {
+namespace {
+
+constexpr int kTextColumnsMax = 100;
+// Passages shown below an answer for people.
+constexpr int kAnswerPassages = 3;
+
+int TextColumns() { return std::min(TerminalColumns(STDOUT_FILENO), kTextColumnsMax); }
+
+std::string PassageHead(const v1::Passage& passage, bool with_memory) {
+  return absl::StrFormat("%s%s  bytes %s-%s  weight %.3f  score %.2f",
+                         with_memory ? MemoryIdOf(passage.document()) + "/" : "",
+                         ResourceId(passage.document()), WithCommas(passage.byte_begin()),
+                         WithCommas(passage.byte_end()), passage.weight(), passage.score());
+}
+
+void PrintPassage(int rank, const v1::Passage& passage, bool with_memory) {
+  Print(absl::StrFormat("%2d. %s\n", rank, PassageHead(passage, with_memory)));
+  Print(Paragraph(passage.text(), 4, TextColumns()));
+}
+
+absl::Status Search(Session& session) {
+  v1::RetrieveRequest request;
+  for (const std::string& name : session.MemoryNames(session.positional(0)))
+    request.add_memories(name);
+  request.set_question(session.positional(1));
+  request.set_k(static_cast<int32_t>(session.line().Integer("-k", 8)));
+  request.set_explain(session.line().Has("--explain"));
+  request.set_context_bytes(static_cast<int32_t>(session.line().Integer("--context", 0)));
+  ASSIGN_OR_RETURN(v1::RetrieveResponse found, session.client().Retrieve(request, session.call()));
+  const std::vector<WordWeights> words = WordsOf(found.explanation(), found.passages_size());
+  if (session.json()) {
+    Json results = Json::array();
+    for (const auto& passage : found.passages()) results.push_back(PassageJson(passage));
+    Json object = {{"results", results},
+                   {"chunks_scanned", found.chunks_scanned()},
+                   {"timing", TimingJson(found.timing())}};
+    if (request.explain()) {
+      Json tokens = Json::array(), grouped = Json::array();
+      for (const auto& token : found.explanation()) {
+        tokens.push_back(
+            {{"text", token.text()},
+             {"weights", std::vector<double>(token.weights().begin(), token.weights().end())}});
+      }
+      for (const WordWeights& word : words)
+        grouped.push_back({{"word", word.word}, {"weights", word.weights}});
+      object["explanation"] = {{"words", grouped}, {"tokens", tokens}};
+    }
+    PrintJson(object);
+    return absl::OkStatus();
+  }
+  if (found.passages().empty()) Print("nothing found: no text of the memory is visible yet\n");
+  int rank = 0;
+  for (const auto& passage : found.passages()) {
+    PrintPassage(++rank, passage, request.memories_size() > 1);
+    if (request.explain()) Print(Paragraph(ChosenBy(words, rank - 1), 4, TextColumns()));
+    if (rank < found.passages_size()) Print("\n");
+  }
+  if (request.explain() && !found.passages().empty()) {
+    Print(absl::StrCat("\nweight with which each word of the question read each passage:\n",
+                       WordTable(words, found.passages_size(), TextColumns())));
+  }
+  return absl::OkStatus();
+}
+
+// The passages that an answer read, each once, with its greatest weight.
+class PassageSet {
+ public:
+  void Add(const v1::Passage& passage) {
+    auto [entry, added] =
+        passages_.try_emplace({passage.document(), passage.chunk_index()}, passage);
+    if (added) return;
+    v1::Passage& known = entry->second;
+    if (known.text().empty()) known.set_text(passage.text());
+    known.set_weight(std::max(known.weight(), passage.weight()));
+    known.set_score(std::max(known.score(), passage.score()));
+  }
+
+  // By weight, then by score.
+  std::vector<v1::Passage> Best() const {
+    std::vector<v1::Passage> best;
+    for (const auto& [place, passage] : passages_) best.push_back(passage);
+    std::stable_sort(best.begin(), best.end(), [](const v1::Passage& a, const v1::Passage& b) {
+      return std::make_pair(a.weight(), a.score()) > std::make_pair(b.weight(), b.score());
+    });
+    return best;
+  }
+
+ private:
+  std::map<std::pair<std::string, int64_t>, v1::Passage> passages_;
+};
+
+absl::Status Ask(Session& session) {
+  v1::GenerateRequest request;
+  for (const std::string& name : session.MemoryNames(session.positional(0)))
+    request.add_memories(name);
+  request.set_question(session.positional(1));
+  request.set_max_tokens(static_cast<int32_t>(session.line().Integer("--max-tokens", 64)));
+  request.set_temperature(session.line().Number("--temperature", 0));
+  request.set_top_p(session.line().Number("--top-p", 0));
+  request.set_seed(static_cast<uint64_t>(session.line().Integer("--seed", 0)));
+  PassageSet read;
+  std::string answer;
+  int64_t tokens = 0;
+  v1::GenerateResponse last;
+  absl::Status status = session.client().Generate(
+      request,
+      [&](const v1::GenerateResponse& piece) {
+        tokens += piece.token_count();
+        for (const auto& passage : piece.passages()) read.Add(passage);
+        // The network begins its answer with the space that parts it from the question.
+        absl::string_view text =
+            answer.empty() ? absl::StripLeadingAsciiWhitespace(piece.text()) : piece.text();
+        absl::StrAppend(&answer, text);
+        if (!session.json()) {
+          Print(EscapeForTerminal(text, /*keep_lines=*/true));
+          fflush(stdout);
+        }
+        last = piece;
+        return ferror(stdout) == 0;
+      },
+      session.call());
+  if (!session.json() && !answer.empty()) Print("\n");
+  RETURN_IF_ERROR(status);
+  const std::vector<v1::Passage> passages = read.Best();
+  if (session.json()) {
+    Json results = Json::array();
+    for (const auto& passage : passages) results.push_back(PassageJson(passage));
+    PrintJson({{"answer", answer},
+               {"results", results},
+               {"tokens", tokens},
+               {"finish_reason", absl::AsciiStrToLower(v1::GenerateResponse::FinishReason_Name(
+                                     last.finish_reason()))},
+               {"timing", TimingJson(last.timing())}});
+    return absl::OkStatus();
+  }
+  if (answer.empty()) Print("(the network gave no answer)\n");
+  const int64_t shown = std::min<int64_t>(session.line().Integer("-k", kAnswerPassages),
+                                          static_cast<int64_t>(passages.size()));
+  if (shown > 0) Print("\nread from:\n");
+  for (int64_t i = 0; i < shown; ++i)
+    PrintPassage(static_cast<int>(i + 1), passages[static_cast<size_t>(i)],
+                 request.memories_size() > 1);
+  return absl::OkStatus();
+}
+
+absl::Status Score(Session& session) {
+  v1::ScoreRequest request;
+  if (session.positional(0) != "-") {
+    for (const std::string& name : session.MemoryNames(session.positional(0)))
+      request.add_memories(name);
+  }
+  request.set_text(session.positional(1));
+  request.set_prompt(session.line().Text("--prompt"));
+  ASSIGN_OR_RETURN(v1::ScoreResponse score, session.client().Score(request, session.call()));
+  const double perplexity =
+      score.token_count() > 0
+          ? std::exp(-score.log_likelihood() / static_cast<double>(score.token_count()))
+          : 0;
+  if (session.json()) {
+    Json tokens = Json::array();
+    for (const auto& token : score.tokens()) {
+      tokens.push_back({{"text", token.text()}, {"log_likelihood", token.log_likelihood()}});
+    }
+    PrintJson({{"log_likelihood", score.log_likelihood()},
+               {"token_count", score.token_count()},
+               {"perplexity", perplexity},
+               {"tokens", tokens}});
+    return absl::OkStatus();
+  }
+  Print(absl::StrFormat("log-likelihood %.4f over %d tokens, perplexity %.2f\n",
+                        score.log_likelihood(), score.token_count(), perplexity));
+  for (const auto& token : score.tokens()) {
+    Print(absl::StrFormat("%10.4f  %s\n", token.log_likelihood(), EscapeForTerminal(token.text())));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+CommandSpec SearchCommand() {
+  return {
+      .name = "search",
+      .summary = "finds the passages that answer a question best",
+      .positionals = {{"M", "the memory, or several separated by commas"},
+                      {"TEXT", "the question"}},
+      .flags = {{"-k", "N", "passages wanted (default: 8)", FlagSpec::Kind::kInteger, 1},
+                {"--explain", "", "also show which words of the question chose which passage"},
+                {"--context", "BYTES", "extend each text by so much on both sides, at most 4096",
+                 FlagSpec::Kind::kInteger, 0}},
+      .notes =
+          "Best first. score: the network's match of question and passage; weight: the share of "
+          "its attention that the\n"
+          "passage gets at the end of the question (0 for passages beyond those it reads).\n\n"
+          "--json: {results: [{document, memory, name, byte_begin, byte_end, score, weight, text, "
+          "chunk_index}],\n"
+          "chunks_scanned, timing}; with --explain also explanation: {words: [{word, weights}],\n"
+          "tokens: [{text, weights}]}, one weight a result\n\n"
+          "example: mneme search demo \"What is the pass key?\" -k 3 --explain\n",
+      .run = Search};
+}
+
+CommandSpec AskCommand() {
+  return {
+      .name = "ask",
+      .summary = "generates an answer from memories",
+      .positionals = {{"M", "the memory, or several separated by commas"},
+                      {"TEXT", "the question"}},
+      .flags = {{"--max-tokens", "N", "length of the answer at most (default: 64)",
+                 FlagSpec::Kind::kInteger, 1},
+                {"--temperature", "T",
+                 "0 (default): the likeliest token each time; more: freer, at most 10",
+                 FlagSpec::Kind::kNumber, 0, 10},
+                {"--top-p", "P",
+                 "draw only from the likeliest tokens that together have this probability",
+                 FlagSpec::Kind::kNumber, 0, 1},
+                {"--seed", "S", "draws repeat with the same seed (default: 0)",
+                 FlagSpec::Kind::kInteger, 0, 9e15},
+                {"-k", "N", "passages shown below the answer (default: 3; --json has all)",
+                 FlagSpec::Kind::kInteger, 0}},
+      .notes =
+          "The answer is printed as it comes, then the passages it was read from, by weight.\n\n"
+          "--json: {answer, results: [{document, memory, name, byte_begin, byte_end, score, "
+          "weight, text,\n"
+          "chunk_index}], tokens, finish_reason, timing}; finish_reason is stop or length\n\n"
+          "example: mneme ask demo \"What is the pass key? The pass key is\"\n",
+      .run = Ask};
+}
+
+CommandSpec ScoreCommand() {
+  return {
+      .name = "score",
+      .summary = "how likely a text is, given memories",
+      .positionals =
+          {{"M", "the memory, several separated by commas, or - for the network without memory"},
+           {"TEXT", "the text to score"}},
+      .flags = {{"--prompt", "P", "text before it that conditions and is not scored",
+                 FlagSpec::Kind::kText}},
+      .notes =
+          "Natural logarithms; perplexity = exp(-log_likelihood / token_count).\n\n"
+          "--json: {log_likelihood, token_count, perplexity, tokens: [{text, log_likelihood}]}\n",
+      .run = Score};
+}
+
+}  // namespace mneme

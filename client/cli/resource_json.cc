@@ -1,0 +1,55 @@
+#include "client/cli/resource_json.h"
+
+#include <google/protobuf/util/time_util.h>
+
+#include <string>
+
+#include "absl/strings/ascii.h"
+
+namespace mneme {
+
+Json MemoryJson(const v1::Memory& memory) {
+  return {{"memory", ResourceId(memory.name())},
+          {"name", memory.name()},
+          {"display_name", memory.display_name()},
+          {"create_time", google::protobuf::util::TimeUtil::ToString(memory.create_time())},
+          {"documents", memory.document_count()},
+          {"durable_bytes", memory.durable_bytes()},
+          {"visible_bytes", memory.visible_bytes()},
+          {"tokens", memory.token_count()},
+          {"chunks", memory.chunk_count()}};
+}
+
+Json DocumentJson(const v1::Document& document) {
+  return {{"document", ResourceId(document.name())},
+          {"memory", MemoryIdOf(document.name())},
+          {"name", document.name()},
+          {"state", absl::AsciiStrToLower(v1::Document::State_Name(document.state()))},
+          {"create_time", google::protobuf::util::TimeUtil::ToString(document.create_time())},
+          {"durable_bytes", document.durable_bytes()},
+          {"visible_bytes", document.visible_bytes()},
+          {"tokens", document.token_count()},
+          {"chunks", document.chunk_count()}};
+}
+
+Json PassageJson(const v1::Passage& passage) {
+  return {{"document", ResourceId(passage.document())},
+          {"memory", MemoryIdOf(passage.document())},
+          {"name", passage.document()},
+          {"byte_begin", passage.byte_begin()},
+          {"byte_end", passage.byte_end()},
+          {"score", passage.score()},
+          {"weight", passage.weight()},
+          {"text", passage.text()},
+          {"chunk_index", passage.chunk_index()}};
+}
+
+Json TimingJson(const v1::Timing& timing) {
+  return {{"encode_seconds", timing.encode_seconds()},
+          {"scan_seconds", timing.scan_seconds()},
+          {"read_seconds", timing.read_seconds()},
+          {"generate_seconds", timing.generate_seconds()},
+          {"total_seconds", timing.total_seconds()}};
+}
+
+}  // namespace mneme

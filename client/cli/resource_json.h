@@ -1,0 +1,22 @@
+// How memories, documents and passages look with --json: names that stay.
+
+#ifndef MNEME_CLIENT_CLI_RESOURCE_JSON_H_
+#define MNEME_CLIENT_CLI_RESOURCE_JSON_H_
+
+#include "client/cli/session.h"
+
+namespace mneme {
+
+// {memory, name, display_name, create_time, documents, durable_bytes, visible_bytes, tokens,
+// chunks}
+Json MemoryJson(const v1::Memory& memory);
+// {document, memory, name, state, create_time, durable_bytes, visible_bytes, tokens, chunks}
+Json DocumentJson(const v1::Document& document);
+// {document, memory, name, byte_begin, byte_end, score, weight, text, chunk_index}
+Json PassageJson(const v1::Passage& passage);
+// {encode_seconds, scan_seconds, read_seconds, generate_seconds, total_seconds}
+Json TimingJson(const v1::Timing& timing);
+
+}  // namespace mneme
+
+#endif  // MNEME_CLIENT_CLI_RESOURCE_JSON_H_

@@ -1,0 +1,104 @@
+// status, version.
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/cli/commands.h"
+#include "client/cli/session.h"
+#include "client/cli/terminal.h"
+#include "common/status_macros.h"
+#include "mneme_version.h"
+
+namespace mneme {
+namespace {
+
+absl::Status Status(Session& session) {
+  ASSIGN_OR_RETURN(v1::GetStatusResponse status, session.client().GetStatus(session.call()));
+  const absl::Status ready = session.client().CheckReady(session.call());
+  if (session.json()) {
+    Json tiers = Json::array();
+    for (const auto& tier : status.tiers()) {
+      tiers.push_back({{"name", tier.name()},
+                       {"used_bytes", tier.used_bytes()},
+                       {"limit_bytes", tier.limit_bytes()}});
+    }
+    PrintJson({{"address", session.address()},
+               {"ready", ready.ok()},
+               {"version", status.version()},
+               {"commit", status.commit()},
+               {"backend", status.backend()},
+               {"device", status.device()},
+               {"bundle_fingerprint", status.bundle_fingerprint()},
+               {"parameters", status.parameter_count()},
+               {"chunk_tokens", status.chunk_tokens()},
+               {"segment_tokens", status.segment_tokens()},
+               {"memories", status.memory_count()},
+               {"documents", status.document_count()},
+               {"durable_bytes", status.durable_bytes()},
+               {"visible_bytes", status.visible_bytes()},
+               {"tokens", status.token_count()},
+               {"chunks", status.chunk_count()},
+               {"tiers", tiers},
+               {"uptime_seconds", status.uptime_seconds()},
+               {"http_address", status.http_address()}});
+    return absl::OkStatus();
+  }
+  const auto line = [](absl::string_view what, const std::string& value) {
+    Print(absl::StrFormat("%-10s %s\n", what, EscapeForTerminal(value)));
+  };
+  line("server",
+       absl::StrCat(session.address(), ", version ", status.version(), " (", status.commit(),
+                    "), up ", HumanSeconds(status.uptime_seconds()),
+                    ready.ok() ? ", ready" : absl::StrCat(", not ready: ", ready.message())));
+  line("runs on", absl::StrCat(status.backend(), ", ", status.device()));
+  line("model",
+       absl::StrCat(absl::StrFormat("%.1f", static_cast<double>(status.parameter_count()) / 1e6),
+                    " million parameters, fingerprint ", status.bundle_fingerprint()));
+  line("holds", absl::StrCat(WithCommas(status.memory_count()), " memories, ",
+                             WithCommas(status.document_count()), " documents, ",
+                             WithCommas(status.durable_bytes()), " bytes durable, ",
+                             WithCommas(status.visible_bytes()), " visible, ",
+                             WithCommas(status.token_count()), " tokens, ",
+                             WithCommas(status.chunk_count()), " chunks"));
+  for (const auto& tier : status.tiers()) {
+    line(
+        tier.name(),
+        absl::StrCat(HumanBytes(static_cast<double>(tier.used_bytes())),
+                     tier.limit_bytes() > 0
+                         ? absl::StrCat(" of ", HumanBytes(static_cast<double>(tier.limit_bytes())))
+                         : std::string()));
+  }
+  if (!status.http_address().empty())
+    line("metrics", absl::StrCat("http://", status.http_address(), "/metrics"));
+  return absl::OkStatus();
+}
+
+absl::Status Version(Session& session) {
+  if (session.json()) {
+    PrintJson({{"version", kMnemeVersion}, {"commit", kMnemeCommit}});
+  } else {
+    Print(absl::StrCat("mneme ", kMnemeVersion, " (", kMnemeCommit, ")\n"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+CommandSpec StatusCommand() {
+  return {.name = "status",
+          .summary = "what the server is, holds and uses",
+          .notes =
+              "--json: {address, ready, version, commit, backend, device, bundle_fingerprint, "
+              "parameters, chunk_tokens,\n"
+              "segment_tokens, memories, documents, durable_bytes, visible_bytes, tokens, chunks,\n"
+              "tiers: [{name, used_bytes, limit_bytes}], uptime_seconds, http_address}\n",
+          .run = Status};
+}
+
+CommandSpec VersionCommand() {
+  return {.name = "version",
+          .summary = "the version of this program",
+          .notes = "--json: {version, commit}\n",
+          .run = Version};
+}
+
+}  // namespace mneme

@@ -1,0 +1,35 @@
+// Utf8Scanner: finds the first byte that is not UTF-8 in text that comes in pieces.
+
+#ifndef MNEME_CLIENT_CLI_UTF8_SCANNER_H_
+#define MNEME_CLIENT_CLI_UTF8_SCANNER_H_
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/strings/string_view.h"
+
+namespace mneme {
+
+// Thread-compatible.
+class Utf8Scanner {
+ public:
+  // The offset, counted over all pieces, of the first byte of the first sequence that is not UTF-8;
+  // nullopt when there is none up to the end of this piece. Not to be called again after it
+  // returned an offset.
+  std::optional<int64_t> Scan(absl::string_view piece);
+  // The same for the end of the text: the offset of a sequence that it cuts.
+  std::optional<int64_t> InvalidAtEnd() const;
+  int64_t bytes_seen() const { return bytes_seen_; }
+
+ private:
+  int64_t bytes_seen_ = 0;
+  // Of the sequence under way: where it began, bytes still missing, and what the next one may be.
+  int64_t sequence_begin_ = 0;
+  int missing_ = 0;
+  uint8_t next_least_ = 0x80;
+  uint8_t next_most_ = 0xbf;
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_CLIENT_CLI_UTF8_SCANNER_H_
