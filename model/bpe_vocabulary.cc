@@ -7,12 +7,14 @@
 #include <map>
 #include <utility>
 
+#include "absl/numeric/bits.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "common/status_macros.h"
+#include "model/bpe_merge.h"
 #include "model/utf8.h"
 
 namespace mneme {
@@ -190,6 +192,7 @@ void BpeVocabulary::BuildMerges() {
   joins_right_.assign(symbol_tokens_.size(), false);
 
   absl::flat_hash_map<std::u32string, BpeSymbol> reachable;  // of two or more characters
+  std::vector<std::pair<std::u32string, BpeSymbol>> in_order;
   const auto symbol_of = [&](std::u32string part) {
     if (part.size() == 1) return char_symbols_.at(part[0]);
     const auto it = reachable.find(part);
@@ -213,8 +216,45 @@ void BpeVocabulary::BuildMerges() {
     if (!is_reachable) continue;
     symbol_tokens_.push_back(id);
     reachable.emplace(text, symbol);
+    in_order.emplace_back(text, symbol);
     AddJoins(text);
   }
+  BuildWholeSymbols(in_order);
+}
+
+void BpeVocabulary::BuildWholeSymbols(
+    const std::vector<std::pair<std::u32string, BpeSymbol>>& reachable) {
+  whole_slots_.resize(absl::bit_ceil(2 * reachable.size() + 1));
+  const size_t mask = whole_slots_.size() - 1;
+  for (const auto& [text, symbol] : reachable) {
+    std::vector<BpeSymbol> characters;
+    uint64_t hash = 0;
+    for (char32_t c : text) {
+      characters.push_back(char_symbols_.at(c));
+      hash = ExtendHash(hash, characters.back());
+    }
+    std::vector<BpeSymbol> merged = characters;
+    std::vector<uint32_t> begins(merged.size());
+    MergeSymbols(*this, &merged, &begins);
+    if (merged.size() != 1) continue;
+    size_t slot = hash & mask;
+    while (whole_slots_[slot].symbol != kNoSymbol) slot = (slot + 1) & mask;
+    whole_slots_[slot] = {symbol, static_cast<uint32_t>(whole_characters_.size()),
+                          static_cast<uint32_t>(characters.size())};
+    whole_characters_.insert(whole_characters_.end(), characters.begin(), characters.end());
+  }
+}
+
+BpeSymbol BpeVocabulary::WholeSymbol(absl::Span<const BpeSymbol> characters, uint64_t hash) const {
+  const size_t mask = whole_slots_.size() - 1;
+  for (size_t i = hash & mask; whole_slots_[i].symbol != kNoSymbol; i = (i + 1) & mask) {
+    const WholeSlot& slot = whole_slots_[i];
+    if (slot.length == characters.size() &&
+        std::equal(characters.begin(), characters.end(), whole_characters_.begin() + slot.begin)) {
+      return slot.symbol;
+    }
+  }
+  return kNoSymbol;
 }
 
 }  // namespace mneme

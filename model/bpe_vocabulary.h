@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -20,6 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "model/tokenizer.h"
 
 namespace mneme {
@@ -86,6 +88,15 @@ class BpeVocabulary {
   // Whether Joins(left, anything).
   bool JoinsRight(BpeSymbol left) const { return left != kNoSymbol && joins_right_[left]; }
 
+  // Hash of a sequence of symbols, one symbol at a time; of the empty sequence: 0.
+  static uint64_t ExtendHash(uint64_t hash, BpeSymbol symbol) {
+    hash = (hash ^ static_cast<uint32_t>(symbol)) * 0x9e3779b97f4a7c15;
+    return hash ^ hash >> 32;
+  }
+  // The one symbol that these characters merge into when they stand alone; kNoSymbol when they do
+  // not become one. Saves the merging of common words. `hash`: of `characters`.
+  BpeSymbol WholeSymbol(absl::Span<const BpeSymbol> characters, uint64_t hash) const;
+
   // Trie of user-defined symbols over bytes, spaces as ' '. Node 0 is the root; -1 is no node.
   bool BeginsUserDefined(uint8_t first_byte) const { return user_first_byte_[first_byte]; }
   int UserNext(int node, uint8_t byte) const {
@@ -117,6 +128,7 @@ class BpeVocabulary {
   void BuildMerges();
   BpeSymbol AddCharacter(char32_t c);
   void AddJoins(const std::u32string& piece);
+  void BuildWholeSymbols(const std::vector<std::pair<std::u32string, BpeSymbol>>& reachable);
 
   std::vector<BpePiece> pieces_;
   absl::flat_hash_map<absl::string_view, TokenId> ids_;  // views into pieces_
@@ -130,6 +142,14 @@ class BpeVocabulary {
   std::bitset<kFlatJoins * kFlatJoins> flat_joins_;
   absl::flat_hash_set<uint64_t> joins_;
   std::vector<bool> joins_right_;
+  // Open addressing by hash; a slot's characters are whole_characters_[begin, begin + length).
+  struct WholeSlot {
+    BpeSymbol symbol = kNoSymbol;
+    uint32_t begin = 0;
+    uint32_t length = 0;
+  };
+  std::vector<WholeSlot> whole_slots_;  // a power of two of them
+  std::vector<BpeSymbol> whole_characters_;
 
   std::bitset<256> user_first_byte_;
   std::vector<UserNode> user_nodes_;

@@ -20,6 +20,16 @@ absl::string_view InnerBytes(absl::string_view text, const Utf8Char& c) {
   return c.value == kSpaceMark ? " " : text.substr(0, c.bytes);
 }
 
+// Whether a user-defined symbol may begin with the character whose first byte in the text is
+// `first`.
+inline bool MayBeginUserDefined(const BpeVocabulary& vocabulary, uint8_t first) {
+  if (first < 0x80 || vocabulary.BeginsUserDefined(first))
+    return vocabulary.BeginsUserDefined(first);
+  // U+2581 stands for a space, and a malformed byte counts as U+FFFD: its own value tells nothing.
+  return (first == static_cast<uint8_t>(kSpaceMarkBytes[0]) && vocabulary.BeginsUserDefined(' ')) ||
+         vocabulary.BeginsUserDefined(static_cast<uint8_t>(kReplacementBytes[0]));
+}
+
 }  // namespace
 
 StreamingEncoder::StreamingEncoder(const Tokenizer& tokenizer, Checkpoint from)
@@ -56,7 +66,11 @@ size_t StreamingEncoder::EmitUnits(absl::string_view text, bool is_end,
   while (unit_bytes_ < rest.size()) {
     TokenId user_token = -1;
     size_t user_end = 0;
-    const UserMatch match = MatchUserDefined(rest, unit_bytes_, is_end, &user_token, &user_end);
+    const uint8_t first = prefix_to_come_ ? ' ' : static_cast<uint8_t>(rest[unit_bytes_]);
+    const UserMatch match =
+        MayBeginUserDefined(vocabulary, first)
+            ? MatchUserDefined(rest, unit_bytes_, is_end, &user_token, &user_end)
+            : UserMatch::kNone;
     if (match == UserMatch::kNeedsMore) break;
     if (match == UserMatch::kFound) {
       const size_t user_bytes = user_end - unit_bytes_;
@@ -68,8 +82,7 @@ size_t StreamingEncoder::EmitUnits(absl::string_view text, bool is_end,
       continue;
     }
     if (prefix_to_come_) {
-      unit_symbols_.push_back(vocabulary.CharSymbol(U' '));
-      unit_begins_.push_back(0);
+      AddToUnit(vocabulary.CharSymbol(U' '), 0);
       prefix_to_come_ = false;
       continue;
     }
@@ -80,9 +93,7 @@ size_t StreamingEncoder::EmitUnits(absl::string_view text, bool is_end,
                                    unit_bytes_ + c.bytes > size_t{kMaxPendingBytes})) {
       emit();
     }
-    unit_symbols_.push_back(symbol);
-    unit_begins_.push_back(static_cast<uint32_t>(unit_bytes_));
-    unit_bytes_ += c.bytes;
+    AddToUnit(symbol, c.bytes);
     // Nothing can follow in the same unit: no need to wait for the next character.
     if (!vocabulary.JoinsRight(symbol)) emit();
   }
@@ -94,15 +105,6 @@ StreamingEncoder::UserMatch StreamingEncoder::MatchUserDefined(absl::string_view
                                                                bool is_end, TokenId* token,
                                                                size_t* end) const {
   const BpeVocabulary& vocabulary = *tokenizer_->vocabulary_;
-  constexpr uint8_t kSpaceMarkLead = 0xe2;
-  const uint8_t first = prefix_to_come_ ? ' ' : static_cast<uint8_t>(text[begin]);
-  // A malformed byte counts as U+FFFD, so its own value tells nothing.
-  if (first < 0x80 && !vocabulary.BeginsUserDefined(first)) return UserMatch::kNone;
-  if (first >= 0x80 && !vocabulary.BeginsUserDefined(first) &&
-      !(first == kSpaceMarkLead && vocabulary.BeginsUserDefined(' ')) &&
-      !vocabulary.BeginsUserDefined(static_cast<uint8_t>(kReplacementBytes[0]))) {
-    return UserMatch::kNone;
-  }
   int node = prefix_to_come_ ? vocabulary.UserNext(0, ' ') : 0;
   size_t at = begin;
   UserMatch match = UserMatch::kNone;
@@ -127,10 +129,27 @@ StreamingEncoder::UserMatch StreamingEncoder::MatchUserDefined(absl::string_view
   return match;
 }
 
+void StreamingEncoder::AddToUnit(int32_t symbol, size_t bytes) {
+  unit_symbols_.push_back(symbol);
+  unit_begins_.push_back(static_cast<uint32_t>(unit_bytes_));
+  unit_bytes_ += bytes;
+  unit_hash_ = BpeVocabulary::ExtendHash(unit_hash_, symbol);
+}
+
+void StreamingEncoder::MergeUnit() {
+  const BpeVocabulary& vocabulary = *tokenizer_->vocabulary_;
+  if (unit_symbols_.size() == 1) return;
+  const BpeSymbol whole = vocabulary.WholeSymbol(unit_symbols_, unit_hash_);
+  if (whole == kNoSymbol) {
+    MergeSymbols(vocabulary, &unit_symbols_, &unit_begins_);
+    return;
+  }
+  unit_symbols_.assign(1, whole);
+  unit_begins_.resize(1);
+}
+
 void StreamingEncoder::EmitUnit(absl::string_view text, std::vector<Token>* tokens) {
-  // The text of a symbol is needed only where a character is spelled out in bytes, and such a
-  // character never merges.
-  MergeSymbols(*tokenizer_->vocabulary_, &unit_symbols_, &unit_begins_);
+  MergeUnit();
   // A unit of the dummy prefix alone takes no text; neither does a dummy prefix that did not merge.
   const bool prefix_alone = at_begin_ && tokenizer_->add_dummy_prefix_ &&
                             (unit_bytes_ == 0 || (unit_begins_.size() > 1 && unit_begins_[1] == 0));
@@ -146,6 +165,7 @@ void StreamingEncoder::EmitUnit(absl::string_view text, std::vector<Token>* toke
   unit_symbols_.clear();
   unit_begins_.clear();
   unit_bytes_ = 0;
+  unit_hash_ = 0;
 }
 
 void StreamingEncoder::EmitSymbol(absl::string_view text, int32_t symbol, size_t begin,

@@ -124,6 +124,8 @@ class StreamingEncoder {
   // still to come.
   UserMatch MatchUserDefined(absl::string_view text, size_t begin, bool is_end, TokenId* token,
                              size_t* end) const;
+  void AddToUnit(int32_t symbol, size_t bytes);
+  void MergeUnit();
   // Merges and emits the unit, text[0, unit_bytes_), and leaves it empty.
   void EmitUnit(absl::string_view text, std::vector<Token>* tokens);
   void EmitSymbol(absl::string_view text, int32_t symbol, size_t begin, bool can_restart,
@@ -141,6 +143,7 @@ class StreamingEncoder {
   std::vector<int32_t> unit_symbols_;
   std::vector<uint32_t> unit_begins_;
   size_t unit_bytes_ = 0;
+  uint64_t unit_hash_ = 0;
 };
 
 }  // namespace mneme
