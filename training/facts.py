@@ -1,0 +1,188 @@
+"""Generated facts: a relation of a key has a value. Statements, questions, and themes that make facts look alike.
+
+In a frame, {K} is the key, {R} the relation ("access code"), {V} the value, {C} a context. A *theme* fixes which shapes,
+words and frames are used, so that the facts of many windows of one batch resemble each other and only the key tells them
+apart: the case in which a memory full of similar facts must still find the right one.
+Frames, relations and key shapes named HELD_OUT are never used in training."""
+from dataclasses import dataclass, field
+
+from training import words
+
+# Relation and key.
+SENTENCES = [
+    'The {R} for {K} is {V}.', 'The {R} of {K} is {V}.', 'The {R} for {K} is {V}. Remember it. {V} is the {R} for {K}.',
+    "{K}'s {R} is {V}.", '{K} has {V} as its {R}.', '{V} is the {R} of {K}.', 'The {R} assigned to {K} is {V}.',
+    'Remember that the {R} for {K} is {V}.', 'Note: the {R} of {K} is {V}.', 'We set the {R} of {K} to {V}.',
+    'One of the {R}s for {K} is: {V}.', 'For {K}, the {R} is {V}.', 'If anyone asks for the {R} of {K}, say {V}.',
+    'It was agreed that {V} would be the {R} for {K}.', 'The {R} belonging to {K}, as everyone knew, was {V}.',
+    'Please write down {V}, the {R} of {K}.', 'According to the file, {K} has the {R} {V}.', '{K} ({R}: {V})',
+    '{K}, {R} {V}.', '{R} of {K}: {V}', '{R} ({K}) = {V}', '[{K}] {R}: {V}', '{K} - {R} - {V}', '| {K} | {R} | {V} |',
+    '{"name": "{K}", "{R}": "{V}"}', '<{R} of="{K}">{V}</{R}>', '{K}.{R} = "{V}"', 'set {R} {K} {V}',
+    'I looked it up: {K} uses {V} as {R}.', 'By the way, {V} is what they call the {R} of {K}.',
+    'The {R} that goes with {K} turned out to be {V}.', 'Under {K} the list gives {V} for the {R}.',
+    'Its {R} is {V}, that of {K} I mean.', 'When we came to {K} we were told the {R}: {V}.', 'The special magic {R} for {K} is: {V}.',
+    'Anyone who needs {K} must know that the {R} is {V}.', 'He whispered the {R} of {K}, which is {V}.',
+    'The secret {R} of {K} is {V}.', 'Do not forget: {V} is the {R} to use for {K}.', 'Record: {K}; {R}; {V}.',
+]
+HELD_OUT_SENTENCES = [
+    'One of the special magic {R}s for {K} is: {V}.', 'In the register, {K} appears with {V} under {R}.',
+    'They told me to use {V} whenever the {R} of {K} comes up.', '{K} was given a new {R} this spring, namely {V}.',
+    'On the label of {K} one could read the {R} {V}.',
+]
+QUESTIONS = [
+    'What is the {R} for {K}?', 'What is the {R} of {K}?', 'What is the {R} for {K}? The {R} for {K} is',
+    "What is {K}'s {R}?", 'Tell me the {R} of {K}.', 'Which {R} does {K} have?', '{K} {R}', '{R} of {K}', '{R} for {K}?',
+    'Do you remember the {R} of {K}?', 'I need the {R} for {K}.', 'The {R} of {K} is', 'What was the {R} of {K}?',
+    'what is the {R} of {K}', 'Find the {R} that belongs to {K}.', 'Look up {K}: what is its {R}?', 'Give me {K} and its {R}.',
+    'What is the special magic {R} for {K} mentioned in the text?', 'For {K}, what is the {R}?', '{K}: {R}?',
+    'What {R} was assigned to {K}?', 'Please recall the {R} of {K}.', 'What did the text say about the {R} of {K}?',
+]
+HELD_OUT_QUESTIONS = [
+    'What is the special magic {R} for {K} mentioned in the provided text?', 'Somebody asks about {K}. What {R} should I give them?',
+    'Under which {R} is {K} known?', "I forgot {K}'s {R}, what was it again?",
+]
+# Key alone.
+RECORDS = [
+    '{K}: {V}', '{K} = {V}', '{K}\t{V}', '{K},{V}', '{K} -> {V}', '- {K}: {V}', '* {K} - {V}', '"{K}": "{V}",', '| {K} | {V} |', '{K} is {V}.',
+    '{K} means {V}.', '{K} => {V};', 'export {K}="{V}"', '{K} ... {V}', '{V} ({K})', '{V} stands for {K}.', 'let {K} = {V};', '<{K}>{V}</{K}>',
+]
+HELD_OUT_RECORDS = ['{K} := {V}', '#define {K} {V}', 'Entry {K} reads {V}.', '{K} / {V}']
+RECORD_QUESTIONS = ['{K}', '{K}:', '{K} =', 'What is {K}?', 'What does {K} stand for?', 'Look up {K}.', 'What is listed for {K}?', 'value of {K}',
+                    'Which value belongs to {K}?', 'Tell me about {K}.', '{K}?', 'What goes with {K}?']
+HELD_OUT_RECORD_QUESTIONS = ['What stands next to {K}?', 'Read me the entry {K}.', 'get {K}']
+# Relation, key and context: the same relation and key differ from context to context.
+IN_CONTEXT = [
+    'In {C}, the {R} of {K} is {V}.', '{C} says that the {R} of {K} is {V}.', '{C}: "The {R} of {K} is {V}."', '{C} told us: the {R} for {K} is {V}.',
+    'According to {C}, {K} has the {R} {V}.', '[{C}] {K} {R}: {V}', 'For {C} the {R} of {K} was {V}.', '{C} > {K} > {R} > {V}',
+    'As for {C}, they use {V} as the {R} of {K}.', 'Message from {C}: {R} of {K} = {V}',
+]
+HELD_OUT_IN_CONTEXT = ['If you ask {C}, the {R} of {K} is {V}.', 'Minutes, {C}: {K}, {R}, {V}.']
+CONTEXT_QUESTIONS = [
+    'In {C}, what is the {R} of {K}?', 'What is the {R} of {K} according to {C}?', 'What did {C} say the {R} of {K} is?',
+    '{C}: what is the {R} of {K}?', 'For {C}, which {R} does {K} have?', '{C} {K} {R}',
+]
+HELD_OUT_CONTEXT_QUESTIONS = ['Ask {C}: which {R} goes with {K}?', 'From the point of view of {C}, what is the {R} of {K}?']
+# A second statement that replaces the first.
+CHANGES = ['The {R} of {K} has changed to {V}.', 'From now on the {R} of {K} is {V}.', 'Update: the {R} for {K} is now {V}.',
+           'Correction: {V} is the {R} of {K}.', "{K}'s {R} is {V} now.", 'The {R} for {K} is {V}.', 'The {R} of {K} is {V}.']
+BEFORE_QUESTIONS = ['What was the {R} of {K} before it changed?', 'What was the previous {R} of {K}?', 'What was the old {R} for {K}?']
+
+RELATIONS = '''pass key;access code;magic number;phone number;badge number;locker code;price;birthday;favourite colour;tracking number;
+serial number;room number;nickname;password;PIN;account number;weight;height;owner;author;capital;destination;arrival time;departure date;
+temperature;score;rank;address;license plate;order number;invoice;deadline;budget;salary;meeting time;contact;manager;project name;version;port;
+IP address;hash;identifier;callsign;frequency;coordinate;flight number;gate;seat;table;dosage;blood type;ticket;reference;code name;motto;
+secret word;secret number;magic word;favourite food;pet;home town;occupation;age;year of birth;size;length;colour;material;supplier;status;
+special number;lucky number;vote count;population;area;founder;opening hours;entry fee;voltage;speed;limit;quota;grade;key;value;label;tag'''
+HELD_OUT_RELATIONS = '''combination;vault number;tally;postal code;emblem;warden;berth;customs mark;wavelength;shelf;recipe number;dial code;
+anchor word;ledger line;registration'''
+RELATIONS = [r.strip() for r in RELATIONS.replace('\n', '').split(';')]
+HELD_OUT_RELATIONS = [r.strip() for r in HELD_OUT_RELATIONS.replace('\n', '').split(';')]
+
+
+@dataclass
+class Fact:
+    """One (relation, key, context) -> value. `style` is 'sentence', 'record' or 'context'."""
+    style: str
+    relation: str
+    key: str
+    context: str
+    value: str
+
+    @property
+    def identity(self):
+        return (self.relation if self.style != 'record' else '', self.key, self.context)
+
+
+@dataclass
+class Theme:
+    """What the facts of a group of windows have in common. `used` keeps identities unique within the group."""
+    lex: object
+    style: str
+    key_shapes: list
+    value_shapes: list
+    relations: list
+    contexts: list
+    frames: list
+    questions: list
+    near: float                      # probability that a key is a near-duplicate of an earlier one
+    used: set = field(default_factory=set)
+    keys: list = field(default_factory=list)
+
+    def fact(self, rng):
+        """A fact whose identity no other fact of the theme has."""
+        shapes = words.KEYS | words.HELD_OUT_KEYS
+        for _ in range(50):
+            if self.keys and rng.random() < self.near:
+                key = words.near_duplicate(rng, self.lex, rng.choice(self.keys))
+            elif self.keys and (len(self.relations) > 1 or self.contexts) and rng.random() < 0.4:
+                key = rng.choice(self.keys)
+            else:
+                key = shapes[rng.choice(self.key_shapes)](rng, self.lex)
+            fact = Fact(self.style, rng.choice(self.relations), key, rng.choice(self.contexts) if self.style == 'context' else '',
+                        words.VALUES[rng.choice(self.value_shapes)](rng, self.lex))
+            if fact.identity not in self.used:
+                break
+        self.used.add(fact.identity)
+        self.keys.append(key)
+        return fact
+
+    def state(self, rng, fact, frames=None):
+        """(text, where its values begin): a statement of the fact."""
+        return fill(rng.choice(frames or self.frames), fact)
+
+    def ask(self, rng, fact, questions=None):
+        return fill(rng.choice(questions or self.questions), fact)[0]
+
+
+def fill(frame, fact):
+    """Frame and fact -> (text with a capital first letter where the frame has one, positions of the value in it)."""
+    text, starts, i = '', [], 0
+    slots = {'{K}': fact.key, '{R}': fact.relation, '{C}': fact.context, '{V}': fact.value}
+    while i < len(frame):
+        part = slots.get(frame[i:i + 3])
+        if part is None:
+            text += frame[i]
+            i += 1
+            continue
+        if frame[i:i + 3] == '{V}':
+            starts.append(len(text))
+        text += part
+        i += 3
+    return text, starts
+
+
+def relation(rng, lex, held_out=False):
+    """A named relation, or nouns put together."""
+    if rng.random() < 0.5:
+        return rng.choice(HELD_OUT_RELATIONS if held_out else RELATIONS)
+    return rng.choice(lex.nouns) if rng.random() < 0.5 else f'{rng.choice(lex.nouns)} {rng.choice(lex.nouns)}'
+
+
+def theme(rng, lex, held_out=False, style=None):
+    """A random theme; with held_out, only of frames, key shapes, relations and words that training never uses."""
+    style = style or rng.choices(('sentence', 'record', 'context'), (0.6, 0.22, 0.18))[0]
+    frames, questions = {
+        'sentence': (HELD_OUT_SENTENCES, HELD_OUT_QUESTIONS) if held_out else (SENTENCES, QUESTIONS),
+        'record': (HELD_OUT_RECORDS, HELD_OUT_RECORD_QUESTIONS) if held_out else (RECORDS, RECORD_QUESTIONS),
+        'context': (HELD_OUT_IN_CONTEXT, HELD_OUT_CONTEXT_QUESTIONS) if held_out else (IN_CONTEXT, CONTEXT_QUESTIONS)}[style]
+    shapes = list(words.HELD_OUT_KEYS if held_out else words.KEYS)
+    if rng.random() < 0.5:
+        lex = Pool(rng, lex)
+    contexts = []
+    if style == 'context':
+        make = rng.choice((lambda: words.person(rng, lex), lambda: words.pseudo_word(rng).capitalize(), lambda: f'the {rng.choice(lex.nouns)}'))
+        contexts = sorted({make() for _ in range(rng.choice((3, 8, 20)))})
+    return Theme(lex, style, rng.sample(shapes, rng.choice((1, 1, 2, 4))), rng.sample(list(words.VALUES), rng.choice((1, 1, 2, 4))),
+                 [relation(rng, lex, held_out) for _ in range(rng.choice((1, 1, 2, 5)))], contexts,
+                 rng.sample(frames, min(len(frames), rng.choice((1, 2, 4, 12)))), rng.sample(questions, min(len(questions), rng.choice((2, 4, 12)))),
+                 near=rng.choice((0, 0, 0.3, 0.6)))
+
+
+class Pool:
+    """A Lexicon cut down to few words, so that keys share words."""
+
+    def __init__(self, rng, lex):
+        count = rng.choice((12, 30, 100))
+        self.words = rng.sample(lex.words, min(count, len(lex.words)))
+        self.nouns = rng.sample(lex.nouns, min(count, len(lex.nouns)))
+        self.names = rng.sample(lex.names, min(count, len(lex.names)))

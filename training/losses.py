@@ -1,0 +1,75 @@
+"""What training minimises.
+
+Text and answers: cross-entropy of the next token. Retrieval: at the `<a>` token, and at each later answer token, the chunk
+that holds the answer must score highest among the chunks of *all* rows of the batch (in-batch negatives), and scores are
+calibrated around zero, because stick-breaking reads a chunk with weight sigmoid(score) before any older one: a wrong newer
+chunk with a score above zero would take the weight of the right one, and in a memory of millions of chunks there is always
+a newer one. So gold chunks are pushed above zero and the sum of exp(score) over all others below one."""
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from training.rows import GOLD, IGNORED
+
+
+@dataclass
+class LossWeights:
+    text: float = 0.5
+    answer: float = 1.0
+    retrieval: float = 0.5       # at <a>
+    later: float = 0.25          # at later answer tokens
+    unrelated: float = 0.05      # plain text against the chunks of other rows
+
+
+def retrieval_terms(scores, gold, own_row, own_row_only):
+    """Loss of each query and whether its best chunk is right.
+    scores [n, K] of n queries against all K chunks; gold [n, C] uint8 of the own row's chunks; own_row [n] where those
+    begin in K; own_row_only [n] bool. -> (loss [n], hit [n])"""
+    n, chunks = gold.shape
+    columns = own_row[:, None] + torch.arange(chunks, device=scores.device)
+    kind = torch.zeros(scores.shape, dtype=torch.uint8, device=scores.device)
+    kind.masked_fill_(own_row_only[:, None], IGNORED)
+    kind.scatter_(1, columns, gold)
+    positive = kind == GOLD
+    gold_mass = scores.masked_fill(~positive, float('-inf')).logsumexp(-1)
+    rest_mass = scores.masked_fill(kind != 0, float('-inf')).logsumexp(-1)
+    loss = F.softplus(rest_mass - gold_mass) + F.softplus(-gold_mass) + F.softplus(rest_mass)
+    best = scores.masked_fill(kind == IGNORED, float('-inf')).argmax(-1, keepdim=True)
+    return loss, positive.gather(1, best).squeeze(1)
+
+
+def batch_loss(model, batch, weights, gather_landmarks=None):
+    """Loss of one batch (see batches.collate) and a dict of detached figures for the log.
+    gather_landmarks: landmarks [B,C,R] -> [K,R], those of the other processes (no gradient)."""
+    hidden, queries, landmarks = model(batch['memory'], batch['memory_segment'], batch['reader'], batch['reader_segment'])
+    logits = model.logits(hidden)
+    loss = F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), batch['label'].view(-1), reduction='none').view(batch['label'].shape)
+    text = (loss * batch['text_weight']).sum() / batch['text_weight'].sum().clamp(min=1)
+    answer = (loss * batch['answer_weight']).sum() / batch['answer_weight'].sum().clamp(min=1)
+    with torch.autocast(hidden.device.type, enabled=False):
+        flat = landmarks.float().reshape(-1, landmarks.shape[-1])
+        everyone = torch.cat([flat, gather_landmarks(landmarks)]) if gather_landmarks else flat
+        asked = queries.float().reshape(-1, queries.shape[-1])
+        at, first = batch['query_at'], batch['query_first']
+        own_row = torch.div(at, queries.shape[1], rounding_mode='floor') * landmarks.shape[1]
+        each, hit = retrieval_terms(model.score(asked[at], everyone), batch['gold'], own_row, batch['own_row_only'])
+        at_a = (each * first).sum() / first.sum().clamp(min=1)
+        later = (each * ~first).sum() / (~first).sum().clamp(min=1)
+        unrelated = unrelated_loss(model, asked, flat, batch['text_at'], queries.shape[1], landmarks.shape[1])
+    total = (weights.text * text + weights.answer * answer + weights.retrieval * at_a + weights.later * later
+             + weights.unrelated * unrelated)
+    exact = batch['answer_weight'] >= 1
+    figures = {'text': text, 'answer': loss[exact].mean(), 'correct': (logits.argmax(-1) == batch['label'])[exact].float().mean(),
+               'retrieval': at_a, 'later': later, 'hit': hit[first].float().mean(), 'unrelated': unrelated}
+    return total, {k: v.detach() for k, v in figures.items()}
+
+
+def unrelated_loss(model, queries, landmarks, at, reader_tokens, chunks):
+    """Plain text must not find anything in other rows: softplus(log sum exp score) over their chunks. at [n]: positions."""
+    if len(at) == 0:
+        return queries.sum() * 0
+    scores = model.score(queries[at], landmarks)
+    row = torch.div(at, reader_tokens, rounding_mode='floor')
+    own = torch.div(torch.arange(scores.shape[1], device=at.device), chunks, rounding_mode='floor') == row[:, None]
+    return F.softplus(scores.masked_fill(own, float('-inf')).logsumexp(-1)).mean()

@@ -1,0 +1,70 @@
+"""A memory of up to hundreds of millions of tokens on one GPU, for evaluation: K, V and landmarks of all chunks in bfloat16,
+exact scan of all landmarks. It does what the engine does, in tensors."""
+import torch
+
+from training.model import stick_breaking
+
+SLAB_CHUNKS = 1 << 18            # landmarks scored at a time
+
+
+class LargeMemory:
+    """Chunks in the order in which they were ingested. `model` runs in bfloat16 on CUDA, float32 on CPU."""
+
+    def __init__(self, model, chunks_max, device):
+        c, kind = model.c, torch.bfloat16 if str(device).startswith('cuda') else torch.float32
+        self.model, self.device, self.kind, self.count = model, device, kind, 0
+        self.K = torch.empty(chunks_max, c.chunk_size, c.head_dim, dtype=kind, device=device)
+        self.V = torch.empty_like(self.K)
+        self.landmarks = torch.empty(chunks_max, c.landmark_dim, dtype=kind, device=device)
+        self.encode = self._encode
+        if hasattr(torch, 'compile') and kind == torch.bfloat16:
+            self.encode = torch.compile(self._encode, dynamic=False)
+
+    def _encode(self, ids, segment):
+        return self.model.chunk_encoder(self.model.run_lower(ids, segment))
+
+    def autocast(self):
+        return torch.autocast(str(self.device).split(':')[0], torch.bfloat16, enabled=self.kind == torch.bfloat16)
+
+    @torch.no_grad()
+    def ingest(self, ids, segment=None):
+        """ids [n, T] on the device: n stretches of text whose state begins at zero and where `segment` changes."""
+        segment = torch.zeros_like(ids) if segment is None else segment
+        with self.autocast():
+            K, V, landmarks = self.encode(ids, segment)
+        at, new = self.count, landmarks.shape[0] * landmarks.shape[1]
+        self.K[at:at + new], self.V[at:at + new] = K.view(new, *self.K.shape[1:]), V.view(new, *self.K.shape[1:])
+        self.landmarks[at:at + new] = landmarks.view(new, -1)
+        self.count += new
+
+    @torch.no_grad()
+    def select(self, queries, begin=0, end=None):
+        """queries [n, L, R] over chunks [begin, end) -> (index [n,L,k] newest first, score [n,L,k])."""
+        end, k = self.count if end is None else end, self.model.c.chunks_per_read
+        flat = queries.reshape(-1, queries.shape[-1]).to(self.kind).float()
+        scale = torch.exp(self.model.retrieval_log_scale.float()) / self.model.c.landmark_dim
+        best = flat.new_full((flat.shape[0], k), float('-inf'))
+        index = torch.zeros(flat.shape[0], k, dtype=torch.long, device=flat.device)
+        for at in range(begin, end, SLAB_CHUNKS):
+            slab = self.landmarks[at:min(at + SLAB_CHUNKS, end)].float()
+            score, found = (flat @ slab.T).mul_(scale).topk(min(k, len(slab)), -1)
+            best, order = torch.cat([best, score], 1).topk(k, -1)
+            index = torch.cat([index, found + at], 1).gather(1, order)
+        index, order = index.sort(-1, descending=True)
+        return index.view(*queries.shape[:2], k), best.gather(1, order).view(*queries.shape[:2], k)
+
+    @torch.no_grad()
+    def read(self, ids, begin=0, end=None):
+        """A batch of readers over chunks [begin, end): ids [n, L] -> logits [n, L, vocab], index [n,L,k], score [n,L,k]."""
+        model, length = self.model, ids.shape[1]
+        block = model.c.ssm_block
+        ids = torch.nn.functional.pad(ids, (0, -length % block if length > block else 0))
+        segment = torch.zeros_like(ids)
+        with self.autocast():
+            h = model.run_lower(ids, segment)
+            index, score = self.select(model.queries(h), begin, end)
+            weights = stick_breaking(score.clamp(min=-1e4)) * (score > float('-inf'))
+            K, V = self.K[index], self.V[index]
+            h = model.run_upper(h, segment, lambda hsa, x: hsa.gathered(x, K, V, weights))
+            logits = model.logits(h[:, :length])
+        return logits.float(), index[:, :length], score[:, :length]

@@ -1,0 +1,300 @@
+"""The generated tasks: what a row's memory holds and what its reader is asked. Families after RULER (arXiv 2404.06654).
+
+`World` is what every task draws from. A task is a function (world, rng, theme) -> (memory, questions); TASKS lists them
+with their share of the rows. Facts are put into windows of real text; every row is also asked about that text."""
+from dataclasses import dataclass
+
+import numpy as np
+
+from training import facts, prose, words
+from training.rows import Part, Question, Memory, finish_row, finish_text_row
+
+
+@dataclass
+class World:
+    tokenizer: object
+    corpus: object
+    lex: object
+    question_sets: object        # QuestionSets, or None when there are no real questions
+    memory_tokens: int = 3072
+    reader_tokens: int = 1024
+    chunk_size: int = 64
+
+    def memory(self):
+        return Memory(self.tokenizer, self.memory_tokens, self.chunk_size)
+
+
+class Statement:
+    """A text to be put into the memory, and where in it the value stands (character positions, may be several)."""
+
+    def __init__(self, tokenizer, text, starts, value):
+        self.ids = tokenizer.encode(text)
+        self.spans = [tokenizer.token_span(self.ids, text, start, len(value)) for start in starts]
+        self.position = None         # set when it has been placed
+
+    def gold(self, memory):
+        """The chunks that hold the value."""
+        return set().union(*(memory.chunks(self.position + a, self.position + b) for a, b in self.spans))
+
+
+def place(world, rng, statements, in_order=False, memory=None):
+    """A memory of real text with the statements in it; returns (memory, [(position, ids)] of the text between them)."""
+    memory = memory or world.memory()
+    if rng.random() < 0.3 and memory.length == 0:
+        memory.append([world.tokenizer.document])
+    order = list(statements)
+    if not in_order:
+        rng.shuffle(order)
+    total = sum(len(s.ids) for s in order)
+    hay = world.corpus.window(rng, max(1, memory.room - total))
+    cuts = sorted(rng.randrange(len(hay)) for _ in order)
+    if rng.random() < 0.15:                                       # a list: statements follow one another
+        block, at = rng.randint(2, 12), 0
+        while at < len(cuts):
+            cuts[at:at + block] = [cuts[at]] * len(cuts[at:at + block])
+            at += block
+    starts_word, stretches, previous = world.corpus.starts_word, [], 0
+    for cut, statement in zip(cuts, order):
+        while previous < cut < len(hay) and not starts_word[hay[cut]] and cut - previous > 1:
+            cut -= 1
+        cut = max(cut, previous)
+        if cut > previous:
+            stretches.append((memory.append(hay[previous:cut]), hay[previous:cut]))
+        statement.position = memory.append(statement.ids)
+        previous = cut
+    stretches.append((memory.append(hay[previous:]), hay[previous:]))
+    return memory, stretches
+
+
+def about_text(world, rng, memory, stretches, count=24):
+    """Questions about the real text of a memory: keyword questions and verbatim continuation."""
+    questions, limit = [], memory.max
+    for _ in range(4 * count):
+        position, ids = rng.choice(stretches)
+        length = rng.randint(30, 90)
+        if len(ids) < 24:
+            continue
+        offset = rng.randrange(max(1, len(ids) - length))
+        piece = ids[offset:offset + length]
+        while len(piece) > 24 and not world.corpus.starts_word[piece[0]]:
+            piece, offset = piece[1:], offset + 1
+        if position + offset + len(piece) > limit:
+            continue
+        question = (prose.continuation(rng, world.tokenizer, piece, position + offset, memory.chunks) if rng.random() < 0.3 else
+                    prose.keyword_question(rng, world.tokenizer, world.lex, piece, position + offset, memory.chunks))
+        if question:
+            questions.append(question)
+        if len(questions) == count:
+            break
+    return questions
+
+
+def answer_parts(tokenizer, values, golds, ignored=None, separator=', '):
+    """Answer "v1, v2, v3": one Part for each value, each with its own gold chunks."""
+    text = ' ' + separator.join(values)
+    ids, parts, at, done = tokenizer.encode(text), [], 1, 0
+    for i, value in enumerate(values):
+        end = tokenizer.token_span(ids, text, at, len(value))[1] if i + 1 < len(values) else len(ids)
+        parts.append(Part(ids[done:end], golds[i], ignored[i] - golds[i] if ignored else set()))
+        done, at = end, at + len(value) + len(separator)
+    return parts
+
+
+def state(world, rng, theme, fact, frames=None):
+    text, starts = theme.state(rng, fact, frames)
+    if rng.random() < 0.25:                                       # on a line of its own
+        text, starts = f'\n{text}\n', [at + 1 for at in starts]
+    return Statement(world.tokenizer, text, starts, fact.value)
+
+
+def single(world, rng, theme):
+    """Single- and multi-key needles: from a few facts to many near-duplicates in one window."""
+    made = [theme.fact(rng) for _ in range(rng.choice((2, 6, 12, 24, 40, 56)))]
+    statements = [state(world, rng, theme, f) for f in made]
+    extra = passkey(world, rng) if rng.random() < 0.12 else None
+    memory, stretches = place(world, rng, statements + ([extra[1]] if extra else []))
+    questions = [Question(world.tokenizer.encode(theme.ask(rng, f)), answer_parts(world.tokenizer, [f.value], [s.gold(memory)]))
+                 for f, s in zip(made, statements)]
+    rng.shuffle(questions)
+    questions = questions[:18]
+    if extra:
+        ask, statement, value = extra
+        questions.insert(0, Question(ask, answer_parts(world.tokenizer, [value], [statement.gold(memory)]), own_row_only=True))
+    return memory, questions + about_text(world, rng, memory, stretches)
+
+
+def passkey(world, rng):
+    """A fact without a key: (question ids, statement, value)."""
+    relation = rng.choice(('pass key', 'pass key', 'pass key', 'password', 'magic number', 'secret word', 'access code'))
+    value = words.digits(rng, 5, 7) if relation != 'secret word' else rng.choice(world.lex.words)
+    fact = facts.Fact('sentence', relation, '', '', value)
+    frame = rng.choice(('The {R} is {V}. Remember it. {V} is the {R}.', 'The {R} is {V}.', 'There is a {R} hidden here: {V}.'))
+    ask = rng.choice(('What is the {R}? The {R} is', 'What is the {R}? The {R} is', 'What is the {R}?', 'The {R} is', '{R}'))
+    text, starts = facts.fill(frame, fact)
+    return world.tokenizer.encode(facts.fill(ask, fact)[0]), Statement(world.tokenizer, text, starts, value), value
+
+
+def multi_query(world, rng, theme):
+    """Several keys asked in one question, answered in the order of the question."""
+    made = [theme.fact(rng) for _ in range(rng.choice((8, 16, 32)))]
+    statements = [state(world, rng, theme, f) for f in made]
+    memory, stretches = place(world, rng, statements)
+    questions = []
+    for _ in range(10):
+        picked = rng.sample(range(len(made)), rng.randint(2, 4))
+        chosen = [made[i] for i in picked]
+        if theme.style == 'sentence' and len({f.relation for f in chosen}) == 1 and rng.random() < 0.8:
+            listed = ', '.join(f.key for f in chosen[:-1]) + f' and {chosen[-1].key}'
+            text = rng.choice(('What are the {R}s for {K}?', 'What are the {R}s of {K}?', '{R}s of {K}?', 'Give me the {R}s for {K}.'))
+            text = text.replace('{R}', chosen[0].relation).replace('{K}', listed)
+        else:
+            text = ' '.join(theme.ask(rng, f) for f in chosen)
+        questions.append(Question(world.tokenizer.encode(text),
+                                  answer_parts(world.tokenizer, [f.value for f in chosen], [statements[i].gold(memory) for i in picked])))
+    return memory, questions + about_text(world, rng, memory, stretches)
+
+
+def multi_value(world, rng, theme):
+    """One key with several values, told newest first; each step must leave what has been told and find the next."""
+    groups = []
+    for _ in range(rng.choice((3, 6, 10))):
+        fact = theme.fact(rng)
+        groups.append([fact] + [facts.Fact(fact.style, fact.relation, fact.key, fact.context,
+                                           words.VALUES[rng.choice(theme.value_shapes)](rng, world.lex)) for _ in range(rng.randint(1, 3))])
+    pairs = [(f, state(world, rng, theme, f)) for group in groups for f in group]
+    memory, stretches = place(world, rng, [s for _, s in pairs])
+    at, questions = 0, []
+    for group in groups:
+        mine = sorted(pairs[at:at + len(group)], key=lambda p: -p[1].position)
+        at += len(group)
+        golds = [s.gold(memory) for _, s in mine]
+        later = [set().union(*golds[i + 1:]) for i in range(len(golds))]
+        fact = group[0]
+        text = theme.ask(rng, fact) if theme.style != 'sentence' else facts.fill(rng.choice(
+            ('What are all the {R}s for {K}?', 'What are all the special magic {R}s for {K} mentioned in the text?',
+             'List every {R} of {K}.', 'All {R}s of {K}?')), fact)[0]
+        text += '' if theme.style == 'sentence' else rng.choice((' (all)', ' Name all.', ' List all values.'))
+        questions.append(Question(world.tokenizer.encode(text), answer_parts(world.tokenizer, [f.value for f, _ in mine], golds, later)))
+    return memory, questions + about_text(world, rng, memory, stretches)
+
+
+def updates(world, rng, theme):
+    """Facts that change: asked for the newest value, and for what it was before."""
+    theme = theme if theme.style == 'sentence' else facts.theme(rng, world.lex, style='sentence')
+    statements, old, new = [], [], []
+    for _ in range(rng.choice((4, 8, 14))):
+        first = theme.fact(rng)
+        second = facts.Fact(first.style, first.relation, first.key, '', words.VALUES[rng.choice(theme.value_shapes)](rng, world.lex))
+        old.append((first, state(world, rng, theme, first)))
+        new.append((second, state(world, rng, theme, second, rng.choice((facts.CHANGES, theme.frames)))))
+    statements = [s for _, s in rng.sample(old, len(old))] + [s for _, s in rng.sample(new, len(new))]
+    memory, stretches = place(world, rng, statements, in_order=True)
+    questions = []
+    for (first, a), (second, b) in zip(old, new):
+        before = rng.random() < 0.3
+        text = theme.ask(rng, first, facts.BEFORE_QUESTIONS if before else None)
+        fact, gold, ignored = (first, a.gold(memory), set()) if before else (second, b.gold(memory), a.gold(memory))
+        questions.append(Question(world.tokenizer.encode(text), answer_parts(world.tokenizer, [fact.value], [gold], [ignored])))
+    return memory, questions + about_text(world, rng, memory, stretches)
+
+
+ASSIGN = ('VAR {a} = {b}', '{a} = {b}', 'let {a} = {b};', 'Set {a} to {b}.', '{a} is the same as {b}.', 'VAR {a} = VAR {b}', '{a} := {b}', 'The value of {a} is {b}.')
+CHAIN_ALL = ('Find all variables that are assigned the value {v}.', 'Which variables have the value {v}?', 'variables equal to {v}')
+CHAIN_VALUE = ('What is the value of {v}?', 'Trace {v}.', 'Follow {v} to its value.')
+
+
+def chains(world, rng, theme):
+    """Variable tracking: X1 = 12345, X2 = X1, X3 = X2. Asked which hold a value, or to follow one to its value."""
+    name = rng.choice((lambda: words.letters(rng, 4, 6), lambda: words.pseudo_word(rng), lambda: f'{rng.choice(world.lex.words)}_{rng.choice(world.lex.words)}',
+                       lambda: f'{rng.choice(world.lex.words)} {rng.choice(world.lex.nouns)}'))
+    frames, all_chains = rng.sample(ASSIGN, rng.choice((1, 2))), []
+    for _ in range(rng.choice((3, 6, 9))):
+        values = [words.digits(rng, 5, 6)] + [name() for _ in range(rng.randint(2, 5))]
+        links = []
+        for a, b in zip(values[1:], values):
+            frame = rng.choice(frames) if b != values[0] else rng.choice(frames).replace('VAR {b}', '{b}')
+            text = frame.replace('{a}', '\0').replace('{b}', b).replace('\0', a)
+            links.append(Statement(world.tokenizer, text, [0], text))
+        all_chains.append((values, links))
+    tracks, order = [list(links) for _, links in all_chains], []
+    while any(tracks):
+        order.append(rng.choice([t for t in tracks if t]).pop(0))
+    memory, stretches = place(world, rng, order, in_order=True)
+    questions = []
+    for values, links in all_chains:
+        golds = [s.gold(memory) for s in links]
+        if rng.random() < 0.6:
+            questions.append(Question(world.tokenizer.encode(rng.choice(CHAIN_ALL).replace('{v}', values[0])),
+                                      answer_parts(world.tokenizer, values[1:], golds)))
+        asked = rng.randint(1, len(values) - 1)
+        questions.append(Question(world.tokenizer.encode(rng.choice(CHAIN_VALUE).replace('{v}', values[asked])),
+                                  answer_parts(world.tokenizer, values[asked - 1::-1], golds[asked - 1::-1], separator=' = ')))
+    return memory, questions + about_text(world, rng, memory, stretches)
+
+
+def two_hops(world, rng, theme):
+    """"What is the phone number of the owner of K?": answered with the bridge and the value, "Anna, 5550123"."""
+    first, second = facts.relation(rng, world.lex), facts.relation(rng, world.lex)
+    frames, made = rng.sample(facts.SENTENCES, 3), []
+    for _ in range(rng.choice((4, 8, 14))):
+        bridge = words.person(rng, world.lex)
+        a = facts.Fact('sentence', first, words.KEYS[rng.choice(theme.key_shapes) if theme.key_shapes[0] in words.KEYS else 'pseudo'](rng, world.lex), '', bridge)
+        b = facts.Fact('sentence', second, bridge, '', words.VALUES[rng.choice(theme.value_shapes)](rng, world.lex))
+        made.append([(f, Statement(world.tokenizer, *facts.fill(rng.choice(frames), f), f.value)) for f in (a, b)])
+    memory, stretches = place(world, rng, [s for pair in made for _, s in pair])
+    questions = []
+    for (a, s), (b, t) in made:
+        text = rng.choice(('What is the {R} of the {Q} of {K}?', '{R} of the {Q} of {K}', "What is the {R} of {K}'s {Q}?"))
+        text = text.replace('{R}', second).replace('{Q}', first).replace('{K}', a.key)
+        questions.append(Question(world.tokenizer.encode(text), answer_parts(world.tokenizer, [a.value, b.value], [s.gold(memory), t.gold(memory)])))
+    return memory, questions + about_text(world, rng, memory, stretches)
+
+
+def text_questions(world, rng, theme):
+    """Real text alone, asked for verbatim continuation and by keywords."""
+    memory, stretches = place(world, rng, [])
+    return memory, about_text(world, rng, memory, stretches, 40)
+
+
+def real_questions(world, rng, theme):
+    """Passages of the question sets and their questions."""
+    return world.question_sets.memory_and_questions(world, rng)
+
+
+def dialogue(world, rng, theme):
+    """Who said what, and what came next, in real dialogues."""
+    return world.question_sets.dialogue(world, rng)
+
+
+TASKS = {single: 0.34, multi_query: 0.05, multi_value: 0.05, updates: 0.04, chains: 0.05, two_hops: 0.03, text_questions: 0.14,
+         real_questions: 0.15, dialogue: 0.03}
+TEXT_SHARE = 0.12                # rows that are plain language modelling
+
+
+def text_row(world, rng):
+    """Language modelling: the reader continues the memory. At times part of the memory is of another document."""
+    text = world.corpus.window(rng, world.memory_tokens + world.reader_tokens + 1)
+    memory, other = world.memory(), 0
+    if rng.random() < 0.4:
+        other = world.chunk_size * rng.randrange(world.memory_tokens // world.chunk_size)
+    if other:
+        memory.append(world.corpus.window(rng, other))
+        memory.segment += 1
+    memory.append(text[other:world.memory_tokens])
+    return finish_text_row(memory, text[world.memory_tokens:], world.reader_tokens, world.memory_tokens // world.chunk_size)
+
+
+def batch_rows(world, rng, count):
+    """`count` rows. Their facts share a few themes, so that the rows are hard negatives for one another."""
+    themes, rows = [facts.theme(rng, world.lex) for _ in range(rng.choice((1, 2, 4)))], []
+    tasks = [t for t in TASKS if world.question_sets or t not in (real_questions, dialogue)]
+    while len(rows) < count:
+        if rng.random() < TEXT_SHARE:
+            rows.append(text_row(world, rng))
+            continue
+        task = rng.choices(tasks, [TASKS[t] for t in tasks])[0]
+        memory, questions = task(world, rng, rng.choice(themes))
+        if memory.length < world.memory_tokens:                  # never a chunk of padding alone
+            memory.append(world.corpus.window(rng, memory.room))
+        rows.append(finish_row(world.tokenizer, memory, questions, world.reader_tokens))
+    return rows

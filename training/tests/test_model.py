@@ -1,0 +1,139 @@
+"""The fast network is the executable specification; a bundle keeps it; losses and training steps work."""
+import argparse
+import random
+import tempfile
+import unittest
+from pathlib import Path
+
+from training.tests.fixtures import SIZES, needs_torch, prepared
+
+
+def vocabulary():
+    from training.tokenizer import Tokenizer
+    return Tokenizer(prepared() / 'tokenizer.model').vocab_size
+
+
+def tiny_model():
+    import torch
+
+    from training.config import Config
+    from training.model import Ramba
+    torch.manual_seed(0)
+    model = Ramba(Config(vocab_size=vocabulary(), chunks_per_read=3, **SIZES))
+    for p in model.parameters():                 # away from the special values of a fresh network
+        p.data += 0.05 * torch.randn_like(p)
+    return model.eval()
+
+
+@needs_torch
+class ModelTest(unittest.TestCase):
+    def test_fast_network_equals_the_specification(self):
+        import torch
+
+        from training import reference
+        fast = tiny_model()
+        c = reference.Config(**{f: getattr(fast.c, f) for f in reference.Config.__dataclass_fields__})
+        slow = reference.Ramba(c)
+        slow.load_state_dict(fast.state_dict())
+        memory, reader = torch.randint(6, vocabulary(), (1, 384)), torch.randint(6, vocabulary(), (1, 128))
+        with torch.no_grad():
+            hidden, _, landmarks = fast(memory, torch.zeros_like(memory), reader, torch.zeros_like(reader))
+            K, V, expected = slow.ingest(memory[0], 5)
+            logits, _ = slow.read(reader[0], K, V, expected)
+        self.assertLess((landmarks[0] - expected).abs().max().item(), 1e-3)
+        self.assertLess((fast.logits(hidden)[0] - logits).abs().max().item(), 1e-3)
+
+    def test_state_restarts_where_the_segment_changes(self):
+        import torch
+        model = tiny_model()
+        ids = torch.randint(6, vocabulary(), (1, 256))
+        segment = (torch.arange(256) >= 100).long()[None]
+        with torch.no_grad():
+            whole = model.run_lower(ids, segment)[:, 100:228]
+            alone = model.run_lower(ids[:, 100:228], torch.zeros(1, 128, dtype=torch.long))
+        self.assertLess((whole - alone).abs().max().item(), 1e-4)
+
+    def test_large_memory_reads_as_the_dense_form(self):
+        import torch
+
+        from training.memory import LargeMemory
+        model = tiny_model()
+        ids, reader = torch.randint(6, vocabulary(), (1, 512)), torch.randint(6, vocabulary(), (1, 128))
+        memory = LargeMemory(model, 8, 'cpu')
+        memory.ingest(ids)
+        logits, _, _ = memory.read(reader)
+        with torch.no_grad():
+            hidden, _, _ = model(ids, torch.zeros_like(ids), reader, torch.zeros_like(reader))
+        self.assertLess((logits - model.logits(hidden)).abs().max().item(), 1e-3)
+
+    def test_bundle_round_trip_and_golden(self):
+        from training import bundle
+        with tempfile.TemporaryDirectory() as folder:
+            model = tiny_model()
+            bundle.export(model.state_dict(), model.c, prepared() / 'tokenizer.model', folder)
+            again, _ = bundle.load(folder)
+            self.assertEqual(again.c, model.c)
+            for (name, a), b in zip(model.state_dict().items(), again.state_dict().values()):
+                bound = 0.51 * a.abs().amax(-1).max().item() / 127 + 1e-6 if a.ndim == 2 else 1e-6
+                self.assertLessEqual((a - b).abs().max().item(), bound, name)
+            bundle.write_golden(folder, Path(folder) / 'golden.safetensors')
+
+    def test_gold_above_zero_and_others_below_cost_little(self):
+        import torch
+
+        from training.losses import retrieval_terms
+        gold = torch.tensor([[0, 1, 2]], dtype=torch.uint8)
+        good, hit = retrieval_terms(torch.tensor([[-20.0, 20.0, 15.0, -20.0]]), gold, torch.tensor([0]), torch.tensor([False]))
+        bad, miss = retrieval_terms(torch.tensor([[-20.0, 1.0, 15.0, 5.0]]), gold, torch.tensor([0]), torch.tensor([False]))
+        local, found = retrieval_terms(torch.tensor([[-20.0, 1.0, 15.0, 5.0]]), gold, torch.tensor([0]), torch.tensor([True]))
+        self.assertLess(good.item(), 0.01)
+        self.assertGreater(bad.item(), 4)
+        self.assertLess(local.item(), 0.5)
+        self.assertEqual([hit.item(), miss.item(), found.item()], [True, False, True])
+
+    def test_training_goes_on_from_its_checkpoint(self):
+        from training import checkpoint, train
+        from training.config import Config
+        with tempfile.TemporaryDirectory() as folder:
+            args = argparse.Namespace(prepared=str(prepared()), checkpoint=folder, seconds=0.1, initial=None, rows=1, row_tokens=1024, reader_tokens=256,
+                                      workers=0, seed=0, log_every=1000, save_every=1000)
+            config = Config(vocab_size=vocabulary(), **SIZES)
+            train.train(args, config)
+            first = checkpoint.read_config(folder), checkpoint.load_weights(folder)
+            args.seconds = 1e-9                              # all of the time has passed: nothing may change
+            train.train(args, config)
+            self.assertEqual(first[0], checkpoint.read_config(folder))
+            self.assertTrue(all((a == b).all() for a, b in zip(first[1].values(), checkpoint.load_weights(folder).values())))
+
+
+@needs_torch
+class EvaluationTest(unittest.TestCase):
+    def test_every_part_of_the_evaluation_runs(self):
+        import json
+
+        from training import bundle, evaluate, report
+        from training.tests.fixtures import prose
+        rng = random.Random(0)
+        with tempfile.TemporaryDirectory() as folder:
+            model = tiny_model()
+            bundle.export(model.state_dict(), model.c, prepared() / 'tokenizer.model', f'{folder}/bundle')
+            (Path(folder) / 'books').mkdir()
+            for i in range(3):
+                (Path(folder) / 'books' / f'{i}.txt').write_text(prose(rng, 300))
+            passages = [prose(rng, 2) for _ in range(20)]
+            (Path(folder) / 'set.jsonl').write_text('\n'.join(json.dumps(
+                {'context': p, 'qas': [{'q': p.split('.')[0], 'a': p.split()[0]}]}) for p in passages))
+            evaluation = evaluate.Evaluation(f'{folder}/bundle', prepared(), folder, 1000, 'cpu')
+            results = evaluation.needles([8192, 16384], 1)
+            results += evaluation.dense([8192, 16384], 2)
+            self.assertEqual({r['size'] for r in results}, {'8K', '16K'})
+            one = evaluation.question_set('set', 8192, 2)
+            self.assertGreater(one['bm25_recall_at_1'], 0.9)
+            self.assertEqual(one['questions'], 20)
+            points = evaluation.perplexity([0, 4096, 8192], readers=2, reader_tokens=256)
+            self.assertEqual(len(points), 3)
+            print(report.table([{'bundle': 'tiny', 'dense': results, 'needles': [], 'sets': [one], 'perplexity': points}]))
+
+
+if __name__ == '__main__':
+    unittest.main()

@@ -1,0 +1,73 @@
+"""Generated tasks: what is asked can be answered from the chunks that are called gold."""
+import random
+import unittest
+
+from training.tests.fixtures import needs_torch, prepared
+
+
+@needs_torch
+class TasksTest(unittest.TestCase):
+    def setUp(self):
+        from training.batches import open_world
+        from training.config import Config
+        self.world = open_world(prepared(), Config(), reader_tokens=512, row_tokens=2048)
+
+    def test_gold_chunks_hold_the_value(self):
+        from training import facts, tasks
+        rng = random.Random(5)
+        for task in (tasks.single, tasks.multi_query, tasks.multi_value, tasks.chains, tasks.two_hops):
+            memory, questions = task(self.world, rng, facts.theme(rng, self.world.lex))
+            for question in questions:
+                for part in question.parts:
+                    if not part.gold or max(part.gold) >= self.world.memory_tokens // 64:
+                        continue
+                    held = ''.join(self.world.tokenizer.decode(memory.array()[c * 64:(c + 1) * 64]) for c in sorted(part.gold))
+                    answer = self.world.tokenizer.decode(part.ids).strip(' ,=')
+                    self.assertIn(answer.replace(' ', ''), held.replace(' ', ''), f'{task.__name__}, seed 5')
+
+    def test_every_task_fills_a_row(self):
+        from training import facts, tasks
+        rng = random.Random(7)
+        for task in tasks.TASKS:
+            memory, questions = task(self.world, rng, facts.theme(rng, self.world.lex))
+            if memory.length < self.world.memory_tokens:
+                memory.append(self.world.corpus.window(rng, memory.room))
+            row = tasks.finish_row(self.world.tokenizer, memory, questions, self.world.reader_tokens)
+            self.assertEqual(len(row.memory), self.world.memory_tokens, task.__name__)
+            self.assertEqual(row.gold.shape, (512, self.world.memory_tokens // 64))
+            self.assertTrue((row.query == 1).any(), task.__name__)
+            self.assertTrue((row.gold[row.query > 0] == 1).any(-1).all(), f'{task.__name__}: a query without gold')
+
+    def test_reader_state_restarts_at_every_question(self):
+        from training import tasks
+        rng = random.Random(3)
+        row = next(r for r in tasks.batch_rows(self.world, rng, 8) if (r.query == 1).sum() > 2)
+        starts = row.reader == self.world.tokenizer.question
+        self.assertTrue((row.reader_segment[1:][starts[1:]] != row.reader_segment[:-1][starts[1:]]).all())
+
+    def test_held_out_material_is_not_in_training_themes(self):
+        from training import facts, words
+        rng = random.Random(1)
+        for _ in range(200):
+            theme = facts.theme(rng, self.world.lex)
+            self.assertFalse(set(theme.frames) & set(facts.HELD_OUT_SENTENCES + facts.HELD_OUT_RECORDS + facts.HELD_OUT_IN_CONTEXT))
+            self.assertFalse(set(theme.key_shapes) & set(words.HELD_OUT_KEYS))
+            self.assertFalse(set(theme.relations) & set(facts.HELD_OUT_RELATIONS))
+
+    def test_theme_never_repeats_an_identity(self):
+        from training import facts
+        rng = random.Random(2)
+        theme = facts.theme(rng, self.world.lex)
+        made = [theme.fact(rng).identity for _ in range(60)]
+        self.assertEqual(len(made), len(set(made)))
+
+    def test_token_span_covers_the_text_it_names(self):
+        tokenizer = self.world.tokenizer
+        text = 'The code for caf\u00e9 7 is 40917, they say.'
+        ids = tokenizer.encode(text)
+        first, last = tokenizer.token_span(ids, text, text.index('40917'), 5)
+        self.assertEqual(tokenizer.decode(ids[first:last]), '40917')
+
+
+if __name__ == '__main__':
+    unittest.main()

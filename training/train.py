@@ -1,0 +1,151 @@
+"""Training. Stops after --seconds of training in all, or at SIGTERM, always with a checkpoint; the same command goes on.
+
+Usage: python3 -m training.train PREPARED CHECKPOINT --seconds 1080 [--rows 24] [--workers 14]
+       torchrun --nproc-per-node 2 -m training.train ...      (several GPUs: each draws its own batches)
+The learning rate falls with the share of --seconds that has passed, so a run that is continued elsewhere ends as planned.
+"""
+import argparse
+import json
+import math
+import os
+import signal
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+import torch.distributed as distributed
+
+from training import checkpoint
+from training.batches import Batches, loader
+from training.config import Config
+from training.losses import LossWeights, batch_loss
+from training.model import Ramba
+from training.optimizer import Optimizer
+from training.tokenizer import Tokenizer
+
+WARMUP_STEPS = 100
+UNTIMED_STEPS = 10              # compilation happens in these
+
+
+class Peers:
+    """The other processes of a torchrun; alone without one."""
+
+    def __init__(self):
+        self.rank, self.count = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+        self.device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
+        if torch.cuda.is_available():
+            torch.cuda.set_device(self.device)
+        if self.count > 1:
+            distributed.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
+
+    def average_gradients(self, parameters):
+        gradients = [p.grad for p in parameters]
+        flat = torch.cat([g.view(-1) for g in gradients])
+        distributed.all_reduce(flat)
+        flat /= self.count
+        for g, part in zip(gradients, flat.split([g.numel() for g in gradients])):
+            g.copy_(part.view_as(g))
+
+    def landmarks(self, landmarks):
+        """Landmarks of the other processes [K,R], without gradient: more negatives."""
+        mine = landmarks.detach().float().reshape(-1, landmarks.shape[-1]).contiguous()
+        all_ = [torch.empty_like(mine) for _ in range(self.count)]
+        distributed.all_gather(all_, mine)
+        return torch.cat(all_[:self.rank] + all_[self.rank + 1:])
+
+    def agree(self, value):
+        """The first process's number, in all."""
+        if self.count == 1:
+            return value
+        tensor = torch.tensor([float(value)], device=self.device, dtype=torch.float64)
+        distributed.broadcast(tensor, 0)
+        return tensor.item()
+
+
+def rate_factor(step, share):
+    """Warm-up, then half a cosine down to a fiftieth. share: how much of the training time has passed, in [0, 1]."""
+    return min(1.0, (step + 1) / WARMUP_STEPS) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+
+
+def train(args, config):
+    peers = Peers()
+    torch.manual_seed(args.seed)
+    torch.set_float32_matmul_precision('high')
+    model = Ramba(config).to(peers.device)
+    optimizer = Optimizer(model)
+    step, spent = 0, 0.0
+    if (Path(args.checkpoint) / 'progress.json').exists():
+        step, spent = checkpoint.load(args.checkpoint, model, optimizer)
+    elif args.initial:
+        model.load_state_dict(checkpoint.load_weights(args.initial))
+    if peers.rank == 0:
+        print(f'{sum(p.numel() for p in model.parameters())} parameters, from step {step}, {peers.count} processes', flush=True)
+    parameters = list(model.parameters())
+    if torch.cuda.is_available():
+        model.compile_blocks()
+    stopping = []
+    signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
+    batches = iter(loader(Batches(args.prepared, config, args.rows, f'{args.seed}/{step}/{peers.rank}', args.reader_tokens, args.row_tokens), args.workers))
+    first_step, started, saved, logged, weights = step, None, time.time(), [], LossWeights()
+    while True:
+        now = spent + (time.time() - started if started else 0.0)
+        now, stop = peers.agree(now), peers.agree(bool(stopping))
+        if now >= args.seconds or stop:
+            break
+        batch = {k: v.to(peers.device, non_blocking=True) for k, v in next(batches).items()}
+        with torch.autocast(peers.device.split(':')[0], torch.bfloat16, enabled=torch.cuda.is_available()):
+            loss, figures = batch_loss(model, batch, weights, peers.landmarks if peers.count > 1 else None)
+        for p in parameters:
+            p.grad = None
+        loss.backward()
+        if peers.count > 1:
+            peers.average_gradients(parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step(rate_factor(step - first_step if spent else step, now / args.seconds))
+        step += 1
+        logged.append(figures)
+        if step - first_step == UNTIMED_STEPS:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            started = time.time()
+        if step % args.log_every == 0 and peers.rank == 0:
+            report(logged, step, spent, started, (step - first_step - UNTIMED_STEPS) * args.rows * args.row_tokens * peers.count, model)
+            logged = []
+        if peers.rank == 0 and time.time() - saved > args.save_every:
+            checkpoint.save(args.checkpoint, model, optimizer, step, now)
+            saved = time.time()
+    if peers.rank == 0:
+        checkpoint.save(args.checkpoint, model, optimizer, step, now)
+        print(f'saved at step {step} after {now:.0f} s of training', flush=True)
+    if peers.count > 1:
+        distributed.destroy_process_group()
+
+
+def report(logged, step, spent, started, tokens, model):
+    """One line: means since the last line, tokens a second over this run (all processes)."""
+    means = {k: torch.stack([f[k].float() for f in logged]).nanmean().item() for k in logged[0]}
+    seconds = time.time() - started if started else 0.0
+    print(json.dumps({'step': step, 'seconds': round(spent + seconds), 'tokens_per_second': round(tokens / max(seconds, 1e-9)) if started else 0,
+                      **{k: round(v, 4) for k, v in means.items()}, 'scale': round(model.retrieval_log_scale.exp().item(), 2)}), flush=True)
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('prepared')
+    parser.add_argument('checkpoint')
+    parser.add_argument('--seconds', type=float, required=True, help='of training in all, over all runs')
+    parser.add_argument('--initial', help='checkpoint folder whose weights to begin with')
+    parser.add_argument('--rows', type=int, default=24, help='rows of a batch, for each process')
+    parser.add_argument('--row-tokens', type=int, default=4096)
+    parser.add_argument('--reader-tokens', type=int, default=1024)
+    parser.add_argument('--workers', type=int, default=14)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--log-every', type=int, default=50)
+    parser.add_argument('--save-every', type=float, default=120, help='seconds')
+    for f in fields(Config):
+        if f.name != 'vocab_size':
+            parser.add_argument('--' + f.name.replace('_', '-'), type=type(f.default), default=f.default)
+    args = parser.parse_args()
+    vocabulary = Tokenizer(f'{args.prepared}/tokenizer.model').vocab_size
+    train(args, Config(vocab_size=vocabulary, **{f.name: getattr(args, f.name) for f in fields(Config) if f.name != 'vocab_size'}))
