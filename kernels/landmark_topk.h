@@ -1,4 +1,5 @@
-// Landmark scan with fused top-k: one pass over the landmarks for a whole batch of queries, no score matrix in memory.
+// Landmark scan with fused top-k: one pass over the landmarks for a whole batch of queries, no
+// score matrix in memory.
 
 #ifndef MNEME_KERNELS_LANDMARK_TOPK_H_
 #define MNEME_KERNELS_LANDMARK_TOPK_H_
@@ -20,11 +21,13 @@ struct LandmarkTopKParams {
   const float* queries = nullptr;  // [n_queries, dim]
   int64_t n_queries = 0;
   int64_t dim = 0;
-  DType dtype = DType::kBf16;            // of the landmarks: kF32 or kBf16
-  absl::Span<const LandmarkSlab> slabs;  // a row's index counts through all slabs in order, oldest first
-  int64_t k = 0;                         // 1 .. kLandmarkTopKMax
-  // Out, [n_queries, k], best score first; of equal scores the larger (newer) index first. With fewer than k landmarks the
-  // rest is index -1, score -infinity. A NaN score ranks below every number.
+  DType dtype = DType::kBf16;  // of the landmarks: kF32 or kBf16
+  absl::Span<const LandmarkSlab>
+      slabs;      // a row's index counts through all slabs in order, oldest first
+  int64_t k = 0;  // 1 .. kLandmarkTopKMax
+  // Out, [n_queries, k], best score first; of equal scores the larger (newer) index first. With
+  // fewer than k landmarks the rest is index -1, score -infinity. A NaN score ranks below every
+  // number.
   int64_t* indices = nullptr;
   float* scores = nullptr;
 };

@@ -1,0 +1,216 @@
+// Parameters of the network's operations, one struct an operation, the same for every backend.
+//
+// Letters as in docs/model.md: H SSM heads, P SSM head width, N SSM state size, S tokens of a
+// chunk, D attention head width. Matrices are row-major; a `stride` is the distance of two rows in
+// elements. All pointers except `sequences` are memory of the backend (Buffer, or memory that the
+// backend says it can read). Plain data without inline functions: this header is also compiled for
+// single instruction sets.
+//
+// Rows of several sequences lie one after the other in one matrix; no operation lets a row depend
+// on a row of another sequence, nor on how many rows or sequences share the call.
+
+#ifndef MNEME_KERNELS_OPS_H_
+#define MNEME_KERNELS_OPS_H_
+
+#include <stdint.h>
+
+#include "kernels/dtype.h"
+
+namespace mneme {
+
+class PackedWeight;
+
+// Consecutive rows that belong to one sequence, and its recurrent state (updated in place).
+struct SequenceRows {
+  int64_t row_begin = 0;
+  int64_t row_count = 0;
+  float* state = nullptr;
+};
+
+// out[r] = row ids[r] of the table.
+struct EmbedParams {
+  const int32_t* ids = nullptr;  // [rows], each in [0, table rows)
+  int64_t rows = 0;
+  const PackedWeight* table = nullptr;  // [vocab, width]
+  float* out = nullptr;                 // [rows, width]
+};
+
+// out = in / sqrt(mean(in^2) + eps) * weight, row by row.
+struct RmsNormParams {
+  const float* in = nullptr;  // [rows, width]
+  int64_t in_stride = 0;
+  const float* weight = nullptr;  // [width]
+  float eps = 0;
+  int64_t rows = 0;
+  int64_t width = 0;
+  void* out = nullptr;  // [rows, width]
+  DType out_dtype = DType::kF32;
+  int64_t out_stride = 0;
+};
+
+// out = RmsNorm(y * silu(z)): the gate of a Mamba-2 layer.
+struct GateNormParams {
+  const float* y = nullptr;  // [rows, width]
+  int64_t y_stride = 0;
+  const float* z = nullptr;  // [rows, width]
+  int64_t z_stride = 0;
+  const float* weight = nullptr;  // [width]
+  float eps = 0;
+  int64_t rows = 0;
+  int64_t width = 0;
+  void* out = nullptr;  // [rows, width]
+  DType out_dtype = DType::kF32;
+  int64_t out_stride = 0;
+};
+
+// RMSNorm of each head on its own, in place; with `cosine`, then rotary positions: row r has
+// position r % period, halves rotated (not interleaved).
+struct HeadNormParams {
+  float* data = nullptr;  // [rows, heads * head_dim]
+  int64_t stride = 0;
+  const float* weight = nullptr;  // [head_dim]
+  float eps = 0;
+  int64_t rows = 0;
+  int64_t heads = 0;
+  int64_t head_dim = 0;
+  const float* cosine = nullptr;  // [period, head_dim / 2], or null: no positions
+  const float* sine = nullptr;
+  int64_t period = 0;
+};
+
+// out (+)= a * weight^T.
+struct MatmulParams {
+  const void* a = nullptr;  // [rows, weight cols]
+  // The weight's compute dtype; kF32 when `per_row`.
+  DType a_dtype = DType::kF32;
+  int64_t a_stride = 0;
+  int64_t rows = 0;
+  // Rows that `a` and `out` have room for: a backend that works in blocks of rows may read and
+  // overwrite those from `rows` on. 0: just `rows`.
+  int64_t row_capacity = 0;
+  const PackedWeight* weight = nullptr;
+  float* out = nullptr;  // [rows, weight->out_columns()], no gaps; columns beyond the weight's rows
+                         // hold nothing of meaning
+  bool accumulate = false;  // add to out (a residual connection)
+  // Few rows, each one step of its own reader (decode): bound by reading the weight, so the stored
+  // form of it is read (int8 rows with their scales) instead of a form laid out for many rows.
+  bool per_row = false;
+};
+
+// out = silu(causal depthwise convolution + bias); weight[taps - 1] multiplies the present row.
+// State of a sequence: its last taps - 1 input rows, oldest first, [taps - 1, channels], at
+// sequence.state + state_offset.
+struct ConvSiluParams {
+  const float* in = nullptr;  // [rows, channels]
+  int64_t in_stride = 0;
+  const float* weight = nullptr;  // [taps, channels]
+  const float* bias = nullptr;    // [channels]
+  int64_t taps = 0;
+  int64_t channels = 0;
+  const SequenceRows* sequences = nullptr;  // host memory; together they hold each row once
+  int64_t sequence_count = 0;
+  int64_t state_offset = 0;  // floats
+  int64_t rows = 0;
+  float* out = nullptr;  // [rows, channels]
+  int64_t out_stride = 0;
+};
+
+// The state space recurrence (arXiv 2405.21060), one group of B and C shared by all heads:
+//   dt = softplus(dt + dt_bias),  state = exp(-exp(a_log) dt) state + dt x (outer) B,
+//   y = state C + d_skip x.
+// State of a sequence: [H, P, N] at sequence.state + state_offset. `Ssd` computes it in blocks of
+// tokens; `SsmStep` takes sequences of one row each.
+struct SsdParams {
+  const float* xbc = nullptr;  // [rows, H * P + 2 N]: x, B, C
+  int64_t xbc_stride = 0;
+  const float* dt = nullptr;  // [rows, H], before bias and softplus
+  int64_t dt_stride = 0;
+  const float* dt_bias = nullptr;           // [H]
+  const float* a_log = nullptr;             // [H]
+  const float* d_skip = nullptr;            // [H]
+  int64_t heads = 0;                        // H
+  int64_t head_dim = 0;                     // P
+  int64_t state_size = 0;                   // N
+  const SequenceRows* sequences = nullptr;  // host memory; together they hold each row once
+  int64_t sequence_count = 0;
+  int64_t state_offset = 0;  // floats
+  int64_t rows = 0;
+  float* y = nullptr;  // [rows, H * P]
+  int64_t y_stride = 0;
+  // kBf16 allows products of bf16 operands with f32 sums inside a block; the state stays f32.
+  DType compute_dtype = DType::kF32;
+};
+
+// Input of the chunk encoder: RmsNorm of the chunk's S rows, then the CLS row.
+struct ChunkInputParams {
+  const float* hidden = nullptr;  // [chunks * S, width]
+  const float* weight = nullptr;  // [width]
+  float eps = 0;
+  const float* cls = nullptr;  // [width]
+  int64_t chunks = 0;
+  int64_t chunk_tokens = 0;  // S
+  int64_t width = 0;
+  float* out = nullptr;  // [chunks * (S + 1), width]
+};
+
+// Bidirectional attention inside each group of `group_rows` rows: softmax(q k^T / sqrt(D)) v.
+struct ChunkAttentionParams {
+  const float* qkv = nullptr;  // [groups * group_rows, 3 * heads * head_dim]: q, k, v
+  int64_t qkv_stride = 0;
+  int64_t groups = 0;
+  int64_t group_rows = 0;
+  int64_t heads = 0;
+  int64_t head_dim = 0;
+  void* out = nullptr;  // [groups * group_rows, heads * head_dim]
+  DType out_dtype = DType::kF32;
+  int64_t out_stride = 0;
+};
+
+// out = silu(gate) * up.
+struct SwiGluParams {
+  const float* gate_up = nullptr;  // [rows, 2 * width]: gate, up
+  int64_t gate_up_stride = 0;
+  int64_t rows = 0;
+  int64_t width = 0;
+  void* out = nullptr;  // [rows, width]
+  DType out_dtype = DType::kF32;
+  int64_t out_stride = 0;
+};
+
+// Pages of whole chunks: K = RmsNorm(k), V = v; of each chunk's S + 1 rows the last (CLS) is left
+// out.
+struct WritePagesParams {
+  const float* k = nullptr;              // [chunks * (S + 1), D]
+  const float* v = nullptr;              // [chunks * (S + 1), D]
+  int64_t stride = 0;                    // of k and of v
+  const float* k_norm_weight = nullptr;  // [D]
+  float eps = 0;
+  int64_t chunks = 0;
+  int64_t chunk_tokens = 0;  // S
+  int64_t head_dim = 0;      // D
+  void* pages = nullptr;     // [chunks, 2, S, D]: K, then V
+  DType page_dtype = DType::kF32;
+};
+
+// Hierarchical sparse attention (arXiv 2504.16795): each row attends inside each of its pages on
+// its own and mixes the results by the pages' weights; all heads share the one head of K and V.
+struct HsaAttendParams {
+  const float* q = nullptr;  // [rows, heads * head_dim], normed
+  int64_t q_stride = 0;
+  const void* const* pages = nullptr;    // [rows, pages_max]: page [2, S, D]
+  const float* weights = nullptr;        // [rows, pages_max]
+  const int32_t* page_counts = nullptr;  // [rows], 0 .. pages_max; a row without pages gets zeros
+  int64_t pages_max = 0;
+  DType page_dtype = DType::kF32;
+  int64_t rows = 0;
+  int64_t heads = 0;
+  int64_t head_dim = 0;      // D
+  int64_t chunk_tokens = 0;  // S
+  void* out = nullptr;       // [rows, heads * head_dim]
+  DType out_dtype = DType::kF32;
+  int64_t out_stride = 0;
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_KERNELS_OPS_H_
