@@ -26,7 +26,8 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
   // A proxy from the environment is for the web, not for a server that was named by host and port.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  // Also the time that one attempt to connect may take.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 3000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
   // Notices a machine that vanished in the middle of a call.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);

@@ -26,8 +26,8 @@ std::optional<google::rpc::ErrorInfo> ErrorInfoOf(const absl::Status& status);
 // How long the server asked to wait before another attempt; nullopt when it asked nothing.
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
 
-// True when another attempt of an idempotent call may succeed: UNAVAILABLE; RESOURCE_EXHAUSTED told
-// by the server (not gRPC's own "message too large").
+// True when another attempt of an idempotent call may succeed: UNAVAILABLE; ABORTED (the first
+// attempt still runs); RESOURCE_EXHAUSTED with a RetryInfo (a limit of the moment, not of a size).
 bool IsRetryable(const absl::Status& status);
 
 // True when a stream or connection broke under the call, whatever code gRPC gave it, rather than

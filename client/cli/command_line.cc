@@ -42,25 +42,29 @@ std::string Suggestion(absl::string_view word, const std::vector<std::string>& k
   return best.empty() ? "" : absl::StrCat("; did you mean ", best, "?");
 }
 
+// "a whole number from 1 to 64", "a number of at least 0".
+std::string Expected(const FlagSpec& flag) {
+  const char* kind = flag.kind == FlagSpec::Kind::kInteger ? "whole number" : "number";
+  if (flag.most == FlagSpec().most)
+    return absl::StrFormat("a %s of at least %.0f", kind, flag.least);
+  return absl::StrFormat("a %s from %.0f to %.0f", kind, flag.least, flag.most);
+}
+
 absl::Status CheckValue(const FlagSpec& flag, const std::string& value) {
+  bool good = !value.empty();
   if (flag.kind == FlagSpec::Kind::kInteger) {
     int64_t number;
-    if (!absl::SimpleAtoi(value, &number) || number < flag.least || number > flag.most) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("%s %s: a whole number from %.0f to %.0f is expected", flag.name, value,
-                          flag.least, flag.most));
-    }
+    good = absl::SimpleAtoi(value, &number) && number >= flag.least && number <= flag.most;
   } else if (flag.kind == FlagSpec::Kind::kNumber) {
     double number;
-    if (!absl::SimpleAtod(value, &number) || !std::isfinite(number) || number < flag.least ||
-        number > flag.most) {
-      return absl::InvalidArgumentError(absl::StrFormat("%s %s: a number from %g to %g is expected",
-                                                        flag.name, value, flag.least, flag.most));
-    }
-  } else if (value.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(flag.name, ": the value is empty"));
+    good = absl::SimpleAtod(value, &number) && std::isfinite(number) && number >= flag.least &&
+           number <= flag.most;
   }
-  return absl::OkStatus();
+  if (good) return absl::OkStatus();
+  if (value.empty())
+    return absl::InvalidArgumentError(absl::StrCat(flag.name, ": the value is empty"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag.name, " ", value, ": ", Expected(flag), " is expected"));
 }
 
 const FlagSpec* FindFlag(const CommandSpec* command, absl::string_view name) {

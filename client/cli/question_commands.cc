@@ -251,7 +251,7 @@ CommandSpec ScoreCommand() {
       .name = "score",
       .summary = "how likely a text is, given memories",
       .positionals =
-          {{"M", "the memory, several separated by commas, or - for the network without memory"},
+          {{"M|-", "the memory, several separated by commas, or - for the network without memory"},
            {"TEXT", "the text to score"}},
       .flags = {{"--prompt", "P", "text before it that conditions and is not scored",
                  FlagSpec::Kind::kText}},
