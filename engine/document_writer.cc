@@ -27,7 +27,8 @@ absl::Status CompareAt(int64_t byte_offset, absl::string_view sent, absl::string
 }  // namespace
 
 DocumentWriter::DocumentWriter(const WriterEnvironment& environment, DocumentInfo info,
-                               WriterCallbacks callbacks, std::function<void()> released)
+                               WriterCallbacks callbacks,
+                               std::function<void(const DocumentWriter&)> released)
     : environment_(environment),
       info_(std::move(info)),
       callbacks_(std::move(callbacks)),
@@ -233,7 +234,7 @@ void DocumentWriter::OnCommitted(int64_t byte_end, int64_t text_bytes, bool seal
     absl::MutexLock lock(&mutex_);
     release = ReleaseNow();
   }
-  if (release) released_();
+  if (release) released_(*this);
 }
 
 bool DocumentWriter::ready() {
@@ -334,7 +335,7 @@ void DocumentWriter::Detach() {
     }
     release = ReleaseNow();
   }
-  if (release) released_();
+  if (release) released_(*this);
 }
 
 bool DocumentWriter::ReleaseNow() {
@@ -356,30 +357,38 @@ absl::Status WriterRegistry::Claim(const Name& name, absl::Duration patience) {
   }
 }
 
-void WriterRegistry::Set(const Name& name, std::shared_ptr<DocumentWriter> writer) {
+void WriterRegistry::Set(std::shared_ptr<DocumentWriter> writer) {
   absl::MutexLock lock(&mutex_);
   by_document_[writer->document()] = writer;
+  const Name name(writer->memory(), writer->id());
   by_name_[name].writer = std::move(writer);
 }
 
-void WriterRegistry::Leave(const Name& name, const DocumentWriter* writer) {
+void WriterRegistry::Unclaim(const Name& name) {
   absl::MutexLock lock(&mutex_);
-  const auto it = by_name_.find(name);
-  if (it != by_name_.end() && it->second.writer.get() == writer) it->second.left = true;
+  by_name_.erase(name);
+  freed_.SignalAll();
 }
 
-void WriterRegistry::Free(const Name& name, const DocumentWriter* writer) {
+void WriterRegistry::Leave(const DocumentWriter& writer) {
+  absl::MutexLock lock(&mutex_);
+  const auto it = by_name_.find(Name(writer.memory(), writer.id()));
+  if (it == by_name_.end() || it->second.writer.get() != &writer) return;
+  it->second.left = true;
+  freed_.SignalAll();
+}
+
+void WriterRegistry::Free(const DocumentWriter& writer) {
   std::shared_ptr<DocumentWriter> last;  // may be the last owner: destroyed without the lock
   absl::MutexLock lock(&mutex_);
-  if (const auto it = by_name_.find(name);
-      it != by_name_.end() && it->second.writer.get() == writer) {
+  if (const auto it = by_name_.find(Name(writer.memory(), writer.id()));
+      it != by_name_.end() && it->second.writer.get() == &writer) {
     last = std::move(it->second.writer);
     by_name_.erase(it);
     freed_.SignalAll();
   }
-  if (writer == nullptr) return;
-  if (const auto it = by_document_.find(writer->document());
-      it != by_document_.end() && it->second.get() == writer) {
+  if (const auto it = by_document_.find(writer.document());
+      it != by_document_.end() && it->second.get() == &writer) {
     last = std::move(it->second);
     by_document_.erase(it);
   }

@@ -49,10 +49,12 @@ class DocumentWriter : public std::enable_shared_from_this<DocumentWriter> {
  public:
   // `released` is called once, when the writer is detached and nothing of it is on its way.
   DocumentWriter(const WriterEnvironment& environment, DocumentInfo info,
-                 WriterCallbacks callbacks, std::function<void()> released);
+                 WriterCallbacks callbacks,
+                 std::function<void(const DocumentWriter&)> released);
 
   DocumentId document() const { return info_.uid; }
   MemoryId memory() const { return info_.memory; }
+  const std::string& id() const { return info_.id; }
 
   absl::Status Append(int64_t byte_offset, absl::string_view text);
   absl::Status Seal();
@@ -96,7 +98,7 @@ class DocumentWriter : public std::enable_shared_from_this<DocumentWriter> {
   const WriterEnvironment environment_;
   const DocumentInfo info_;
   WriterCallbacks callbacks_;  // used by one dispatching thread at a time
-  std::function<void()> released_;
+  const std::function<void(const DocumentWriter&)> released_;
 
   mutable absl::Mutex mutex_;
   absl::CondVar dispatched_;
@@ -130,11 +132,13 @@ class WriterRegistry {
   // that was dropped and has text on its way.
   absl::Status Claim(const Name& name, absl::Duration patience);
   // The claimed name has its writer.
-  void Set(const Name& name, std::shared_ptr<DocumentWriter> writer);
+  void Set(std::shared_ptr<DocumentWriter> writer);
+  // There will be no writer for the claimed name.
+  void Unclaim(const Name& name);
   // The writer's handle is being dropped, but its last text may be on its way.
-  void Leave(const Name& name, const DocumentWriter* writer);
-  // The name is free again, if this writer still has it (null: a claim without one).
-  void Free(const Name& name, const DocumentWriter* writer);
+  void Leave(const DocumentWriter& writer);
+  // The name is free again, if this writer still has it.
+  void Free(const DocumentWriter& writer);
 
   std::shared_ptr<DocumentWriter> Find(DocumentId document) const;
   std::vector<std::shared_ptr<DocumentWriter>> All() const;

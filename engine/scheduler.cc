@@ -78,7 +78,9 @@ Scheduler::Scheduler(const SchedulerOptions& options, const Model& model,
       [this](BackgroundThread& thread) { return DeriveLoop(thread); });
 }
 
-Scheduler::~Scheduler() {
+Scheduler::~Scheduler() { Stop(); }
+
+void Scheduler::Stop() {
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;

@@ -58,6 +58,8 @@ class Scheduler {
   Scheduler(const SchedulerOptions& options, const Model& model, const SegmentShape& shape,
             MemoryStore& store, EngineMetrics& metrics, Clock& clock, SchedulerHooks hooks);
   ~Scheduler();
+  // Ends the threads. Idempotent; nothing is derived any more.
+  void Stop();
 
   // Text of a document is durable up to durable_bytes. Sealed: no more will come, so the open
   // segment need not wait.

@@ -24,14 +24,21 @@ TextCommitter::TextCommitter(const TextCommitterOptions& options, MemoryStore& s
                              EngineMetrics& metrics, Clock& clock)
     : options_(options),
       store_(store),
-      metrics_(metrics),
-      thread_("commit", metrics.registry, clock,
-              [this](BackgroundThread& thread) { return Loop(thread); }) {}
+      metrics_(metrics) {
+  thread_ = std::make_unique<BackgroundThread>(
+      "commit", metrics.registry, clock,
+      [this](BackgroundThread& thread) { return Loop(thread); });
+}
 
-TextCommitter::~TextCommitter() {
-  absl::MutexLock lock(&mutex_);
-  stopping_ = true;
-  changed_.SignalAll();
+TextCommitter::~TextCommitter() { Stop(); }
+
+void TextCommitter::Stop() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+    changed_.SignalAll();
+  }
+  thread_.reset();
 }
 
 void TextCommitter::Submit(TextPiece piece) {

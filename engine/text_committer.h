@@ -46,6 +46,8 @@ class TextCommitter {
                 Clock& clock);
   // Pieces still waiting are told UNAVAILABLE.
   ~TextCommitter();
+  // Ends the thread. Idempotent; Submit must not be called any more.
+  void Stop();
 
   // Pieces of one document become durable in the order in which they are submitted; after one that
   // fails, those behind it fail too.
@@ -54,7 +56,7 @@ class TextCommitter {
   bool full() const;
   // Waits until nothing waits and all `done` have returned; false at the deadline (real time).
   bool WaitIdle(absl::Time deadline);
-  absl::Status Health(absl::Duration stall_max) const { return thread_.Health(stall_max); }
+  absl::Status Health(absl::Duration stall_max) const { return thread_->Health(stall_max); }
 
  private:
   absl::Status Loop(BackgroundThread& thread);
@@ -69,7 +71,7 @@ class TextCommitter {
   int64_t queue_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool committing_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  BackgroundThread thread_;  // last: it uses all of the above
+  std::unique_ptr<BackgroundThread> thread_;  // last: it uses all of the above
 };
 
 }  // namespace mneme

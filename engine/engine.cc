@@ -1,0 +1,401 @@
+// The engine put together: catalog calls, writers, and the parts that do the work.
+
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "engine/document_writer.h"
+#include "engine/engine_metrics.h"
+#include "engine/page_source.h"
+#include "engine/read_batcher.h"
+#include "engine/reader_gate.h"
+#include "engine/readers.h"
+#include "engine/recovery.h"
+#include "engine/scheduler.h"
+#include "engine/segmenter.h"
+#include "engine/text_committer.h"
+#include "engine/visibility.h"
+#include "kernels/landmark_topk.h"
+
+namespace mneme {
+namespace {
+
+constexpr int64_t kReadTextBytesMax = int64_t{4} << 20;
+// How long OpenWriter waits for a dropped writer whose last text is on its way.
+constexpr absl::Duration kDroppedWriterPatience = absl::Seconds(10);
+
+absl::Status CheckEngineOptions(const EngineOptions& options, const Model& model) {
+  const auto positive = [](int64_t value, absl::string_view name) {
+    return value > 0 ? absl::OkStatus()
+                     : absl::InvalidArgumentError(absl::StrCat(name, " is ", value,
+                                                               "; it must be above 0"));
+  };
+  RETURN_IF_ERROR(positive(options.batch_segments_max, "batch_segments_max"));
+  RETURN_IF_ERROR(positive(options.batch_tokens_max, "batch_tokens_max"));
+  RETURN_IF_ERROR(positive(options.queue_segments_max, "queue_segments_max"));
+  RETURN_IF_ERROR(positive(options.commit_bytes_max, "commit_bytes_max"));
+  RETURN_IF_ERROR(positive(options.commit_queue_bytes_max, "commit_queue_bytes_max"));
+  RETURN_IF_ERROR(positive(options.writer_pending_bytes_max, "writer_pending_bytes_max"));
+  RETURN_IF_ERROR(positive(options.document_bytes_max, "document_bytes_max"));
+  RETURN_IF_ERROR(positive(options.documents_per_memory_max, "documents_per_memory_max"));
+  RETURN_IF_ERROR(positive(options.memories_per_tenant_max, "memories_per_tenant_max"));
+  RETURN_IF_ERROR(positive(options.memories_per_read_max, "memories_per_read_max"));
+  RETURN_IF_ERROR(positive(options.generate_tokens_max, "generate_tokens_max"));
+  RETURN_IF_ERROR(positive(options.readers_max, "readers_max"));
+  if (options.retrieve_k_max < 1 || options.retrieve_k_max > kLandmarkTopKMax) {
+    return absl::InvalidArgumentError(absl::StrCat("retrieve_k_max is ", options.retrieve_k_max,
+                                                   "; it must be 1 to ", kLandmarkTopKMax));
+  }
+  if (model.config().chunks_per_read > kLandmarkTopKMax) {
+    return absl::InvalidArgumentError(absl::StrCat("the network reads ",
+                                                   model.config().chunks_per_read,
+                                                   " chunks a token; limit ", kLandmarkTopKMax));
+  }
+  return absl::OkStatus();
+}
+
+// Tokens of one prompt step: as many as can have all their pages pinned in a small part of the host
+// tier.
+int StepTokensMax(const Model& model, const MemoryStore& store) {
+  int64_t host_bytes = 0;
+  for (const TierUse& tier : store.tiers()) {
+    if (tier.name == "host") host_bytes = tier.limit_bytes;
+  }
+  if (host_bytes == 0) return ReadBatcher::kStepTokensMax;
+  const int64_t row_bytes =
+      model.page_layout().page_bytes() * std::max(model.config().chunks_per_read, 1);
+  return static_cast<int>(
+      std::clamp<int64_t>(host_bytes / 4 / row_bytes, 1, ReadBatcher::kStepTokensMax));
+}
+
+// The handle that the caller owns.
+class WriterHandle : public Writer {
+ public:
+  WriterHandle(WriterRegistry& registry, std::shared_ptr<DocumentWriter> writer)
+      : registry_(registry), writer_(std::move(writer)) {}
+  ~WriterHandle() override {
+    registry_.Leave(*writer_);
+    writer_->Detach();
+  }
+
+  absl::Status Append(int64_t byte_offset, absl::string_view text) override {
+    return writer_->Append(byte_offset, text);
+  }
+  absl::Status Seal() override { return writer_->Seal(); }
+  absl::Status Flush() override { return writer_->Flush(); }
+  bool ready() const override { return writer_->ready(); }
+  IngestProgress progress() const override { return writer_->progress(); }
+  int64_t accepted_bytes() const override { return writer_->accepted_bytes(); }
+
+ private:
+  WriterRegistry& registry_;
+  const std::shared_ptr<DocumentWriter> writer_;  // shared as told in document_writer.h
+};
+
+class EngineImpl : public Engine {
+ public:
+  EngineImpl(const EngineOptions& options, const Model& model, Backend& backend,
+             MemoryStore& store, Metrics& metrics, Clock& clock)
+      : options_(options),
+        store_(store),
+        shape_(SegmentShape::Of(model)),
+        metrics_(metrics, options_),
+        visibility_(store),
+        committer_({.batch_bytes_max = options.commit_bytes_max,
+                    .queue_bytes_max = options.commit_queue_bytes_max,
+                    .wait_max = options.commit_wait_max},
+                   store, metrics_, clock),
+        scheduler_({.batch_segments_max = options.batch_segments_max,
+                    .batch_tokens_max = options.batch_tokens_max,
+                    .queue_segments_max = options.queue_segments_max,
+                    .idle_flush = options.idle_flush},
+                   model, shape_, store, metrics_, clock,
+                   {.visible = [this](const DocumentInfo& info) { OnVisible(info); },
+                    .failed = [this](DocumentId document,
+                                     const absl::Status& status) { OnFailed(document, status); },
+                    .advanced = [this] { OnAdvanced(); }}),
+        gate_(options.readers_max, options.readers_waiting_max, metrics_),
+        pages_(model, shape_, store, metrics_),
+        batcher_(model, backend, store, pages_, metrics_, clock),
+        read_{.options = options_,
+              .model = model,
+              .store = store,
+              .scheduler = scheduler_,
+              .batcher = batcher_,
+              .gate = gate_,
+              .visibility = visibility_,
+              .metrics = metrics_,
+              .step_tokens_max = StepTokensMax(model, store)},
+        recovery_(store, scheduler_, metrics_, clock) {}
+
+  ~EngineImpl() override {
+    committer_.Stop();
+    scheduler_.Stop();
+  }
+
+  absl::StatusOr<MemoryStat> CreateMemory(absl::string_view name,
+                                          absl::string_view display_name) override {
+    RETURN_IF_ERROR(CheckTakesWork());
+    ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseMemory(name));
+    absl::MutexLock lock(&create_mutex_);
+    const int64_t limit = options_.memories_per_tenant_max;
+    const size_t count =
+        store_.ListMemories(parsed.tenant, "", static_cast<int>(limit)).size();
+    if (static_cast<int64_t>(count) >= limit &&
+        !store_.GetMemory(parsed.tenant, parsed.memory).ok()) {
+      return absl::ResourceExhaustedError(absl::StrCat("tenant ", parsed.tenant, " has ", count,
+                                                       " memories; limit ", limit));
+    }
+    ASSIGN_OR_RETURN(MemoryInfo info, store_.CreateMemory(parsed.tenant, parsed.memory,
+                                                          std::string(display_name)));
+    MemoryStat stat{.info = std::move(info)};
+    stat.totals.memories = 1;
+    return stat;
+  }
+
+  absl::StatusOr<MemoryStat> GetMemory(absl::string_view name) override {
+    ASSIGN_OR_RETURN(MemoryInfo info, FindMemory(name));
+    ASSIGN_OR_RETURN(const MemoryStore::Totals totals, store_.totals(info.uid));
+    return MemoryStat{.info = std::move(info), .totals = totals};
+  }
+
+  absl::StatusOr<std::vector<MemoryStat>> ListMemories(absl::string_view tenant_name,
+                                                       absl::string_view after_id,
+                                                       int limit) override {
+    ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseTenant(tenant_name));
+    std::vector<MemoryStat> stats;
+    for (MemoryInfo& info : store_.ListMemories(parsed.tenant, std::string(after_id), limit)) {
+      const absl::StatusOr<MemoryStore::Totals> totals = store_.totals(info.uid);
+      if (totals.ok()) stats.push_back({.info = std::move(info), .totals = *totals});
+    }
+    return stats;
+  }
+
+  absl::Status DeleteMemory(absl::string_view name) override {
+    ASSIGN_OR_RETURN(const MemoryInfo info, FindMemory(name));
+    RETURN_IF_ERROR(store_.DeleteMemory(info.uid));
+    for (const auto& writer : registry_.Of(info.uid)) {
+      EndWriter(writer, absl::NotFoundError(absl::StrCat("memory ", name, " was deleted")));
+    }
+    visibility_.Notify();
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<DocumentInfo> GetDocument(absl::string_view name) override {
+    return FindDocument(name);
+  }
+
+  absl::StatusOr<std::vector<DocumentInfo>> ListDocuments(absl::string_view memory_name,
+                                                          DocumentId after, int limit) override {
+    ASSIGN_OR_RETURN(const MemoryInfo info, FindMemory(memory_name));
+    return store_.ListDocuments(info.uid, after, limit);
+  }
+
+  absl::Status DeleteDocument(absl::string_view name) override {
+    ASSIGN_OR_RETURN(const DocumentInfo info, FindDocument(name));
+    RETURN_IF_ERROR(store_.DeleteDocument(info.uid));
+    const absl::Status status = absl::NotFoundError(absl::StrCat("document ", name,
+                                                                 " was deleted"));
+    scheduler_.Forget(info.uid);
+    if (const auto writer = registry_.Find(info.uid)) EndWriter(writer, status);
+    visibility_.Notify();
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::string> ReadText(absl::string_view document_name, int64_t byte_begin,
+                                       int64_t byte_end) override {
+    ASSIGN_OR_RETURN(const DocumentInfo info, FindDocument(document_name));
+    if (byte_begin < 0 || byte_end < byte_begin) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("byte range ", byte_begin, " to ", byte_end, " is none"));
+    }
+    if (byte_end - byte_begin > kReadTextBytesMax) {
+      return absl::InvalidArgumentError(absl::StrCat(byte_end - byte_begin,
+                                                     " bytes are asked for; limit ",
+                                                     kReadTextBytesMax, " a call"));
+    }
+    if (byte_end > info.durable_bytes) {
+      return absl::OutOfRangeError(absl::StrCat("byte_end ", byte_end, " is beyond the ",
+                                                info.durable_bytes, " durable bytes of ",
+                                                document_name));
+    }
+    return store_.ReadText(info.uid, byte_begin, byte_end);
+  }
+
+  absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(absl::string_view document_name,
+                                                     WriterCallbacks callbacks) override {
+    RETURN_IF_ERROR(CheckTakesWork());
+    ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseDocument(document_name));
+    ASSIGN_OR_RETURN(const MemoryInfo memory, FindMemory(parsed.tenant, parsed.memory));
+    const WriterRegistry::Name name(memory.uid, parsed.document);
+    RETURN_IF_ERROR(registry_.Claim(name, kDroppedWriterPatience));
+    absl::StatusOr<DocumentInfo> info = GetOrCreateDocument(memory, parsed.document);
+    if (info.ok() && info->damaged) {
+      info = absl::DataLossError(
+          absl::StrCat(document_name, ": its stored text is damaged; it takes no more"));
+    }
+    if (!info.ok()) {
+      registry_.Unclaim(name);
+      return info.status();
+    }
+    const DocumentId document = info->uid;
+    auto writer = std::make_shared<DocumentWriter>(
+        WriterEnvironment{.options = options_,
+                          .store = store_,
+                          .committer = committer_,
+                          .scheduler = scheduler_,
+                          .metrics = metrics_,
+                          .draining = draining_},
+        *std::move(info), std::move(callbacks), [this](const DocumentWriter& released) {
+          scheduler_.Release(released.document());
+          metrics_.writers.Decrement();
+          registry_.Free(released);
+        });
+    scheduler_.Hold(document);
+    metrics_.writers.Increment();
+    registry_.Set(writer);
+    // What became visible before the writer was known, it has not been told.
+    if (const absl::StatusOr<DocumentInfo> now = store_.GetDocument(document); now.ok()) {
+      writer->OnVisible(*now);
+    }
+    return std::make_unique<WriterHandle>(registry_, std::move(writer));
+  }
+
+  absl::StatusOr<RetrieveResult> Retrieve(const RetrieveOptions& options,
+                                          const CallContext& context) override {
+    RETURN_IF_ERROR(CheckTakesWork());
+    return mneme::Retrieve(read_, options, context);
+  }
+  absl::StatusOr<GenerateResult> Generate(
+      const GenerateOptions& options, const CallContext& context,
+      const std::function<bool(GeneratePiece)>& emit) override {
+    RETURN_IF_ERROR(CheckTakesWork());
+    return mneme::Generate(read_, options, context, emit);
+  }
+  absl::StatusOr<ScoreResult> Score(const ScoreOptions& options,
+                                    const CallContext& context) override {
+    RETURN_IF_ERROR(CheckTakesWork());
+    return mneme::Score(read_, options, context);
+  }
+
+  absl::Status Ready() const override {
+    RETURN_IF_ERROR(CheckTakesWork());
+    RETURN_IF_ERROR(committer_.Health(options_.thread_stall_max));
+    RETURN_IF_ERROR(scheduler_.Health(options_.thread_stall_max));
+    RETURN_IF_ERROR(batcher_.Health(options_.thread_stall_max));
+    return recovery_.Health(options_.thread_stall_max);
+  }
+
+  absl::Status Drain(absl::Time deadline) override {
+    if (!draining_.exchange(true)) LogInfo("engine", "draining");
+    bool done = committer_.WaitIdle(deadline);
+    scheduler_.FlushAll();
+    done = scheduler_.WaitIdle(deadline) && done;
+    done = gate_.WaitIdle(deadline) && done;
+    for (const auto& writer : registry_.All()) {
+      writer->Fail(absl::UnavailableError("the engine is draining and takes no more text"));
+    }
+    const absl::Status flushed = store_.Flush();
+    LogInfo("engine", "drained", {{"complete", done ? "true" : "false"}});
+    RETURN_IF_ERROR(flushed);
+    if (!done) {
+      return absl::DeadlineExceededError(
+          "the deadline passed before all durable text was derived and all readers had ended; "
+          "nothing durable is lost");
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status CheckTakesWork() const {
+    if (!draining_.load(std::memory_order_relaxed)) return absl::OkStatus();
+    return absl::UnavailableError("the engine is draining");
+  }
+
+  absl::StatusOr<MemoryInfo> FindMemory(absl::string_view name) const {
+    ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseMemory(name));
+    return FindMemory(parsed.tenant, parsed.memory);
+  }
+  absl::StatusOr<MemoryInfo> FindMemory(const std::string& tenant,
+                                        const std::string& memory) const {
+    absl::StatusOr<MemoryInfo> info = store_.GetMemory(tenant, memory);
+    if (!absl::IsNotFound(info.status())) return info;
+    return absl::NotFoundError(
+        absl::StrCat("memory ", ResourceName{tenant, memory, ""}.ToString(), " does not exist"));
+  }
+  absl::StatusOr<DocumentInfo> FindDocument(absl::string_view name) const {
+    ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseDocument(name));
+    ASSIGN_OR_RETURN(const MemoryInfo memory, FindMemory(parsed.tenant, parsed.memory));
+    absl::StatusOr<DocumentInfo> info = store_.GetDocument(memory.uid, parsed.document);
+    if (!absl::IsNotFound(info.status())) return info;
+    return absl::NotFoundError(absl::StrCat("document ", name, " does not exist"));
+  }
+
+  absl::StatusOr<DocumentInfo> GetOrCreateDocument(const MemoryInfo& memory,
+                                                   const std::string& id) {
+    absl::StatusOr<DocumentInfo> info = store_.GetDocument(memory.uid, id);
+    if (!absl::IsNotFound(info.status())) return info;
+    absl::MutexLock lock(&create_mutex_);
+    ASSIGN_OR_RETURN(const MemoryStore::Totals totals, store_.totals(memory.uid));
+    if (totals.documents >= options_.documents_per_memory_max) {
+      return absl::ResourceExhaustedError(absl::StrCat("memory ", memory.id, " has ",
+                                                       totals.documents, " documents; limit ",
+                                                       options_.documents_per_memory_max));
+    }
+    return store_.CreateDocument(memory.uid, id);
+  }
+
+  void EndWriter(const std::shared_ptr<DocumentWriter>& writer, const absl::Status& status) {
+    scheduler_.Forget(writer->document());
+    registry_.Free(*writer);
+    writer->Fail(status);
+  }
+
+  void OnVisible(const DocumentInfo& info) {
+    if (const auto writer = registry_.Find(info.uid)) writer->OnVisible(info);
+    visibility_.Notify();
+  }
+  void OnFailed(DocumentId document, const absl::Status& status) {
+    if (const auto writer = registry_.Find(document)) writer->Fail(status);
+    visibility_.Notify();
+  }
+  void OnAdvanced() {
+    for (const auto& writer : registry_.All()) writer->PokeReady();
+  }
+
+  const EngineOptions options_;
+  MemoryStore& store_;
+  const SegmentShape shape_;
+  EngineMetrics metrics_;
+  std::atomic<bool> draining_{false};
+  // Makes the count of memories or documents and the creation of one more a single step.
+  absl::Mutex create_mutex_;
+  WriterRegistry registry_;
+  VisibilityBoard visibility_;
+  // These two call each other through the writers: the destructor stops both before either goes.
+  TextCommitter committer_;
+  Scheduler scheduler_;
+  ReaderGate gate_;
+  PageSource pages_;
+  ReadBatcher batcher_;
+  const ReadEnvironment read_;
+  Recovery recovery_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(const EngineOptions& options,
+                                                     const Model& model, Backend& backend,
+                                                     MemoryStore& store, Metrics& metrics,
+                                                     Clock& clock) {
+  RETURN_IF_ERROR(CheckEngineOptions(options, model));
+  return std::make_unique<EngineImpl>(options, model, backend, store, metrics, clock);
+}
+
+}  // namespace mneme

@@ -1,0 +1,49 @@
+// PageSource: the pages that readers attend to, pinned; those that are in no tier or damaged are
+// derived again from the text of their segment, and the query goes on.
+
+#ifndef MNEME_ENGINE_PAGE_SOURCE_H_
+#define MNEME_ENGINE_PAGE_SOURCE_H_
+
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "engine/engine_metrics.h"
+#include "engine/segmenter.h"
+#include "memory_store/memory_store.h"
+#include "model/model.h"
+
+namespace mneme {
+
+// Pages of the chunks asked for. Move-only.
+struct ReaderPages {
+  PinnedPages pinned;
+  // One per chunk asked for; null where the document was deleted or its text is damaged: the reader
+  // goes on without.
+  std::vector<const uint8_t*> pages;
+};
+
+// Thread-safe. What it borrows must outlive it.
+class PageSource {
+ public:
+  PageSource(const Model& model, const SegmentShape& shape, MemoryStore& store,
+             EngineMetrics& metrics)
+      : model_(model), shape_(shape), store_(store), metrics_(metrics) {}
+
+  // RESOURCE_EXHAUSTED when so many pages cannot be pinned at one time. Errors of the model.
+  absl::StatusOr<ReaderPages> Pin(absl::Span<const ChunkAddress> chunks);
+
+ private:
+  // Derives the segments of these pages again. Pages of damaged or deleted documents stay missing.
+  absl::Status Rederive(absl::Span<const ChunkAddress> missing);
+
+  const Model& model_;
+  const SegmentShape& shape_;
+  MemoryStore& store_;
+  EngineMetrics& metrics_;
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_ENGINE_PAGE_SOURCE_H_

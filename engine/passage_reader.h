@@ -1,0 +1,35 @@
+// PassageReader: chunks that were chosen -> passages with document, byte range and text.
+
+#ifndef MNEME_ENGINE_PASSAGE_READER_H_
+#define MNEME_ENGINE_PASSAGE_READER_H_
+
+#include <optional>
+#include <string>
+
+#include "absl/container/flat_hash_map.h"
+#include "engine/engine.h"
+#include "engine/read_batcher.h"
+#include "memory_store/memory_store.h"
+
+namespace mneme {
+
+// For one call. Thread-compatible. Borrows the store and the names.
+class PassageReader {
+ public:
+  // `memory_names`: full names of the memories that are read.
+  PassageReader(const MemoryStore& store,
+                const absl::flat_hash_map<MemoryId, std::string>& memory_names)
+      : store_(store), memory_names_(memory_names) {}
+
+  // Nothing when the document is gone or its text is damaged: the answer goes on without it.
+  // `context_bytes` of text on both sides are added to the text, not to the range.
+  std::optional<Passage> Read(const ChunkHit& hit, bool with_text, int context_bytes);
+
+ private:
+  const MemoryStore& store_;
+  const absl::flat_hash_map<MemoryId, std::string>& memory_names_;
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_ENGINE_PASSAGE_READER_H_

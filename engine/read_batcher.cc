@@ -1,0 +1,364 @@
+#include "engine/read_batcher.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/time/clock.h"
+#include "common/check.h"
+#include "common/status_macros.h"
+
+namespace mneme {
+namespace {
+
+// Rows of one batch, at most (one step always fits).
+constexpr int64_t kBatchRowsMax = 1024;
+// How long a batch waits for decode loops that are between two steps.
+constexpr absl::Duration kDecodeGather = absl::Microseconds(200);
+
+bool SameSlabs(const LandmarkView& a, const LandmarkView& b) {
+  const auto same = [](const LandmarkSlab& x, const LandmarkSlab& y) {
+    return x.rows == y.rows && x.row_count == y.row_count;
+  };
+  return std::equal(a.slabs().begin(), a.slabs().end(), b.slabs().begin(), b.slabs().end(), same);
+}
+
+// First row of a step that chooses chunks, counted from the step's first row.
+int64_t FirstSelected(const ReadStep& step) {
+  const auto rows = static_cast<int64_t>(step.ids.size());
+  switch (step.select) {
+    case ReadStep::Rows::kNone:
+      return rows;
+    case ReadStep::Rows::kLast:
+      return rows - 1;
+    case ReadStep::Rows::kAll:
+      break;
+  }
+  return 0;
+}
+
+// The network's own selection of a row: its best `chunks_per_read` chunks, most recent first.
+void NetworkSelection(absl::Span<ChunkHit> best_first, int chunks_per_read,
+                      std::vector<ChunkHit*>* selection) {
+  selection->clear();
+  for (ChunkHit& hit : best_first.subspan(0, static_cast<size_t>(chunks_per_read))) {
+    selection->push_back(&hit);
+  }
+  std::sort(selection->begin(), selection->end(),
+            [](const ChunkHit* a, const ChunkHit* b) { return a->index > b->index; });
+}
+
+}  // namespace
+
+ReadBatcher::ReadBatcher(const Model& model, Backend& backend, MemoryStore& store,
+                         PageSource& pages, EngineMetrics& metrics, Clock& clock)
+    : model_(model),
+      backend_(backend),
+      store_(store),
+      pages_(pages),
+      metrics_(metrics),
+      thread_("read", metrics.registry, clock,
+              [this](BackgroundThread& thread) { return Loop(thread); }) {}
+
+ReadBatcher::~ReadBatcher() {
+  absl::MutexLock lock(&mutex_);
+  stopping_ = true;
+  changed_.SignalAll();
+}
+
+absl::Status ReadBatcher::Run(ReadStep& step) {
+  MNEME_CHECK(!step.ids.empty() && step.ids.size() <= kStepTokensMax);
+  MNEME_CHECK(!step.upper || step.select == ReadStep::Rows::kAll);
+  Waiting waiting{.step = &step};
+  absl::MutexLock lock(&mutex_);
+  if (stopping_) return absl::UnavailableError("the engine stops");
+  queue_.push_back(&waiting);
+  changed_.SignalAll();
+  while (!waiting.done) {
+    if (!waiting.finished.WaitWithTimeout(&mutex_, BackgroundThread::kBeatEvery)) continue;
+    // Should the thread have died, nobody will ever finish this step.
+    const absl::Status health = thread_.Health(absl::InfiniteDuration());
+    if (waiting.done || health.ok()) continue;
+    std::erase(queue_, &waiting);
+    return absl::InternalError(health.message());
+  }
+  return waiting.status;
+}
+
+void ReadBatcher::BeginDecode() {
+  absl::MutexLock lock(&mutex_);
+  ++decoding_;
+}
+
+void ReadBatcher::EndDecode() {
+  absl::MutexLock lock(&mutex_);
+  --decoding_;
+  changed_.SignalAll();
+}
+
+absl::Status ReadBatcher::Loop(BackgroundThread& thread) {
+  for (;;) {
+    std::vector<Waiting*> batch;
+    {
+      absl::MutexLock lock(&mutex_);
+      while (queue_.empty() && !stopping_) {
+        changed_.WaitWithTimeout(&mutex_, BackgroundThread::kBeatEvery);
+        thread.Beat();
+      }
+      const absl::Time gather_until = absl::Now() + kDecodeGather;
+      while (!stopping_ && static_cast<int>(queue_.size()) < decoding_ &&
+             !changed_.WaitWithDeadline(&mutex_, gather_until)) {
+      }
+      if (stopping_) {
+        for (Waiting* waiting : queue_) {
+          waiting->status = absl::UnavailableError("the engine stops");
+          waiting->done = true;
+          waiting->finished.Signal();
+        }
+        queue_.clear();
+        return absl::OkStatus();
+      }
+      batch = TakeBatch();
+    }
+    thread.Beat();
+    RunBatch(batch);
+    absl::MutexLock lock(&mutex_);
+    for (Waiting* waiting : batch) {
+      waiting->done = true;
+      waiting->finished.Signal();
+    }
+  }
+}
+
+std::vector<ReadBatcher::Waiting*> ReadBatcher::TakeBatch() {
+  std::vector<Waiting*> batch;
+  int64_t rows = 0;
+  while (!queue_.empty()) {
+    rows += static_cast<int64_t>(queue_.front()->step->ids.size());
+    if (!batch.empty() && rows > kBatchRowsMax) break;
+    batch.push_back(queue_.front());
+    queue_.pop_front();
+  }
+  return batch;
+}
+
+void ReadBatcher::RunBatch(absl::Span<Waiting* const> batch) {
+  // Steps of one pass want the same of the upper half.
+  Pass lower_only, last_logits, all_logits;
+  for (Waiting* waiting : batch) {
+    Pass& pass = !waiting->step->upper                                  ? lower_only
+                 : waiting->step->logit_rows == LogitRows::kLastOfStep ? last_logits
+                                                                        : all_logits;
+    pass.steps.push_back(waiting);
+  }
+  if (!lower_only.steps.empty()) {
+    metrics_.question_batch.Observe(static_cast<double>(lower_only.steps.size()));
+  }
+  if (!last_logits.steps.empty()) {
+    metrics_.decode_batch.Observe(static_cast<double>(last_logits.steps.size()));
+  }
+  for (Pass* pass : {&lower_only, &last_logits, &all_logits}) RunLower(*pass);
+  Select({&lower_only, &last_logits, &all_logits});
+  for (Pass* pass : {&last_logits, &all_logits}) RunUpper(*pass);
+}
+
+void ReadBatcher::RunLower(Pass& pass) {
+  if (pass.steps.empty()) return;
+  StageTimer timer(metrics_.read_lower_seconds);
+  std::vector<ReaderStep> steps;
+  for (Waiting* waiting : pass.steps) {
+    waiting->first_row = pass.row_count;
+    pass.row_count += static_cast<int64_t>(waiting->step->ids.size());
+    steps.push_back({.state = waiting->step->state, .ids = waiting->step->ids});
+  }
+  const absl::Status status = model_.ReadLower(steps, &pass.rows);
+  for (Waiting* waiting : pass.steps) {
+    waiting->status = status;
+    waiting->step->lower_seconds = timer.seconds();
+  }
+}
+
+void ReadBatcher::Select(absl::Span<Pass* const> passes) {
+  // By memories, those that have no view yet; they all get the same one.
+  std::vector<std::pair<const Pass*, Waiting*>> steps;
+  std::vector<ReadScope*> fresh;
+  for (const Pass* pass : passes) {
+    for (Waiting* waiting : pass->steps) {
+      ReadStep& step = *waiting->step;
+      const int64_t first = FirstSelected(step);
+      step.rows.clear();
+      step.rows.resize(step.ids.size() - static_cast<size_t>(first));
+      if (!waiting->status.ok() || step.rows.empty() || step.scope->memories.empty()) continue;
+      ReadScope& scope = *step.scope;
+      if (!scope.view.has_value()) {
+        const auto same = std::find_if(fresh.begin(), fresh.end(), [&](const ReadScope* other) {
+          return other->memories == scope.memories;
+        });
+        if (same != fresh.end()) {
+          scope.view = (*same)->view;
+        } else if (absl::StatusOr<LandmarkView> view = store_.View(scope.memories); view.ok()) {
+          scope.view = *std::move(view);
+          fresh.push_back(&scope);
+        } else {
+          waiting->status = view.status();
+          continue;
+        }
+      }
+      if (scope.view->chunk_count() > 0) steps.emplace_back(pass, waiting);
+    }
+  }
+  while (!steps.empty()) {
+    const LandmarkView view = *steps.front().second->step->scope->view;
+    const auto others = std::stable_partition(steps.begin(), steps.end(), [&](const auto& step) {
+      return SameSlabs(view, *step.second->step->scope->view);
+    });
+    Scan(view, {steps.data(), static_cast<size_t>(others - steps.begin())});
+    steps.erase(steps.begin(), others);
+  }
+}
+
+void ReadBatcher::Scan(const LandmarkView& view,
+                       absl::Span<const std::pair<const Pass*, Waiting*>> steps) {
+  StageTimer timer(metrics_.scan_seconds);
+  const PageLayout layout = model_.page_layout();
+  const auto dim = static_cast<size_t>(layout.landmark_dim);
+  const int chunks_per_read = model_.config().chunks_per_read;
+  std::vector<float> queries;
+  int64_t k = chunks_per_read;
+  for (const auto& [pass, waiting] : steps) {
+    const ReadStep& step = *waiting->step;
+    const auto begin = static_cast<size_t>(waiting->first_row + FirstSelected(step)) * dim;
+    const auto end = static_cast<size_t>(waiting->first_row) * dim + step.ids.size() * dim;
+    queries.insert(queries.end(), pass->rows.queries.begin() + static_cast<ptrdiff_t>(begin),
+                   pass->rows.queries.begin() + static_cast<ptrdiff_t>(end));
+    k = std::max<int64_t>(k, step.k);
+  }
+  k = std::min(k, view.chunk_count());
+  const size_t query_count = queries.size() / dim;
+  std::vector<int64_t> indices(query_count * static_cast<size_t>(k));
+  std::vector<float> scores(indices.size());
+  const absl::Status status =
+      backend_.LandmarkTopK({.queries = queries.data(),
+                             .n_queries = static_cast<int64_t>(query_count),
+                             .dim = layout.landmark_dim,
+                             .dtype = layout.dtype,
+                             .slabs = view.slabs(),
+                             .k = k,
+                             .indices = indices.data(),
+                             .scores = scores.data()});
+  metrics_.landmarks_scanned.Increment(static_cast<double>(view.chunk_count()));
+  std::vector<ChunkHit*> selection;
+  std::vector<float> chosen_scores, weights;
+  size_t query = 0;
+  for (const auto& [pass, waiting] : steps) {
+    ReadStep& step = *waiting->step;
+    waiting->status = status;
+    if (!status.ok()) continue;
+    const auto hits = static_cast<size_t>(std::min<int64_t>(k, std::max(step.k, chunks_per_read)));
+    for (std::vector<ChunkHit>& row : step.rows) {
+      const size_t at = query++ * static_cast<size_t>(k);
+      for (size_t i = 0; i < hits && indices[at + i] >= 0; ++i) {
+        row.push_back({.index = indices[at + i],
+                       .text = view.Locate(indices[at + i]),
+                       .score = scores[at + i]});
+      }
+      NetworkSelection(absl::MakeSpan(row), chunks_per_read, &selection);
+      chosen_scores.clear();
+      for (const ChunkHit* hit : selection) {
+        chosen_scores.push_back(static_cast<float>(hit->score));
+      }
+      weights.resize(chosen_scores.size());
+      StickBreakingWeights(chosen_scores, absl::MakeSpan(weights));
+      for (size_t i = 0; i < selection.size(); ++i) selection[i]->weight = weights[i];
+    }
+    step.scan_seconds = timer.seconds();
+  }
+}
+
+void ReadBatcher::RunUpper(const Pass& pass) {
+  std::vector<Waiting*> steps;
+  for (Waiting* waiting : pass.steps) {
+    if (waiting->status.ok()) steps.push_back(waiting);
+  }
+  if (steps.empty()) return;
+  const absl::Status status = Upper(pass, steps);
+  for (Waiting* waiting : steps) {
+    // Pages of all steps may be more than fit at one time where those of one do.
+    const bool alone = absl::IsResourceExhausted(status) && steps.size() > 1;
+    waiting->status = alone ? Upper(pass, absl::MakeConstSpan(&waiting, 1)) : status;
+  }
+}
+
+absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<Waiting* const> steps) {
+  // Every chunk once, whoever reads it.
+  absl::flat_hash_map<ChunkAddress, size_t> place;
+  std::vector<ChunkAddress> chunks;
+  std::vector<ChunkHit*> selection;
+  const int chunks_per_read = model_.config().chunks_per_read;
+  for (const Waiting* waiting : steps) {
+    for (std::vector<ChunkHit>& row : waiting->step->rows) {
+      NetworkSelection(absl::MakeSpan(row), chunks_per_read, &selection);
+      for (const ChunkHit* hit : selection) {
+        if (place.try_emplace(hit->text.address, chunks.size()).second) {
+          chunks.push_back(hit->text.address);
+        }
+      }
+    }
+  }
+  ReaderPages pages;
+  if (!chunks.empty()) {
+    StageTimer timer(metrics_.pin_seconds);
+    ASSIGN_OR_RETURN(pages, pages_.Pin(chunks));
+  }
+  StageTimer timer(metrics_.read_upper_seconds);
+  struct RowRead {
+    std::vector<const uint8_t*> pages;
+    std::vector<float> weights;
+  };
+  std::vector<RowRead> reads;
+  std::vector<ReaderStep> reader_steps;
+  LowerRows some;  // the rows of `steps`, when these are not all of the pass
+  const bool all = steps.size() == pass.steps.size();
+  for (const Waiting* waiting : steps) {
+    const ReadStep& step = *waiting->step;
+    reader_steps.push_back({.state = step.state, .ids = step.ids});
+    for (std::vector<ChunkHit>& row : waiting->step->rows) {
+      RowRead& read = reads.emplace_back();
+      NetworkSelection(absl::MakeSpan(row), chunks_per_read, &selection);
+      for (const ChunkHit* hit : selection) {
+        const uint8_t* page = pages.pages[place.at(hit->text.address)];
+        if (page == nullptr) continue;
+        read.pages.push_back(page);
+        read.weights.push_back(static_cast<float>(hit->weight));
+      }
+    }
+    if (all) continue;
+    const auto copy = [&](const std::vector<float>& from, int width, std::vector<float>* to) {
+      const auto begin = from.begin() + static_cast<ptrdiff_t>(waiting->first_row) * width;
+      to->insert(to->end(), begin, begin + static_cast<ptrdiff_t>(step.ids.size()) * width);
+    };
+    copy(pass.rows.hidden, model_.config().d_model, &some.hidden);
+    copy(pass.rows.queries, model_.config().landmark_dim, &some.queries);
+  }
+  std::vector<RowSelection> selections;
+  selections.reserve(reads.size());
+  for (const RowRead& read : reads) {
+    selections.push_back({.pages = read.pages, .weights = read.weights});
+  }
+  const LogitRows which = steps.front()->step->logit_rows;
+  std::vector<float> logits;
+  RETURN_IF_ERROR(
+      model_.ReadUpper(reader_steps, all ? pass.rows : some, selections, which, &logits));
+  auto from = logits.begin();
+  for (const Waiting* waiting : steps) {
+    ReadStep& step = *waiting->step;
+    const size_t rows = which == LogitRows::kAll ? step.ids.size() : 1;
+    const auto count = static_cast<ptrdiff_t>(rows) * model_.config().vocab_size;
+    step.logits.assign(from, from + count);
+    from += count;
+    step.upper_seconds = timer.seconds();
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace mneme

@@ -1,0 +1,124 @@
+#include "engine/read_environment.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "engine/utf8.h"
+
+namespace mneme {
+
+absl::StatusOr<ResolvedMemories> ResolveMemories(const ReadEnvironment& environment,
+                                                 absl::Span<const std::string> names,
+                                                 bool may_be_empty) {
+  if (names.empty() && !may_be_empty) {
+    return absl::InvalidArgumentError("no memories are named; 1 or more are needed");
+  }
+  const auto limit = static_cast<size_t>(environment.options.memories_per_read_max);
+  if (names.size() > limit) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(names.size(), " memories are named; limit ", limit));
+  }
+  ResolvedMemories resolved;
+  std::vector<MemoryId>& memories = resolved.scope.memories;
+  std::string tenant;
+  for (const std::string& name : names) {
+    ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseMemory(name));
+    if (tenant.empty()) tenant = parsed.tenant;
+    if (parsed.tenant != tenant) {
+      return absl::InvalidArgumentError(absl::StrCat("memories of two tenants, ", tenant, " and ",
+                                                     parsed.tenant, "; one call reads one"));
+    }
+    const absl::StatusOr<MemoryInfo> info =
+        environment.store.GetMemory(parsed.tenant, parsed.memory);
+    if (absl::IsNotFound(info.status())) {
+      return absl::NotFoundError(absl::StrCat("memory ", name, " does not exist"));
+    }
+    if (!info.ok()) return info.status();
+    memories.push_back(info->uid);
+    resolved.names[info->uid] = name;
+  }
+  std::sort(memories.begin(), memories.end());
+  memories.erase(std::unique(memories.begin(), memories.end()), memories.end());
+  return resolved;
+}
+
+absl::Status WaitForBarriers(const ReadEnvironment& environment,
+                             absl::Span<const ReadBarrier> barriers, const CallContext& context) {
+  for (const ReadBarrier& barrier : barriers) {
+    if (barrier.visible_bytes < 0) {
+      return absl::InvalidArgumentError(absl::StrCat("barrier of ", barrier.visible_bytes,
+                                                     " bytes on ", barrier.document,
+                                                     " is negative"));
+    }
+    ASSIGN_OR_RETURN(const ResourceName name, ResourceName::ParseDocument(barrier.document));
+    ASSIGN_OR_RETURN(const MemoryInfo memory,
+                     environment.store.GetMemory(name.tenant, name.memory));
+    ASSIGN_OR_RETURN(const DocumentInfo document,
+                     environment.store.GetDocument(memory.uid, name.document));
+    RETURN_IF_ERROR(environment.visibility.Wait(document.uid, barrier.document,
+                                                barrier.visible_bytes, environment.scheduler,
+                                                context));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckUtf8(absl::string_view text, absl::string_view what) {
+  const Utf8Prefix prefix = ValidUtf8Prefix(text);
+  if (prefix.valid_bytes == text.size()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(what, " is not UTF-8 at byte ", prefix.valid_bytes));
+}
+
+absl::Status CheckFitsSegment(const Model& model, size_t tokens, absl::string_view what) {
+  const auto limit = static_cast<size_t>(model.config().segment_size);
+  if (tokens <= limit) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      what, " has ", tokens, " tokens, those that mark its ends included; limit ", limit));
+}
+
+absl::StatusOr<ReaderInput> QuestionInput(const Model& model, absl::string_view question) {
+  if (question.empty()) return absl::InvalidArgumentError("the question is empty");
+  RETURN_IF_ERROR(CheckUtf8(question, "the question"));
+  ReaderInput input{.first_token = 1};
+  model.tokenizer().Encode(question, &input.tokens);
+  RETURN_IF_ERROR(CheckFitsSegment(model, input.tokens.size() + 2, "the question"));
+  input.ids.push_back(model.bundle().question_id);
+  for (const Token& token : input.tokens) input.ids.push_back(token.id);
+  input.ids.push_back(model.bundle().answer_id);
+  return input;
+}
+
+std::vector<std::string> TokenTexts(absl::string_view text, absl::Span<const Token> tokens) {
+  const auto begin_of = [&](size_t i) {
+    if (i >= tokens.size()) return text.size();
+    auto begin = static_cast<size_t>(tokens[i].byte_begin);
+    while (begin > 0 && begin < text.size() && IsUtf8Continuation(text[begin])) --begin;
+    return begin;
+  };
+  std::vector<std::string> texts;
+  texts.reserve(tokens.size());
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    texts.emplace_back(text.substr(begin_of(i), begin_of(i + 1) - begin_of(i)));
+  }
+  return texts;
+}
+
+absl::Status RunInSteps(const ReadEnvironment& environment, absl::Span<const TokenId> ids,
+                        bool select_all, const CallContext& context, ReadStep& step,
+                        const std::function<void(const ReadStep&, size_t first_row)>& visit) {
+  const auto step_tokens = static_cast<size_t>(environment.step_tokens_max);
+  for (size_t first = 0; first < ids.size(); first += step_tokens) {
+    RETURN_IF_ERROR(context.Check());
+    step.ids = ids.subspan(first, step_tokens);
+    const bool last = first + step_tokens >= ids.size();
+    step.select = select_all || step.upper ? ReadStep::Rows::kAll
+                  : last                   ? ReadStep::Rows::kLast
+                                           : ReadStep::Rows::kNone;
+    RETURN_IF_ERROR(environment.batcher.Run(step));
+    visit(step, first);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace mneme

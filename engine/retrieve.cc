@@ -1,0 +1,87 @@
+// Retrieve: the question runs through the lower half; the row of its last token, <a>, ranks the
+// chunks.
+
+#include <algorithm>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/status_macros.h"
+#include "engine/passage_reader.h"
+#include "engine/readers.h"
+
+namespace mneme {
+namespace {
+
+// Text beside a passage, at most, in bytes on either side.
+constexpr int kContextBytesMax = 4096;
+
+absl::Status CheckOptions(const ReadEnvironment& environment, const RetrieveOptions& options) {
+  const int k_max = environment.options.retrieve_k_max;
+  if (options.k < 1 || options.k > k_max) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("k is ", options.k, "; it must be 1 to ", k_max));
+  }
+  if (options.context_bytes < 0 || options.context_bytes > kContextBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "context_bytes is ", options.context_bytes, "; it must be 0 to ", kContextBytesMax));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<RetrieveResult> Retrieve(const ReadEnvironment& environment,
+                                        const RetrieveOptions& options,
+                                        const CallContext& context) {
+  const absl::Time start = absl::Now();
+  RETURN_IF_ERROR(context.Check());
+  RETURN_IF_ERROR(CheckOptions(environment, options));
+  ASSIGN_OR_RETURN(const ReaderInput input, QuestionInput(environment.model, options.question));
+  ASSIGN_OR_RETURN(ResolvedMemories memories,
+                   ResolveMemories(environment, options.memories, /*may_be_empty=*/false));
+  RETURN_IF_ERROR(WaitForBarriers(environment, options.barriers, context));
+  ASSIGN_OR_RETURN(const ReaderGate::Ticket ticket, environment.gate.Enter(context));
+
+  RetrieveResult result;
+  const std::unique_ptr<ReaderState> state = environment.model.NewReaderState();
+  ReadStep step{.state = state.get(), .scope = &memories.scope, .k = options.k};
+  std::vector<std::vector<ChunkHit>> rows;  // of the whole question with explain, else the last
+  RETURN_IF_ERROR(RunInSteps(environment, input.ids, options.explain, context, step,
+                             [&](const ReadStep& done, size_t) {
+                               result.seconds.encode += done.lower_seconds;
+                               result.seconds.scan += done.scan_seconds;
+                               rows.insert(rows.end(), done.rows.begin(), done.rows.end());
+                             }));
+  if (memories.scope.view) result.chunks_scanned = memories.scope.view->chunk_count();
+
+  const absl::Time read_start = absl::Now();
+  PassageReader passages(environment.store, memories.names);
+  absl::flat_hash_map<int64_t, size_t> passage_of;  // index in the view -> passage
+  for (const ChunkHit& hit : rows.back()) {
+    if (result.passages.size() == static_cast<size_t>(options.k)) break;
+    RETURN_IF_ERROR(context.Check());
+    std::optional<Passage> passage =
+        passages.Read(hit, /*with_text=*/true, options.context_bytes);
+    if (!passage) continue;
+    passage_of[hit.index] = result.passages.size();
+    result.passages.push_back(*std::move(passage));
+  }
+  if (options.explain) {
+    const std::vector<std::string> texts = TokenTexts(options.question, input.tokens);
+    for (size_t i = 0; i < texts.size(); ++i) {
+      TokenExplanation& explanation = result.explanation.emplace_back();
+      explanation.text = texts[i];
+      explanation.weights.assign(result.passages.size(), 0.0);
+      for (const ChunkHit& hit : rows[input.first_token + i]) {
+        const auto it = passage_of.find(hit.index);
+        if (it != passage_of.end()) explanation.weights[it->second] = hit.weight;
+      }
+    }
+  }
+  result.seconds.read = absl::ToDoubleSeconds(absl::Now() - read_start);
+  result.seconds.total = absl::ToDoubleSeconds(absl::Now() - start);
+  return result;
+}
+
+}  // namespace mneme

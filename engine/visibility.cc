@@ -1,0 +1,46 @@
+#include "engine/visibility.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
+namespace mneme {
+namespace {
+
+// How often a wait looks whether its caller has gone, and whether more text has come.
+constexpr absl::Duration kCancelTick = absl::Milliseconds(10);
+
+}  // namespace
+
+void VisibilityBoard::Notify() {
+  absl::MutexLock lock(&mutex_);
+  ++notices_;
+  notified_.SignalAll();
+}
+
+absl::Status VisibilityBoard::Wait(DocumentId document, absl::string_view name,
+                                   int64_t visible_bytes, Scheduler& scheduler,
+                                   const CallContext& context) {
+  for (;;) {
+    int64_t notices = 0;
+    {
+      absl::MutexLock lock(&mutex_);
+      notices = notices_;
+    }
+    const absl::StatusOr<DocumentInfo> info = store_.GetDocument(document);
+    if (!info.ok()) return info.status();
+    if (info->visible_bytes >= visible_bytes) return absl::OkStatus();
+    if (info->damaged) {
+      return absl::DataLossError(absl::StrCat(name, ": its stored text is damaged; ",
+                                              info->visible_bytes, " bytes are visible, ",
+                                              visible_bytes, " were asked for"));
+    }
+    RETURN_IF_ERROR(context.Check());
+    scheduler.Flush(document, std::min(visible_bytes, info->durable_bytes));
+    absl::MutexLock lock(&mutex_);
+    if (notices == notices_) notified_.WaitWithTimeout(&mutex_, kCancelTick);
+  }
+}
+
+}  // namespace mneme
