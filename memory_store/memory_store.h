@@ -170,10 +170,14 @@ class MemoryStore {
   // Makes derived segments findable, at once, and writes them behind. Segments of documents deleted meanwhile are dropped.
   // Segments of one document come in ascending order; what was stored of it with a greater index than the last of this call
   // goes away in the same step (text that follows may move the end of an open segment: the ones after it are put again
-  // with it). All of a call or nothing: after an error the same call may be made again.
+  // with it). All of a call or nothing: after an error the same call may be made again. FAILED_PRECONDITION for a segment
+  // that would leave a hole; INVALID_ARGUMENT for sizes that do not fit, another fingerprint or text that is not durable.
   absl::Status PutSegments(std::vector<SegmentDerived> segments);
-  // Pages of one segment that were missing, derived again. Not a change of what is visible.
-  absl::Status PutPages(DocumentId document, int64_t segment_index, absl::Span<const uint8_t> pages);
+  // Pages of one segment that were missing, derived again. Not a change of what is visible. `segment_byte_end`: byte_end of
+  // the segment that they were derived from (-1: not said); FAILED_PRECONDITION when the segment has been replaced since.
+  // NOT_FOUND when it is gone.
+  absl::Status PutPages(DocumentId document, int64_t segment_index, absl::Span<const uint8_t> pages,
+                        int64_t segment_byte_end = -1);
   // A segment's record without landmarks and pages: what the engine needs to derive it again, or to go on from it.
   // segment_index -1: the last one. NOT_FOUND when not derived.
   absl::StatusOr<SegmentDerived> GetSegment(DocumentId document, int64_t segment_index) const;

@@ -1,0 +1,101 @@
+// What the store knows of memories and documents while it runs: all of it in host memory, loaded at
+// Open. Plain data, guarded by the memory store's lock.
+
+#ifndef MNEME_MEMORY_STORE_CATALOG_H_
+#define MNEME_MEMORY_STORE_CATALOG_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/btree_map.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
+#include "memory_store/keys.h"
+#include "memory_store/landmark_list.h"
+#include "memory_store/memory_store.h"
+
+namespace mneme {
+
+// A derived segment, without landmarks and pages.
+struct SegmentEntry {
+  int64_t encode_from_byte = 0;
+  int64_t byte_begin = 0;
+  int64_t byte_end = 0;
+  int64_t first_chunk = 0;  // of the document
+  int32_t skip_tokens = 0;
+  int32_t token_count = 0;
+  int64_t chunk_count = 0;
+};
+
+struct MemoryEntry;
+
+struct DocumentEntry {
+  DocumentKey key;
+  MemoryEntry* memory = nullptr;
+  std::string id;
+  absl::Time create_time;
+  bool sealed = false;
+  bool damaged = false;
+  // One append, and one change of what is derived, at a time; others wait.
+  bool append_in_flight = false;
+  bool derivation_in_flight = false;
+  int64_t durable_bytes = 0;
+  int64_t token_count = 0;
+  std::vector<SegmentEntry> segments;  // by index, without a hole: what is visible
+
+  int64_t visible_bytes() const { return segments.empty() ? 0 : segments.back().byte_end; }
+  int64_t chunk_count() const {
+    return segments.empty() ? 0 : segments.back().first_chunk + segments.back().chunk_count;
+  }
+  DocumentInfo Info() const;
+};
+
+struct MemoryEntry {
+  explicit MemoryEntry(int64_t landmark_bytes) : landmarks(landmark_bytes) {}
+
+  MemoryInfo info;
+  absl::btree_map<DocumentId, DocumentEntry*> documents;
+  absl::flat_hash_map<absl::string_view, DocumentEntry*>
+      documents_by_id;  // keys borrow from the entries
+  LandmarkList landmarks;
+  MemoryStore::Totals totals{.memories = 1};
+};
+
+// Counts a document into its memory's totals (sign 1), or out of them (sign -1) before it changes.
+void CountDocument(const DocumentEntry& document, int sign);
+
+// Not thread-safe: guarded by its owner's lock.
+class Catalog {
+ public:
+  MemoryEntry* AddMemory(MemoryInfo info, int64_t landmark_bytes);
+  DocumentEntry* AddDocument(MemoryEntry& memory, DocumentId uid, std::string id,
+                             absl::Time create_time);
+  void RemoveMemory(MemoryId memory);  // with its documents
+  void RemoveDocument(DocumentId document);
+
+  // Null when there is none.
+  MemoryEntry* FindMemory(MemoryId memory) const;
+  MemoryEntry* FindMemory(const std::string& tenant, const std::string& id) const;
+  DocumentEntry* FindDocument(DocumentId document) const;
+
+  // By tenant, then by id.
+  using Tenants = absl::btree_map<std::string, absl::btree_map<std::string, MemoryEntry*>>;
+  const Tenants& tenants() const { return tenants_; }
+  const absl::flat_hash_map<DocumentId, std::unique_ptr<DocumentEntry>>& documents() const {
+    return documents_;
+  }
+  const absl::flat_hash_map<MemoryId, std::unique_ptr<MemoryEntry>>& memories() const {
+    return memories_;
+  }
+
+ private:
+  absl::flat_hash_map<MemoryId, std::unique_ptr<MemoryEntry>> memories_;
+  absl::flat_hash_map<DocumentId, std::unique_ptr<DocumentEntry>> documents_;
+  Tenants tenants_;
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_MEMORY_STORE_CATALOG_H_

@@ -1,0 +1,482 @@
+// MemoryStore: what is derived from text: segments, their landmarks and pages. See
+// memory_store_impl.h for the locks.
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "absl/container/btree_set.h"
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "common/status_macros.h"
+#include "memory_store/keys.h"
+#include "memory_store/memory_store.h"
+#include "memory_store/memory_store_impl.h"
+#include "memory_store/records.h"
+
+namespace mneme {
+namespace {
+
+absl::string_view Bytes(const uint8_t* data, int64_t count) {
+  return {reinterpret_cast<const char*>(data), static_cast<size_t>(count)};
+}
+
+std::string Name(DocumentId document, int64_t segment_index) {
+  return absl::StrCat("segment ", segment_index, " of document ", static_cast<uint64_t>(document));
+}
+
+int64_t ChunkCount(const SegmentDerived& segment) {
+  return static_cast<int64_t>(segment.chunk_byte_begin.size());
+}
+
+absl::Status CheckSegment(const SegmentDerived& s, const MemoryStoreOptions& options) {
+  const int64_t chunk_count = ChunkCount(s);
+  std::string wrong;
+  if (s.derivation_fingerprint != options.derivation_fingerprint) {
+    wrong = absl::StrCat("derivation fingerprint ", s.derivation_fingerprint, ", the store's is ",
+                         options.derivation_fingerprint);
+  } else if (s.segment_index < 0 || s.encode_from_byte < 0 || s.skip_tokens < 0 ||
+             s.token_count < 0 || s.byte_begin < 0 || s.byte_end < s.byte_begin) {
+    wrong = absl::StrCat("negative count or range: encode from byte ", s.encode_from_byte,
+                         ", skip ", s.skip_tokens, ", tokens ", s.token_count, ", bytes [",
+                         s.byte_begin, ", ", s.byte_end, ")");
+  } else if (static_cast<int64_t>(s.landmarks.size()) != chunk_count * options.landmark_bytes) {
+    wrong = absl::StrCat(s.landmarks.size(), " bytes of landmarks for ", chunk_count, " chunks of ",
+                         options.landmark_bytes);
+  } else if (!s.pages.empty() &&
+             static_cast<int64_t>(s.pages.size()) != chunk_count * options.page_bytes) {
+    wrong = absl::StrCat(s.pages.size(), " bytes of pages for ", chunk_count, " chunks of ",
+                         options.page_bytes);
+  } else if (!std::is_sorted(s.chunk_byte_begin.begin(), s.chunk_byte_begin.end()) ||
+             (chunk_count > 0 &&
+              (s.chunk_byte_begin.front() < 0 || s.chunk_byte_begin.back() > s.byte_end))) {
+    wrong = absl::StrCat("chunks that do not ascend within ", s.byte_end, " bytes");
+  }
+  if (wrong.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(Name(s.document, s.segment_index), ": ", wrong));
+}
+
+SegmentEntry EntryOf(const SegmentDerived& segment) {
+  SegmentEntry entry;
+  entry.encode_from_byte = segment.encode_from_byte;
+  entry.byte_begin = segment.byte_begin;
+  entry.byte_end = segment.byte_end;
+  entry.skip_tokens = segment.skip_tokens;
+  entry.token_count = segment.token_count;
+  entry.chunk_count = ChunkCount(segment);
+  return entry;
+}
+
+// Ids of pages [0, count) of one version of a segment.
+std::vector<PageId> PageIds(DocumentId document, int64_t segment_index, int64_t segment_byte_end,
+                            int64_t count) {
+  std::vector<PageId> ids;
+  ids.reserve(static_cast<size_t>(count));
+  for (int64_t chunk = 0; chunk < count; ++chunk) {
+    ids.push_back({document, segment_index, segment_byte_end, chunk});
+  }
+  return ids;
+}
+
+void PutPageRecords(DocumentKey document, int64_t segment_index, int64_t segment_byte_end,
+                    uint64_t fingerprint, int64_t page_bytes, absl::Span<const uint8_t> pages,
+                    WriteBatch* batch) {
+  const int64_t count = static_cast<int64_t>(pages.size()) / page_bytes;
+  for (int64_t chunk = 0; chunk < count; ++chunk) {
+    const std::string key = PageKey(document, segment_index, chunk);
+    batch->Put(Table::kPages, key,
+               EncodeRecord(key, PageRecord{fingerprint, segment_byte_end,
+                                            Bytes(pages.data() + chunk * page_bytes, page_bytes)}));
+  }
+}
+
+// What a call of PutSegments does to one document: segments [first, end) take the place of all from
+// `first` on.
+struct Change {
+  DocumentKey document;
+  int64_t first = 0;
+  int64_t end = 0;
+  std::vector<SegmentEntry> replaced;  // from `first` on, as it was before
+};
+
+// One batch, so that a segment and its pages change together.
+WriteBatch BatchOf(const std::vector<SegmentDerived>& segments,
+                   const absl::flat_hash_map<DocumentId, Change>& changes,
+                   const MemoryStoreOptions& options) {
+  WriteBatch batch;
+  for (const auto& [id, change] : changes) {
+    if (change.first + static_cast<int64_t>(change.replaced.size()) <= change.end) continue;
+    const std::string end = RecordKeyRange(change.document).second;
+    batch.DeleteRange(Table::kSegments, SegmentKey(change.document, change.end), end);
+    batch.DeleteRange(Table::kPages, PageKey(change.document, change.end, 0), end);
+  }
+  for (const SegmentDerived& s : segments) {
+    const Change& change = changes.at(s.document);
+    const size_t position = static_cast<size_t>(s.segment_index - change.first);
+    const int64_t page_count = static_cast<int64_t>(s.pages.size()) / options.page_bytes;
+    if (position < change.replaced.size() && change.replaced[position].chunk_count > page_count) {
+      batch.DeleteRange(Table::kPages, PageKey(change.document, s.segment_index, page_count),
+                        PageKey(change.document, s.segment_index + 1, 0));
+    }
+    SegmentRecord record;
+    record.derivation_fingerprint = s.derivation_fingerprint;
+    record.encode_from_byte = s.encode_from_byte;
+    record.skip_tokens = s.skip_tokens;
+    record.token_count = s.token_count;
+    record.byte_begin = s.byte_begin;
+    record.byte_end = s.byte_end;
+    record.chunk_byte_begin = s.chunk_byte_begin;
+    record.landmarks = Bytes(s.landmarks.data(), static_cast<int64_t>(s.landmarks.size()));
+    const std::string key = SegmentKey(change.document, s.segment_index);
+    batch.Put(Table::kSegments, key, EncodeRecord(key, record));
+    PutPageRecords(change.document, s.segment_index, s.byte_end, s.derivation_fingerprint,
+                   options.page_bytes, s.pages, &batch);
+  }
+  return batch;
+}
+
+}  // namespace
+
+void MemoryStore::Impl::TruncateSegments(DocumentEntry& document, int64_t segment_index) {
+  document.memory->landmarks.Erase(document.key.document, segment_index);
+  while (static_cast<int64_t>(document.segments.size()) > segment_index) {
+    document.token_count -= document.segments.back().token_count;
+    document.segments.pop_back();
+  }
+}
+
+void MemoryStore::Impl::AppendSegment(DocumentEntry& document, SegmentEntry entry,
+                                      absl::Span<const int64_t> chunk_byte_begin,
+                                      const uint8_t* landmarks) {
+  entry.first_chunk = document.chunk_count();
+  document.memory->landmarks.Put({document.key.document,
+                                  static_cast<int64_t>(document.segments.size()), entry.first_chunk,
+                                  entry.byte_end, chunk_byte_begin, landmarks});
+  document.token_count += entry.token_count;
+  document.segments.push_back(entry);
+}
+
+absl::Status MemoryStore::PutSegments(std::vector<SegmentDerived> segments) {
+  Impl& impl = *impl_;
+  for (const SegmentDerived& segment : segments) {
+    RETURN_IF_ERROR(CheckSegment(segment, impl.options));
+  }
+  absl::ReaderMutexLock gate(&impl.write_gate_);
+  absl::flat_hash_map<DocumentId, Change> changes;
+  {
+    absl::MutexLock lock(&impl.mutex_);
+    const auto nobody_derives = [&impl, &segments]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      return std::none_of(segments.begin(), segments.end(), [&impl](const SegmentDerived& s) {
+        const DocumentEntry* document = impl.catalog.FindDocument(s.document);
+        return document != nullptr && document->derivation_in_flight;
+      });
+    };
+    impl.mutex_.Await(absl::Condition(&nobody_derives));
+    const auto gone = [&impl](const SegmentDerived& s) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      return impl.catalog.FindDocument(s.document) == nullptr;
+    };
+    segments.erase(std::remove_if(segments.begin(), segments.end(), gone), segments.end());
+    for (const SegmentDerived& segment : segments) {
+      const DocumentEntry& document = *impl.catalog.FindDocument(segment.document);
+      const auto [it, is_first] = changes.try_emplace(
+          segment.document, Change{document.key, segment.segment_index, segment.segment_index});
+      Change& change = it->second;
+      const int64_t segment_count = static_cast<int64_t>(document.segments.size());
+      if (is_first && segment.segment_index < segment_count) {
+        change.replaced.assign(document.segments.begin() + change.first, document.segments.end());
+      }
+      if (segment.segment_index != change.end || change.first > segment_count) {
+        return absl::FailedPreconditionError(
+            absl::StrCat(Name(segment.document, segment.segment_index),
+                         " does not follow the segments put before it: the next would be ",
+                         is_first ? segment_count : change.end));
+      }
+      ++change.end;
+      if (segment.byte_end > document.durable_bytes) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(Name(segment.document, segment.segment_index), " ends at byte ",
+                         segment.byte_end, ", beyond the ", document.durable_bytes, " durable"));
+      }
+    }
+    for (const auto& [document, change] : changes) {
+      impl.catalog.FindDocument(document)->derivation_in_flight = true;
+    }
+  }
+  if (segments.empty()) return absl::OkStatus();
+
+  const absl::Status status =
+      impl.store.Write(BatchOf(segments, changes, impl.options), Durability::kWriteBehind);
+  {
+    absl::MutexLock lock(&impl.mutex_);
+    // All still there: deletions wait at the gate.
+    for (const auto& [document, change] : changes) {
+      DocumentEntry& entry = *impl.catalog.FindDocument(document);
+      entry.derivation_in_flight = false;
+      if (!status.ok()) continue;
+      CountDocument(entry, -1);
+      impl.TruncateSegments(entry, change.first);
+    }
+    if (!status.ok()) return status;
+    for (const SegmentDerived& segment : segments) {
+      impl.AppendSegment(*impl.catalog.FindDocument(segment.document), EntryOf(segment),
+                         segment.chunk_byte_begin, segment.landmarks.data());
+    }
+    for (const auto& [document, change] : changes) {
+      CountDocument(*impl.catalog.FindDocument(document), 1);
+    }
+  }
+  for (const auto& [document, change] : changes) {
+    for (size_t i = 0; i < change.replaced.size(); ++i) {
+      impl.pool.Erase(PageIds(document, change.first + static_cast<int64_t>(i),
+                              change.replaced[i].byte_end, change.replaced[i].chunk_count));
+    }
+  }
+  for (const SegmentDerived& s : segments) {
+    if (s.pages.empty()) continue;
+    impl.pool.Insert(PageIds(s.document, s.segment_index, s.byte_end, ChunkCount(s)),
+                     s.pages.data());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemoryStore::PutPages(DocumentId document, int64_t segment_index,
+                                   absl::Span<const uint8_t> pages, int64_t segment_byte_end) {
+  Impl& impl = *impl_;
+  absl::ReaderMutexLock gate(&impl.write_gate_);
+  DocumentKey document_key;
+  {
+    absl::MutexLock lock(&impl.mutex_);
+    const auto nobody_derives = [&impl, document]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      const DocumentEntry* entry = impl.catalog.FindDocument(document);
+      return entry == nullptr || !entry->derivation_in_flight;
+    };
+    impl.mutex_.Await(absl::Condition(&nobody_derives));
+    DocumentEntry* entry = impl.catalog.FindDocument(document);
+    if (entry == nullptr || segment_index < 0 ||
+        segment_index >= static_cast<int64_t>(entry->segments.size())) {
+      return absl::NotFoundError(absl::StrCat("no ", Name(document, segment_index)));
+    }
+    const SegmentEntry& segment = entry->segments[segment_index];
+    if (segment_byte_end >= 0 && segment_byte_end != segment.byte_end) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(Name(document, segment_index), " ends at byte ", segment.byte_end,
+                       "; the pages are of the one that ended at ", segment_byte_end));
+    }
+    if (static_cast<int64_t>(pages.size()) != segment.chunk_count * impl.options.page_bytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(Name(document, segment_index), ": ", pages.size(), " bytes of pages for ",
+                       segment.chunk_count, " chunks of ", impl.options.page_bytes));
+    }
+    segment_byte_end = segment.byte_end;
+    document_key = entry->key;
+    entry->derivation_in_flight = true;
+  }
+  WriteBatch batch;
+  PutPageRecords(document_key, segment_index, segment_byte_end, impl.options.derivation_fingerprint,
+                 impl.options.page_bytes, pages, &batch);
+  const absl::Status status = impl.store.Write(batch, Durability::kWriteBehind);
+  {
+    absl::MutexLock lock(&impl.mutex_);
+    impl.catalog.FindDocument(document)->derivation_in_flight = false;
+  }
+  RETURN_IF_ERROR(status);
+  impl.pool.Insert(PageIds(document, segment_index, segment_byte_end,
+                           static_cast<int64_t>(pages.size()) / impl.options.page_bytes),
+                   pages.data());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SegmentDerived> MemoryStore::GetSegment(DocumentId document,
+                                                       int64_t segment_index) const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  const DocumentEntry* entry = impl_->catalog.FindDocument(document);
+  if (entry == nullptr) {
+    return absl::NotFoundError(absl::StrCat("no document ", static_cast<uint64_t>(document)));
+  }
+  const int64_t count = static_cast<int64_t>(entry->segments.size());
+  const int64_t index = segment_index == -1 ? count - 1 : segment_index;
+  if (index < 0 || index >= count) {
+    return absl::NotFoundError(
+        absl::StrCat("no ", Name(document, segment_index), ", which has ", count, " segments"));
+  }
+  const SegmentEntry& segment = entry->segments[index];
+  const absl::Span<const int64_t> byte_begin = entry->memory->landmarks.ByteBegin(document, index);
+  SegmentDerived result;
+  result.document = document;
+  result.segment_index = index;
+  result.derivation_fingerprint = impl_->options.derivation_fingerprint;
+  result.encode_from_byte = segment.encode_from_byte;
+  result.skip_tokens = segment.skip_tokens;
+  result.token_count = segment.token_count;
+  result.byte_begin = segment.byte_begin;
+  result.byte_end = segment.byte_end;
+  result.chunk_byte_begin.assign(byte_begin.begin(), byte_begin.end());
+  return result;
+}
+
+LandmarkView::LandmarkView() = default;
+LandmarkView::~LandmarkView() = default;
+LandmarkView::LandmarkView(const LandmarkView&) = default;
+LandmarkView& LandmarkView::operator=(const LandmarkView&) = default;
+
+int64_t LandmarkView::chunk_count() const { return impl_ ? impl_->snapshot->chunk_count : 0; }
+
+absl::Span<const LandmarkSlab> LandmarkView::slabs() const {
+  return impl_ ? absl::MakeConstSpan(impl_->snapshot->slabs) : absl::Span<const LandmarkSlab>();
+}
+
+ChunkText LandmarkView::Locate(int64_t index) const {
+  MNEME_CHECK(index >= 0 && index < chunk_count());
+  const std::vector<LandmarkRun>& runs = impl_->snapshot->runs;
+  const LandmarkRun& run =
+      *(std::partition_point(runs.begin(), runs.end(),
+                             [index](const LandmarkRun& r) { return r.first_index <= index; }) -
+        1);
+  const LandmarkBlock& block = *run.block;
+  const int64_t row = block.segments[run.segment_begin].first_row + index - run.first_index;
+  const LandmarkBlock::Segment& segment = *(
+      std::partition_point(block.segments.begin(), block.segments.end(),
+                           [row](const LandmarkBlock::Segment& s) { return s.first_row <= row; }) -
+      1);
+  const bool last_of_segment = row + 1 == segment.first_row + segment.row_count;
+  return {{segment.document, segment.first_chunk + row - segment.first_row},
+          block.byte_begin[row],
+          last_of_segment ? segment.byte_end : block.byte_begin[row + 1]};
+}
+
+absl::StatusOr<LandmarkView> MemoryStore::View(absl::Span<const MemoryId> memories) const {
+  const absl::btree_set<MemoryId> distinct(memories.begin(), memories.end());
+  std::vector<std::shared_ptr<const LandmarkSnapshot>> snapshots;
+  {
+    absl::MutexLock lock(&impl_->mutex_);  // a snapshot may have to be made
+    for (const MemoryId memory : distinct) {
+      MemoryEntry* entry = impl_->catalog.FindMemory(memory);
+      if (entry == nullptr) {
+        return absl::NotFoundError(absl::StrCat("no memory ", static_cast<uint64_t>(memory)));
+      }
+      snapshots.push_back(entry->landmarks.Snapshot());
+    }
+  }
+  LandmarkView view;
+  auto impl = std::make_shared<LandmarkView::Impl>();
+  impl->snapshot = snapshots.size() == 1 ? snapshots[0]
+                                         : std::make_shared<const LandmarkSnapshot>(MergeSnapshots(
+                                               snapshots, impl_->options.landmark_bytes));
+  view.impl_ = std::move(impl);
+  return view;
+}
+
+PinnedPages::PinnedPages() = default;
+PinnedPages::~PinnedPages() = default;
+PinnedPages::PinnedPages(PinnedPages&&) noexcept = default;
+PinnedPages& PinnedPages::operator=(PinnedPages&&) noexcept = default;
+
+absl::Span<const uint8_t* const> PinnedPages::pages() const {
+  return impl_ ? absl::MakeConstSpan(impl_->pins.pages) : absl::Span<const uint8_t* const>();
+}
+
+absl::Span<const ChunkAddress> PinnedPages::missing() const {
+  return impl_ ? absl::MakeConstSpan(impl_->missing) : absl::Span<const ChunkAddress>();
+}
+
+absl::Status MemoryStore::Impl::LoadPages(const absl::flat_hash_map<DocumentId, MemoryId>& memories,
+                                          absl::Span<const PageId> ids,
+                                          absl::Span<uint8_t* const> destinations,
+                                          std::vector<bool>* found) const {
+  std::vector<std::string> keys;
+  keys.reserve(ids.size());
+  for (const PageId& id : ids) {
+    keys.push_back(
+        PageKey({memories.at(id.document), id.document}, id.segment_index, id.chunk_in_segment));
+  }
+  const std::vector<absl::StatusOr<std::string>> values = store.MultiGet(Table::kPages, keys);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    (*found)[i] = false;
+    absl::Status status = values[i].status();
+    if (absl::IsNotFound(status)) continue;
+    if (status.ok()) {
+      const absl::StatusOr<PageRecord> record = DecodePageRecord(keys[i], *values[i]);
+      status = record.status();
+      if (record.ok()) {
+        // Of another model, or of the segment before it grew: as good as none.
+        if (record->derivation_fingerprint != options.derivation_fingerprint ||
+            record->segment_byte_end != ids[i].segment_byte_end ||
+            static_cast<int64_t>(record->page.size()) != options.page_bytes) {
+          continue;
+        }
+        std::memcpy(destinations[i], record->page.data(), record->page.size());
+        (*found)[i] = true;
+        continue;
+      }
+    }
+    if (!absl::IsDataLoss(status)) return status;
+    ReportDamage(RecordKind::kPage, status);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chunks) {
+  Impl& impl = *impl_;
+  absl::flat_hash_map<DocumentId, MemoryId> memories;
+  // The page of each chunk as its document stands now; nothing for a chunk that is not derived.
+  const auto translate = [&impl, &memories,
+                          chunks]() -> absl::StatusOr<std::vector<std::optional<PageId>>> {
+    std::vector<std::optional<PageId>> ids(chunks.size());
+    absl::ReaderMutexLock lock(&impl.mutex_);
+    for (size_t i = 0; i < chunks.size(); ++i) {
+      const auto [document, chunk_index] = chunks[i];
+      const DocumentEntry* entry = impl.catalog.FindDocument(document);
+      if (entry == nullptr) {
+        return absl::NotFoundError(absl::StrCat("no document ", static_cast<uint64_t>(document)));
+      }
+      memories[document] = entry->key.memory;
+      if (chunk_index < 0 || chunk_index >= entry->chunk_count()) continue;
+      const auto segment = std::partition_point(entry->segments.begin(), entry->segments.end(),
+                                                [chunk = chunk_index](const SegmentEntry& s) {
+                                                  return s.first_chunk <= chunk;
+                                                }) -
+                           1;
+      ids[i] = PageId{document, segment - entry->segments.begin(), segment->byte_end,
+                      chunk_index - segment->first_chunk};
+    }
+    return ids;
+  };
+
+  ASSIGN_OR_RETURN(std::vector<std::optional<PageId>> ids, translate());
+  while (true) {
+    std::vector<PageId> wanted;
+    for (const auto& id : ids) {
+      if (id.has_value()) wanted.push_back(*id);
+    }
+    auto impl_pins = std::make_unique<PinnedPages::Impl>();
+    impl_pins->pool = &impl.pool;
+    ASSIGN_OR_RETURN(
+        PagePool::Pins pins,
+        impl.pool.PinAll(wanted, [&impl, &memories](absl::Span<const PageId> load_ids,
+                                                    absl::Span<uint8_t* const> destinations,
+                                                    std::vector<bool>* found) {
+          return impl.LoadPages(memories, load_ids, destinations, found);
+        }));
+    impl_pins->pins.slots = std::move(pins.slots);
+    size_t next = 0;
+    for (size_t i = 0; i < chunks.size(); ++i) {
+      const uint8_t* page = ids[i].has_value() ? pins.pages[next++] : nullptr;
+      impl_pins->pins.pages.push_back(page);
+      if (page == nullptr) impl_pins->missing.push_back(chunks[i]);
+    }
+    if (!impl_pins->missing.empty()) {
+      // A segment that was replaced meanwhile has its pages under other ids.
+      ASSIGN_OR_RETURN(std::vector<std::optional<PageId>> ids_now, translate());
+      if (ids_now != ids) {
+        ids = std::move(ids_now);
+        continue;
+      }
+    }
+    PinnedPages result;
+    result.impl_ = std::move(impl_pins);
+    return result;
+  }
+}
+
+}  // namespace mneme

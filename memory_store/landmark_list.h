@@ -1,0 +1,130 @@
+// The landmarks of one memory in host memory, in the order that decides: by document (oldest
+// first), then segment.
+//
+// They lie in blocks of up to kBlockRows rows, like the leaves of a B+-tree: many small documents
+// share one block, and a change copies one block at most. A block that a snapshot has seen never
+// changes again; a change to it makes a new one. So a snapshot is a list of shared blocks, taken
+// without copying a landmark.
+
+#ifndef MNEME_MEMORY_STORE_LANDMARK_LIST_H_
+#define MNEME_MEMORY_STORE_LANDMARK_LIST_H_
+
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "kernels/landmark_topk.h"
+#include "memory_store/ids.h"
+
+namespace mneme {
+
+// For std::vector: its elements begin on a cache line.
+template <typename T>
+struct CacheLineAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kAlignment{64};
+
+  CacheLineAllocator() = default;
+  template <typename U>
+  CacheLineAllocator(const CacheLineAllocator<U>&) {}
+
+  T* allocate(size_t count) {
+    return static_cast<T*>(::operator new(count * sizeof(T), kAlignment));
+  }
+  void deallocate(T* data, size_t) { ::operator delete(data, kAlignment); }
+  friend bool operator==(const CacheLineAllocator&, const CacheLineAllocator&) = default;
+};
+
+// Rows of consecutive segments. Thread-compatible; immutable once a snapshot holds it.
+struct LandmarkBlock {
+  struct Segment {
+    DocumentId document{};
+    int64_t segment_index = 0;
+    int64_t first_chunk = 0;  // of the document
+    int64_t byte_end = 0;
+    int64_t first_row = 0;  // of the block
+    int64_t row_count = 0;  // one a chunk, more than 0
+  };
+
+  std::vector<Segment> segments;                           // ascending (document, segment_index)
+  std::vector<int64_t> byte_begin;                         // [row_count], first byte of each chunk
+  std::vector<uint8_t, CacheLineAllocator<uint8_t>> rows;  // [row_count, landmark_bytes]
+  bool in_snapshot = false;
+
+  int64_t row_count() const { return static_cast<int64_t>(byte_begin.size()); }
+};
+
+// Part of a block: segments [segment_begin, segment_end).
+struct LandmarkRun {
+  std::shared_ptr<const LandmarkBlock> block;  // shared by the list and its snapshots
+  size_t segment_begin = 0;
+  size_t segment_end = 0;
+  int64_t first_index = 0;  // index of its first row in the snapshot
+};
+
+// Immutable; thread-safe.
+struct LandmarkSnapshot {
+  std::vector<LandmarkRun> runs;
+  std::vector<LandmarkSlab> slabs;  // one a run
+  int64_t chunk_count = 0;
+
+  // Appends a run of segments; first_index and the slab follow from it.
+  void Append(std::shared_ptr<const LandmarkBlock> block, size_t segment_begin, size_t segment_end,
+              int64_t landmark_bytes);
+};
+
+// Interleaves snapshots by document. A document belongs to one of them.
+LandmarkSnapshot MergeSnapshots(absl::Span<const std::shared_ptr<const LandmarkSnapshot>> snapshots,
+                                int64_t landmark_bytes);
+
+// One segment's landmarks, borrowed.
+struct LandmarkSegment {
+  DocumentId document{};
+  int64_t segment_index = 0;
+  int64_t first_chunk = 0;
+  int64_t byte_end = 0;
+  absl::Span<const int64_t> byte_begin;  // [chunk_count]
+  const uint8_t* rows = nullptr;         // [chunk_count, landmark_bytes]
+};
+
+// Thread-compatible: guarded by its owner's lock.
+class LandmarkList {
+ public:
+  static constexpr int64_t kBlockRows = 512;
+
+  explicit LandmarkList(int64_t landmark_bytes) : landmark_bytes_(landmark_bytes) {}
+
+  // Inserts a segment, or replaces the one of the same document and index.
+  void Put(const LandmarkSegment& segment);
+  // Removes the segments of a document from `segment_index` on.
+  void Erase(DocumentId document, int64_t segment_index);
+  // First byte of each chunk of a segment; empty when it has none. Valid until the list changes.
+  absl::Span<const int64_t> ByteBegin(DocumentId document, int64_t segment_index) const;
+
+  // What the list holds now.
+  std::shared_ptr<const LandmarkSnapshot> Snapshot();
+  int64_t bytes() const { return row_count_ * landmark_bytes_; }
+
+ private:
+  using Block = std::shared_ptr<LandmarkBlock>;
+
+  // Index of the block that holds, or would hold, the key; 0 in an empty list.
+  size_t BlockFor(DocumentId document, int64_t segment_index) const;
+  // The block's segments, borrowed.
+  void Collect(const LandmarkBlock& block, std::vector<LandmarkSegment>* segments) const;
+  void AppendRows(const LandmarkSegment& segment, LandmarkBlock* block) const;
+  // Replaces blocks [first, last) by new ones of these segments, about equally full.
+  void Rebuild(size_t first, size_t last, absl::Span<const LandmarkSegment> segments);
+
+  const int64_t landmark_bytes_;
+  std::vector<Block> blocks_;  // none empty
+  int64_t row_count_ = 0;
+  std::shared_ptr<const LandmarkSnapshot>
+      snapshot_;  // of the list as it is, or null; shared with views
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_MEMORY_STORE_LANDMARK_LIST_H_

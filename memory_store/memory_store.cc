@@ -1,0 +1,505 @@
+// MemoryStore: catalog and text. See memory_store_impl.h for the locks.
+
+#include "memory_store/memory_store.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "memory_store/keys.h"
+#include "memory_store/memory_store_impl.h"
+#include "memory_store/records.h"
+
+namespace mneme {
+namespace {
+
+// A piece of the text log is at most this long, so that reading a passage reads little more.
+constexpr size_t kTextPieceBytesMax = 64 << 10;
+constexpr uint64_t kIdsReservedAtOnce = 1000;
+
+std::string ToString(DocumentId document) {
+  return absl::StrCat("document ", static_cast<uint64_t>(document));
+}
+
+absl::Status NoMemory(MemoryId memory) {
+  return absl::NotFoundError(absl::StrCat("no memory ", static_cast<uint64_t>(memory)));
+}
+
+absl::Status NoDocument(DocumentId document) {
+  return absl::NotFoundError(absl::StrCat("no ", ToString(document)));
+}
+
+}  // namespace
+
+class TierCollectable : public prometheus::Collectable {
+ public:
+  explicit TierCollectable(const MemoryStore* store) : store_(store) {}
+
+  void Detach() {
+    absl::MutexLock lock(&mutex_);
+    store_ = nullptr;
+  }
+
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    absl::MutexLock lock(&mutex_);
+    if (store_ == nullptr) return {};
+    prometheus::MetricFamily used{
+        "mneme_tier_used_bytes", "Bytes that a tier holds.", prometheus::MetricType::Gauge, {}};
+    prometheus::MetricFamily limit{
+        "mneme_tier_limit_bytes", "Bytes that a tier may hold.", prometheus::MetricType::Gauge, {}};
+    for (const TierUse& tier : store_->tiers()) {
+      prometheus::ClientMetric value;
+      value.label.push_back({"tier", tier.name});
+      value.gauge.value = static_cast<double>(tier.used_bytes);
+      used.metric.push_back(value);
+      value.gauge.value = static_cast<double>(tier.limit_bytes);
+      limit.metric.push_back(std::move(value));
+    }
+    return {std::move(used), std::move(limit)};
+  }
+
+ private:
+  mutable absl::Mutex mutex_;
+  const MemoryStore* store_ ABSL_GUARDED_BY(mutex_);
+};
+
+MemoryStore::Impl::Impl(const MemoryStoreOptions& options_in, ChunkStore& store_in,
+                        Metrics& metrics_in, Clock& clock_in)
+    : options(options_in),
+      store(store_in),
+      metrics(metrics_in),
+      clock(clock_in),
+      pool(options_in.page_bytes, options_in.host_page_bytes_max, metrics_in) {}
+
+MemoryStore::Impl::~Impl() {
+  if (collectable) collectable->Detach();
+}
+
+void MemoryStore::Impl::ReportDamage(RecordKind kind, const absl::Status& status) const {
+  metrics
+      .AddCounter("store_corrupt_records_total", "Records that failed their checks when read.",
+                  {{"kind", RecordKindName(kind)}})
+      .Increment();
+  LogWarning("memory_store", "damaged record",
+             {{"kind", RecordKindName(kind)}, {"status", std::string(status.message())}});
+}
+
+MemoryStore::MemoryStore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+MemoryStore::~MemoryStore() = default;
+
+absl::StatusOr<std::unique_ptr<MemoryStore>> MemoryStore::Open(const MemoryStoreOptions& options,
+                                                               ChunkStore& store, Metrics& metrics,
+                                                               Clock& clock) {
+  if (options.page_bytes <= 0 || options.landmark_bytes <= 0) {
+    return absl::InvalidArgumentError(absl::StrCat("page_bytes ", options.page_bytes,
+                                                   " and landmark_bytes ", options.landmark_bytes,
+                                                   " must be positive"));
+  }
+  auto impl = std::make_unique<Impl>(options, store, metrics, clock);
+  RETURN_IF_ERROR(impl->Load());
+  std::unique_ptr<MemoryStore> memory_store(new MemoryStore(std::move(impl)));
+  memory_store->impl_->collectable = std::make_shared<TierCollectable>(memory_store.get());
+  metrics.AddCollectable(memory_store->impl_->collectable);
+  return memory_store;
+}
+
+// Identities are given in order and reserved on disk a thousand at a time, so that one that a
+// deleted document had is never given again, whatever happens in between.
+absl::Status MemoryStore::Impl::ReserveIds() {
+  const CounterRecord reserve{next_ids.next_memory + kIdsReservedAtOnce,
+                              next_ids.next_document + kIdsReservedAtOnce};
+  WriteBatch batch;
+  batch.Put(Table::kCatalog, CounterKey(), EncodeRecord(CounterKey(), reserve));
+  RETURN_IF_ERROR(store.Write(batch, Durability::kSynced));
+  reserved_ids = reserve;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<MemoryId> MemoryStore::Impl::NewMemoryId() {
+  absl::MutexLock lock(&ids_mutex_);
+  if (next_ids.next_memory >= reserved_ids.next_memory) RETURN_IF_ERROR(ReserveIds());
+  return static_cast<MemoryId>(next_ids.next_memory++);
+}
+
+absl::StatusOr<DocumentId> MemoryStore::Impl::NewDocumentId() {
+  absl::MutexLock lock(&ids_mutex_);
+  if (next_ids.next_document >= reserved_ids.next_document) RETURN_IF_ERROR(ReserveIds());
+  return static_cast<DocumentId>(next_ids.next_document++);
+}
+
+absl::StatusOr<MemoryInfo> MemoryStore::CreateMemory(const std::string& tenant,
+                                                     const std::string& id,
+                                                     const std::string& display_name) {
+  Impl& impl = *impl_;
+  absl::ReaderMutexLock gate(&impl.write_gate_);
+  const std::pair<std::string, std::string> name(tenant, id);
+  {
+    absl::MutexLock lock(&impl.mutex_);
+    const auto nobody_creates = [&impl, &name]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      return !impl.creating_memories.contains(name);
+    };
+    impl.mutex_.Await(absl::Condition(&nobody_creates));
+    if (impl.catalog.FindMemory(tenant, id) != nullptr) {
+      return absl::AlreadyExistsError(
+          absl::StrCat("memory \"", id, "\" of tenant \"", tenant, "\" exists"));
+    }
+    const auto& tenants = impl.catalog.tenants();
+    if (!tenants.contains(tenant) &&
+        static_cast<int64_t>(tenants.size()) >= impl.options.tenants_max) {
+      return absl::ResourceExhaustedError(absl::StrCat("tenant \"", tenant,
+                                                       "\" would exceed the limit of ",
+                                                       impl.options.tenants_max, " tenants"));
+    }
+    impl.creating_memories.insert(name);
+  }
+  const absl::Cleanup done = [&impl, &name] {
+    absl::MutexLock lock(&impl.mutex_);
+    impl.creating_memories.erase(name);
+  };
+
+  MemoryInfo info;
+  ASSIGN_OR_RETURN(info.uid, impl.NewMemoryId());
+  info.tenant = tenant;
+  info.id = id;
+  info.display_name = display_name;
+  info.create_time = absl::FromUnixMicros(absl::ToUnixMicros(impl.clock.Now()));
+  const std::string key = MemoryKey(info.uid);
+  WriteBatch batch;
+  batch.Put(Table::kCatalog, key,
+            EncodeRecord(
+                key, MemoryRecord{tenant, id, display_name, absl::ToUnixMicros(info.create_time)}));
+  RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+  absl::MutexLock lock(&impl.mutex_);
+  return impl.catalog.AddMemory(info, impl.options.landmark_bytes)->info;
+}
+
+absl::StatusOr<MemoryInfo> MemoryStore::GetMemory(const std::string& tenant,
+                                                  const std::string& id) const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  const MemoryEntry* memory = impl_->catalog.FindMemory(tenant, id);
+  if (memory == nullptr) {
+    return absl::NotFoundError(absl::StrCat("no memory \"", id, "\" of tenant \"", tenant, "\""));
+  }
+  return memory->info;
+}
+
+std::vector<MemoryInfo> MemoryStore::ListMemories(const std::string& tenant,
+                                                  const std::string& after_id, int limit) const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  std::vector<MemoryInfo> list;
+  const auto memories = impl_->catalog.tenants().find(tenant);
+  if (memories == impl_->catalog.tenants().end()) return list;
+  for (auto it = memories->second.upper_bound(after_id);
+       it != memories->second.end() && static_cast<int>(list.size()) < limit; ++it) {
+    list.push_back(it->second->info);
+  }
+  return list;
+}
+
+absl::Status MemoryStore::DeleteMemory(MemoryId memory) {
+  Impl& impl = *impl_;
+  absl::WriterMutexLock gate(&impl.write_gate_);
+  {
+    absl::ReaderMutexLock lock(&impl.mutex_);
+    if (impl.catalog.FindMemory(memory) == nullptr) return NoMemory(memory);
+  }
+  WriteBatch batch;
+  batch.Delete(Table::kCatalog, MemoryKey(memory));
+  auto [documents_begin, documents_end] = DocumentRecordKeyRange(memory);
+  batch.DeleteRange(Table::kCatalog, std::move(documents_begin), std::move(documents_end));
+  for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
+    auto [begin, end] = RecordKeyRange(memory);
+    batch.DeleteRange(table, std::move(begin), std::move(end));
+  }
+  RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+
+  absl::flat_hash_set<DocumentId> gone;
+  {
+    absl::MutexLock lock(&impl.mutex_);
+    for (const auto& [uid, document] : impl.catalog.FindMemory(memory)->documents) gone.insert(uid);
+    impl.catalog.RemoveMemory(memory);
+  }
+  impl.pool.EraseDocuments(gone);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<DocumentInfo> MemoryStore::CreateDocument(MemoryId memory, const std::string& id) {
+  Impl& impl = *impl_;
+  absl::ReaderMutexLock gate(&impl.write_gate_);
+  const std::pair<MemoryId, std::string> name(memory, id);
+  {
+    absl::MutexLock lock(&impl.mutex_);
+    const auto nobody_creates = [&impl, &name]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      return !impl.creating_documents.contains(name);
+    };
+    impl.mutex_.Await(absl::Condition(&nobody_creates));
+    const MemoryEntry* entry = impl.catalog.FindMemory(memory);
+    if (entry == nullptr) return NoMemory(memory);
+    if (entry->documents_by_id.contains(id)) {
+      return absl::AlreadyExistsError(
+          absl::StrCat("document \"", id, "\" of memory \"", entry->info.id, "\" exists"));
+    }
+    impl.creating_documents.insert(name);
+  }
+  const absl::Cleanup done = [&impl, &name] {
+    absl::MutexLock lock(&impl.mutex_);
+    impl.creating_documents.erase(name);
+  };
+
+  ASSIGN_OR_RETURN(const DocumentId uid, impl.NewDocumentId());
+  const absl::Time create_time = absl::FromUnixMicros(absl::ToUnixMicros(impl.clock.Now()));
+  const std::string key = DocumentRecordKey({memory, uid});
+  WriteBatch batch;
+  batch.Put(Table::kCatalog, key,
+            EncodeRecord(key, DocumentRecord{id, absl::ToUnixMicros(create_time)}));
+  RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+  // The memory is still there: its deletion waits at the gate.
+  absl::MutexLock lock(&impl.mutex_);
+  return impl.catalog.AddDocument(*impl.catalog.FindMemory(memory), uid, id, create_time)->Info();
+}
+
+absl::StatusOr<DocumentInfo> MemoryStore::GetDocument(MemoryId memory,
+                                                      const std::string& id) const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  const MemoryEntry* entry = impl_->catalog.FindMemory(memory);
+  if (entry == nullptr) return NoMemory(memory);
+  const auto it = entry->documents_by_id.find(id);
+  if (it == entry->documents_by_id.end()) {
+    return absl::NotFoundError(
+        absl::StrCat("no document \"", id, "\" in memory \"", entry->info.id, "\""));
+  }
+  return it->second->Info();
+}
+
+absl::StatusOr<DocumentInfo> MemoryStore::GetDocument(DocumentId document) const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  const DocumentEntry* entry = impl_->catalog.FindDocument(document);
+  if (entry == nullptr) return NoDocument(document);
+  return entry->Info();
+}
+
+std::vector<DocumentInfo> MemoryStore::ListDocuments(MemoryId memory, DocumentId after,
+                                                     int limit) const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  std::vector<DocumentInfo> list;
+  const MemoryEntry* entry = impl_->catalog.FindMemory(memory);
+  if (entry == nullptr) return list;
+  for (auto it = entry->documents.upper_bound(after);
+       it != entry->documents.end() && static_cast<int>(list.size()) < limit; ++it) {
+    list.push_back(it->second->Info());
+  }
+  return list;
+}
+
+std::vector<DocumentInfo> MemoryStore::AllDocuments() const {
+  std::vector<DocumentInfo> list;
+  {
+    absl::ReaderMutexLock lock(&impl_->mutex_);
+    list.reserve(impl_->catalog.documents().size());
+    for (const auto& [uid, document] : impl_->catalog.documents()) list.push_back(document->Info());
+  }
+  std::sort(list.begin(), list.end(),
+            [](const DocumentInfo& a, const DocumentInfo& b) { return a.uid < b.uid; });
+  return list;
+}
+
+absl::Status MemoryStore::DeleteDocument(DocumentId document) {
+  Impl& impl = *impl_;
+  absl::WriterMutexLock gate(&impl.write_gate_);
+  DocumentKey document_key;
+  {
+    absl::ReaderMutexLock lock(&impl.mutex_);
+    const DocumentEntry* entry = impl.catalog.FindDocument(document);
+    if (entry == nullptr) return NoDocument(document);
+    document_key = entry->key;
+  }
+  WriteBatch batch;
+  batch.Delete(Table::kCatalog, DocumentRecordKey(document_key));
+  for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
+    auto [begin, end] = RecordKeyRange(document_key);
+    batch.DeleteRange(table, std::move(begin), std::move(end));
+  }
+  RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+  {
+    absl::MutexLock lock(&impl.mutex_);
+    impl.catalog.RemoveDocument(document);
+  }
+  impl.pool.EraseDocuments({document});
+  return absl::OkStatus();
+}
+
+absl::Status MemoryStore::AppendText(absl::Span<const TextAppend> appends) {
+  Impl& impl = *impl_;
+  absl::ReaderMutexLock gate(&impl.write_gate_);
+  struct Growth {
+    DocumentKey key;
+    int64_t end = 0;
+    bool sealed = false;
+  };
+  absl::flat_hash_map<DocumentId, Growth> growths;
+  {
+    absl::MutexLock lock(&impl.mutex_);
+    const auto nobody_appends = [&impl, appends]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      return std::none_of(appends.begin(), appends.end(), [&impl](const TextAppend& append) {
+        const DocumentEntry* document = impl.catalog.FindDocument(append.document);
+        return document != nullptr && document->append_in_flight;
+      });
+    };
+    impl.mutex_.Await(absl::Condition(&nobody_appends));
+    for (const TextAppend& append : appends) {
+      const DocumentEntry* document = impl.catalog.FindDocument(append.document);
+      if (document == nullptr) return NoDocument(append.document);
+      if (document->damaged) {
+        return absl::DataLossError(
+            absl::StrCat(ToString(append.document), " is damaged: it takes no more text"));
+      }
+      const auto [it, first] = growths.try_emplace(
+          append.document, Growth{document->key, document->durable_bytes, document->sealed});
+      Growth& growth = it->second;
+      if (growth.sealed) {
+        return absl::FailedPreconditionError(
+            absl::StrCat(ToString(append.document), " is sealed at byte ", growth.end));
+      }
+      if (append.byte_offset != growth.end) {
+        return absl::FailedPreconditionError(
+            absl::StrCat(ToString(append.document), " has ", growth.end,
+                         " durable bytes; the text is for byte ", append.byte_offset));
+      }
+      growth.end += static_cast<int64_t>(append.text.size());
+      growth.sealed = append.seal;
+    }
+    for (const auto& [uid, growth] : growths) {
+      impl.catalog.FindDocument(uid)->append_in_flight = true;
+    }
+  }
+
+  WriteBatch batch;
+  for (const TextAppend& append : appends) {
+    if (append.text.empty() && !append.seal) continue;
+    size_t position = 0;
+    do {
+      const absl::string_view piece = append.text.substr(position, kTextPieceBytesMax);
+      const std::string key = TextKey(growths[append.document].key,
+                                      append.byte_offset + static_cast<int64_t>(position));
+      position += piece.size();
+      const bool seal = append.seal && position == append.text.size();
+      batch.Put(Table::kText, key, EncodeRecord(key, TextRecord{seal, piece}));
+    } while (position < append.text.size());
+  }
+  const absl::Status status =
+      batch.ops.empty() ? absl::OkStatus() : impl.store.Write(batch, Durability::kSynced);
+
+  absl::MutexLock lock(&impl.mutex_);
+  for (const auto& [uid, growth] : growths) {
+    // Still there: its deletion waits at the gate.
+    DocumentEntry& document = *impl.catalog.FindDocument(uid);
+    document.append_in_flight = false;
+    if (!status.ok()) continue;
+    document.memory->totals.durable_bytes += growth.end - document.durable_bytes;
+    document.durable_bytes = growth.end;
+    document.sealed = growth.sealed;
+  }
+  return status;
+}
+
+absl::StatusOr<std::string> MemoryStore::ReadText(DocumentId document, int64_t byte_begin,
+                                                  int64_t byte_end) const {
+  DocumentKey document_key;
+  {
+    absl::ReaderMutexLock lock(&impl_->mutex_);
+    const DocumentEntry* entry = impl_->catalog.FindDocument(document);
+    if (entry == nullptr) return NoDocument(document);
+    if (byte_begin < 0 || byte_begin > byte_end || byte_end > entry->durable_bytes) {
+      return absl::OutOfRangeError(absl::StrCat("bytes [", byte_begin, ", ", byte_end, ") of ",
+                                                ToString(document), ", which has ",
+                                                entry->durable_bytes));
+    }
+    document_key = entry->key;
+  }
+  if (byte_begin == byte_end) return std::string();
+
+  // Pieces come newest first; each must end where the one before it began.
+  std::string text(static_cast<size_t>(byte_end - byte_begin), '\0');
+  int64_t wanted_end = byte_end;
+  absl::Status damage;
+  const absl::Status status = impl_->store.Scan(
+      Table::kText, TextKey(document_key, byte_end - 1), RecordKeyRange(document_key).second,
+      [&](absl::string_view key, absl::string_view value) {
+        DocumentKey piece_document;
+        int64_t offset = 0;
+        if (!ParseTextKey(key, &piece_document, &offset)) {
+          damage = absl::DataLossError("text key of another shape");
+          return false;
+        }
+        const absl::StatusOr<TextRecord> record = DecodeTextRecord(key, value);
+        if (!record.ok()) {
+          damage = record.status();
+          return false;
+        }
+        const int64_t piece_end = offset + static_cast<int64_t>(record->text.size());
+        if (offset >= wanted_end || piece_end < wanted_end ||
+            (wanted_end != byte_end && piece_end != wanted_end)) {
+          damage = absl::DataLossError(absl::StrCat("text of ", ToString(document), " at byte ",
+                                                    wanted_end, ": the piece before it is [",
+                                                    offset, ", ", piece_end, ")"));
+          return false;
+        }
+        const int64_t from = std::max(offset, byte_begin);
+        record->text.copy(text.data() + (from - byte_begin), wanted_end - from, from - offset);
+        wanted_end = from;
+        return wanted_end > byte_begin;
+      });
+  if (status.ok() && damage.ok() && wanted_end > byte_begin) {
+    damage = absl::DataLossError(absl::StrCat("text of ", ToString(document), ": bytes [",
+                                              byte_begin, ", ", wanted_end, ") are missing"));
+  }
+  if (absl::IsDataLoss(status)) damage = status;
+  if (damage.ok()) {
+    RETURN_IF_ERROR(status);
+    return text;
+  }
+  {
+    // A deletion under way looks like damage: let it finish.
+    absl::ReaderMutexLock gate(&impl_->write_gate_);
+    absl::MutexLock lock(&impl_->mutex_);
+    DocumentEntry* entry = impl_->catalog.FindDocument(document);
+    if (entry == nullptr) return NoDocument(document);
+    entry->damaged = true;
+  }
+  impl_->ReportDamage(RecordKind::kText, damage);
+  return damage;
+}
+
+absl::Status MemoryStore::Flush() { return impl_->store.Flush(); }
+
+std::vector<TierUse> MemoryStore::tiers() const {
+  const int64_t disk_used = impl_->store.used_bytes();
+  return {{"host", impl_->pool.used_bytes(), impl_->pool.limit_bytes()},
+          {"disk", disk_used, disk_used + std::max<int64_t>(0, impl_->store.free_bytes())}};
+}
+
+MemoryStore::Totals MemoryStore::totals() const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  Totals sum;
+  for (const auto& [uid, memory] : impl_->catalog.memories()) {
+    sum.memories += 1;
+    sum.documents += memory->totals.documents;
+    sum.durable_bytes += memory->totals.durable_bytes;
+    sum.visible_bytes += memory->totals.visible_bytes;
+    sum.tokens += memory->totals.tokens;
+    sum.chunks += memory->totals.chunks;
+  }
+  return sum;
+}
+
+absl::StatusOr<MemoryStore::Totals> MemoryStore::totals(MemoryId memory) const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  const MemoryEntry* entry = impl_->catalog.FindMemory(memory);
+  if (entry == nullptr) return NoMemory(memory);
+  return entry->totals;
+}
+
+}  // namespace mneme

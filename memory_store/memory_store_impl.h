@@ -1,0 +1,106 @@
+// The inside of MemoryStore, shared by its own files only: memory_store.cc (catalog and text),
+// derived_records.cc (segments, views and pages) and recovery.cc (Open).
+//
+// Locks, in the order in which they are taken:
+//   write_gate_   shared by every write while its I/O runs, exclusive for a deletion: so no write
+//   lands after the deletion
+//                 of what it belongs to. Readers never take it.
+//   ids_mutex_    creations only.
+//   mutex_        the catalog and the landmarks. Held for memory accesses alone, never during I/O.
+
+#ifndef MNEME_MEMORY_STORE_MEMORY_STORE_IMPL_H_
+#define MNEME_MEMORY_STORE_MEMORY_STORE_IMPL_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/synchronization/mutex.h"
+#include "memory_store/catalog.h"
+#include "memory_store/memory_store.h"
+#include "memory_store/page_pool.h"
+#include "memory_store/records.h"
+
+namespace mneme {
+
+struct LandmarkView::Impl {
+  std::shared_ptr<const LandmarkSnapshot> snapshot;  // shared with the list it was taken from
+};
+
+struct PinnedPages::Impl {
+  ~Impl() { pool->Unpin(pins.slots); }
+
+  PagePool* pool = nullptr;  // the store's
+  PagePool::Pins pins;
+  std::vector<ChunkAddress> missing;
+};
+
+// Tier use, read when Prometheus asks. Outlives the store inside Metrics; says nothing then.
+// Thread-safe.
+class TierCollectable;
+
+struct MemoryStore::Impl {
+  Impl(const MemoryStoreOptions& options_in, ChunkStore& store_in, Metrics& metrics_in,
+       Clock& clock_in);
+  ~Impl();
+
+  // recovery.cc. Before any other thread knows of this.
+  absl::Status Load() ABSL_LOCKS_EXCLUDED(mutex_, ids_mutex_);
+  absl::Status LoadCatalog() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_, ids_mutex_);
+  // `documents`: all of them, in the order of their keys.
+  absl::Status LoadTextEnds(absl::Span<DocumentEntry* const> documents)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status LoadSegments(absl::Span<DocumentEntry* const> documents)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // Fetches pages from the disk for the pool; see PagePool::Load. `memories`: of the documents
+  // asked for.
+  absl::Status LoadPages(const absl::flat_hash_map<DocumentId, MemoryId>& memories,
+                         absl::Span<const PageId> ids, absl::Span<uint8_t* const> destinations,
+                         std::vector<bool>* found) const;
+
+  // Counts a record that failed its checks, and logs it.
+  void ReportDamage(RecordKind kind, const absl::Status& status) const;
+
+  // Identities never given before, made sure of on disk first.
+  absl::StatusOr<MemoryId> NewMemoryId() ABSL_LOCKS_EXCLUDED(ids_mutex_);
+  absl::StatusOr<DocumentId> NewDocumentId() ABSL_LOCKS_EXCLUDED(ids_mutex_);
+  absl::Status ReserveIds() ABSL_EXCLUSIVE_LOCKS_REQUIRED(ids_mutex_);
+
+  // Makes a document's segments end before `segment_index`.
+  void TruncateSegments(DocumentEntry& document, int64_t segment_index)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Adds the next segment. `landmarks`: [chunk_count, landmark_bytes].
+  void AppendSegment(DocumentEntry& document, SegmentEntry entry,
+                     absl::Span<const int64_t> chunk_byte_begin, const uint8_t* landmarks)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const MemoryStoreOptions options;
+  ChunkStore& store;
+  Metrics& metrics;
+  Clock& clock;
+  PagePool pool;
+  std::shared_ptr<TierCollectable> collectable;  // with Metrics
+
+  absl::Mutex write_gate_;
+  absl::Mutex ids_mutex_ ABSL_ACQUIRED_AFTER(write_gate_);
+  mutable absl::Mutex mutex_ ABSL_ACQUIRED_AFTER(write_gate_, ids_mutex_);
+
+  Catalog catalog ABSL_GUARDED_BY(mutex_);
+  // Names of memories, and of documents, whose creation is under way.
+  absl::flat_hash_set<std::pair<std::string, std::string>> creating_memories
+      ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_set<std::pair<MemoryId, std::string>> creating_documents ABSL_GUARDED_BY(mutex_);
+
+  CounterRecord next_ids ABSL_GUARDED_BY(ids_mutex_);
+  CounterRecord reserved_ids ABSL_GUARDED_BY(ids_mutex_);  // on disk: none from here on was given
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_MEMORY_STORE_MEMORY_STORE_IMPL_H_

@@ -1,0 +1,302 @@
+#include "memory_store/page_pool.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <new>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+
+namespace mneme {
+namespace {
+
+constexpr size_t kPageAlignment = 64;
+constexpr int64_t kSlabBytes = int64_t{1} << 20;
+constexpr uint8_t kFrequencyMax = 3;
+
+Counter& ReadsCounter(Metrics& metrics, const char* tier) {
+  return metrics.AddCounter("page_reads_total", "Pages asked for, by the tier that had them.",
+                            {{"tier", tier}});
+}
+
+}  // namespace
+
+void PagePool::AlignedDelete::operator()(uint8_t* data) const {
+  ::operator delete[](data, std::align_val_t{kPageAlignment});
+}
+
+PagePool::PagePool(int64_t page_bytes, int64_t bytes_max, Metrics& metrics)
+    : page_bytes_(page_bytes),
+      slot_count_max_(
+          std::clamp<int64_t>(bytes_max / page_bytes, 0, std::numeric_limits<SlotIndex>::max())),
+      small_count_target_(slot_count_max_ / 10),
+      host_reads_(ReadsCounter(metrics, "host")),
+      disk_reads_(ReadsCounter(metrics, "disk")),
+      missing_reads_(ReadsCounter(metrics, "missing")),
+      evictions_(metrics.AddCounter("page_evictions_total",
+                                    "Pages that left the host tier to make room.")) {}
+
+absl::StatusOr<PagePool::Pins> PagePool::PinAll(absl::Span<const PageId> ids, Load load) {
+  Pins pins;
+  pins.slots.assign(ids.size(), -1);
+  pins.pages.assign(ids.size(), nullptr);
+  std::vector<size_t> todo(ids.size());
+  for (size_t i = 0; i < todo.size(); ++i) todo[i] = i;
+  // One round, unless another thread's load, on which this one waited, failed: then its pages are
+  // tried again here.
+  while (!todo.empty()) {
+    std::vector<size_t> to_load, to_await;
+    std::vector<PageId> load_ids;
+    std::vector<uint8_t*> destinations;
+    {
+      absl::MutexLock lock(&mutex_);
+      for (const size_t i : todo) {
+        if (const auto it = index_.find(ids[i]); it != index_.end()) {
+          Slot& slot = slots_[it->second];
+          pins.slots[i] = it->second;
+          Pin(it->second);
+          slot.frequency = std::min<uint8_t>(slot.frequency + 1, kFrequencyMax);
+          if (slot.state == State::kReady) {
+            host_reads_.Increment();
+          } else {
+            to_await.push_back(i);
+          }
+          continue;
+        }
+        pins.slots[i] = Take(ids[i]);
+        if (pins.slots[i] < 0) {
+          // Nobody has seen these: they were taken under this lock.
+          for (const size_t loading : to_load) Unlink(pins.slots[loading]);
+          for (const SlotIndex slot : pins.slots) {
+            if (slot >= 0) UnpinOne(slot);
+          }
+          return absl::ResourceExhaustedError(
+              absl::StrCat("pinned pages fill the host tier: ", pinned_count_ * page_bytes_, " of ",
+                           limit_bytes(), " bytes are pinned by others, ", ids.size() * page_bytes_,
+                           " more asked for"));
+        }
+        to_load.push_back(i);
+        load_ids.push_back(ids[i]);
+        destinations.push_back(slots_[pins.slots[i]].data);
+      }
+    }
+
+    std::vector<bool> found(to_load.size(), true);
+    absl::Status status;
+    if (!to_load.empty()) status = load(load_ids, destinations, &found);
+
+    todo.clear();
+    absl::MutexLock lock(&mutex_);
+    for (size_t n = 0; n < to_load.size(); ++n) {
+      SlotIndex& index = pins.slots[to_load[n]];
+      if (status.ok() && found[n]) {
+        slots_[index].state = State::kReady;
+        disk_reads_.Increment();
+        continue;
+      }
+      if (status.ok()) missing_reads_.Increment();
+      slots_[index].state = status.ok() ? State::kAbsent : State::kFailed;
+      Unlink(index);
+      UnpinOne(index);
+      index = -1;
+    }
+    // Own loads are done, so two threads that wait for each other's both get on.
+    for (const size_t i : to_await) {
+      const Slot& slot = slots_[pins.slots[i]];
+      const auto loaded = [&slot] { return slot.state != State::kLoading; };
+      mutex_.Await(absl::Condition(&loaded));
+      if (slot.state == State::kReady) {
+        host_reads_.Increment();
+        continue;
+      }
+      if (slot.state == State::kAbsent) missing_reads_.Increment();
+      if (slot.state == State::kFailed) todo.push_back(i);
+      UnpinOne(pins.slots[i]);
+      pins.slots[i] = -1;
+    }
+    if (!status.ok()) {
+      for (const SlotIndex slot : pins.slots) {
+        if (slot >= 0) UnpinOne(slot);
+      }
+      return status;
+    }
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (pins.slots[i] >= 0) pins.pages[i] = slots_[pins.slots[i]].data;
+    }
+  }
+  return pins;
+}
+
+void PagePool::Unpin(absl::Span<const SlotIndex> slots) {
+  absl::MutexLock lock(&mutex_);
+  for (const SlotIndex slot : slots) {
+    if (slot >= 0) UnpinOne(slot);
+  }
+}
+
+void PagePool::Insert(absl::Span<const PageId> ids, const uint8_t* data) {
+  std::vector<std::pair<SlotIndex, uint8_t*>> taken;  // first ids.size() at most, in order
+  taken.reserve(ids.size());
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const PageId& id : ids) {
+      if (const auto it = index_.find(id); it != index_.end()) Unlink(it->second);
+      const SlotIndex slot = Take(id);
+      if (slot < 0) break;
+      taken.emplace_back(slot, slots_[slot].data);
+    }
+  }
+  for (size_t i = 0; i < taken.size(); ++i) {
+    std::memcpy(taken[i].second, data + i * page_bytes_, page_bytes_);
+  }
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [slot, destination] : taken) {
+    slots_[slot].state = State::kReady;
+    UnpinOne(slot);
+  }
+}
+
+void PagePool::Erase(absl::Span<const PageId> ids) {
+  absl::MutexLock lock(&mutex_);
+  for (const PageId& id : ids) {
+    if (const auto it = index_.find(id); it != index_.end()) Unlink(it->second);
+  }
+}
+
+void PagePool::EraseDocuments(const absl::flat_hash_set<DocumentId>& documents) {
+  absl::MutexLock lock(&mutex_);
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    if (slots_[i].indexed && documents.contains(slots_[i].id.document)) {
+      Unlink(static_cast<SlotIndex>(i));
+    }
+  }
+}
+
+int64_t PagePool::used_bytes() const {
+  absl::MutexLock lock(&mutex_);
+  return static_cast<int64_t>(slots_.size() - free_.size()) * page_bytes_;
+}
+
+int64_t PagePool::pinned_bytes() const {
+  absl::MutexLock lock(&mutex_);
+  return pinned_count_ * page_bytes_;
+}
+
+void PagePool::Enqueue(SlotIndex index) {
+  Slot& slot = slots_[index];
+  Fifo& fifo = FifoOf(slot);
+  slot.queued = true;
+  slot.previous = -1;
+  slot.next = fifo.head;
+  if (fifo.head >= 0) slots_[fifo.head].previous = index;
+  fifo.head = index;
+  if (fifo.tail < 0) fifo.tail = index;
+  ++fifo.size;
+}
+
+void PagePool::Dequeue(SlotIndex index) {
+  Slot& slot = slots_[index];
+  Fifo& fifo = FifoOf(slot);
+  (slot.previous >= 0 ? slots_[slot.previous].next : fifo.head) = slot.next;
+  (slot.next >= 0 ? slots_[slot.next].previous : fifo.tail) = slot.previous;
+  slot.queued = false;
+  --fifo.size;
+}
+
+PagePool::SlotIndex PagePool::Take(const PageId& id) {
+  const SlotIndex index = FreeSlot();
+  if (index < 0) return -1;
+  Slot& slot = slots_[index];
+  slot.id = id;
+  slot.state = State::kLoading;
+  slot.frequency = 0;
+  slot.queue = ghosts_.erase(id) > 0 ? Queue::kMain : Queue::kSmall;
+  slot.indexed = true;
+  slot.pins = 1;
+  ++pinned_count_;
+  index_[id] = index;
+  return index;
+}
+
+PagePool::SlotIndex PagePool::FreeSlot() {
+  if (free_.empty() && static_cast<int64_t>(slots_.size()) < slot_count_max_) {
+    const int64_t first = static_cast<int64_t>(slots_.size());
+    const int64_t count =
+        std::min(std::max<int64_t>(1, kSlabBytes / page_bytes_), slot_count_max_ - first);
+    slabs_.emplace_back(static_cast<uint8_t*>(::operator new[](
+        static_cast<size_t>(count * page_bytes_), std::align_val_t{kPageAlignment})));
+    slots_.resize(static_cast<size_t>(first + count));
+    for (int64_t i = count - 1; i >= 0; --i) {
+      slots_[first + i].data = slabs_.back().get() + i * page_bytes_;
+      free_.push_back(static_cast<SlotIndex>(first + i));
+    }
+  }
+  if (free_.empty() && !EvictOne()) return -1;
+  const SlotIndex index = free_.back();
+  free_.pop_back();
+  return index;
+}
+
+bool PagePool::EvictOne() {
+  while (small_.size + main_.size > 0) {
+    const bool from_small = main_.size == 0 || small_.size > small_count_target_;
+    const SlotIndex index = from_small ? small_.tail : main_.tail;
+    Slot& slot = slots_[index];
+    if (slot.frequency > 0) {
+      // Read again since it came: stays, in the main queue, with one read less to its credit there.
+      Dequeue(index);
+      slot.frequency = from_small ? 0 : slot.frequency - 1;
+      slot.queue = Queue::kMain;
+      Enqueue(index);
+      continue;
+    }
+    if (from_small) RememberGhost(slot.id);
+    Unlink(index);
+    evictions_.Increment();
+    return true;
+  }
+  return false;
+}
+
+void PagePool::Pin(SlotIndex index) {
+  Slot& slot = slots_[index];
+  if (slot.queued) Dequeue(index);
+  if (slot.pins++ == 0) ++pinned_count_;
+}
+
+void PagePool::UnpinOne(SlotIndex index) {
+  Slot& slot = slots_[index];
+  MNEME_CHECK(slot.pins > 0);
+  if (--slot.pins > 0) return;
+  --pinned_count_;
+  if (slot.indexed) {
+    Enqueue(index);
+  } else {
+    Free(index);
+  }
+}
+
+void PagePool::Unlink(SlotIndex index) {
+  Slot& slot = slots_[index];
+  if (slot.indexed) index_.erase(slot.id);
+  slot.indexed = false;
+  if (slot.queued) Dequeue(index);
+  if (slot.pins == 0) Free(index);
+}
+
+void PagePool::Free(SlotIndex index) {
+  slots_[index].state = State::kFree;
+  free_.push_back(index);
+}
+
+void PagePool::RememberGhost(const PageId& id) {
+  if (!ghosts_.insert(id).second) return;
+  ghost_order_.push_back(id);
+  while (static_cast<int64_t>(ghost_order_.size()) > slot_count_max_) {
+    ghosts_.erase(ghost_order_.front());
+    ghost_order_.pop_front();
+  }
+}
+
+}  // namespace mneme

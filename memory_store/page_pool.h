@@ -1,0 +1,154 @@
+// The host tier of pages: a fixed number of slots of one page each, never more, filled from a
+// slower tier on demand and by ingest. Which page leaves when a slot is needed: S3-FIFO (Yang et
+// al., "FIFO queues are all you need for cache eviction", SOSP 2023): pages enter a small queue;
+// one that was read again while there moves to the main queue, one that was not leaves, so that a
+// scan, or a flood of freshly ingested pages, never displaces what queries use. A page that comes
+// back soon after it left enters the main queue at once (the ghost queue remembers keys). Pinned
+// pages are in neither queue and go back to the head of theirs when unpinned.
+
+#ifndef MNEME_MEMORY_STORE_PAGE_POOL_H_
+#define MNEME_MEMORY_STORE_PAGE_POOL_H_
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
+#include "common/metrics.h"
+#include "memory_store/ids.h"
+
+namespace mneme {
+
+// One version of one chunk's page: a segment that grew has other pages.
+struct PageId {
+  DocumentId document{};
+  int64_t segment_index = 0;
+  int64_t segment_byte_end = 0;
+  int64_t chunk_in_segment = 0;
+
+  friend bool operator==(const PageId&, const PageId&) = default;
+  template <typename H>
+  friend H AbslHashValue(H h, const PageId& id) {
+    return H::combine(std::move(h), static_cast<uint64_t>(id.document), id.segment_index,
+                      id.segment_byte_end, id.chunk_in_segment);
+  }
+};
+
+// Thread-safe. No page is read or copied under its lock.
+class PagePool {
+ public:
+  using SlotIndex = int32_t;
+
+  // What PinAll found: one entry an id, in order.
+  struct Pins {
+    std::vector<SlotIndex> slots;       // -1: absent
+    std::vector<const uint8_t*> pages;  // null: absent
+  };
+
+  // Fetches pages from the slower tier: writes page_bytes to destinations[i], or sets found[i] to
+  // false.
+  using Load = absl::FunctionRef<absl::Status(absl::Span<const PageId> ids,
+                                              absl::Span<uint8_t* const> destinations,
+                                              std::vector<bool>* found)>;
+
+  // page_bytes > 0.
+  PagePool(int64_t page_bytes, int64_t bytes_max, Metrics& metrics);
+  PagePool(const PagePool&) = delete;
+  PagePool& operator=(const PagePool&) = delete;
+
+  // Pins all pages, loading those not here (one load for a page that several ask for at once).
+  // RESOURCE_EXHAUSTED when pinned pages alone would exceed the limit, or what `load` returned;
+  // nothing stays pinned then.
+  absl::StatusOr<Pins> PinAll(absl::Span<const PageId> ids, Load load);
+  // Takes back one pin of each slot that is not -1.
+  void Unpin(absl::Span<const SlotIndex> slots);
+
+  // Takes in freshly derived pages, as many as find room; pages[i] is page i of `data`.
+  void Insert(absl::Span<const PageId> ids, const uint8_t* data);
+  // Forgets pages; a pinned one stays where it is for those who hold it.
+  void Erase(absl::Span<const PageId> ids);
+  // Forgets all pages of these documents.
+  void EraseDocuments(const absl::flat_hash_set<DocumentId>& documents);
+
+  int64_t used_bytes() const;
+  int64_t pinned_bytes() const;
+  int64_t limit_bytes() const { return slot_count_max_ * page_bytes_; }
+
+ private:
+  enum class State : uint8_t { kFree, kLoading, kReady, kAbsent, kFailed };
+  enum class Queue : uint8_t { kSmall, kMain };
+
+  struct Slot {
+    PageId id;
+    uint8_t* data = nullptr;
+    int32_t pins = 0;
+    State state = State::kFree;
+    bool indexed = false;  // found under its id
+    bool queued = false;
+    Queue queue = Queue::kSmall;
+    uint8_t frequency = 0;    // reads since it came, at most 3
+    SlotIndex previous = -1;  // towards the head
+    SlotIndex next = -1;      // towards the tail
+  };
+
+  // A FIFO of slots linked through previous and next: in at the head, out at the tail.
+  struct Fifo {
+    SlotIndex head = -1;
+    SlotIndex tail = -1;
+    int64_t size = 0;
+  };
+
+  Fifo& FifoOf(const Slot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return slot.queue == Queue::kSmall ? small_ : main_;
+  }
+  void Enqueue(SlotIndex index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Dequeue(SlotIndex index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A slot for `id`, pinned once, loading, indexed; -1 when all are pinned.
+  SlotIndex Take(const PageId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  SlotIndex FreeSlot() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Frees the slot that S3-FIFO gives up; false when there is none.
+  bool EvictOne() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Pin(SlotIndex index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void UnpinOne(SlotIndex index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes the slot out of the index and, unless pinned, frees it.
+  void Unlink(SlotIndex index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Free(SlotIndex index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RememberGhost(const PageId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const int64_t page_bytes_;
+  const int64_t slot_count_max_;
+  const int64_t small_count_target_;
+
+  struct AlignedDelete {
+    void operator()(uint8_t* data) const;
+  };
+
+  mutable absl::Mutex mutex_;
+  std::vector<std::unique_ptr<uint8_t[], AlignedDelete>> slabs_ ABSL_GUARDED_BY(mutex_);
+  std::deque<Slot> slots_ ABSL_GUARDED_BY(mutex_);  // never moves
+  std::vector<SlotIndex> free_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<PageId, SlotIndex> index_ ABSL_GUARDED_BY(mutex_);
+  Fifo small_ ABSL_GUARDED_BY(mutex_);
+  Fifo main_ ABSL_GUARDED_BY(mutex_);
+  std::deque<PageId> ghost_order_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_set<PageId> ghosts_ ABSL_GUARDED_BY(mutex_);
+  int64_t pinned_count_ ABSL_GUARDED_BY(mutex_) = 0;
+
+  Counter& host_reads_;
+  Counter& disk_reads_;
+  Counter& missing_reads_;
+  Counter& evictions_;
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_MEMORY_STORE_PAGE_POOL_H_

@@ -1,0 +1,289 @@
+// MemoryStore::Open: brings the catalog, the ends of all texts and all landmarks into memory.
+// Damage never stops it: a damaged text marks its document, a derived record that is damaged, of
+// another model or beyond a hole is left out, and the engine derives again from there.
+
+#include <algorithm>
+#include <limits>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "memory_store/keys.h"
+#include "memory_store/memory_store_impl.h"
+#include "memory_store/records.h"
+
+namespace mneme {
+namespace {
+
+// After a damaged counter record: this far beyond the identities in use, none was ever given.
+constexpr uint64_t kIdsSkippedAfterDamage = 1'000'000;
+// A scan for the ends of texts steps over this many pieces of one document before it seeks to the
+// next document.
+constexpr int kPiecesBeforeSeek = 8;
+
+bool Before(const DocumentKey& a, const DocumentKey& b) {
+  return std::tie(a.memory, a.document) < std::tie(b.memory, b.document);
+}
+
+// Reads a table's records of all documents, in few scans: `visit` gets each record of a known
+// document and says whether it wants more of that document; where the table cannot be read,
+// `damage` is told for which document, and the next is tried.
+class DocumentScan {
+ public:
+  enum class Next { kContinue, kNextDocument };
+  using Visit =
+      std::function<Next(size_t document, absl::string_view key, absl::string_view value)>;
+
+  // `documents`: in the order of their keys.
+  DocumentScan(ChunkStore& store, Table table, absl::Span<DocumentEntry* const> documents)
+      : store_(store), table_(table), documents_(documents) {}
+
+  absl::Status Run(const Visit& visit,
+                   const std::function<void(size_t document, const absl::Status&)>& damage) {
+    size_t current = 0;
+    while (current < documents_.size()) {
+      bool seek = false;
+      bool done_with_current = false;
+      int pieces_skipped = 0;
+      const auto step = [&](absl::string_view key, absl::string_view value) {
+        DocumentKey document;
+        if (!ParseRecordKeyDocument(key, &document)) return true;
+        while (current < documents_.size() && Before(documents_[current]->key, document)) {
+          ++current;
+          done_with_current = false;
+          pieces_skipped = 0;
+        }
+        if (current == documents_.size()) return false;
+        if (!done_with_current && documents_[current]->key == document) {
+          done_with_current = visit(current, key, value) == Next::kNextDocument;
+          return true;
+        }
+        // Nobody's, or more than was wanted: step over a few, then seek.
+        seek = ++pieces_skipped > kPiecesBeforeSeek;
+        return !seek;
+      };
+      const absl::Status status =
+          store_.Scan(table_, RecordKeyRange(documents_[current]->key).first, {}, step);
+      if (absl::IsDataLoss(status)) {
+        if (current < documents_.size()) damage(current, status);
+        ++current;
+        continue;
+      }
+      RETURN_IF_ERROR(status);
+      if (!seek) break;
+      if (done_with_current) ++current;
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  ChunkStore& store_;
+  const Table table_;
+  const absl::Span<DocumentEntry* const> documents_;
+};
+
+// The end of one document's text, from its newest two pieces.
+struct TextEnd {
+  int pieces_seen = 0;
+  int64_t newest_offset = 0;
+  int64_t durable_bytes = 0;
+  bool sealed = false;
+  absl::Status status;  // DATA_LOSS when a piece is damaged or the two do not meet
+
+  DocumentScan::Next Take(absl::string_view key, absl::string_view value) {
+    DocumentKey document;
+    int64_t offset = 0;
+    const absl::StatusOr<TextRecord> record = DecodeTextRecord(key, value);
+    if (status.ok()) status = record.status();
+    if (!ParseTextKey(key, &document, &offset) ||
+        offset > std::numeric_limits<int64_t>::max() - TextBytesOfRecord(value)) {
+      status = absl::DataLossError("text record under a key of another shape");
+      return DocumentScan::Next::kNextDocument;
+    }
+    const int64_t piece_end = offset + TextBytesOfRecord(value);
+    if (++pieces_seen == 1) {
+      newest_offset = offset;
+      durable_bytes = piece_end;
+      sealed = record.ok() && record->seal;
+      return DocumentScan::Next::kContinue;
+    }
+    if (status.ok() && piece_end != newest_offset) {
+      status = absl::DataLossError(absl::StrCat("text breaks off at byte ", piece_end,
+                                                ", its last piece begins at ", newest_offset));
+    }
+    return DocumentScan::Next::kNextDocument;
+  }
+
+  absl::Status Finish() const {
+    if (!status.ok() || pieces_seen != 1 || newest_offset == 0) return status;
+    return absl::DataLossError(absl::StrCat("all text before byte ", newest_offset, " is missing"));
+  }
+};
+
+}  // namespace
+
+absl::Status MemoryStore::Impl::Load() {
+  const absl::Time begin = absl::Now();
+  absl::MutexLock ids_lock(&ids_mutex_);
+  // Nobody else is here yet: the lock is held for its annotations, not against anyone.
+  absl::MutexLock lock(&mutex_);
+  RETURN_IF_ERROR(LoadCatalog());
+  std::vector<DocumentEntry*> documents;
+  documents.reserve(catalog.documents().size());
+  for (const auto& [uid, document] : catalog.documents()) documents.push_back(document.get());
+  std::sort(documents.begin(), documents.end(),
+            [](const DocumentEntry* a, const DocumentEntry* b) { return Before(a->key, b->key); });
+  for (DocumentEntry* document : documents) CountDocument(*document, -1);
+  RETURN_IF_ERROR(LoadTextEnds(documents));
+  RETURN_IF_ERROR(LoadSegments(documents));
+  for (DocumentEntry* document : documents) CountDocument(*document, 1);
+  LogInfo("memory_store", "opened",
+          {{"memories", absl::StrCat(catalog.memories().size())},
+           {"documents", absl::StrCat(documents.size())},
+           {"seconds", absl::StrCat(absl::ToDoubleSeconds(absl::Now() - begin))}});
+  return absl::OkStatus();
+}
+
+absl::Status MemoryStore::Impl::LoadCatalog() {
+  uint64_t memory_max = 0, document_max = 0;
+  auto [memories_begin, memories_end] = MemoryKeyRange();
+  RETURN_IF_ERROR(store.Scan(
+      Table::kCatalog, memories_begin, memories_end,
+      [&](absl::string_view key, absl::string_view value) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+        MemoryId uid;
+        if (!ParseMemoryKey(key, &uid)) return true;
+        memory_max = std::max(memory_max, static_cast<uint64_t>(uid));
+        const absl::StatusOr<MemoryRecord> record = DecodeMemoryRecord(key, value);
+        if (!record.ok()) {
+          ReportDamage(RecordKind::kMemory, record.status());
+          return true;
+        }
+        catalog.AddMemory({uid, record->tenant, record->id, record->display_name,
+                           absl::FromUnixMicros(record->create_time_us)},
+                          options.landmark_bytes);
+        return true;
+      }));
+  auto [documents_begin, documents_end] = DocumentRecordKeyRange();
+  RETURN_IF_ERROR(store.Scan(
+      Table::kCatalog, documents_begin, documents_end,
+      [&](absl::string_view key, absl::string_view value) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+        DocumentKey document;
+        if (!ParseDocumentRecordKey(key, &document)) return true;
+        document_max = std::max(document_max, static_cast<uint64_t>(document.document));
+        absl::StatusOr<DocumentRecord> record = DecodeDocumentRecord(key, value);
+        MemoryEntry* memory = catalog.FindMemory(document.memory);
+        if (record.ok() && memory == nullptr) {
+          record = absl::DataLossError(
+              absl::StrCat("document ", static_cast<uint64_t>(document.document), " is of memory ",
+                           static_cast<uint64_t>(document.memory), ", which is not there"));
+        }
+        if (!record.ok()) {
+          ReportDamage(RecordKind::kDocument, record.status());
+          return true;
+        }
+        catalog.AddDocument(*memory, document.document, record->id,
+                            absl::FromUnixMicros(record->create_time_us));
+        return true;
+      }));
+
+  const std::string key = CounterKey();
+  const absl::StatusOr<std::string> value = store.Get(Table::kCatalog, key);
+  absl::StatusOr<CounterRecord> counter = CounterRecord{};
+  if (value.ok()) counter = DecodeCounterRecord(key, *value);
+  if (!value.ok() && !absl::IsNotFound(value.status())) counter = value.status();
+  if (absl::IsDataLoss(counter.status())) {
+    ReportDamage(RecordKind::kCounter, counter.status());
+    counter =
+        CounterRecord{memory_max + kIdsSkippedAfterDamage, document_max + kIdsSkippedAfterDamage};
+  }
+  RETURN_IF_ERROR(counter.status());
+  // What was reserved may have been given: begin after it. The first creation reserves anew.
+  next_ids.next_memory = std::max(counter->next_memory, memory_max + 1);
+  next_ids.next_document = std::max(counter->next_document, document_max + 1);
+  reserved_ids = next_ids;
+  return absl::OkStatus();
+}
+
+absl::Status MemoryStore::Impl::LoadTextEnds(absl::Span<DocumentEntry* const> documents) {
+  std::vector<TextEnd> ends(documents.size());
+  RETURN_IF_ERROR(DocumentScan(store, Table::kText, documents)
+                      .Run([&](size_t i, absl::string_view key,
+                               absl::string_view value) { return ends[i].Take(key, value); },
+                           [&](size_t i, const absl::Status& status) { ends[i].status = status; }));
+  for (size_t i = 0; i < documents.size(); ++i) {
+    documents[i]->durable_bytes = ends[i].durable_bytes;
+    documents[i]->sealed = ends[i].sealed;
+    if (const absl::Status status = ends[i].Finish(); !status.ok()) {
+      documents[i]->damaged = true;
+      ReportDamage(RecordKind::kText, status);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemoryStore::Impl::LoadSegments(absl::Span<DocumentEntry* const> documents) {
+  const auto ignored = [this](const char* reason) -> Counter& {
+    return metrics.AddCounter("store_ignored_segments_total",
+                              "Derived segments left out at Open, to be derived again.",
+                              {{"reason", reason}});
+  };
+  Counter& of_other_model = ignored("fingerprint");
+  Counter& damaged = ignored("damaged");
+  Counter& beyond_hole = ignored("hole");
+  std::vector<bool> ended(documents.size());  // a segment was left out: so are those after it
+
+  const auto take = [&](size_t i, absl::string_view key,
+                        absl::string_view value) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    DocumentEntry& document = *documents[i];
+    if (ended[i]) {
+      beyond_hole.Increment();
+      return DocumentScan::Next::kContinue;
+    }
+    ended[i] = true;  // unless all is well
+    DocumentKey document_key;
+    int64_t index = 0;
+    const absl::StatusOr<SegmentRecord> record = DecodeSegmentRecord(key, value);
+    if (!record.ok() || !ParseSegmentKey(key, &document_key, &index)) {
+      damaged.Increment();
+      ReportDamage(RecordKind::kSegment, record.status());
+      return DocumentScan::Next::kContinue;
+    }
+    if (record->derivation_fingerprint != options.derivation_fingerprint) {
+      of_other_model.Increment();
+      return DocumentScan::Next::kContinue;
+    }
+    // How far a damaged text reaches may be unknown; what was derived from it was durable.
+    if (document.damaged) {
+      document.durable_bytes = std::max(document.durable_bytes, record->byte_end);
+    }
+    const int64_t chunk_count = static_cast<int64_t>(record->chunk_byte_begin.size());
+    if (index != static_cast<int64_t>(document.segments.size()) ||
+        record->byte_end < document.visible_bytes() || record->byte_end > document.durable_bytes ||
+        static_cast<int64_t>(record->landmarks.size()) != chunk_count * options.landmark_bytes) {
+      beyond_hole.Increment();
+      return DocumentScan::Next::kContinue;
+    }
+    ended[i] = false;
+    SegmentEntry entry;
+    entry.encode_from_byte = record->encode_from_byte;
+    entry.skip_tokens = record->skip_tokens;
+    entry.token_count = record->token_count;
+    entry.byte_begin = record->byte_begin;
+    entry.byte_end = record->byte_end;
+    entry.chunk_count = chunk_count;
+    AppendSegment(document, entry, record->chunk_byte_begin,
+                  reinterpret_cast<const uint8_t*>(record->landmarks.data()));
+    return DocumentScan::Next::kContinue;
+  };
+  return DocumentScan(store, Table::kSegments, documents)
+      .Run(take, [&](size_t i, const absl::Status& status) {
+        ended[i] = true;
+        damaged.Increment();
+        ReportDamage(RecordKind::kSegment, status);
+      });
+}
+
+}  // namespace mneme

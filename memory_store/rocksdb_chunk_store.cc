@@ -1,0 +1,506 @@
+// ChunkStore on RocksDB, the only file that knows of it. One column family a table: text
+// compressed, pages in blob files (written once at flush, not again at every compaction), bloom
+// filters for point reads. Both durabilities go through the write-ahead log, so a killed process
+// loses nothing written; kSynced waits for the disk too.
+//
+// A full disk: a write that would leave less than the reserve free is refused before it reaches
+// RocksDB. When space runs out all the same (others write there too), RocksDB stops writes, and
+// takes them up again once there is space: by itself within seconds (its SstFileManager polls), or
+// at the next Write here, which resumes it first. Operating RocksDB:
+// github.com/facebook/rocksdb/wiki, "Background Error Handling", "BlobDB", "WAL Recovery Modes".
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <utility>
+
+#include <rocksdb/cache.h>
+#include <rocksdb/db.h>
+#include <rocksdb/filter_policy.h>
+#include <rocksdb/listener.h>
+#include <rocksdb/options.h>
+#include <rocksdb/statistics.h>
+#include <rocksdb/table.h>
+#include <rocksdb/write_buffer_manager.h>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "memory_store/chunk_store.h"
+#include "memory_store/data_directory.h"
+
+namespace mneme {
+namespace {
+
+constexpr std::array<const char*, kTableCount> kTableNames = {"catalog", "text", "segments",
+                                                              "pages"};
+constexpr int64_t kMemtableBytesMax = int64_t{64} << 20;  // all tables together
+constexpr int64_t kWalBytesMax = int64_t{128} << 20;      // bounds the replay at Open
+constexpr int64_t kBlobFileBytes = int64_t{64} << 20;
+constexpr int64_t kBlobValueBytesMin = 4096;
+constexpr int kOpenFilesMax = 512;
+
+rocksdb::Slice ToSlice(absl::string_view bytes) { return {bytes.data(), bytes.size()}; }
+absl::string_view ToView(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
+
+absl::Status ToStatus(const rocksdb::Status& status, absl::string_view what) {
+  if (status.ok()) return absl::OkStatus();
+  const std::string message = absl::StrCat(what, ": ", status.ToString());
+  if (status.IsNoSpace() || status.subcode() == rocksdb::Status::kSpaceLimit)
+    return absl::ResourceExhaustedError(message);
+  if (status.IsNotFound()) return absl::NotFoundError(message);
+  if (status.IsCorruption()) return absl::DataLossError(message);
+  return absl::InternalError(message);
+}
+
+// Counts and logs what goes wrong in RocksDB's own threads.
+class ErrorListener : public rocksdb::EventListener {
+ public:
+  explicit ErrorListener(Metrics& metrics) : metrics_(metrics) {
+    for (const char* reason : {"flush", "compaction", "write", "other"}) Errors(reason);
+  }
+
+  void OnBackgroundError(rocksdb::BackgroundErrorReason reason, rocksdb::Status* error) override {
+    const char* name = "other";
+    if (reason == rocksdb::BackgroundErrorReason::kFlush) name = "flush";
+    if (reason == rocksdb::BackgroundErrorReason::kCompaction) name = "compaction";
+    if (reason == rocksdb::BackgroundErrorReason::kWriteCallback) name = "write";
+    Errors(name).Increment();
+    LogError("memory_store", "rocksdb background error",
+             {{"reason", name}, {"status", error->ToString()}});
+    // A damaged file must not stop the writes of all documents: its compaction is tried again
+    // later, its damaged records are told apart by their own checksums.
+    if (reason == rocksdb::BackgroundErrorReason::kCompaction && error->IsCorruption()) {
+      *error = rocksdb::Status::OK();
+    }
+  }
+
+  void OnErrorRecoveryEnd(const rocksdb::BackgroundErrorRecoveryInfo& info) override {
+    LogInfo("memory_store", "rocksdb recovered from background error",
+            {{"was", info.old_bg_error.ToString()}, {"now", info.new_bg_error.ToString()}});
+  }
+
+ private:
+  Counter& Errors(const char* reason) {
+    return metrics_.AddCounter("rocksdb_background_errors_total",
+                               "Errors in RocksDB's flushes, compactions and writes.",
+                               {{"reason", reason}});
+  }
+
+  Metrics& metrics_;
+};
+
+struct TickerMetric {
+  rocksdb::Tickers ticker;
+  const char* name;
+  double scale;  // metric units of one count
+  const char* help;
+};
+
+constexpr TickerMetric kTickerMetrics[] = {
+    {rocksdb::BLOCK_CACHE_HIT, "block_cache_hits_total", 1, "Blocks found in the block cache."},
+    {rocksdb::BLOCK_CACHE_MISS, "block_cache_misses_total", 1,
+     "Blocks not found in the block cache."},
+    {rocksdb::BLOCK_CACHE_BYTES_READ, "block_cache_read_bytes_total", 1,
+     "Bytes read from the block cache."},
+    {rocksdb::BLOOM_FILTER_USEFUL, "bloom_filter_useful_total", 1,
+     "Reads of a file that a bloom filter saved."},
+    {rocksdb::MEMTABLE_HIT, "memtable_hits_total", 1, "Reads answered by a memtable."},
+    {rocksdb::MEMTABLE_MISS, "memtable_misses_total", 1, "Reads not answered by a memtable."},
+    {rocksdb::NUMBER_KEYS_WRITTEN, "written_keys_total", 1, "Keys written."},
+    {rocksdb::NUMBER_KEYS_READ, "read_keys_total", 1, "Keys read by Get."},
+    {rocksdb::BYTES_WRITTEN, "written_bytes_total", 1, "Bytes of keys and values written."},
+    {rocksdb::BYTES_READ, "read_bytes_total", 1, "Bytes of values read by Get."},
+    {rocksdb::NUMBER_MULTIGET_KEYS_READ, "multiget_keys_total", 1, "Keys read by MultiGet."},
+    {rocksdb::NUMBER_MULTIGET_BYTES_READ, "multiget_bytes_total", 1,
+     "Bytes of values read by MultiGet."},
+    {rocksdb::NUMBER_DB_SEEK, "seeks_total", 1, "Scans begun."},
+    {rocksdb::ITER_BYTES_READ, "scan_bytes_total", 1, "Bytes of keys and values read by scans."},
+    {rocksdb::WAL_FILE_SYNCED, "wal_syncs_total", 1, "Syncs of the write-ahead log."},
+    {rocksdb::WAL_FILE_BYTES, "wal_bytes_total", 1, "Bytes written to the write-ahead log."},
+    {rocksdb::WRITE_DONE_BY_SELF, "writes_leading_total", 1,
+     "Writes that led a group of writes to the log."},
+    {rocksdb::WRITE_DONE_BY_OTHER, "writes_following_total", 1,
+     "Writes carried by another write's group."},
+    {rocksdb::STALL_MICROS, "stall_seconds_total", 1e-6,
+     "Time writes waited for flushes and compactions."},
+    {rocksdb::FLUSH_WRITE_BYTES, "flush_written_bytes_total", 1, "Bytes written by flushes."},
+    {rocksdb::COMPACT_READ_BYTES, "compaction_read_bytes_total", 1, "Bytes read by compactions."},
+    {rocksdb::COMPACT_WRITE_BYTES, "compaction_written_bytes_total", 1,
+     "Bytes written by compactions."},
+    {rocksdb::BLOB_DB_BLOB_FILE_BYTES_WRITTEN, "blob_written_bytes_total", 1,
+     "Bytes written to blob files."},
+    {rocksdb::BLOB_DB_BLOB_FILE_BYTES_READ, "blob_read_bytes_total", 1,
+     "Bytes read from blob files."},
+    {rocksdb::BLOB_DB_GC_BYTES_RELOCATED, "blob_gc_relocated_bytes_total", 1,
+     "Bytes of live values that garbage collection moved to new blob files."},
+    {rocksdb::NO_FILE_OPENS, "file_opens_total", 1, "Files opened."},
+    {rocksdb::NO_FILE_ERRORS, "file_errors_total", 1, "Files that could not be opened."},
+};
+
+struct PropertyMetric {
+  const char* property;
+  const char* name;
+  const char* help;
+};
+
+constexpr PropertyMetric kTablePropertyMetrics[] = {
+    {"rocksdb.live-sst-files-size", "live_sst_bytes", "Bytes of live table files."},
+    {"rocksdb.live-blob-file-size", "live_blob_bytes", "Bytes of live blob files."},
+    {"rocksdb.live-blob-file-garbage-size", "garbage_blob_bytes",
+     "Bytes of dead values in live blob files."},
+    {"rocksdb.cur-size-all-mem-tables", "memtable_bytes", "Bytes not yet flushed."},
+    {"rocksdb.estimate-num-keys", "keys", "Keys, estimated."},
+    {"rocksdb.estimate-pending-compaction-bytes", "pending_compaction_bytes",
+     "Bytes that compaction has yet to rewrite, estimated."},
+    {"rocksdb.num-files-at-level0", "level0_files",
+     "Files not yet merged; writes slow down at 20."},
+};
+
+constexpr PropertyMetric kDbPropertyMetrics[] = {
+    {"rocksdb.background-errors", "background_errors", "Background errors since the start."},
+    {"rocksdb.num-running-compactions", "running_compactions", "Compactions running."},
+    {"rocksdb.num-running-flushes", "running_flushes", "Flushes running."},
+    {"rocksdb.is-write-stopped", "write_stopped", "1 while writes wait for compactions."},
+    {"rocksdb.actual-delayed-write-rate", "delayed_write_bytes_per_second",
+     "Rate that writes are slowed down to; 0: not slowed."},
+    {"rocksdb.block-cache-usage", "block_cache_bytes", "Bytes in the block cache."},
+    {"rocksdb.block-cache-capacity", "block_cache_limit_bytes", "Limit of the block cache."},
+};
+
+// RocksDB's own statistics, read when Prometheus asks. Outlives the store inside Metrics; says
+// nothing then. Thread-safe.
+class StatisticsCollectable : public prometheus::Collectable {
+ public:
+  // Both live until Detach.
+  void Attach(rocksdb::DB* db, const std::vector<rocksdb::ColumnFamilyHandle*>& tables,
+              std::shared_ptr<rocksdb::Statistics> statistics) {
+    absl::MutexLock lock(&mutex_);
+    db_ = db;
+    tables_ = tables;
+    statistics_ = std::move(statistics);
+  }
+
+  void Detach() {
+    absl::MutexLock lock(&mutex_);
+    db_ = nullptr;
+  }
+
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    absl::MutexLock lock(&mutex_);
+    std::vector<prometheus::MetricFamily> families;
+    if (db_ == nullptr) return families;
+    for (const TickerMetric& metric : kTickerMetrics) {
+      prometheus::ClientMetric value;
+      value.counter.value =
+          static_cast<double>(statistics_->getTickerCount(metric.ticker)) * metric.scale;
+      families.push_back(
+          Family(metric.name, metric.help, prometheus::MetricType::Counter, {std::move(value)}));
+    }
+    for (const PropertyMetric& metric : kTablePropertyMetrics) {
+      std::vector<prometheus::ClientMetric> values;
+      for (int table = 0; table < kTableCount; ++table) {
+        uint64_t number = 0;
+        if (!db_->GetIntProperty(tables_[table], metric.property, &number)) continue;
+        prometheus::ClientMetric value;
+        value.gauge.value = static_cast<double>(number);
+        value.label.push_back({"table", kTableNames[table]});
+        values.push_back(std::move(value));
+      }
+      families.push_back(
+          Family(metric.name, metric.help, prometheus::MetricType::Gauge, std::move(values)));
+    }
+    for (const PropertyMetric& metric : kDbPropertyMetrics) {
+      uint64_t number = 0;
+      if (!db_->GetIntProperty(metric.property, &number)) continue;
+      prometheus::ClientMetric value;
+      value.gauge.value = static_cast<double>(number);
+      families.push_back(
+          Family(metric.name, metric.help, prometheus::MetricType::Gauge, {std::move(value)}));
+    }
+    return families;
+  }
+
+ private:
+  static prometheus::MetricFamily Family(const char* name, const char* help,
+                                         prometheus::MetricType type,
+                                         std::vector<prometheus::ClientMetric> values) {
+    prometheus::MetricFamily family;
+    family.name = absl::StrCat("mneme_rocksdb_", name);
+    family.help = help;
+    family.type = type;
+    family.metric = std::move(values);
+    return family;
+  }
+
+  mutable absl::Mutex mutex_;
+  rocksdb::DB* db_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  std::vector<rocksdb::ColumnFamilyHandle*> tables_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<rocksdb::Statistics> statistics_ ABSL_GUARDED_BY(mutex_);  // shared with RocksDB
+};
+
+rocksdb::ColumnFamilyOptions TableOptions(Table table,
+                                          const std::shared_ptr<rocksdb::Cache>& block_cache) {
+  rocksdb::ColumnFamilyOptions options;
+  rocksdb::BlockBasedTableOptions blocks;
+  blocks.block_cache = block_cache;
+  blocks.cache_index_and_filter_blocks = true;  // so that the block cache bounds them too
+  blocks.pin_l0_filter_and_index_blocks_in_cache = true;
+  blocks.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
+  blocks.format_version = 5;
+  blocks.checksum = rocksdb::kCRC32c;
+  options.level_compaction_dynamic_level_bytes = true;
+  options.compression = rocksdb::kNoCompression;
+  switch (table) {
+    case Table::kCatalog:
+      options.write_buffer_size = 4 << 20;
+      break;
+    case Table::kText:
+      options.write_buffer_size = 16 << 20;
+      options.compression = rocksdb::kLZ4Compression;
+      options.bottommost_compression = rocksdb::kZSTD;
+      blocks.block_size = 16 << 10;
+      break;
+    case Table::kSegments:
+      options.write_buffer_size = 16 << 20;
+      blocks.block_size = 16 << 10;
+      break;
+    case Table::kPages:
+      options.write_buffer_size = 32 << 20;
+      options.enable_blob_files = true;
+      options.min_blob_size = kBlobValueBytesMin;
+      options.blob_file_size = kBlobFileBytes;
+      options.enable_blob_garbage_collection = true;
+      options.blob_garbage_collection_force_threshold = 0.5;
+      break;
+  }
+  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(blocks));
+  return options;
+}
+
+// Thread-safe.
+class RocksDbChunkStore : public ChunkStore {
+ public:
+  static absl::StatusOr<std::unique_ptr<ChunkStore>> Open(const RocksDbOptions& options,
+                                                          Metrics& metrics);
+  ~RocksDbChunkStore() override;
+
+  absl::Status Write(const WriteBatch& batch, Durability durability) override;
+  absl::StatusOr<std::string> Get(Table table, absl::string_view key) override;
+  std::vector<absl::StatusOr<std::string>> MultiGet(Table table,
+                                                    absl::Span<const std::string> keys) override;
+  absl::Status Scan(
+      Table table, absl::string_view begin, absl::string_view end,
+      const std::function<bool(absl::string_view key, absl::string_view value)>& visit) override;
+  absl::Status Flush() override;
+  int64_t used_bytes() override { return directory_->used_bytes(); }
+  int64_t free_bytes() override { return directory_->free_bytes(); }
+
+ private:
+  RocksDbChunkStore(const RocksDbOptions& options, Metrics& metrics)
+      : options_(options),
+        memtables_(std::make_shared<rocksdb::WriteBufferManager>(kMemtableBytesMax)),
+        statistics_(rocksdb::CreateDBStatistics()),
+        synced_write_seconds_(metrics.AddHistogram("store_synced_write_seconds",
+                                                   "Time of a write until it is on stable storage.",
+                                                   Metrics::LatencyBounds())),
+        refused_writes_(metrics.AddCounter("store_writes_refused_total",
+                                           "Writes refused because the disk is full.")) {}
+
+  absl::Status OpenDb(Metrics& metrics);
+  rocksdb::ColumnFamilyHandle* Handle(Table table) const {
+    return tables_[static_cast<size_t>(table)];
+  }
+  // OK when writing `bytes` leaves the reserve free.
+  absl::Status CheckSpace(int64_t bytes);
+
+  const RocksDbOptions options_;
+  std::unique_ptr<DataDirectory> directory_;
+  // Shared with RocksDB.
+  std::shared_ptr<rocksdb::WriteBufferManager> memtables_;
+  std::shared_ptr<rocksdb::Statistics> statistics_;
+  std::shared_ptr<StatisticsCollectable> collectable_;  // with Metrics
+  std::unique_ptr<rocksdb::DB> db_;
+  rocksdb::ColumnFamilyHandle* default_table_ = nullptr;  // RocksDB demands it; empty
+  std::vector<rocksdb::ColumnFamilyHandle*> tables_;      // [kTableCount]
+  Histogram& synced_write_seconds_;
+  Counter& refused_writes_;
+};
+
+absl::StatusOr<std::unique_ptr<ChunkStore>> RocksDbChunkStore::Open(const RocksDbOptions& options,
+                                                                    Metrics& metrics) {
+  std::unique_ptr<RocksDbChunkStore> store(new RocksDbChunkStore(options, metrics));
+  ASSIGN_OR_RETURN(store->directory_, DataDirectory::Open(options.data_dir));
+  RETURN_IF_ERROR(store->OpenDb(metrics));
+  store->collectable_ = std::make_shared<StatisticsCollectable>();
+  store->collectable_->Attach(store->db_.get(), store->tables_, store->statistics_);
+  metrics.AddCollectable(store->collectable_);
+  return std::unique_ptr<ChunkStore>(std::move(store));
+}
+
+absl::Status RocksDbChunkStore::OpenDb(Metrics& metrics) {
+  rocksdb::DBOptions db_options;
+  db_options.create_if_missing = true;
+  db_options.create_missing_column_families = true;
+  db_options.max_background_jobs = std::max(2, options_.background_threads);
+  db_options.max_open_files = kOpenFilesMax;
+  db_options.max_total_wal_size = kWalBytesMax;
+  db_options.write_buffer_manager = memtables_;
+  db_options.bytes_per_sync = 1 << 20;
+  db_options.wal_bytes_per_sync = 1 << 20;
+  db_options.keep_log_file_num = 4;
+  db_options.max_log_file_size = 4 << 20;
+  db_options.statistics = statistics_;
+  db_options.listeners.push_back(std::make_shared<ErrorListener>(metrics));
+
+  const auto block_cache =
+      rocksdb::NewLRUCache(static_cast<size_t>(std::max<int64_t>(0, options_.block_cache_bytes)));
+  std::vector<rocksdb::ColumnFamilyDescriptor> families;
+  families.emplace_back(rocksdb::kDefaultColumnFamilyName, rocksdb::ColumnFamilyOptions());
+  for (int table = 0; table < kTableCount; ++table) {
+    families.emplace_back(kTableNames[table], TableOptions(static_cast<Table>(table), block_cache));
+  }
+  const std::string path = absl::StrCat(directory_->path(), "/rocksdb");
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::DB* db = nullptr;
+  // A record cut off at the log's end was never acked; damage in its middle may hit what was. So
+  // ask for all of the log first, and settle for what comes before the damage only when that fails,
+  // saying so.
+  db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
+  rocksdb::Status status = rocksdb::DB::Open(db_options, path, families, &handles, &db);
+  if (status.IsCorruption()) {
+    const std::string first_error = status.ToString();
+    db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+    status = rocksdb::DB::Open(db_options, path, families, &handles, &db);
+    if (status.ok()) {
+      LogError("memory_store", "write-ahead log damaged: what came after the damage is lost",
+               {{"path", path}, {"status", first_error}});
+    }
+  }
+  if (status.IsInvalidArgument()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot open ", path, ": ", status.ToString()));
+  }
+  RETURN_IF_ERROR(ToStatus(status, absl::StrCat("cannot open ", path)));
+  db_.reset(db);
+  default_table_ = handles[0];
+  tables_.assign(handles.begin() + 1, handles.end());
+  return absl::OkStatus();
+}
+
+RocksDbChunkStore::~RocksDbChunkStore() {
+  if (collectable_) collectable_->Detach();
+  if (!db_) return;
+  for (rocksdb::ColumnFamilyHandle* table : tables_) db_->DestroyColumnFamilyHandle(table);
+  db_->DestroyColumnFamilyHandle(default_table_);
+  const rocksdb::Status status = db_->Close();
+  if (!status.ok()) {
+    LogWarning("memory_store", "rocksdb did not close cleanly", {{"status", status.ToString()}});
+  }
+}
+
+absl::Status RocksDbChunkStore::CheckSpace(int64_t bytes) {
+  if (options_.reserve_bytes <= 0) return absl::OkStatus();
+  const int64_t free = directory_->free_bytes();
+  if (free < 0) return absl::OkStatus();
+  // What is in memtables will be written once more.
+  const int64_t needed = bytes + static_cast<int64_t>(memtables_->memory_usage());
+  if (free - needed >= options_.reserve_bytes) return absl::OkStatus();
+  refused_writes_.Increment();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "disk full: ", directory_->path(), " has ", free, " bytes free; this write needs ", needed,
+      " and ", options_.reserve_bytes, " are kept in reserve"));
+}
+
+absl::Status RocksDbChunkStore::Write(const WriteBatch& batch, Durability durability) {
+  rocksdb::WriteBatch rocksdb_batch;
+  bool frees_only = true;
+  for (const WriteBatch::Op& op : batch.ops) {
+    rocksdb::Status status;
+    switch (op.kind) {
+      case WriteBatch::Kind::kPut:
+        status = rocksdb_batch.Put(Handle(op.table), op.key, op.value);
+        frees_only = false;
+        break;
+      case WriteBatch::Kind::kDelete:
+        status = rocksdb_batch.Delete(Handle(op.table), op.key);
+        break;
+      case WriteBatch::Kind::kDeleteRange:
+        status = rocksdb_batch.DeleteRange(Handle(op.table), op.key, op.value);
+        break;
+    }
+    RETURN_IF_ERROR(ToStatus(status, "write batch"));
+  }
+  // The reserve is what lets a full store still forget.
+  if (!frees_only) RETURN_IF_ERROR(CheckSpace(static_cast<int64_t>(rocksdb_batch.GetDataSize())));
+
+  rocksdb::WriteOptions write_options;
+  write_options.sync = durability == Durability::kSynced;
+  const absl::Time begin = absl::Now();
+  rocksdb::Status status = db_->Write(write_options, &rocksdb_batch);
+  if (status.IsNoSpace() && db_->Resume().ok()) {
+    // Stopped by an earlier lack of space that is over.
+    status = db_->Write(write_options, &rocksdb_batch);
+  }
+  if (status.ok() && write_options.sync) {
+    synced_write_seconds_.Observe(absl::ToDoubleSeconds(absl::Now() - begin));
+  }
+  if (status.IsNoSpace()) refused_writes_.Increment();
+  return ToStatus(status, absl::StrCat("write to ", directory_->path()));
+}
+
+absl::StatusOr<std::string> RocksDbChunkStore::Get(Table table, absl::string_view key) {
+  std::string value;
+  RETURN_IF_ERROR(
+      ToStatus(db_->Get(rocksdb::ReadOptions(), Handle(table), ToSlice(key), &value), "read"));
+  return value;
+}
+
+std::vector<absl::StatusOr<std::string>> RocksDbChunkStore::MultiGet(
+    Table table, absl::Span<const std::string> keys) {
+  std::vector<rocksdb::Slice> slices(keys.begin(), keys.end());
+  std::vector<rocksdb::PinnableSlice> values(keys.size());
+  std::vector<rocksdb::Status> statuses(keys.size());
+  db_->MultiGet(rocksdb::ReadOptions(), Handle(table), keys.size(), slices.data(), values.data(),
+                statuses.data());
+  std::vector<absl::StatusOr<std::string>> results;
+  results.reserve(keys.size());
+  for (size_t i = 0; i < keys.size(); ++i) {
+    if (statuses[i].ok()) {
+      results.emplace_back(values[i].ToString());
+    } else {
+      results.emplace_back(ToStatus(statuses[i], "read"));
+    }
+  }
+  return results;
+}
+
+absl::Status RocksDbChunkStore::Scan(
+    Table table, absl::string_view begin, absl::string_view end,
+    const std::function<bool(absl::string_view key, absl::string_view value)>& visit) {
+  rocksdb::ReadOptions read_options;
+  const rocksdb::Slice upper_bound = ToSlice(end);
+  if (!end.empty()) read_options.iterate_upper_bound = &upper_bound;
+  std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(read_options, Handle(table)));
+  for (it->Seek(ToSlice(begin)); it->Valid(); it->Next()) {
+    if (!visit(ToView(it->key()), ToView(it->value()))) return absl::OkStatus();
+  }
+  return ToStatus(it->status(),
+                  absl::StrCat("scan of table ", kTableNames[static_cast<size_t>(table)]));
+}
+
+absl::Status RocksDbChunkStore::Flush() {
+  return ToStatus(db_->FlushWAL(/*sync=*/true), absl::StrCat("sync of ", directory_->path()));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ChunkStore>> OpenRocksDbChunkStore(const RocksDbOptions& options,
+                                                                  Metrics& metrics) {
+  return RocksDbChunkStore::Open(options, metrics);
+}
+
+}  // namespace mneme
