@@ -1,0 +1,224 @@
+#include "server/catalog_handlers.h"
+
+#include <utility>
+
+#include <google/protobuf/timestamp.pb.h>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/status_macros.h"
+#include "mneme_version.h"
+#include "server/error.h"
+#include "server/page_token.h"
+
+namespace mneme {
+namespace {
+
+constexpr size_t kDisplayNameBytesMax = 256;
+
+void SetTimestamp(absl::Time time, google::protobuf::Timestamp* timestamp) {
+  const int64_t nanos = absl::ToUnixNanos(time);
+  timestamp->set_seconds(nanos / 1'000'000'000);
+  timestamp->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
+}
+
+v1::Memory ToMessage(const MemoryStat& stat) {
+  v1::Memory memory;
+  memory.set_name(ResourceName{stat.info.tenant, stat.info.id, ""}.ToString());
+  memory.set_display_name(stat.info.display_name);
+  SetTimestamp(stat.info.create_time, memory.mutable_create_time());
+  memory.set_document_count(stat.totals.documents);
+  memory.set_durable_bytes(stat.totals.durable_bytes);
+  memory.set_visible_bytes(stat.totals.visible_bytes);
+  memory.set_token_count(stat.totals.tokens);
+  memory.set_chunk_count(stat.totals.chunks);
+  return memory;
+}
+
+v1::Document ToMessage(const DocumentInfo& info, ResourceName name) {
+  name.document = info.id;
+  v1::Document document;
+  document.set_name(name.ToString());
+  document.set_state(info.damaged  ? v1::Document::DAMAGED
+                     : info.sealed ? v1::Document::SEALED
+                                   : v1::Document::OPEN);
+  SetTimestamp(info.create_time, document.mutable_create_time());
+  document.set_durable_bytes(info.durable_bytes);
+  document.set_visible_bytes(info.visible_bytes);
+  document.set_token_count(info.token_count);
+  document.set_chunk_count(info.chunk_count);
+  return document;
+}
+
+// What a request with a request_id asks for, apart from that id: a retry may only repeat the same.
+template <typename Request>
+std::string Identity(Request request) {
+  request.clear_request_id();
+  return request.SerializeAsString();
+}
+
+}  // namespace
+
+CatalogHandlers::CatalogHandlers(Engine& engine, const ResourceCheck& check, RequestCache& requests,
+                                 ServerInfo info, std::string http_address, Clock& clock)
+    : engine_(engine),
+      check_(check),
+      requests_(requests),
+      info_(std::move(info)),
+      http_address_(std::move(http_address)),
+      clock_(clock),
+      start_(clock.Now()) {}
+
+absl::StatusOr<v1::Memory> CatalogHandlers::CreateMemory(const v1::CreateMemoryRequest& request,
+                                                         const CallContext&) {
+  ASSIGN_OR_RETURN(ResourceName name, check_.Tenant("parent", request.parent()));
+  if (absl::Status status = CheckResourceId(request.memory_id(), "memory"); !status.ok()) {
+    return FieldError("memory_id", request.memory_id(), status.message());
+  }
+  name.memory = request.memory_id();
+  const std::string& display_name = request.memory().display_name();
+  if (display_name.size() > kDisplayNameBytesMax) {
+    return FieldError("memory.display_name", display_name,
+                      absl::StrCat(display_name.size(), " bytes: at most ", kDisplayNameBytesMax));
+  }
+  if (!request.memory().name().empty() && request.memory().name() != name.ToString()) {
+    return FieldError("memory.name", request.memory().name(),
+                      absl::StrCat("\"", request.memory().name(), "\" is not ", name.ToString()));
+  }
+  ASSIGN_OR_RETURN(const std::string result,
+                   requests_.Run("CreateMemory", request.request_id(), Identity(request),
+                                 [&]() -> absl::StatusOr<std::string> {
+                                   ASSIGN_OR_RETURN(
+                                       const MemoryStat stat,
+                                       engine_.CreateMemory(name.ToString(), display_name));
+                                   return ToMessage(stat).SerializeAsString();
+                                 }));
+  v1::Memory memory;
+  memory.ParseFromString(result);
+  return memory;
+}
+
+absl::StatusOr<v1::Memory> CatalogHandlers::GetMemory(const v1::GetMemoryRequest& request,
+                                                      const CallContext&) {
+  RETURN_IF_ERROR(check_.Memory("name", request.name()).status());
+  ASSIGN_OR_RETURN(const MemoryStat stat, engine_.GetMemory(request.name()));
+  return ToMessage(stat);
+}
+
+absl::StatusOr<v1::ListMemoriesResponse> CatalogHandlers::ListMemories(
+    const v1::ListMemoriesRequest& request, const CallContext&) {
+  RETURN_IF_ERROR(check_.Tenant("parent", request.parent()).status());
+  ASSIGN_OR_RETURN(const int page_size, PageSize(request.page_size()));
+  std::string after;
+  if (!request.page_token().empty()) {
+    ASSIGN_OR_RETURN(after, ParsePageToken("ListMemories", request.parent(), request.page_token()));
+  }
+  // One more than the page tells whether there is another page.
+  ASSIGN_OR_RETURN(const std::vector<MemoryStat> stats,
+                   engine_.ListMemories(request.parent(), after, page_size + 1));
+  v1::ListMemoriesResponse response;
+  for (const MemoryStat& stat : stats) {
+    if (response.memories_size() == page_size) {
+      response.set_next_page_token(MakePageToken("ListMemories", request.parent(), after));
+      break;
+    }
+    *response.add_memories() = ToMessage(stat);
+    after = stat.info.id;
+  }
+  return response;
+}
+
+absl::StatusOr<google::protobuf::Empty> CatalogHandlers::DeleteMemory(
+    const v1::DeleteMemoryRequest& request, const CallContext&) {
+  RETURN_IF_ERROR(check_.Memory("name", request.name()).status());
+  const auto work = [&]() -> absl::StatusOr<std::string> {
+    RETURN_IF_ERROR(engine_.DeleteMemory(request.name()));
+    return std::string();
+  };
+  RETURN_IF_ERROR(
+      requests_.Run("DeleteMemory", request.request_id(), Identity(request), work).status());
+  return google::protobuf::Empty();
+}
+
+absl::StatusOr<v1::ListDocumentsResponse> CatalogHandlers::ListDocuments(
+    const v1::ListDocumentsRequest& request, const CallContext&) {
+  ASSIGN_OR_RETURN(const ResourceName name, check_.Memory("parent", request.parent()));
+  ASSIGN_OR_RETURN(const int page_size, PageSize(request.page_size()));
+  uint64_t after = 0;
+  if (!request.page_token().empty()) {
+    ASSIGN_OR_RETURN(const std::string position,
+                     ParsePageToken("ListDocuments", request.parent(), request.page_token()));
+    if (!absl::SimpleAtoi(position, &after)) {
+      return FieldError("page_token", request.page_token(),
+                        absl::StrCat("\"", request.page_token(), "\" is damaged"));
+    }
+  }
+  ASSIGN_OR_RETURN(const std::vector<DocumentInfo> documents,
+                   engine_.ListDocuments(request.parent(), DocumentId{after}, page_size + 1));
+  v1::ListDocumentsResponse response;
+  for (const DocumentInfo& info : documents) {
+    if (response.documents_size() == page_size) {
+      response.set_next_page_token(
+          MakePageToken("ListDocuments", request.parent(), absl::StrCat(after)));
+      break;
+    }
+    *response.add_documents() = ToMessage(info, name);
+    after = static_cast<uint64_t>(info.uid);
+  }
+  return response;
+}
+
+absl::StatusOr<v1::Document> CatalogHandlers::GetDocument(const v1::GetDocumentRequest& request,
+                                                          const CallContext&) {
+  ASSIGN_OR_RETURN(const ResourceName name, check_.Document("name", request.name()));
+  ASSIGN_OR_RETURN(const DocumentInfo info, engine_.GetDocument(request.name()));
+  return ToMessage(info, name);
+}
+
+absl::StatusOr<google::protobuf::Empty> CatalogHandlers::DeleteDocument(
+    const v1::DeleteDocumentRequest& request, const CallContext&) {
+  RETURN_IF_ERROR(check_.Document("name", request.name()).status());
+  const auto work = [&]() -> absl::StatusOr<std::string> {
+    RETURN_IF_ERROR(engine_.DeleteDocument(request.name()));
+    return std::string();
+  };
+  RETURN_IF_ERROR(
+      requests_.Run("DeleteDocument", request.request_id(), Identity(request), work).status());
+  return google::protobuf::Empty();
+}
+
+absl::StatusOr<v1::GetStatusResponse> CatalogHandlers::GetStatus(const v1::GetStatusRequest&,
+                                                                 const CallContext&) {
+  v1::GetStatusResponse response;
+  response.set_version(kMnemeVersion);
+  response.set_commit(kMnemeCommit);
+  response.set_backend(info_.backend);
+  response.set_device(info_.device);
+  response.set_bundle_fingerprint(absl::StrFormat("%016x", info_.bundle_fingerprint));
+  response.set_parameter_count(info_.parameter_count);
+  response.set_chunk_tokens(info_.chunk_tokens);
+  response.set_segment_tokens(info_.segment_tokens);
+  if (info_.totals) {
+    const MemoryStore::Totals totals = info_.totals();
+    response.set_memory_count(totals.memories);
+    response.set_document_count(totals.documents);
+    response.set_durable_bytes(totals.durable_bytes);
+    response.set_visible_bytes(totals.visible_bytes);
+    response.set_token_count(totals.tokens);
+    response.set_chunk_count(totals.chunks);
+  }
+  if (info_.tiers) {
+    for (const TierUse& tier : info_.tiers()) {
+      v1::TierStatus* status = response.add_tiers();
+      status->set_name(tier.name);
+      status->set_used_bytes(tier.used_bytes);
+      status->set_limit_bytes(tier.limit_bytes);
+    }
+  }
+  response.set_uptime_seconds(absl::ToDoubleSeconds(clock_.Now() - start_));
+  response.set_http_address(http_address_);
+  return response;
+}
+
+}  // namespace mneme

@@ -1,0 +1,606 @@
+#include "server/config.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <limits>
+#include <set>
+#include <sstream>
+#include <utility>
+
+#include <yaml-cpp/yaml.h>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "server/listen_address.h"
+
+namespace mneme {
+namespace {
+
+using Type = ConfigKey::Type;
+
+// The largest double below 2^63 worth of nanoseconds, with room: 10 years.
+constexpr double kSecondsMax = 10 * 365.0 * 86400;
+
+absl::Status NotAllowed(absl::string_view value, absl::string_view allowed) {
+  return absl::InvalidArgumentError(absl::StrCat("\"", value, "\" is not allowed: ", allowed));
+}
+
+// "65536", "64KiB", "4 MiB", "1GiB", "2TiB".
+bool ParseBytes(absl::string_view text, int64_t* bytes) {
+  int shift = 0;
+  for (const auto& [suffix, bits] :
+       {std::pair<absl::string_view, int>{"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"TiB", 40}}) {
+    if (absl::ConsumeSuffix(&text, suffix)) {
+      shift = bits;
+      break;
+    }
+  }
+  int64_t count;
+  if (!absl::SimpleAtoi(absl::StripAsciiWhitespace(text), &count)) return false;
+  if (count < 0 || count > (std::numeric_limits<int64_t>::max() >> shift)) return false;
+  *bytes = count << shift;
+  return true;
+}
+
+template <typename Field>  // std::string& (*)(ServerConfig&)
+ConfigKey TextKey(std::string section, std::string name, std::string allowed, std::string help,
+                  std::function<bool(absl::string_view)> valid, Field field) {
+  return {section,
+          name,
+          Type::kText,
+          allowed,
+          std::move(help),
+          [=](ServerConfig& config, absl::string_view value) -> absl::Status {
+            if (!valid(value)) return NotAllowed(value, allowed);
+            field(config) = std::string(value);
+            return absl::OkStatus();
+          },
+          [=](const ServerConfig& config) { return field(const_cast<ServerConfig&>(config)); }};
+}
+
+template <typename Field>
+ConfigKey ChoiceKey(std::string section, std::string name, std::vector<std::string> choices,
+                    std::string help, Field field) {
+  std::string allowed = absl::StrJoin(choices, ", ");
+  return TextKey(
+      std::move(section), std::move(name), std::move(allowed), std::move(help),
+      [choices](absl::string_view value) {
+        for (const std::string& choice : choices) {
+          if (value == choice) return true;
+        }
+        return false;
+      },
+      field);
+}
+
+template <typename Field>  // int& or int64_t& (*)(ServerConfig&)
+ConfigKey IntegerKey(std::string section, std::string name, int64_t min, int64_t max,
+                     std::string help, Field field) {
+  std::string allowed = absl::StrCat(min, " .. ", max);
+  return {section,
+          name,
+          Type::kInteger,
+          allowed,
+          std::move(help),
+          [=](ServerConfig& config, absl::string_view value) -> absl::Status {
+            int64_t number;
+            if (!absl::SimpleAtoi(value, &number) || number < min || number > max) {
+              return NotAllowed(value, allowed);
+            }
+            field(config) = static_cast<std::decay_t<decltype(field(config))>>(number);
+            return absl::OkStatus();
+          },
+          [=](const ServerConfig& config) {
+            return absl::StrCat(field(const_cast<ServerConfig&>(config)));
+          }};
+}
+
+template <typename Field>  // int64_t& (*)(ServerConfig&)
+ConfigKey BytesKey(std::string section, std::string name, int64_t min, int64_t max,
+                   std::string help, Field field) {
+  std::string allowed = absl::StrCat(min, " .. ", max, ", or with KiB, MiB, GiB, TiB");
+  return {section,
+          name,
+          Type::kBytes,
+          allowed,
+          std::move(help),
+          [=](ServerConfig& config, absl::string_view value) -> absl::Status {
+            int64_t bytes;
+            if (!ParseBytes(value, &bytes) || bytes < min || bytes > max) {
+              return NotAllowed(value, allowed);
+            }
+            field(config) = bytes;
+            return absl::OkStatus();
+          },
+          [=](const ServerConfig& config) {
+            return absl::StrCat(field(const_cast<ServerConfig&>(config)));
+          }};
+}
+
+template <typename Field>  // absl::Duration& (*)(ServerConfig&)
+ConfigKey SecondsKey(std::string section, std::string name, double min, std::string help,
+                     Field field) {
+  std::string allowed = absl::StrFormat("%g or more", min);
+  return {section,
+          name,
+          Type::kSeconds,
+          allowed,
+          std::move(help),
+          [=](ServerConfig& config, absl::string_view value) -> absl::Status {
+            double seconds;
+            if (!absl::SimpleAtod(value, &seconds) || !(seconds >= min) || seconds > kSecondsMax) {
+              return NotAllowed(value, allowed);
+            }
+            field(config) = absl::Seconds(seconds);
+            return absl::OkStatus();
+          },
+          [=](const ServerConfig& config) {
+            return absl::StrFormat("%.9g",
+                                   absl::ToDoubleSeconds(field(const_cast<ServerConfig&>(config))));
+          }};
+}
+
+bool IsAddress(absl::string_view value) { return ParseListenAddress(value).ok(); }
+bool IsAnything(absl::string_view) { return true; }
+bool IsNotEmpty(absl::string_view value) { return !value.empty(); }
+
+ConfigKey TenantsKey() {
+  const std::string allowed = "ids, separated by commas";
+  return {"server",
+          "tenants",
+          Type::kList,
+          allowed,
+          "Tenants that exist.",
+          [=](ServerConfig& config, absl::string_view value) -> absl::Status {
+            std::vector<std::string> tenants;
+            for (absl::string_view id : absl::StrSplit(value, ',')) {
+              id = absl::StripAsciiWhitespace(id);
+              if (absl::Status status = CheckResourceId(id, "tenant"); !status.ok()) {
+                return NotAllowed(value, absl::StrCat(allowed, " (", status.message(), ")"));
+              }
+              tenants.emplace_back(id);
+            }
+            config.server.tenants = std::move(tenants);
+            return absl::OkStatus();
+          },
+          [](const ServerConfig& config) { return absl::StrJoin(config.server.tenants, ","); }};
+}
+
+std::vector<ConfigKey> MakeKeys() {
+  constexpr int kThreadsMax = 1024;
+  constexpr int kQueueMax = 1'000'000;
+  constexpr int64_t kBytesMax = int64_t{1} << 50;
+#define FIELD(member) \
+  [](ServerConfig & c) -> auto& { return c.member; }
+  return {
+      TextKey("server", "listen", "host:port",
+              "Address of the gRPC service; port 0 takes a free port.", IsAddress,
+              FIELD(server.listen)),
+      TextKey(
+          "server", "http", "host:port or off",
+          "Address of /metrics, /livez and /readyz; port 0 takes a free port.",
+          [](absl::string_view value) { return value == "off" || IsAddress(value); },
+          FIELD(server.http)),
+      TextKey("server", "port_file", "a path or empty",
+              "File that gets the bound addresses once they are served.", IsAnything,
+              FIELD(server.port_file)),
+      TenantsKey(),
+      ChoiceKey("server", "log_level", {"debug", "info", "warning", "error"},
+                "Least level of the log lines on stderr.", FIELD(log_level)),
+      BytesKey("server", "message_bytes_max", 1 << 16, int64_t{64} << 20,
+               "A larger request message is refused with RESOURCE_EXHAUSTED.",
+               FIELD(server.message_bytes_max)),
+      IntegerKey("server", "connection_streams_max", 1, kQueueMax,
+                 "Calls at one time on one connection; more of them wait in the client.",
+                 FIELD(server.connection_streams_max)),
+      IntegerKey("server", "ingest_streams_max", 1, kQueueMax,
+                 "Ingest streams at one time; more are refused with RESOURCE_EXHAUSTED.",
+                 FIELD(server.ingest_streams_max)),
+      IntegerKey("server", "catalog_threads", 1, kThreadsMax,
+                 "Threads for calls on memories and documents.", FIELD(server.catalog_threads)),
+      IntegerKey("server", "catalog_queue_max", 1, kQueueMax,
+                 "Calls that wait for such a thread; more are refused with RESOURCE_EXHAUSTED.",
+                 FIELD(server.catalog_queue_max)),
+      IntegerKey("server", "reader_threads", 1, kThreadsMax,
+                 "Threads for Retrieve, Generate and Score: that many run at one time.",
+                 FIELD(server.reader_threads)),
+      IntegerKey("server", "reader_queue_max", 1, kQueueMax,
+                 "Calls that wait for such a thread; more are refused with RESOURCE_EXHAUSTED.",
+                 FIELD(server.reader_queue_max)),
+      IntegerKey("server", "ingest_threads", 1, kThreadsMax, "Threads that serve Ingest streams.",
+                 FIELD(server.ingest_threads)),
+      IntegerKey("server", "request_ids_max", 1, 10'000'000,
+                 "Requests with a request_id whose result is remembered (for 10 minutes).",
+                 FIELD(server.request_ids_max)),
+      SecondsKey("server", "drain_seconds", 0,
+                 "Time that running calls get to finish after SIGTERM or SIGINT.",
+                 FIELD(server.drain_timeout)),
+      SecondsKey("server", "client_stall_seconds", 0.1,
+                 "A client that takes no response of its stream for so long loses the call.",
+                 FIELD(server.client_stall_max)),
+      SecondsKey("server", "keepalive_seconds", 1, "Silence after which a connection is probed.",
+                 FIELD(server.keepalive_interval)),
+      SecondsKey("server", "keepalive_timeout_seconds", 1,
+                 "A connection that does not answer a probe for so long is closed.",
+                 FIELD(server.keepalive_timeout)),
+
+      TextKey("model", "path", "a folder or empty",
+              "Model bundle; empty: models/mneme-small beside the program.", IsAnything,
+              FIELD(model_path)),
+      ChoiceKey("model", "device", {"cpu", "cuda", "auto"},
+                "Where the network runs; auto: cuda when there is one, otherwise cpu.",
+                FIELD(device)),
+      ChoiceKey("model", "precision", {"bf16", "f32"}, "Arithmetic of the network.",
+                FIELD(precision)),
+      IntegerKey("model", "threads", 0, kThreadsMax,
+                 "Worker threads of the cpu device; 0: one a core.", FIELD(threads)),
+
+      TextKey("store", "data_dir", "a folder", "Where all data lies; created when absent.",
+              IsNotEmpty, FIELD(data_dir)),
+      BytesKey("store", "block_cache_bytes", 1 << 20, kBytesMax, "RocksDB's cache of blocks.",
+               FIELD(block_cache_bytes)),
+      IntegerKey("store", "background_threads", 1, kThreadsMax,
+                 "RocksDB's threads for flushes and compactions.", FIELD(background_threads)),
+      BytesKey("store", "reserve_bytes", 0, kBytesMax,
+               "Space that writes leave free on the file system.", FIELD(reserve_bytes)),
+      BytesKey("store", "host_page_bytes_max", 1 << 20, kBytesMax,
+               "Chunk pages (keys and values) kept in memory, at most.",
+               FIELD(host_page_bytes_max)),
+
+      IntegerKey("engine", "batch_segments_max", 1, 1024, "Segments derived in one batch, at most.",
+                 FIELD(engine.batch_segments_max)),
+      IntegerKey("engine", "queue_segments_max", 1, kQueueMax,
+                 "Segments waiting to be derived, at most; beyond it streams stop being read.",
+                 FIELD(engine.queue_segments_max)),
+      SecondsKey("engine", "idle_flush_seconds", 0.001,
+                 "Silence after which the open segment of a document is derived as it stands.",
+                 FIELD(engine.idle_flush)),
+      BytesKey("engine", "commit_bytes_max", 1 << 16, int64_t{1} << 30,
+               "Text gathered into one synced write, at most.", FIELD(engine.commit_bytes_max)),
+      SecondsKey("engine", "commit_wait_seconds", 0,
+                 "Time to gather text for one synced write; 0: none beyond the write before it.",
+                 FIELD(engine.commit_wait_max)),
+      BytesKey(
+          "engine", "writer_pending_bytes_max", 1 << 16, int64_t{1} << 30,
+          "Text of one stream accepted but not durable, at most; beyond it the stream is not read.",
+          FIELD(engine.writer_pending_bytes_max)),
+      BytesKey("engine", "document_bytes_max", 1, int64_t{1} << 40,
+               "Text of one document, at most.", FIELD(engine.document_bytes_max)),
+      IntegerKey("engine", "documents_per_memory_max", 1, 1'000'000'000,
+                 "Documents of one memory, at most.", FIELD(engine.documents_per_memory_max)),
+      IntegerKey("engine", "memories_per_tenant_max", 1, 1'000'000'000,
+                 "Memories of one tenant, at most.", FIELD(engine.memories_per_tenant_max)),
+      IntegerKey("engine", "memories_per_read_max", 1, 64, "Memories that one question may name.",
+                 FIELD(engine.memories_per_read_max)),
+      IntegerKey("engine", "retrieve_k_max", 1, 256, "Passages of one Retrieve, at most.",
+                 FIELD(engine.retrieve_k_max)),
+      IntegerKey("engine", "generate_tokens_max", 1, 4096, "Tokens of one Generate, at most.",
+                 FIELD(engine.generate_tokens_max)),
+      IntegerKey("engine", "readers_max", 1, kThreadsMax,
+                 "Questions that run at one time, at most.", FIELD(engine.readers_max)),
+      IntegerKey("engine", "readers_waiting_max", 1, kQueueMax,
+                 "Questions that wait to run; more are refused with RESOURCE_EXHAUSTED.",
+                 FIELD(engine.readers_waiting_max)),
+  };
+#undef FIELD
+}
+
+const ConfigKey* FindKey(absl::string_view full_name) {
+  for (const ConfigKey& key : ConfigKeys()) {
+    if (key.full_name() == full_name) return &key;
+  }
+  return nullptr;
+}
+
+absl::Status SetKey(const ConfigKey& key, absl::string_view value, absl::string_view source,
+                    ServerConfig* config) {
+  if (absl::Status status = key.set(*config, value); !status.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": ", key.full_name(), ": ", status.message()));
+  }
+  return absl::OkStatus();
+}
+
+// A scalar, or a sequence of scalars joined by commas.
+absl::StatusOr<std::string> YamlValue(const YAML::Node& node, const ConfigKey& key,
+                                      absl::string_view where) {
+  if (node.IsScalar()) return node.Scalar();
+  if (node.IsNull() && key.type == Type::kText) return std::string();
+  if (node.IsSequence() && key.type == Type::kList) {
+    std::vector<std::string> items;
+    for (const YAML::Node& item : node) {
+      if (!item.IsScalar()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(where, ": ", key.full_name(), ": not a list of plain values"));
+      }
+      items.push_back(item.Scalar());
+    }
+    return absl::StrJoin(items, ",");
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(where, ": ", key.full_name(), ": not a plain value: ", key.allowed));
+}
+
+absl::Status ApplyYamlNode(const YAML::Node& root, absl::string_view source, ServerConfig* config) {
+  const auto where = [source](const YAML::Node& node) {
+    return absl::StrCat(source, ":", node.Mark().line + 1);
+  };
+  if (root.IsNull()) return absl::OkStatus();
+  if (!root.IsMap()) {
+    return absl::InvalidArgumentError(absl::StrCat(where(root), ": not a map of sections"));
+  }
+  std::set<std::string> sections, seen;
+  for (const ConfigKey& key : ConfigKeys()) sections.insert(key.section);
+  for (const auto& section : root) {
+    const std::string section_name = section.first.IsScalar() ? section.first.Scalar() : "";
+    if (!sections.contains(section_name)) {
+      return absl::InvalidArgumentError(absl::StrCat(where(section.first), ": unknown section \"",
+                                                     section_name,
+                                                     "\": ", absl::StrJoin(sections, ", ")));
+    }
+    if (section.second.IsNull()) continue;
+    if (!section.second.IsMap()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(where(section.second), ": section ", section_name, " is not a map of keys"));
+    }
+    for (const auto& entry : section.second) {
+      const std::string name =
+          absl::StrCat(section_name, ".", entry.first.IsScalar() ? entry.first.Scalar() : "");
+      const ConfigKey* key = FindKey(name);
+      if (key == nullptr) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(where(entry.first), ": unknown key \"", name, "\""));
+      }
+      if (!seen.insert(name).second) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(where(entry.first), ": key \"", name, "\" is set twice"));
+      }
+      ASSIGN_OR_RETURN(const std::string value, YamlValue(entry.second, *key, where(entry.second)));
+      RETURN_IF_ERROR(SetKey(*key, value, where(entry.second), config));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ApplyFile(const std::string& path, ServerConfig* config) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream contents;
+  if (!file || !(contents << file.rdbuf())) {
+    return absl::NotFoundError(absl::StrCat("--config: cannot read \"", path, "\""));
+  }
+  return ApplyYaml(contents.str(), path, config);
+}
+
+constexpr absl::string_view kEnvironmentPrefix = "MNEME_";
+// Variables of the client program, which share the prefix.
+constexpr absl::string_view kClientEnvironment[] = {"MNEME_ADDRESS"};
+
+absl::Status ApplyEnvironment(absl::Span<const std::string> environment, ServerConfig* config) {
+  for (const std::string& entry : environment) {
+    if (!absl::StartsWith(entry, kEnvironmentPrefix)) continue;
+    const std::pair<std::string, std::string> variable =
+        absl::StrSplit(entry, absl::MaxSplits('=', 1));
+    const auto& [name, value] = variable;
+    if (absl::c_linear_search(kClientEnvironment, name)) continue;
+    const ConfigKey* key = nullptr;
+    for (const ConfigKey& candidate : ConfigKeys()) {
+      if (candidate.environment() == name) key = &candidate;
+    }
+    if (key == nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("environment: unknown variable ", name, " (see --help)"));
+    }
+    RETURN_IF_ERROR(SetKey(*key, value, absl::StrCat("environment ", name), config));
+  }
+  return absl::OkStatus();
+}
+
+// Flags that stand for one key.
+struct KeyFlag {
+  absl::string_view flag;
+  absl::string_view key;
+};
+constexpr KeyFlag kKeyFlags[] = {
+    {"--data-dir", "store.data_dir"}, {"--model", "model.path"},
+    {"--listen", "server.listen"},    {"--http", "server.http"},
+    {"--device", "model.device"},     {"--log-level", "server.log_level"},
+};
+
+struct Flag {
+  std::string name;
+  std::string value;
+};
+
+// One assignment of a key by a flag, in the order of the command line.
+struct Assignment {
+  const ConfigKey* key;
+  std::string value;
+  std::string source;
+};
+
+absl::StatusOr<Assignment> ParseSet(const std::string& value) {
+  const size_t equals = value.find('=');
+  if (equals == std::string::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("--set \"", value, "\": not section.key=value"));
+  }
+  const std::string name = value.substr(0, equals);
+  const ConfigKey* key = FindKey(name);
+  if (key == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--set: unknown key \"", name, "\" (see --help)"));
+  }
+  return Assignment{key, value.substr(equals + 1), "--set"};
+}
+
+}  // namespace
+
+std::string ConfigKey::full_name() const { return absl::StrCat(section, ".", name); }
+
+std::string ConfigKey::environment() const {
+  return absl::AsciiStrToUpper(absl::StrCat(kEnvironmentPrefix, section, "_", name));
+}
+
+absl::string_view ConfigKey::unit() const {
+  switch (type) {
+    case Type::kBytes:
+      return "bytes";
+    case Type::kSeconds:
+      return "seconds";
+    case Type::kText:
+    case Type::kList:
+    case Type::kInteger:
+      return "";
+  }
+  return "";
+}
+
+absl::Span<const ConfigKey> ConfigKeys() {
+  static const std::vector<ConfigKey>& keys = *new std::vector<ConfigKey>(MakeKeys());
+  return keys;
+}
+
+absl::Status ApplyYaml(absl::string_view yaml, absl::string_view source, ServerConfig* config) {
+  try {  // yaml-cpp reports by exception
+    return ApplyYamlNode(YAML::Load(std::string(yaml)), source, config);
+  } catch (const YAML::Exception& e) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ":", e.mark.line + 1, ": not YAML: ", e.msg));
+  }
+}
+
+std::string ToYaml(const ServerConfig& config) {
+  YAML::Emitter out;
+  out << YAML::BeginMap;
+  std::string section;
+  for (const ConfigKey& key : ConfigKeys()) {
+    if (key.section != section) {
+      if (!section.empty()) out << YAML::EndMap;
+      section = key.section;
+      out << YAML::Key << section << YAML::Value << YAML::BeginMap;
+    }
+    const std::string value = key.get(config);
+    out << YAML::Key << key.name << YAML::Value;
+    if (key.type == Type::kList) {
+      out << YAML::Flow << YAML::BeginSeq;
+      for (absl::string_view item : absl::StrSplit(value, ',')) out << std::string(item);
+      out << YAML::EndSeq;
+    } else {
+      out << value;
+    }
+  }
+  out << YAML::EndMap << YAML::EndMap;
+  return absl::StrCat(out.c_str(), "\n");
+}
+
+absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const std::string> args,
+                                             absl::Span<const std::string> environment) {
+  CommandLine command;
+  std::vector<Assignment> assignments;
+  std::string config_path;
+  for (size_t i = 0; i < args.size(); ++i) {
+    std::string flag = args[i];
+    if (flag == "--help" || flag == "-h") {
+      command.action = CommandLine::Action::kHelp;
+      return command;
+    }
+    if (flag == "--version") {
+      command.action = CommandLine::Action::kVersion;
+      return command;
+    }
+    if (flag == "--print-config") {
+      command.action = CommandLine::Action::kPrintConfig;
+      continue;
+    }
+    std::string value;
+    bool has_value = false;
+    if (const size_t equals = flag.find('='); equals != std::string::npos) {
+      value = flag.substr(equals + 1);
+      flag.resize(equals);
+      has_value = true;
+    }
+    const KeyFlag* key_flag = nullptr;
+    for (const KeyFlag& candidate : kKeyFlags) {
+      if (candidate.flag == flag) key_flag = &candidate;
+    }
+    if (key_flag == nullptr && flag != "--config" && flag != "--set") {
+      return absl::InvalidArgumentError(
+          absl::StrCat(absl::StartsWith(flag, "-") ? "unknown flag " : "unexpected argument ", flag,
+                       " (see --help)"));
+    }
+    if (!has_value) {
+      if (i + 1 == args.size()) {
+        return absl::InvalidArgumentError(absl::StrCat("flag ", flag, " needs a value"));
+      }
+      value = args[++i];
+    }
+    if (flag == "--config") {
+      config_path = value;
+    } else if (flag == "--set") {
+      ASSIGN_OR_RETURN(Assignment assignment, ParseSet(value));
+      assignments.push_back(std::move(assignment));
+    } else {
+      assignments.push_back({FindKey(key_flag->key), value, flag});
+    }
+  }
+  if (!config_path.empty()) RETURN_IF_ERROR(ApplyFile(config_path, &command.config));
+  RETURN_IF_ERROR(ApplyEnvironment(environment, &command.config));
+  for (const Assignment& assignment : assignments) {
+    RETURN_IF_ERROR(SetKey(*assignment.key, assignment.value, assignment.source, &command.config));
+  }
+  return command;
+}
+
+std::string HelpText() {
+  std::string text =
+      "mneme-server: serves memories over gRPC, metrics and health over HTTP.\n"
+      "\n"
+      "Usage: mneme-server [flags]\n"
+      "\n"
+      "Without flags it listens on 127.0.0.1 (gRPC 7420, HTTP 7421), keeps its data in "
+      "./mneme-data and\n"
+      "loads the bundle mneme-small that comes with the program.\n"
+      "\n"
+      "Flags (--flag value or --flag=value):\n";
+  for (const KeyFlag& flag : kKeyFlags) {
+    const ConfigKey& key = *FindKey(flag.key);
+    absl::StrAppend(&text, absl::StrFormat("  %-24s %s (%s) [key %s]\n", std::string(flag.flag),
+                                           key.help, key.allowed, key.full_name()));
+  }
+  absl::StrAppend(
+      &text,
+      "  --set section.key=value  Sets any key below; may be repeated, the last one counts.\n"
+      "  --config FILE            YAML file of sections and keys.\n"
+      "  --print-config           Prints the effective configuration as YAML (which --config "
+      "takes) and exits.\n"
+      "  --version                Prints version, commit and backends and exits.\n"
+      "  --help                   Prints this text and exits.\n"
+      "\n"
+      "Configuration: defaults < file (--config) < environment (MNEME_SECTION_KEY, for example\n"
+      "MNEME_STORE_DATA_DIR) < flags. Unknown flags, keys, variables and values are errors.\n"
+      "Exit status: 0 after a drain (SIGTERM or SIGINT), 1 error, 2 usage or configuration.\n");
+  const ServerConfig defaults;
+  std::string section;
+  for (const ConfigKey& key : ConfigKeys()) {
+    if (key.section != section) {
+      section = key.section;
+      absl::StrAppend(&text, "\n", section, ":\n");
+    }
+    const std::string value = key.get(defaults);
+    absl::StrAppend(&text, "  ", key.name, " = ", value.empty() ? "\"\"" : value,
+                    key.unit().empty() ? "" : " ", key.unit(), "\n      ", key.help, " (",
+                    key.allowed, ")\n");
+  }
+  return text;
+}
+
+}  // namespace mneme

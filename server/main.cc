@@ -1,0 +1,173 @@
+// mneme-server: reads the configuration, opens the stack, serves until SIGTERM or SIGINT, drains.
+
+#include <csignal>
+#include <cstdio>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/metrics.h"
+#include "common/status_macros.h"
+#include "mneme_version.h"
+#include "server/config.h"
+#include "server/http_server.h"
+#include "server/process_metrics.h"
+#include "server/readiness.h"
+#include "server/server.h"
+#include "server/stack.h"
+
+extern char** environ;
+
+namespace mneme {
+namespace {
+
+constexpr int kExitError = 1;
+constexpr int kExitUsage = 2;
+
+// SIGTERM and SIGINT, taken by AwaitStop alone: blocked here, and so in all threads begun later.
+sigset_t BlockStopSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+  return signals;
+}
+
+// Waits for the first stop signal. A second one ends the process at once.
+const char* AwaitStop(const sigset_t& signals) {
+  int signal_number = 0;
+  while (sigwait(&signals, &signal_number) != 0) {
+  }
+  pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+  return signal_number == SIGTERM ? "SIGTERM" : "SIGINT";
+}
+
+absl::Status WritePortFile(const std::string& path, const std::string& grpc_address,
+                           const std::string& http_address) {
+  if (path.empty()) return absl::OkStatus();
+  // Renamed into place, so that a reader never sees half of it.
+  const std::string temporary = path + ".tmp";
+  {
+    std::ofstream file(temporary);
+    file << "grpc=" << grpc_address << "\nhttp=" << http_address << "\n";
+    if (!file.flush()) return absl::UnavailableError(absl::StrCat("cannot write ", temporary));
+  }
+  if (std::rename(temporary.c_str(), path.c_str()) != 0) {
+    return absl::UnavailableError(absl::StrCat("cannot write ", path));
+  }
+  return absl::OkStatus();
+}
+
+// Everything after the configuration is known; returns after the drain.
+absl::Status Serve(const ServerConfig& config) {
+  const sigset_t signals = BlockStopSignals();
+  Clock& clock = RealClock();
+  Metrics metrics;
+  Readiness readiness(metrics, clock);
+
+  std::unique_ptr<HttpServer> http;
+  std::string http_address;
+  if (config.server.http != "off") {
+    ASSIGN_OR_RETURN(const ListenAddress address, ParseListenAddress(config.server.http));
+    ASSIGN_OR_RETURN(
+        http, HttpServer::Start(address, metrics, [&readiness] { return readiness.status(); }));
+    http_address = http->address().ToString();
+  }
+  // Found out now, not after a long recovery.
+  ASSIGN_OR_RETURN(const ListenAddress grpc_listen, ParseListenAddress(config.server.listen));
+  RETURN_IF_ERROR(ProbeListenAddress(grpc_listen));
+
+  ASSIGN_OR_RETURN(const std::unique_ptr<Stack> stack, Stack::Open(config, metrics, clock));
+  const ServerInfo info = stack->info();
+  AddProcessMetrics(metrics, info.backend);
+  LogInfo("server", "starting",
+          {{"version", kMnemeVersion},
+           {"commit", kMnemeCommit},
+           {"backend", info.backend},
+           {"device", info.device},
+           {"model", absl::StrFormat("%016x", info.bundle_fingerprint)},
+           {"data_dir", config.data_dir}});
+  readiness.Attach(stack->engine());
+
+  Server::Parts parts{.engine = stack->engine(),
+                      .readiness = readiness,
+                      .metrics = metrics,
+                      .clock = clock,
+                      .limits = {.memories_per_read_max = config.engine.memories_per_read_max,
+                                 .retrieve_k_max = config.engine.retrieve_k_max,
+                                 .generate_tokens_max = config.engine.generate_tokens_max},
+                      .info = info,
+                      .http_address = http_address};
+  absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(config.server, std::move(parts));
+  if (!server.ok()) {
+    readiness.Detach();
+    return server.status();
+  }
+  const std::string grpc_address = (*server)->address().ToString();
+  absl::Status status = WritePortFile(config.server.port_file, grpc_address, http_address);
+  if (status.ok()) {
+    LogInfo("server", "listening",
+            {{"grpc", grpc_address}, {"http", config.server.http == "off" ? "off" : http_address}});
+    if (!grpc_listen.is_loopback()) {
+      LogWarning("server", "listening beyond loopback without authentication or encryption",
+                 {{"grpc", grpc_address}});
+    }
+    const char* signal_name = AwaitStop(signals);
+    const absl::Time deadline = absl::Now() + config.server.drain_timeout;
+    LogInfo("server", "draining",
+            {{"signal", signal_name},
+             {"seconds", absl::StrCat(absl::ToDoubleSeconds(config.server.drain_timeout))}});
+    (*server)->Drain(deadline);
+    status = stack->engine().Drain(deadline);
+  }
+  readiness.Detach();
+  server->reset();
+  return status;
+}
+
+int Main(const std::vector<std::string>& args, const std::vector<std::string>& environment) {
+  const auto fail = [](const absl::Status& status, int exit_status) {
+    std::fprintf(stderr, "mneme-server: %s\n", std::string(status.message()).c_str());
+    return exit_status;
+  };
+  absl::StatusOr<CommandLine> command = ParseCommandLine(args, environment);
+  if (!command.ok()) return fail(command.status(), kExitUsage);
+  switch (command->action) {
+    case CommandLine::Action::kHelp:
+      std::fputs(HelpText().c_str(), stdout);
+      return 0;
+    case CommandLine::Action::kVersion:
+      std::printf("mneme-server %s commit %s backends %s\n", kMnemeVersion, kMnemeCommit,
+                  absl::StrJoin(BackendNames(), ",").c_str());
+      return 0;
+    case CommandLine::Action::kPrintConfig:
+      std::fputs(ToYaml(command->config).c_str(), stdout);
+      return 0;
+    case CommandLine::Action::kServe:
+      break;
+  }
+  LogLevel level = LogLevel::kInfo;
+  ParseLogLevel(command->config.log_level, &level);
+  SetLogLevel(level);
+  const absl::Status status = Serve(command->config);
+  if (!status.ok()) return fail(status, kExitError);
+  LogInfo("server", "stopped");
+  return 0;
+}
+
+}  // namespace
+}  // namespace mneme
+
+int main(int argc, char** argv) {
+  std::vector<std::string> environment;
+  for (char** entry = environ; *entry != nullptr; ++entry) environment.emplace_back(*entry);
+  return mneme::Main(std::vector<std::string>(argv + 1, argv + argc), environment);
+}

@@ -1,0 +1,76 @@
+// Counts and times requests by method and code. All label sets exist from the start, so dashboards
+// have data at once.
+
+#ifndef MNEME_SERVER_REQUEST_METRICS_H_
+#define MNEME_SERVER_REQUEST_METRICS_H_
+
+#include <array>
+
+#include <grpcpp/support/status.h>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "common/metrics.h"
+
+namespace mneme {
+
+// The methods of mneme.v1.MemoryService, in the order of the proto.
+enum class Method {
+  kCreateMemory,
+  kGetMemory,
+  kListMemories,
+  kDeleteMemory,
+  kListDocuments,
+  kGetDocument,
+  kReadDocument,
+  kDeleteDocument,
+  kIngest,
+  kRetrieve,
+  kGenerate,
+  kScore,
+  kGetStatus,
+};
+inline constexpr int kMethodCount = 13;
+
+// "CreateMemory", ...
+absl::string_view MethodName(Method method);
+
+// Thread-safe.
+class RequestMetrics {
+ public:
+  explicit RequestMetrics(Metrics& metrics);
+
+  void Started(Method method);
+  void Finished(Method method, grpc::StatusCode code, absl::Duration took);
+
+ private:
+  static constexpr int kCodeCount = 17;
+  struct Instruments {
+    std::array<Counter*, kCodeCount> requests;
+    Histogram* seconds;
+    Gauge* in_flight;
+  };
+  std::array<Instruments, kMethodCount> instruments_;
+};
+
+// One request: in flight until Finish. Thread-compatible.
+class RequestRecord {
+ public:
+  RequestRecord(RequestMetrics& metrics, Method method);
+  // Counts an unfinished request as CANCELLED.
+  ~RequestRecord();
+  RequestRecord(const RequestRecord&) = delete;
+  RequestRecord& operator=(const RequestRecord&) = delete;
+
+  void Finish(grpc::StatusCode code);
+
+ private:
+  RequestMetrics& metrics_;
+  const Method method_;
+  const absl::Time begin_;
+  bool finished_ = false;
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_SERVER_REQUEST_METRICS_H_

@@ -1,0 +1,110 @@
+#include "server/stack.h"
+
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/status_macros.h"
+#include "model/bundle.h"
+
+namespace mneme {
+namespace {
+
+// `status` with what was being done in front of its message.
+absl::Status While(absl::string_view doing, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat(doing, ": ", status.message()));
+}
+
+}  // namespace
+
+std::vector<std::string> BackendNames() { return {"cpu"}; }
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const std::string& device, int threads) {
+  if (device == "cuda") {
+    return absl::FailedPreconditionError(
+        absl::StrCat("device cuda: this build has only ", absl::StrJoin(BackendNames(), ", ")));
+  }
+  return CreateCpuBackend({.threads = threads});
+}
+
+absl::StatusOr<std::string> FindDefaultModel() {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const fs::path program = fs::read_symlink("/proc/self/exe", error);
+  std::vector<fs::path> candidates;
+  const fs::path folder = program.parent_path();
+  candidates.push_back(folder.parent_path() / "share/mneme/models/mneme-small");
+  // build/<preset>/bin/mneme-server of a source tree.
+  for (fs::path above = folder; above.has_relative_path(); above = above.parent_path()) {
+    candidates.push_back(above / "models/mneme-small");
+  }
+  for (const fs::path& candidate : candidates) {
+    if (fs::exists(candidate / "config.json", error)) return candidate.string();
+  }
+  return absl::NotFoundError(absl::StrCat("no model: neither ", candidates.front().string(),
+                                          " nor models/mneme-small above ", folder.string(),
+                                          "; name one with --model"));
+}
+
+absl::StatusOr<std::unique_ptr<Stack>> Stack::Open(const ServerConfig& config, Metrics& metrics,
+                                                   Clock& clock) {
+  std::unique_ptr<Stack> stack(new Stack());
+  ASSIGN_OR_RETURN(stack->backend_, CreateBackend(config.device, config.threads));
+
+  std::string model_path = config.model_path;
+  if (model_path.empty()) {
+    ASSIGN_OR_RETURN(model_path, FindDefaultModel());
+  }
+  auto bundle = LoadBundle(model_path);
+  if (!bundle.ok()) return While(absl::StrCat("model ", model_path), bundle.status());
+  ModelOptions model_options;
+  model_options.precision = config.precision == "f32" ? Precision::kF32 : Precision::kBf16;
+  auto model = Model::Create(*std::move(bundle), *stack->backend_, model_options);
+  if (!model.ok()) return While(absl::StrCat("model ", model_path), model.status());
+  stack->model_ = *std::move(model);
+
+  RocksDbOptions disk;
+  disk.data_dir = config.data_dir;
+  disk.block_cache_bytes = config.block_cache_bytes;
+  disk.background_threads = config.background_threads;
+  disk.reserve_bytes = config.reserve_bytes;
+  auto chunk_store = OpenRocksDbChunkStore(disk, metrics);
+  if (!chunk_store.ok()) {
+    return While(absl::StrCat("data directory ", config.data_dir), chunk_store.status());
+  }
+  stack->chunk_store_ = *std::move(chunk_store);
+
+  MemoryStoreOptions tiers;
+  tiers.page_bytes = stack->model_->page_layout().page_bytes();
+  tiers.landmark_bytes = stack->model_->page_layout().landmark_bytes();
+  tiers.derivation_fingerprint = stack->model_->derivation_fingerprint();
+  tiers.host_page_bytes_max = config.host_page_bytes_max;
+  auto memory_store = MemoryStore::Open(tiers, *stack->chunk_store_, metrics, clock);
+  if (!memory_store.ok()) {
+    return While(absl::StrCat("data directory ", config.data_dir), memory_store.status());
+  }
+  stack->memory_store_ = *std::move(memory_store);
+
+  ASSIGN_OR_RETURN(stack->engine_, Engine::Open(config.engine, *stack->model_, *stack->backend_,
+                                                *stack->memory_store_, metrics, clock));
+  return stack;
+}
+
+Stack::~Stack() = default;
+
+ServerInfo Stack::info() const {
+  ServerInfo info;
+  info.backend = backend_->name();
+  info.device = backend_->description();
+  info.bundle_fingerprint = model_->bundle().fingerprint;
+  info.parameter_count = model_->bundle().parameter_count;
+  info.chunk_tokens = model_->config().chunk_size;
+  info.segment_tokens = model_->config().segment_size;
+  info.totals = [this] { return memory_store_->totals(); };
+  info.tiers = [this] { return memory_store_->tiers(); };
+  return info;
+}
+
+}  // namespace mneme

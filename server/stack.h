@@ -1,0 +1,61 @@
+// What a server stands on: backend, model, store and engine, opened in order and closed in reverse.
+
+#ifndef MNEME_SERVER_STACK_H_
+#define MNEME_SERVER_STACK_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/clock.h"
+#include "common/metrics.h"
+#include "engine/engine.h"
+#include "kernels/backend.h"
+#include "memory_store/chunk_store.h"
+#include "memory_store/memory_store.h"
+#include "model/model.h"
+#include "server/catalog_handlers.h"
+#include "server/config.h"
+
+namespace mneme {
+
+// Names of the backends in this build, "cpu" first.
+std::vector<std::string> BackendNames();
+
+// `device`: "cpu", "cuda" or "auto". FAILED_PRECONDITION when this build or machine has no such
+// device.
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const std::string& device, int threads);
+
+// The bundle mneme-small that comes with the program: share/mneme/models beside bin/ (installed),
+// or models/ above it (source tree). NOT_FOUND names the places.
+absl::StatusOr<std::string> FindDefaultModel();
+
+// Thread-compatible. `metrics` and `clock` must outlive it.
+class Stack {
+ public:
+  // Opens everything that `config` names. Errors name the path or setting: see LoadBundle,
+  // OpenRocksDbChunkStore, CreateBackend.
+  static absl::StatusOr<std::unique_ptr<Stack>> Open(const ServerConfig& config, Metrics& metrics,
+                                                     Clock& clock);
+  ~Stack();
+
+  Engine& engine() { return *engine_; }
+  const Backend& backend() const { return *backend_; }
+  // For the server; it may be used as long as this object lives.
+  ServerInfo info() const;
+
+ private:
+  Stack() = default;
+
+  // In the order in which they stand on each other.
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<ChunkStore> chunk_store_;
+  std::unique_ptr<MemoryStore> memory_store_;
+  std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_SERVER_STACK_H_
