@@ -11,6 +11,7 @@ add_library(mneme_dnnl INTERFACE)
 target_include_directories(mneme_dnnl SYSTEM INTERFACE ${DNNL_INCLUDE_DIR})
 target_link_libraries(mneme_dnnl INTERFACE ${DNNL_LIBRARY})
 find_package(prometheus-cpp CONFIG REQUIRED)
+find_package(civetweb CONFIG REQUIRED)
 find_package(yaml-cpp CONFIG REQUIRED)
 find_package(nlohmann_json CONFIG REQUIRED)
 
