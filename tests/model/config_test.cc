@@ -1,0 +1,131 @@
+#include "model/config.h"
+
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/model/spm_models.h"
+
+namespace mneme {
+namespace {
+
+using ::testing::HasSubstr;
+
+nlohmann::json Shipped() {
+  return nlohmann::json::parse(FileContents(MNEME_SOURCE_DIR "/models/mneme-small/config.json"));
+}
+
+void ExpectRefused(const std::string& json, const std::string& message) {
+  const absl::Status status = ParseModelConfig(json).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << json;
+  EXPECT_THAT(std::string(status.message()), HasSubstr(message));
+}
+
+template <typename Value>
+void ExpectValueRefused(const char* field, const Value& value, const std::string& message) {
+  nlohmann::json json = Shipped();
+  json[field] = value;
+  ExpectRefused(json.dump(), message);
+}
+
+TEST(ModelConfigTest, ShippedConfigIsRead) {
+  const ModelConfig config = ParseModelConfig(Shipped().dump()).value();
+  EXPECT_EQ(config.vocab_size, 8192);
+  EXPECT_EQ(config.inner(), 768);
+  EXPECT_EQ(config.ssm_heads(), 12);
+  EXPECT_EQ(config.conv_dim(), 896);
+  EXPECT_EQ(config.in_proj_rows(), 1676);
+  EXPECT_EQ(config.head_dim(), 64);
+  EXPECT_EQ(config.hsa_layers(), 3);
+  EXPECT_EQ(config.chunks_per_segment(), 64);
+  EXPECT_DOUBLE_EQ(config.rope_base, 10000.0);
+  EXPECT_DOUBLE_EQ(config.norm_eps, 1e-5);
+  EXPECT_EQ(config.pad_token, "<doc>");
+}
+
+TEST(ModelConfigTest, Ramba370mIsRead) {
+  nlohmann::json json = Shipped();
+  json.update({{"d_model", 1024},
+               {"n_lower_layers", 24},
+               {"n_upper_layers", 24},
+               {"n_heads", 16},
+               {"landmark_dim", 1024},
+               {"ssm_state_size", 128},
+               {"vocab_size", 50304}});
+  const auto config = ParseModelConfig(json.dump());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->head_dim(), 64);
+}
+
+TEST(ModelConfigTest, MissingFieldIsNamed) {
+  const nlohmann::json shipped = Shipped();
+  for (const auto& [key, value] : shipped.items()) {
+    nlohmann::json json = shipped;
+    json.erase(key);
+    if (key == "model_type") {
+      EXPECT_TRUE(ParseModelConfig(json.dump()).ok());
+    } else {
+      ExpectRefused(json.dump(), key + " is missing");
+    }
+  }
+}
+
+TEST(ModelConfigTest, UnknownFieldIsNamed) {
+  ExpectValueRefused("n_experts", 8, "\"n_experts\" is not a known field");
+}
+
+TEST(ModelConfigTest, FieldThatAppearsTwiceIsNamed) {
+  std::string json = Shipped().dump();
+  json.insert(json.size() - 1, ",\"d_model\":512");
+  ExpectRefused(json, "key \"d_model\" appears twice");
+}
+
+TEST(ModelConfigTest, MistypedFieldIsNamedWithItsValue) {
+  ExpectValueRefused("d_model", "384", "d_model is \"384\", expected a whole number");
+  ExpectValueRefused("d_model", 384.5, "d_model is 384.5, expected a whole number");
+  ExpectValueRefused("d_model", nullptr, "d_model is null");
+  ExpectValueRefused("d_model", std::vector<int>{384}, "d_model is [384]");
+  ExpectValueRefused("norm_eps", "small", "norm_eps is of type string");
+  ExpectValueRefused("pad_token", 5, "pad_token is of type number");
+  ExpectValueRefused("pad_token", "", "pad_token is empty");
+  ExpectValueRefused("model_type", "llama", "model_type is \"llama\", expected \"ramba\"");
+}
+
+TEST(ModelConfigTest, SizeOutOfRangeIsNamedWithItsLimit) {
+  ExpectValueRefused("d_model", 0, "d_model is 0, expected 1 to 16384");
+  ExpectValueRefused("n_heads", -6, "n_heads is -6, expected 1 to 256");
+  ExpectValueRefused("vocab_size", 1 << 30, "vocab_size is 1073741824, expected 1 to 1048576");
+  ExpectValueRefused("vocab_size", ~uint64_t{0}, "vocab_size is 18446744073709551615");
+  ExpectValueRefused("segment_size", 1 << 20, "segment_size is 1048576");
+  ExpectValueRefused("rope_base", 0, "rope_base is 0, expected more than 0");
+  ExpectValueRefused("rope_base", -1.0, "rope_base is -1.0");
+  ExpectValueRefused("norm_eps", 2.0, "norm_eps is 2.0");
+}
+
+TEST(ModelConfigTest, SizesThatDoNotFitEachOtherAreNamed) {
+  ExpectValueRefused("n_heads", 5, "d_model (384) is not a multiple of n_heads (5)");
+  ExpectValueRefused("ssm_head_dim", 100,
+                     "expand * d_model (768) is not a multiple of ssm_head_dim (100)");
+  ExpectValueRefused("hsa_every", 4, "n_upper_layers (6) is not a multiple of hsa_every (4)");
+  ExpectValueRefused("chunk_size", 100,
+                     "segment_size (4096) is not a multiple of chunk_size (100)");
+  ExpectValueRefused("n_heads", 128, "d_model / n_heads is 3");
+  ExpectValueRefused("n_kv_heads", 2, "n_kv_heads is 2, only 1 is supported");
+}
+
+TEST(ModelConfigTest, WhatIsNoJsonObjectIsRefused) {
+  ExpectRefused("", "not valid JSON at byte 1 of 0");
+  ExpectRefused("[1]", "expected a JSON object, found array");
+  ExpectRefused("null", "expected a JSON object, found null");
+  ExpectRefused(std::string(100'000, '['), "not valid JSON");
+  const std::string whole = Shipped().dump();
+  for (size_t bytes = 0; bytes < whole.size(); ++bytes) {
+    ASSERT_FALSE(ParseModelConfig(whole.substr(0, bytes)).ok()) << bytes;
+  }
+}
+
+}  // namespace
+}  // namespace mneme
