@@ -279,6 +279,11 @@ int64_t DocumentWriter::accepted_bytes() const {
   return accepted_bytes_;
 }
 
+int64_t DocumentWriter::settled_bytes() const {
+  absl::MutexLock lock(&mutex_);
+  return accepted_bytes_ - static_cast<int64_t>(tail_.size());
+}
+
 void DocumentWriter::OnVisible(const DocumentInfo& info) {
   {
     absl::MutexLock lock(&mutex_);

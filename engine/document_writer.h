@@ -63,6 +63,7 @@ class DocumentWriter : public std::enable_shared_from_this<DocumentWriter> {
   bool ready();
   IngestProgress progress() const;
   int64_t accepted_bytes() const;
+  int64_t settled_bytes() const;
 
   // The handle is gone: no callback runs or comes after this.
   void Detach();

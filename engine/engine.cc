@@ -92,6 +92,7 @@ class WriterHandle : public Writer {
   bool ready() const override { return writer_->ready(); }
   IngestProgress progress() const override { return writer_->progress(); }
   int64_t accepted_bytes() const override { return writer_->accepted_bytes(); }
+  int64_t settled_bytes() const override { return writer_->settled_bytes(); }
 
  private:
   WriterRegistry& registry_;

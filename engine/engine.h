@@ -107,6 +107,8 @@ class Writer {
   virtual IngestProgress progress() const = 0;
   // Bytes accepted so far: the offset at which new text goes.
   virtual int64_t accepted_bytes() const = 0;
+  // Bytes that become durable without more text: accepted_bytes less the beginning of a UTF-8 sequence at their end.
+  virtual int64_t settled_bytes() const = 0;
 };
 
 struct WriterCallbacks {
