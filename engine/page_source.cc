@@ -10,6 +10,12 @@
 #include "engine/document_source.h"
 
 namespace mneme {
+namespace {
+
+// A segment may be replaced, or its pages leave the host tier again, while we derive it.
+constexpr int kRederiveMax = 3;
+
+}  // namespace
 
 absl::StatusOr<ReaderPages> PageSource::Pin(absl::Span<const ChunkAddress> chunks) {
   ReaderPages result;
@@ -17,7 +23,7 @@ absl::StatusOr<ReaderPages> PageSource::Pin(absl::Span<const ChunkAddress> chunk
   // Positions in `chunks` of what can be had.
   std::vector<size_t> wanted(chunks.size());
   for (size_t i = 0; i < wanted.size(); ++i) wanted[i] = i;
-  bool rederived = false;
+  int rederived = 0;
   while (!wanted.empty()) {
     std::vector<ChunkAddress> addresses;
     addresses.reserve(wanted.size());
@@ -30,9 +36,12 @@ absl::StatusOr<ReaderPages> PageSource::Pin(absl::Span<const ChunkAddress> chunk
       continue;
     }
     if (!pinned.ok()) return pinned.status();
-    if (!pinned->missing().empty() && !rederived) {
-      RETURN_IF_ERROR(Rederive(pinned->missing()));
-      rederived = true;
+    if (!pinned->missing().empty() && rederived < kRederiveMax) {
+      // The pins of this try are gone before the next: the pages must fit once, not twice.
+      const std::vector<ChunkAddress> missing(pinned->missing().begin(), pinned->missing().end());
+      pinned = absl::UnknownError("let go");
+      RETURN_IF_ERROR(Rederive(missing));
+      ++rederived;
       continue;
     }
     for (size_t at = 0; at < wanted.size(); ++at) result.pages[wanted[at]] = pinned->pages()[at];
@@ -73,7 +82,8 @@ absl::Status PageSource::Rederive(absl::Span<const ChunkAddress> missing) {
     const absl::Span<const TokenId> span = *ids;
     std::vector<SegmentChunks> chunks;
     RETURN_IF_ERROR(model_.ForwardLower(absl::MakeConstSpan(&span, 1), &chunks));
-    const absl::Status put = store_.PutPages(document, index, chunks[0].pages);
+    const absl::Status put = 
+        store_.PutPages(document, index, chunks[0].pages, segment->byte_end);
     if (!put.ok()) {
       give_up(put);
       continue;

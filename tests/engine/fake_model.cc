@@ -1,0 +1,192 @@
+#include "tests/engine/fake_model.h"
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+#include "common/check.h"
+
+namespace mneme {
+namespace {
+
+constexpr int kChunkTokens = 8;
+constexpr int kLandmarkDim = 256;
+
+class FakeReaderState : public ReaderState {
+ public:
+  std::unique_ptr<ReaderState> Clone() const override {
+    return std::make_unique<FakeReaderState>(*this);
+  }
+
+  std::vector<float> bag = std::vector<float>(kLandmarkDim, 0.0f);
+  TokenId last_word = -1;             // last token that is no special one
+  std::vector<TokenId> last_of_rows;  // of the rows between the lower and the upper half
+};
+
+size_t Dimension(TokenId id) {
+  return (static_cast<uint32_t>(id) * 2654435761u >> 16) % kLandmarkDim;
+}
+
+}  // namespace
+
+FakeModel::FakeModel() : bundle_(std::make_unique<Bundle>()) {
+  std::ifstream file(MNEME_SOURCE_DIR "/models/mneme-small/tokenizer.model", std::ios::binary);
+  std::stringstream contents;
+  contents << file.rdbuf();
+  auto tokenizer = Tokenizer::Load(contents.str());
+  MNEME_CHECK(tokenizer.ok());
+  bundle_->tokenizer = *std::move(tokenizer);
+  ModelConfig& config = bundle_->config;
+  config.vocab_size = bundle_->tokenizer->vocab_size();
+  config.d_model = 1;
+  config.n_heads = 1;
+  config.n_kv_heads = 1;
+  config.chunk_size = kChunkTokens;
+  config.chunks_per_read = 4;
+  config.landmark_dim = kLandmarkDim;
+  config.segment_size = 64;
+  bundle_->document_id = bundle_->tokenizer->PieceToId("<doc>");
+  bundle_->pad_id = bundle_->document_id;
+  bundle_->question_id = bundle_->tokenizer->PieceToId("<q>");
+  bundle_->answer_id = bundle_->tokenizer->PieceToId("<a>");
+}
+
+PageLayout FakeModel::page_layout() const {
+  return {.dtype = DType::kF32,
+          .chunk_tokens = kChunkTokens,
+          .kv_dim = 1,
+          .landmark_dim = kLandmarkDim};
+}
+
+void FakeModel::OnForward(std::function<absl::Status(Segments)> hook) {
+  absl::MutexLock lock(&mutex_);
+  on_forward_ = std::move(hook);
+}
+
+absl::Status FakeModel::ForwardLower(Segments segments, std::vector<SegmentChunks>* out) const {
+  std::function<absl::Status(Segments)> hook;
+  {
+    absl::MutexLock lock(&mutex_);
+    forward_batches_.push_back(segments.size());
+    hook = on_forward_;
+  }
+  if (hook) {
+    const absl::Status status = hook(segments);
+    if (!status.ok()) return status;
+  }
+  const PageLayout layout = page_layout();
+  out->clear();
+  for (const absl::Span<const TokenId> ids : segments) {
+    if (ids.empty() || ids.size() > static_cast<size_t>(config().segment_size)) {
+      return absl::InvalidArgumentError("segment of a wrong size");
+    }
+    SegmentChunks& chunks = out->emplace_back();
+    for (size_t first = 0; first < ids.size(); first += kChunkTokens) {
+      std::vector<float> landmark(kLandmarkDim, 0.0f);
+      std::vector<float> page(2 * kChunkTokens, -1.0f);
+      const absl::Span<const TokenId> chunk = ids.subspan(first, kChunkTokens);
+      for (size_t i = 0; i < chunk.size(); ++i) {
+        page[i] = static_cast<float>(chunk[i]);
+        if (chunk[i] != bundle_->document_id) landmark[Dimension(chunk[i])] += 1.0f;
+      }
+      const auto append = [](const std::vector<float>& from, std::vector<uint8_t>* to) {
+        const auto* bytes = reinterpret_cast<const uint8_t*>(from.data());
+        to->insert(to->end(), bytes, bytes + from.size() * sizeof(float));
+      };
+      append(landmark, &chunks.landmarks);
+      append(page, &chunks.pages);
+      ++chunks.chunk_count;
+    }
+    MNEME_CHECK(static_cast<int64_t>(chunks.pages.size()) ==
+                chunks.chunk_count * layout.page_bytes());
+  }
+  return absl::OkStatus();
+}
+
+std::unique_ptr<ReaderState> FakeModel::NewReaderState() const {
+  return std::make_unique<FakeReaderState>();
+}
+
+absl::Status FakeModel::ReadLower(absl::Span<const ReaderStep> steps, LowerRows* out) const {
+  {
+    absl::MutexLock lock(&mutex_);
+    read_batches_.push_back(steps.size());
+  }
+  out->hidden.clear();
+  out->queries.clear();
+  for (const ReaderStep& step : steps) {
+    auto& state = static_cast<FakeReaderState&>(*step.state);
+    state.last_of_rows.clear();
+    for (TokenId id : step.ids) {
+      if (id != bundle_->question_id && id != bundle_->answer_id && id != bundle_->document_id) {
+        state.last_word = id;
+        state.bag[Dimension(id)] += 0.25f;
+      }
+      state.last_of_rows.push_back(state.last_word);
+      out->hidden.push_back(static_cast<float>(id));
+      out->queries.insert(out->queries.end(), state.bag.begin(), state.bag.end());
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FakeModel::ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
+                                  absl::Span<const RowSelection> selections, LogitRows which,
+                                  std::vector<float>* logits) const {
+  {
+    absl::MutexLock lock(&mutex_);
+    upper_batches_.push_back(steps.size());
+  }
+  const TokenId end = tokenizer().PieceToId("</s>");
+  const auto vocab_size = static_cast<size_t>(config().vocab_size);
+  logits->clear();
+  size_t row = 0;
+  for (const ReaderStep& step : steps) {
+    auto& state = static_cast<FakeReaderState&>(*step.state);
+    for (size_t i = 0; i < step.ids.size(); ++i, ++row) {
+      // The rows handed on must be the ones that came out of the lower half.
+      if (lower.hidden[row] != static_cast<float>(step.ids[i])) {
+        return absl::InternalError("rows of another step");
+      }
+      if (which == LogitRows::kLastOfStep && i + 1 < step.ids.size()) continue;
+      TokenId next = end;
+      float best = -1.0f;
+      const RowSelection& selection = selections[row];
+      for (size_t c = 0; c < selection.pages.size(); ++c) {
+        const auto* page = reinterpret_cast<const float*>(selection.pages[c]);
+        for (int t = 0; t + 1 < kChunkTokens; ++t) {
+          if (static_cast<TokenId>(page[t]) != state.last_of_rows[i] || page[t + 1] < 0) continue;
+          if (selection.weights[c] > best) {
+            best = selection.weights[c];
+            next = static_cast<TokenId>(page[t + 1]);
+          }
+        }
+      }
+      logits->resize(logits->size() + vocab_size, 0.0f);
+      (*logits)[logits->size() - vocab_size + static_cast<size_t>(next)] = 10.0f;
+    }
+  }
+  if (row != lower.hidden.size() || row != selections.size()) {
+    return absl::InternalError("as many rows as selections are needed");
+  }
+  return absl::OkStatus();
+}
+
+std::vector<size_t> FakeModel::forward_batches() const {
+  absl::MutexLock lock(&mutex_);
+  return forward_batches_;
+}
+
+std::vector<size_t> FakeModel::read_batches() const {
+  absl::MutexLock lock(&mutex_);
+  return read_batches_;
+}
+
+std::vector<size_t> FakeModel::upper_batches() const {
+  absl::MutexLock lock(&mutex_);
+  return upper_batches_;
+}
+
+}  // namespace mneme

@@ -1,0 +1,64 @@
+// FakeModel: a Model with the real tokenizer and no network, fast and easy to predict.
+//
+// A landmark is the bag of its chunk's tokens (hashed), a page holds the token ids, a query is the
+// bag of the reader's tokens so far: the chunk that shares most tokens with the question wins. The
+// upper half copies: the next token is the one that follows the reader's last token in the chunk
+// read with most weight, else </s>.
+
+#ifndef MNEME_TESTS_ENGINE_FAKE_MODEL_H_
+#define MNEME_TESTS_ENGINE_FAKE_MODEL_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
+#include "model/model.h"
+
+namespace mneme {
+
+// Thread-safe.
+class FakeModel : public Model {
+ public:
+  using Segments = absl::Span<const absl::Span<const TokenId>>;
+
+  // Segments of 64 tokens, chunks of 8, 4 chunks a read, landmarks of 256 float32.
+  FakeModel();
+
+  const Bundle& bundle() const override { return *bundle_; }
+  PageLayout page_layout() const override;
+  uint64_t derivation_fingerprint() const override { return fingerprint_; }
+  absl::Status ForwardLower(Segments segments, std::vector<SegmentChunks>* out) const override;
+  std::unique_ptr<ReaderState> NewReaderState() const override;
+  absl::Status ReadLower(absl::Span<const ReaderStep> steps, LowerRows* out) const override;
+  absl::Status ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
+                         absl::Span<const RowSelection> selections, LogitRows which,
+                         std::vector<float>* logits) const override;
+
+  // Runs before each ForwardLower; what it returns, if not OK, is its result. May block.
+  void OnForward(std::function<absl::Status(Segments)> hook);
+  // Another model, as it were: what is derived from now on differs in name.
+  void set_fingerprint(uint64_t fingerprint) { fingerprint_ = fingerprint; }
+
+  // Sizes of the batches of ForwardLower, of ReadLower and of ReadUpper so far.
+  std::vector<size_t> forward_batches() const;
+  std::vector<size_t> read_batches() const;
+  std::vector<size_t> upper_batches() const;
+
+ private:
+  std::unique_ptr<Bundle> bundle_;
+  uint64_t fingerprint_ = 0x5eed;
+  mutable absl::Mutex mutex_;
+  std::function<absl::Status(Segments)> on_forward_ ABSL_GUARDED_BY(mutex_);
+  mutable std::vector<size_t> forward_batches_ ABSL_GUARDED_BY(mutex_);
+  mutable std::vector<size_t> read_batches_ ABSL_GUARDED_BY(mutex_);
+  mutable std::vector<size_t> upper_batches_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_TESTS_ENGINE_FAKE_MODEL_H_
