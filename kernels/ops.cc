@@ -116,6 +116,8 @@ absl::Status Backend::Embed(const EmbedParams& p) {
                       .Pointer("ids", p.ids, p.rows)
                       .Pointer("out", p.out, p.rows)
                       .status());
+  RETURN_IF_ERROR(
+      ShapeCheck("Embed").AtLeast("out_stride", p.out_stride, p.table->cols()).status());
   return DoEmbed(p);
 }
 
@@ -213,6 +215,8 @@ absl::Status Backend::ChunkInput(const ChunkInputParams& p) {
                       .AtLeast("chunks", p.chunks, 0)
                       .AtLeast("chunk_tokens", p.chunk_tokens, 1)
                       .AtLeast("width", p.width, 1)
+                      .AtLeast("hidden_stride", p.hidden_stride, p.width)
+                      .AtLeast("out_stride", p.out_stride, p.width)
                       .Pointer("hidden", p.hidden, p.chunks)
                       .Pointer("weight", p.weight, 1)
                       .Pointer("cls", p.cls, 1)

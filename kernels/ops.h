@@ -33,6 +33,7 @@ struct EmbedParams {
   int64_t rows = 0;
   const PackedWeight* table = nullptr;  // [vocab, width]
   float* out = nullptr;                 // [rows, width]
+  int64_t out_stride = 0;
 };
 
 // out = in / sqrt(mean(in^2) + eps) * weight, row by row.
@@ -144,6 +145,7 @@ struct SsdParams {
 // Input of the chunk encoder: RmsNorm of the chunk's S rows, then the CLS row.
 struct ChunkInputParams {
   const float* hidden = nullptr;  // [chunks * S, width]
+  int64_t hidden_stride = 0;
   const float* weight = nullptr;  // [width]
   float eps = 0;
   const float* cls = nullptr;  // [width]
@@ -151,6 +153,7 @@ struct ChunkInputParams {
   int64_t chunk_tokens = 0;  // S
   int64_t width = 0;
   float* out = nullptr;  // [chunks * (S + 1), width]
+  int64_t out_stride = 0;
 };
 
 // Bidirectional attention inside each group of `group_rows` rows: softmax(q k^T / sqrt(D)) v.

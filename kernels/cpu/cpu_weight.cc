@@ -226,7 +226,7 @@ void CpuWeight::EmbedRows(const EmbedParams& params, int64_t row_begin, int64_t 
   for (int64_t r = row_begin; r < row_end; ++r) {
     const int64_t id = params.ids[r];
     const uint8_t* from = row_data_.data() + id * width * DTypeBytes(stored_dtype_);
-    float* out = params.out + r * width;
+    float* out = params.out + r * params.out_stride;
     switch (stored_dtype_) {
       case DType::kI8:
         for (int64_t c = 0; c < width; ++c)

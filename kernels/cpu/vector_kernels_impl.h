@@ -222,14 +222,14 @@ MNEME_INLINE void Transpose(const float* from, int64_t from_row, int64_t rows, i
 
 // Scratch of Ssd in floats, in this order.
 struct SsdScratch {
-  int64_t width;                  // P rounded up to whole vectors
-  int64_t bt;                     // [N, block]: B transposed
-  int64_t products;               // [block, block]: C B^T
-  int64_t mixed;                  // [block, block]: C B^T with decays and dt
-  int64_t state;                  // [N, width]: state transposed
-  int64_t x;                      // [block, width]
-  int64_t y;                      // [block, width]
-  int64_t dt, log_decay, factor;  // [block] each
+  int64_t width;                                 // P rounded up to whole vectors
+  int64_t bt;                                    // [N, block]: B transposed
+  int64_t products;                              // [block, block]: C B^T
+  int64_t mixed;                                 // [block, block]: C B^T with decays and dt
+  int64_t state;                                 // [N, width]: state transposed
+  int64_t x;                                     // [block, width]
+  int64_t y;                                     // [block, width]
+  int64_t dt, log_decay, log_decay_low, factor;  // [block] each
   int64_t total;
 
   explicit SsdScratch(const SsdParams& p) {
@@ -242,7 +242,8 @@ struct SsdScratch {
     y = x + kSsdBlock * width;
     dt = y + kSsdBlock * width;
     log_decay = dt + kSsdBlock;
-    factor = log_decay + kSsdBlock;
+    log_decay_low = log_decay + kSsdBlock;
+    factor = log_decay_low + kSsdBlock;
     total = factor + kSsdBlock;
   }
 };
@@ -251,20 +252,22 @@ int64_t SsdScratchBytes(const SsdParams& p) {
   return SsdScratch(p).total * static_cast<int64_t>(sizeof(float));
 }
 
-// dt[i] = softplus(raw + bias), log_decay[i] = sum of -exp(a_log) dt up to and with i. Rows beyond
-// `rows` get 0 and the last sum.
+// dt[i] = softplus(raw + bias); log_decay[i] + log_decay_low[i] = sum of -exp(a_log) dt up to and
+// with i. The sum is kept in two floats: decays between tokens are differences of sums, which may
+// be large where the tokens forget fast. Rows beyond `rows` get dt 0.
 MNEME_INLINE void SsdDecays(const SsdParams& p, int64_t first_row, int64_t rows, int64_t head,
-                            float* dt, float* log_decay) {
+                            float* dt, float* log_decay, float* log_decay_low) {
   for (int64_t i = 0; i < kSsdBlock; ++i) {
     dt[i] = i < rows ? p.dt[(first_row + i) * p.dt_stride + head] + p.dt_bias[head] : 0.0f;
   }
   for (int64_t i = 0; i < kSsdBlock; i += kLanes) Store(dt + i, Softplus(Load(dt + i)));
   const float a = -Exp(Splat(p.a_log[head]))[0];
-  float sum = 0;
+  double sum = 0;
   for (int64_t i = 0; i < kSsdBlock; ++i) {
     if (i >= rows) dt[i] = 0;
-    sum += a * dt[i];
-    log_decay[i] = sum;
+    sum += static_cast<double>(a) * dt[i];
+    log_decay[i] = static_cast<float>(sum);
+    log_decay_low[i] = static_cast<float>(sum - log_decay[i]);
   }
 }
 
@@ -279,6 +282,7 @@ void SsdHeadBlock(const SsdParams& p, int64_t first_row, int64_t rows, int64_t h
   float* const y = Floats(scratch, s.y);
   float* const dt = Floats(scratch, s.dt);
   float* const log_decay = Floats(scratch, s.log_decay);
+  float* const log_decay_low = Floats(scratch, s.log_decay_low);
   float* const factor = Floats(scratch, s.factor);
   float* const mixed = Floats(scratch, s.mixed);
   const float* const products = Floats(scratch, s.products);
@@ -286,7 +290,7 @@ void SsdHeadBlock(const SsdParams& p, int64_t first_row, int64_t rows, int64_t h
   const float* const B = xbc + p.heads * p.head_dim;
   const float* const C = B + p.state_size;
 
-  SsdDecays(p, first_row, rows, head, dt, log_decay);
+  SsdDecays(p, first_row, rows, head, dt, log_decay, log_decay_low);
   for (int64_t i = 0; i < rows; ++i) {
     const float* from = xbc + i * p.xbc_stride + head * p.head_dim;
     for (int64_t c = 0; c < s.width; c += kLanes) {
@@ -319,7 +323,8 @@ void SsdHeadBlock(const SsdParams& p, int64_t first_row, int64_t rows, int64_t h
         Store(to, F32x16{});
         continue;
       }
-      const F32x16 decay = Exp(log_decay[i] - Load(log_decay + j));
+      const F32x16 decay =
+          Exp((log_decay[i] - Load(log_decay + j)) + (log_decay_low[i] - Load(log_decay_low + j)));
       Store(to, Load(products + i * kSsdBlock + j) * decay * Load(dt + j));
       for (int64_t k = i + 1; k < j + kLanes; ++k) mixed[i * kSsdBlock + k] = 0;
     }
@@ -346,9 +351,10 @@ void SsdHeadBlock(const SsdParams& p, int64_t first_row, int64_t rows, int64_t h
     }
   }
 
-  const float last = log_decay[rows - 1];
+  const float last = log_decay[rows - 1], last_low = log_decay_low[rows - 1];
   for (int64_t j = 0; j < kSsdBlock; j += kLanes) {
-    Store(factor + j, Exp(last - Load(log_decay + j)) * Load(dt + j));
+    const F32x16 decay = Exp((last - Load(log_decay + j)) + (last_low - Load(log_decay_low + j)));
+    Store(factor + j, decay * Load(dt + j));
   }
   for (int64_t j = 0; j < rows; ++j) {
     float* row = x + j * s.width;
@@ -447,17 +453,17 @@ void SsmStep(const SsdParams& p, const SequenceRows& sequence, int64_t head_begi
 
 void ChunkInput(const ChunkInputParams& p, int64_t chunk_begin, int64_t chunk_end) {
   for (int64_t c = chunk_begin; c < chunk_end; ++c) {
-    float* out = p.out + c * (p.chunk_tokens + 1) * p.width;
+    float* out = p.out + c * (p.chunk_tokens + 1) * p.out_stride;
     RmsNormParams norm;
-    norm.in = p.hidden + c * p.chunk_tokens * p.width;
-    norm.in_stride = p.width;
+    norm.in = p.hidden + c * p.chunk_tokens * p.hidden_stride;
+    norm.in_stride = p.hidden_stride;
     norm.weight = p.weight;
     norm.eps = p.eps;
     norm.width = p.width;
     norm.out = out;
-    norm.out_stride = p.width;
+    norm.out_stride = p.out_stride;
     RmsNormRows<F32Type>(norm, 0, p.chunk_tokens);
-    memcpy(out + p.chunk_tokens * p.width, p.cls, p.width * sizeof(float));
+    memcpy(out + p.chunk_tokens * p.out_stride, p.cls, p.width * sizeof(float));
   }
 }
 

@@ -1,0 +1,58 @@
+// The weights of a network, packed by the backend that computes with them.
+
+#ifndef MNEME_MODEL_NETWORK_WEIGHTS_H_
+#define MNEME_MODEL_NETWORK_WEIGHTS_H_
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "model/bundle.h"
+
+namespace mneme {
+
+// Vectors are f32 in backend memory.
+struct MambaWeights {
+  Buffer norm, conv_weight, conv_bias, dt_bias, a_log, d_skip, gate_norm;
+  std::unique_ptr<PackedWeight> in_proj;  // z, x, B, C, dt
+  std::unique_ptr<PackedWeight> out_proj;
+};
+
+struct EncoderLayerWeights {
+  Buffer attn_norm, q_norm, k_norm, mlp_norm;
+  std::unique_ptr<PackedWeight> qkv, attn_out, gate_up, down;
+};
+
+struct ChunkEncoderWeights {
+  Buffer cls, in_norm, norm, k_norm, landmark_norm;
+  std::vector<EncoderLayerWeights> layers;
+  std::unique_ptr<PackedWeight> kv_proj;  // k_proj, then v_proj
+  std::unique_ptr<PackedWeight> landmark_proj;
+  Buffer cosine, sine;  // rotary positions, [S + 1, D / 2]
+};
+
+struct HsaWeights {
+  Buffer norm, q_norm;
+  std::unique_ptr<PackedWeight> q_proj, o_proj;
+};
+
+struct NetworkWeights {
+  std::unique_ptr<PackedWeight> embedding;  // also the output matrix
+  std::vector<MambaWeights> lower, upper;
+  ChunkEncoderWeights encoder;
+  Buffer retrieval_norm;
+  // retrieval_q_norm times exp(retrieval_log_scale) / R: with it a score is a plain dot product.
+  Buffer retrieval_scale;
+  std::unique_ptr<PackedWeight> retrieval_proj;
+  std::vector<HsaWeights> hsa;
+  Buffer norm;
+};
+
+// `bundle` was checked by LoadBundle. `compute_dtype`: operands of products of many rows.
+absl::StatusOr<NetworkWeights> PackNetworkWeights(const Bundle& bundle, Backend& backend,
+                                                  DType compute_dtype);
+
+}  // namespace mneme
+
+#endif  // MNEME_MODEL_NETWORK_WEIGHTS_H_

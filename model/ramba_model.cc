@@ -1,0 +1,744 @@
+#include "model/ramba_model.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "common/status_macros.h"
+
+namespace mneme {
+namespace {
+
+// The reference's RMSNorms over heads and landmarks do not follow the config's epsilon.
+constexpr float kHeadNormEps = 1e-5f;
+// Part of the derivation fingerprint: change it when the same bundle would derive other chunks.
+constexpr uint64_t kDerivationVersion = 1;
+
+// Keeps the first error of passes that run side by side. Thread-safe.
+class FirstError {
+ public:
+  void Add(absl::Status status) {
+    if (status.ok()) return;
+    absl::MutexLock lock(&mutex_);
+    if (status_.ok()) status_ = std::move(status);
+  }
+  absl::Status Take() {
+    absl::MutexLock lock(&mutex_);
+    return std::move(status_);
+  }
+
+ private:
+  absl::Mutex mutex_;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+};
+
+uint64_t Mix(uint64_t value) {
+  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
+  value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
+  return value ^ (value >> 31);
+}
+
+}  // namespace
+
+// Layers one after the other, lower first; of each: conv state, then SSM state.
+class RambaModel::State : public ReaderState {
+ public:
+  State(Backend& backend, Buffer memory) : backend_(backend), memory_(std::move(memory)) {}
+
+  std::unique_ptr<ReaderState> Clone() const override {
+    absl::StatusOr<Buffer> copy = backend_.Allocate(memory_.bytes());
+    if (!copy.ok() || !backend_.Copy(copy->data(), memory_.data(), memory_.bytes()).ok()) {
+      return nullptr;
+    }
+    return std::make_unique<State>(backend_, *std::move(copy));
+  }
+
+  float* data() const { return memory_.as<float>(); }
+
+ private:
+  Backend& backend_;
+  Buffer memory_;
+};
+
+struct RambaModel::StepRange {
+  int64_t begin = 0, end = 0;
+  int64_t first_row = 0;
+  bool decode = false;
+};
+
+absl::StatusOr<std::unique_ptr<Model>> Model::Create(std::unique_ptr<Bundle> bundle,
+                                                     Backend& backend,
+                                                     const ModelOptions& options) {
+  ASSIGN_OR_RETURN(std::unique_ptr<RambaModel> model,
+                   RambaModel::Create(std::move(bundle), backend, options));
+  return std::unique_ptr<Model>(std::move(model));
+}
+
+RambaModel::RambaModel(std::unique_ptr<Bundle> bundle, Backend& backend,
+                       const ModelOptions& options)
+    : bundle_(std::move(bundle)),
+      backend_(backend),
+      compute_dtype_(options.precision == Precision::kBf16 ? backend.fast_dtype() : DType::kF32),
+      storage_dtype_(options.precision == Precision::kBf16 ? DType::kBf16 : DType::kF32) {}
+
+absl::StatusOr<std::unique_ptr<RambaModel>> RambaModel::Create(std::unique_ptr<Bundle> bundle,
+                                                               Backend& backend,
+                                                               const ModelOptions& options) {
+  std::unique_ptr<RambaModel> model(new RambaModel(std::move(bundle), backend, options));
+  ASSIGN_OR_RETURN(model->weights_,
+                   PackNetworkWeights(*model->bundle_, backend, model->compute_dtype_));
+  model->shape_ = PassShape::For(model->config(), model->weights_, backend.pass_rows());
+  model->workspaces_ = std::make_unique<WorkspacePool>(
+      model->config(), model->weights_, model->shape_, model->storage_dtype_, backend);
+  return model;
+}
+
+PageLayout RambaModel::page_layout() const {
+  return {.dtype = storage_dtype_,
+          .chunk_tokens = config().chunk_size,
+          .kv_dim = config().head_dim(),
+          .landmark_dim = config().landmark_dim};
+}
+
+uint64_t RambaModel::derivation_fingerprint() const {
+  return Mix(bundle_->fingerprint +
+             Mix(kDerivationVersion * 16 + static_cast<uint64_t>(storage_dtype_)));
+}
+
+int64_t RambaModel::LayerStateFloats() const {
+  return int64_t{config().conv_kernel - 1} * config().conv_dim() +
+         int64_t{config().inner()} * config().ssm_state_size;
+}
+
+absl::Status RambaModel::CheckIds(absl::Span<const TokenId> ids) const {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= config().vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "token ", i, " has id ", ids[i], ", outside the vocabulary of ", config().vocab_size));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// ---- layers ------------------------------------------------------------------------------------
+
+absl::Status RambaModel::EmbedIds(Workspace& ws) const {
+  const int64_t rows = static_cast<int64_t>(ws.host_ids.size());
+  RETURN_IF_ERROR(backend_.CopyIn(ws.ids, ws.host_ids.data(), rows * 4));
+  return backend_.Embed({.ids = ws.ids,
+                         .rows = rows,
+                         .table = weights_.embedding.get(),
+                         .out = ws.hidden,
+                         .out_stride = shape_.hidden_stride});
+}
+
+absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, int64_t rows,
+                                    int64_t layer, bool per_row) const {
+  const ModelConfig& c = config();
+  const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
+  const int64_t state_offset = layer * LayerStateFloats();
+  const int64_t product_stride = weights.in_proj->out_columns();
+  RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden,
+                                    .in_stride = shape_.hidden_stride,
+                                    .weight = weights.norm.as<float>(),
+                                    .eps = static_cast<float>(c.norm_eps),
+                                    .rows = rows,
+                                    .width = c.d_model,
+                                    .out = ws.operand,
+                                    .out_dtype = operand_dtype,
+                                    .out_stride = c.d_model}));
+  RETURN_IF_ERROR(backend_.Matmul({.a = ws.operand,
+                                   .a_dtype = operand_dtype,
+                                   .a_stride = c.d_model,
+                                   .rows = rows,
+                                   .row_capacity = ws.row_capacity,
+                                   .weight = weights.in_proj.get(),
+                                   .out = ws.product,
+                                   .per_row = per_row}));
+  RETURN_IF_ERROR(backend_.ConvSilu({.in = ws.product + c.inner(),
+                                     .in_stride = product_stride,
+                                     .weight = weights.conv_weight.as<float>(),
+                                     .bias = weights.conv_bias.as<float>(),
+                                     .taps = c.conv_kernel,
+                                     .channels = c.conv_dim(),
+                                     .sequences = ws.sequences.data(),
+                                     .sequence_count = static_cast<int64_t>(ws.sequences.size()),
+                                     .state_offset = state_offset,
+                                     .rows = rows,
+                                     .out = ws.conv,
+                                     .out_stride = c.conv_dim()}));
+  const SsdParams ssd = {.xbc = ws.conv,
+                         .xbc_stride = c.conv_dim(),
+                         .dt = ws.product + c.inner() + c.conv_dim(),
+                         .dt_stride = product_stride,
+                         .dt_bias = weights.dt_bias.as<float>(),
+                         .a_log = weights.a_log.as<float>(),
+                         .d_skip = weights.d_skip.as<float>(),
+                         .heads = c.ssm_heads(),
+                         .head_dim = c.ssm_head_dim,
+                         .state_size = c.ssm_state_size,
+                         .sequences = ws.sequences.data(),
+                         .sequence_count = static_cast<int64_t>(ws.sequences.size()),
+                         .state_offset = state_offset + int64_t{c.conv_kernel - 1} * c.conv_dim(),
+                         .rows = rows,
+                         .y = ws.y,
+                         .y_stride = c.inner(),
+                         .compute_dtype = compute_dtype_};
+  RETURN_IF_ERROR(per_row ? backend_.SsmStep(ssd) : backend_.Ssd(ssd));
+  RETURN_IF_ERROR(backend_.GateNorm({.y = ws.y,
+                                     .y_stride = c.inner(),
+                                     .z = ws.product,
+                                     .z_stride = product_stride,
+                                     .weight = weights.gate_norm.as<float>(),
+                                     .eps = static_cast<float>(c.norm_eps),
+                                     .rows = rows,
+                                     .width = c.inner(),
+                                     .out = ws.operand,
+                                     .out_dtype = operand_dtype,
+                                     .out_stride = c.inner()}));
+  return backend_.Matmul({.a = ws.operand,
+                          .a_dtype = operand_dtype,
+                          .a_stride = c.inner(),
+                          .rows = rows,
+                          .row_capacity = ws.row_capacity,
+                          .weight = weights.out_proj.get(),
+                          .out = ws.hidden,
+                          .accumulate = true,
+                          .per_row = per_row});
+}
+
+absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
+  const ModelConfig& c = config();
+  const ChunkEncoderWeights& encoder = weights_.encoder;
+  const int64_t S = c.chunk_size, rows = chunks * (S + 1);
+  const float eps = static_cast<float>(c.norm_eps);
+  const auto norm = [&](const Buffer& weight) {
+    return backend_.RmsNorm({.in = ws.encoder,
+                             .in_stride = shape_.hidden_stride,
+                             .weight = weight.as<float>(),
+                             .eps = eps,
+                             .rows = rows,
+                             .width = c.d_model,
+                             .out = ws.operand,
+                             .out_dtype = compute_dtype_,
+                             .out_stride = c.d_model});
+  };
+  const auto matmul = [&](const PackedWeight& weight, float* out, bool accumulate) {
+    return backend_.Matmul({.a = ws.operand,
+                            .a_dtype = compute_dtype_,
+                            .a_stride = weight.cols(),
+                            .rows = rows,
+                            .row_capacity = ws.encoder_row_capacity,
+                            .weight = &weight,
+                            .out = out,
+                            .accumulate = accumulate});
+  };
+  RETURN_IF_ERROR(backend_.ChunkInput({.hidden = ws.hidden,
+                                       .hidden_stride = shape_.hidden_stride,
+                                       .weight = encoder.in_norm.as<float>(),
+                                       .eps = eps,
+                                       .cls = encoder.cls.as<float>(),
+                                       .chunks = chunks,
+                                       .chunk_tokens = S,
+                                       .width = c.d_model,
+                                       .out = ws.encoder,
+                                       .out_stride = shape_.hidden_stride}));
+  for (const EncoderLayerWeights& layer : encoder.layers) {
+    RETURN_IF_ERROR(norm(layer.attn_norm));
+    RETURN_IF_ERROR(matmul(*layer.qkv, ws.product, false));
+    const int64_t qkv_stride = layer.qkv->out_columns();
+    for (const bool is_key : {false, true}) {
+      RETURN_IF_ERROR(
+          backend_.HeadNorm({.data = ws.product + (is_key ? c.d_model : 0),
+                             .stride = qkv_stride,
+                             .weight = (is_key ? layer.k_norm : layer.q_norm).as<float>(),
+                             .eps = kHeadNormEps,
+                             .rows = rows,
+                             .heads = c.n_heads,
+                             .head_dim = c.head_dim(),
+                             .cosine = encoder.cosine.as<float>(),
+                             .sine = encoder.sine.as<float>(),
+                             .period = S + 1}));
+    }
+    RETURN_IF_ERROR(backend_.ChunkAttention({.qkv = ws.product,
+                                             .qkv_stride = qkv_stride,
+                                             .groups = chunks,
+                                             .group_rows = S + 1,
+                                             .heads = c.n_heads,
+                                             .head_dim = c.head_dim(),
+                                             .out = ws.operand,
+                                             .out_dtype = compute_dtype_,
+                                             .out_stride = c.d_model}));
+    RETURN_IF_ERROR(matmul(*layer.attn_out, ws.encoder, true));
+    RETURN_IF_ERROR(norm(layer.mlp_norm));
+    RETURN_IF_ERROR(matmul(*layer.gate_up, ws.product, false));
+    RETURN_IF_ERROR(backend_.SwiGlu({.gate_up = ws.product,
+                                     .gate_up_stride = layer.gate_up->out_columns(),
+                                     .rows = rows,
+                                     .width = c.encoder_ffn,
+                                     .out = ws.operand,
+                                     .out_dtype = compute_dtype_,
+                                     .out_stride = c.encoder_ffn}));
+    RETURN_IF_ERROR(matmul(*layer.down, ws.encoder, true));
+  }
+  RETURN_IF_ERROR(norm(encoder.norm));
+  RETURN_IF_ERROR(matmul(*encoder.kv_proj, ws.product, false));
+  RETURN_IF_ERROR(backend_.WritePages({.k = ws.product,
+                                       .v = ws.product + c.head_dim(),
+                                       .stride = encoder.kv_proj->out_columns(),
+                                       .k_norm_weight = encoder.k_norm.as<float>(),
+                                       .eps = kHeadNormEps,
+                                       .chunks = chunks,
+                                       .chunk_tokens = S,
+                                       .head_dim = c.head_dim(),
+                                       .pages = ws.pages,
+                                       .page_dtype = storage_dtype_}));
+  // The CLS row of each chunk alone.
+  const char* first_cls =
+      static_cast<const char*>(ws.operand) + S * c.d_model * DTypeBytes(compute_dtype_);
+  RETURN_IF_ERROR(backend_.Matmul({.a = first_cls,
+                                   .a_dtype = compute_dtype_,
+                                   .a_stride = (S + 1) * c.d_model,
+                                   .rows = chunks,
+                                   .weight = encoder.landmark_proj.get(),
+                                   .out = ws.product}));
+  return backend_.RmsNorm({.in = ws.product,
+                           .in_stride = encoder.landmark_proj->out_columns(),
+                           .weight = encoder.landmark_norm.as<float>(),
+                           .eps = kHeadNormEps,
+                           .rows = chunks,
+                           .width = c.landmark_dim,
+                           .out = ws.landmarks,
+                           .out_dtype = storage_dtype_,
+                           .out_stride = c.landmark_dim});
+}
+
+absl::Status RambaModel::HsaLayer(Workspace& ws, const HsaWeights& weights, int64_t rows,
+                                  bool per_row) const {
+  const ModelConfig& c = config();
+  const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
+  RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden,
+                                    .in_stride = shape_.hidden_stride,
+                                    .weight = weights.norm.as<float>(),
+                                    .eps = static_cast<float>(c.norm_eps),
+                                    .rows = rows,
+                                    .width = c.d_model,
+                                    .out = ws.operand,
+                                    .out_dtype = operand_dtype,
+                                    .out_stride = c.d_model}));
+  RETURN_IF_ERROR(backend_.Matmul({.a = ws.operand,
+                                   .a_dtype = operand_dtype,
+                                   .a_stride = c.d_model,
+                                   .rows = rows,
+                                   .row_capacity = ws.row_capacity,
+                                   .weight = weights.q_proj.get(),
+                                   .out = ws.product,
+                                   .per_row = per_row}));
+  const int64_t q_stride = weights.q_proj->out_columns();
+  RETURN_IF_ERROR(backend_.HeadNorm({.data = ws.product,
+                                     .stride = q_stride,
+                                     .weight = weights.q_norm.as<float>(),
+                                     .eps = kHeadNormEps,
+                                     .rows = rows,
+                                     .heads = c.n_heads,
+                                     .head_dim = c.head_dim()}));
+  RETURN_IF_ERROR(backend_.HsaAttend({.q = ws.product,
+                                      .q_stride = q_stride,
+                                      .pages = ws.page_pointers,
+                                      .weights = ws.page_weights,
+                                      .page_counts = ws.page_counts,
+                                      .pages_max = c.chunks_per_read,
+                                      .page_dtype = storage_dtype_,
+                                      .rows = rows,
+                                      .heads = c.n_heads,
+                                      .head_dim = c.head_dim(),
+                                      .chunk_tokens = c.chunk_size,
+                                      .out = ws.operand,
+                                      .out_dtype = operand_dtype,
+                                      .out_stride = c.d_model}));
+  return backend_.Matmul({.a = ws.operand,
+                          .a_dtype = operand_dtype,
+                          .a_stride = c.d_model,
+                          .rows = rows,
+                          .row_capacity = ws.row_capacity,
+                          .weight = weights.o_proj.get(),
+                          .out = ws.hidden,
+                          .accumulate = true,
+                          .per_row = per_row});
+}
+
+// ---- ingest ------------------------------------------------------------------------------------
+
+absl::Status RambaModel::ForwardLower(absl::Span<const absl::Span<const TokenId>> segments,
+                                      std::vector<SegmentChunks>* out) const {
+  for (size_t i = 0; i < segments.size(); ++i) {
+    if (segments[i].empty() || static_cast<int64_t>(segments[i].size()) > config().segment_size) {
+      return absl::InvalidArgumentError(absl::StrCat("segment ", i, " has ", segments[i].size(),
+                                                     " tokens, allowed are 1 to ",
+                                                     config().segment_size));
+    }
+    RETURN_IF_ERROR(CheckIds(segments[i]));
+  }
+  out->resize(segments.size());
+  const int64_t count = static_cast<int64_t>(segments.size());
+  const int64_t passes = (count + shape_.sequences - 1) / shape_.sequences;
+  FirstError error;
+  backend_.RunPasses(passes, [&](int64_t pass) {
+    const int64_t begin = pass * shape_.sequences;
+    const int64_t length = std::min(shape_.sequences, count - begin);
+    error.Add(LowerPass(segments.subspan(begin, length),
+                        absl::MakeSpan(*out).subspan(begin, length), nullptr));
+  });
+  return error.Take();
+}
+
+absl::Status RambaModel::TraceSegment(absl::Span<const TokenId> segment, SegmentChunks* chunks,
+                                      std::vector<LayerTrace>* layers) const {
+  RETURN_IF_ERROR(CheckIds(segment));
+  if (segment.empty() || static_cast<int64_t>(segment.size()) > config().segment_size) {
+    return absl::InvalidArgumentError(absl::StrCat("segment has ", segment.size(), " tokens"));
+  }
+  layers->assign(config().n_lower_layers, {});
+  return LowerPass(absl::MakeConstSpan(&segment, 1), absl::MakeSpan(chunks, 1), layers);
+}
+
+absl::Status RambaModel::LowerPass(absl::Span<const absl::Span<const TokenId>> segments,
+                                   absl::Span<SegmentChunks> out,
+                                   std::vector<LayerTrace>* trace) const {
+  const ModelConfig& c = config();
+  const PageLayout layout = page_layout();
+  const int64_t S = c.chunk_size, tile = shape_.rows / shape_.sequences;
+  ASSIGN_OR_RETURN(const WorkspacePool::Lease lease, workspaces_->Take());
+  Workspace& ws = *lease;
+  RETURN_IF_ERROR(
+      backend_.Zero(ws.state, static_cast<int64_t>(segments.size()) * shape_.state_floats * 4));
+  int64_t longest = 0;  // padded
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const int64_t chunks = (static_cast<int64_t>(segments[i].size()) + S - 1) / S;
+    longest = std::max(longest, chunks * S);
+    out[i].chunk_count = static_cast<int>(chunks);
+    out[i].pages.resize(chunks * layout.page_bytes());
+    out[i].landmarks.resize(chunks * layout.landmark_bytes());
+  }
+  for (int64_t begin = 0; begin < longest; begin += tile) {
+    ws.sequences.clear();
+    ws.host_ids.clear();
+    for (size_t i = 0; i < segments.size(); ++i) {
+      const int64_t length = static_cast<int64_t>(segments[i].size());
+      const int64_t padded = out[i].chunk_count * S;
+      const int64_t rows = std::clamp<int64_t>(padded - begin, 0, tile);
+      if (rows == 0) continue;
+      ws.sequences.push_back({.row_begin = static_cast<int64_t>(ws.host_ids.size()),
+                              .row_count = rows,
+                              .state = ws.state + static_cast<int64_t>(i) * shape_.state_floats});
+      for (int64_t t = begin; t < begin + rows; ++t) {
+        ws.host_ids.push_back(t < length ? segments[i][t] : bundle_->pad_id);
+      }
+    }
+    const int64_t rows = static_cast<int64_t>(ws.host_ids.size());
+    RETURN_IF_ERROR(EmbedIds(ws));
+    for (int i = 0; i < c.n_lower_layers; ++i) {
+      RETURN_IF_ERROR(MambaLayer(ws, weights_.lower[i], rows, i, /*per_row=*/false));
+      if (trace != nullptr) {
+        LayerTrace& layer = (*trace)[i];
+        layer.hidden.resize(layer.hidden.size() + rows * c.d_model);
+        RETURN_IF_ERROR(RowsOut(ws.hidden, shape_.hidden_stride, c.d_model, rows,
+                                &*layer.hidden.end() - rows * c.d_model));
+        layer.conv_state.resize(int64_t{c.conv_kernel - 1} * c.conv_dim());
+        layer.ssm_state.resize(int64_t{c.inner()} * c.ssm_state_size);
+        const float* state = ws.state + i * LayerStateFloats();
+        const int64_t conv = static_cast<int64_t>(layer.conv_state.size());
+        RETURN_IF_ERROR(backend_.CopyOut(layer.conv_state.data(), state, conv * 4));
+        RETURN_IF_ERROR(backend_.CopyOut(layer.ssm_state.data(), state + conv,
+                                         static_cast<int64_t>(layer.ssm_state.size()) * 4));
+      }
+    }
+    RETURN_IF_ERROR(EncodeChunks(ws, rows / S));
+    int64_t chunk = 0;
+    for (size_t i = 0; i < segments.size(); ++i) {
+      const int64_t first = begin / S;
+      const int64_t chunks = std::clamp<int64_t>(out[i].chunk_count - first, 0, tile / S);
+      if (chunks == 0) continue;
+      RETURN_IF_ERROR(
+          backend_.CopyOut(out[i].pages.data() + first * layout.page_bytes(),
+                           static_cast<const char*>(ws.pages) + chunk * layout.page_bytes(),
+                           chunks * layout.page_bytes()));
+      RETURN_IF_ERROR(
+          backend_.CopyOut(out[i].landmarks.data() + first * layout.landmark_bytes(),
+                           static_cast<const char*>(ws.landmarks) + chunk * layout.landmark_bytes(),
+                           chunks * layout.landmark_bytes()));
+      chunk += chunks;
+    }
+  }
+  return absl::OkStatus();
+}
+
+// ---- readers -----------------------------------------------------------------------------------
+
+std::unique_ptr<ReaderState> RambaModel::NewReaderState() const {
+  const int64_t layers = int64_t{config().n_lower_layers} + config().n_upper_layers;
+  const int64_t bytes = layers * LayerStateFloats() * 4;
+  absl::StatusOr<Buffer> memory = backend_.Allocate(bytes);
+  if (!memory.ok() || !backend_.Zero(memory->data(), bytes).ok()) return nullptr;
+  return std::make_unique<State>(backend_, *std::move(memory));
+}
+
+absl::Status RambaModel::CheckSteps(absl::Span<const ReaderStep> steps, int64_t* rows) const {
+  *rows = 0;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    if (steps[i].state == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat("step ", i, " has no reader state"));
+    }
+    if (steps[i].ids.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("step ", i, " has no tokens"));
+    }
+    RETURN_IF_ERROR(CheckIds(steps[i].ids));
+    *rows += static_cast<int64_t>(steps[i].ids.size());
+  }
+  return absl::OkStatus();
+}
+
+// Steps of one token that stand together make one decode range (as many as a pass has rows); every
+// other step is a range of its own. So what a reader computes depends on its own steps alone.
+absl::Status RambaModel::ForStepRanges(absl::Span<const ReaderStep> steps,
+                                       absl::FunctionRef<absl::Status(const StepRange&)> fn) const {
+  const int64_t count = static_cast<int64_t>(steps.size());
+  const auto range_at = [&](int64_t begin, int64_t first_row) {
+    StepRange range = {.begin = begin, .end = begin + 1, .first_row = first_row};
+    if (steps[begin].ids.size() > 1) return range;
+    range.decode = true;
+    while (range.end < count && steps[range.end].ids.size() == 1 &&
+           range.end - begin < shape_.rows) {
+      ++range.end;
+    }
+    return range;
+  };
+  if (count == 0) return absl::OkStatus();
+  const StepRange first = range_at(0, 0);
+  if (first.end == count) return fn(first);  // the decode step: nothing to allocate
+  std::vector<StepRange> ranges;
+  int64_t row = 0;
+  for (int64_t begin = 0; begin < count; begin = ranges.back().end) {
+    ranges.push_back(range_at(begin, row));
+    for (int64_t i = begin; i < ranges.back().end; ++i) {
+      row += static_cast<int64_t>(steps[i].ids.size());
+    }
+  }
+  FirstError error;
+  backend_.RunPasses(static_cast<int64_t>(ranges.size()),
+                     [&](int64_t i) { error.Add(fn(ranges[i])); });
+  return error.Take();
+}
+
+absl::Status RambaModel::RowsIn(Workspace& ws, const float* host, int64_t rows) const {
+  const int64_t width = config().d_model, stride = shape_.hidden_stride;
+  if (width == stride) return backend_.CopyIn(ws.hidden, host, rows * width * 4);
+  for (int64_t r = 0; r < rows; ++r) {
+    RETURN_IF_ERROR(backend_.CopyIn(ws.hidden + r * stride, host + r * width, width * 4));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RambaModel::RowsOut(const float* rows_begin, int64_t stride, int64_t width,
+                                 int64_t rows, float* host) const {
+  if (width == stride) return backend_.CopyOut(host, rows_begin, rows * width * 4);
+  for (int64_t r = 0; r < rows; ++r) {
+    RETURN_IF_ERROR(backend_.CopyOut(host + r * width, rows_begin + r * stride, width * 4));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RambaModel::ReadLower(absl::Span<const ReaderStep> steps, LowerRows* out) const {
+  int64_t rows = 0;
+  RETURN_IF_ERROR(CheckSteps(steps, &rows));
+  out->hidden.resize(rows * config().d_model);
+  out->queries.resize(rows * config().landmark_dim);
+  return ForStepRanges(steps,
+                       [&](const StepRange& range) { return ReadLowerRange(steps, range, out); });
+}
+
+absl::Status RambaModel::ReadLowerRange(absl::Span<const ReaderStep> steps, const StepRange& range,
+                                        LowerRows* out) const {
+  const ModelConfig& c = config();
+  const bool per_row = range.decode;
+  const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
+  ASSIGN_OR_RETURN(const WorkspacePool::Lease lease, workspaces_->Take());
+  Workspace& ws = *lease;
+  const int64_t total =
+      per_row ? range.end - range.begin : static_cast<int64_t>(steps[range.begin].ids.size());
+  for (int64_t begin = 0; begin < total; begin += shape_.rows) {
+    const int64_t rows = std::min(shape_.rows, total - begin);
+    ws.sequences.clear();
+    ws.host_ids.clear();
+    if (per_row) {
+      for (int64_t i = range.begin; i < range.end; ++i) {
+        ws.sequences.push_back({.row_begin = i - range.begin,
+                                .row_count = 1,
+                                .state = static_cast<State*>(steps[i].state)->data()});
+        ws.host_ids.push_back(steps[i].ids[0]);
+      }
+    } else {
+      const ReaderStep& step = steps[range.begin];
+      ws.sequences.push_back(
+          {.row_begin = 0, .row_count = rows, .state = static_cast<State*>(step.state)->data()});
+      ws.host_ids.assign(step.ids.begin() + begin, step.ids.begin() + begin + rows);
+    }
+    RETURN_IF_ERROR(EmbedIds(ws));
+    for (int i = 0; i < c.n_lower_layers; ++i) {
+      RETURN_IF_ERROR(MambaLayer(ws, weights_.lower[i], rows, i, per_row));
+    }
+    const int64_t first_row = range.first_row + begin;
+    RETURN_IF_ERROR(RowsOut(ws.hidden, shape_.hidden_stride, c.d_model, rows,
+                            out->hidden.data() + first_row * c.d_model));
+    RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden,
+                                      .in_stride = shape_.hidden_stride,
+                                      .weight = weights_.retrieval_norm.as<float>(),
+                                      .eps = static_cast<float>(c.norm_eps),
+                                      .rows = rows,
+                                      .width = c.d_model,
+                                      .out = ws.operand,
+                                      .out_dtype = operand_dtype,
+                                      .out_stride = c.d_model}));
+    RETURN_IF_ERROR(backend_.Matmul({.a = ws.operand,
+                                     .a_dtype = operand_dtype,
+                                     .a_stride = c.d_model,
+                                     .rows = rows,
+                                     .row_capacity = ws.row_capacity,
+                                     .weight = weights_.retrieval_proj.get(),
+                                     .out = ws.product,
+                                     .per_row = per_row}));
+    RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.product,
+                                      .in_stride = weights_.retrieval_proj->out_columns(),
+                                      .weight = weights_.retrieval_scale.as<float>(),
+                                      .eps = kHeadNormEps,
+                                      .rows = rows,
+                                      .width = c.landmark_dim,
+                                      .out = ws.landmarks,
+                                      .out_stride = c.landmark_dim}));
+    RETURN_IF_ERROR(backend_.CopyOut(out->queries.data() + first_row * c.landmark_dim, ws.landmarks,
+                                     rows * c.landmark_dim * 4));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RambaModel::ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
+                                   absl::Span<const RowSelection> selections, LogitRows which,
+                                   std::vector<float>* logits) const {
+  int64_t rows = 0;
+  RETURN_IF_ERROR(CheckSteps(steps, &rows));
+  if (static_cast<int64_t>(lower.hidden.size()) != rows * config().d_model) {
+    return absl::InvalidArgumentError(absl::StrCat("steps have ", rows, " rows, but ",
+                                                   lower.hidden.size() / config().d_model,
+                                                   " lower hidden states came"));
+  }
+  if (static_cast<int64_t>(selections.size()) != rows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("steps have ", rows, " rows, but ", selections.size(), " selections came"));
+  }
+  for (const RowSelection& selection : selections) {
+    if (selection.pages.size() != selection.weights.size() ||
+        static_cast<int>(selection.pages.size()) > config().chunks_per_read) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "a row has ", selection.pages.size(), " pages and ", selection.weights.size(),
+          " weights, allowed are up to ", config().chunks_per_read, " of both"));
+    }
+  }
+  const int64_t logit_rows = which == LogitRows::kAll ? rows : static_cast<int64_t>(steps.size());
+  logits->resize(logit_rows * config().vocab_size);
+  return ForStepRanges(steps, [&](const StepRange& range) {
+    return ReadUpperRange(steps, range, lower, selections, which, logits);
+  });
+}
+
+absl::Status RambaModel::UploadSelections(Workspace& ws,
+                                          absl::Span<const RowSelection> selections) const {
+  const size_t kept = config().chunks_per_read;
+  ws.host_page_pointers.clear();
+  ws.host_page_weights.clear();
+  ws.host_page_counts.clear();
+  for (const RowSelection& selection : selections) {
+    ws.host_page_counts.push_back(static_cast<int32_t>(selection.pages.size()));
+    for (size_t i = 0; i < kept; ++i) {
+      const bool present = i < selection.pages.size();
+      ws.host_page_pointers.push_back(present ? selection.pages[i] : nullptr);
+      ws.host_page_weights.push_back(present ? selection.weights[i] : 0.0f);
+    }
+  }
+  const int64_t rows = static_cast<int64_t>(selections.size());
+  const int64_t cells = rows * static_cast<int64_t>(kept);
+  RETURN_IF_ERROR(backend_.CopyIn(ws.page_pointers, ws.host_page_pointers.data(),
+                                  cells * static_cast<int64_t>(sizeof(void*))));
+  RETURN_IF_ERROR(backend_.CopyIn(ws.page_weights, ws.host_page_weights.data(), cells * 4));
+  return backend_.CopyIn(ws.page_counts, ws.host_page_counts.data(), rows * 4);
+}
+
+absl::Status RambaModel::ReadUpperRange(absl::Span<const ReaderStep> steps, const StepRange& range,
+                                        const LowerRows& lower,
+                                        absl::Span<const RowSelection> selections, LogitRows which,
+                                        std::vector<float>* logits) const {
+  const ModelConfig& c = config();
+  const bool per_row = range.decode;
+  ASSIGN_OR_RETURN(const WorkspacePool::Lease lease, workspaces_->Take());
+  Workspace& ws = *lease;
+  const int64_t total =
+      per_row ? range.end - range.begin : static_cast<int64_t>(steps[range.begin].ids.size());
+  for (int64_t begin = 0; begin < total; begin += shape_.rows) {
+    const int64_t rows = std::min(shape_.rows, total - begin);
+    const int64_t first_row = range.first_row + begin;
+    ws.sequences.clear();
+    if (per_row) {
+      for (int64_t i = range.begin; i < range.end; ++i) {
+        ws.sequences.push_back({.row_begin = i - range.begin,
+                                .row_count = 1,
+                                .state = static_cast<State*>(steps[i].state)->data()});
+      }
+    } else {
+      ws.sequences.push_back({.row_begin = 0,
+                              .row_count = rows,
+                              .state = static_cast<State*>(steps[range.begin].state)->data()});
+    }
+    RETURN_IF_ERROR(RowsIn(ws, lower.hidden.data() + first_row * c.d_model, rows));
+    RETURN_IF_ERROR(UploadSelections(ws, selections.subspan(first_row, rows)));
+    for (int i = 0; i < c.n_upper_layers; ++i) {
+      if (i % c.hsa_every == 0) {
+        RETURN_IF_ERROR(HsaLayer(ws, weights_.hsa[i / c.hsa_every], rows, per_row));
+      }
+      RETURN_IF_ERROR(MambaLayer(ws, weights_.upper[i], rows, c.n_lower_layers + i, per_row));
+    }
+    if (which == LogitRows::kAll) {
+      RETURN_IF_ERROR(Logits(ws, 0, rows, per_row, logits->data() + first_row * c.vocab_size));
+    } else if (per_row) {
+      RETURN_IF_ERROR(Logits(ws, 0, rows, true, logits->data() + range.begin * c.vocab_size));
+    } else if (begin + rows == total) {
+      RETURN_IF_ERROR(Logits(ws, rows - 1, 1, true, logits->data() + range.begin * c.vocab_size));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RambaModel::Logits(Workspace& ws, int64_t first_row, int64_t rows, bool per_row,
+                                float* host) const {
+  const ModelConfig& c = config();
+  const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
+  RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden + first_row * shape_.hidden_stride,
+                                    .in_stride = shape_.hidden_stride,
+                                    .weight = weights_.norm.as<float>(),
+                                    .eps = static_cast<float>(c.norm_eps),
+                                    .rows = rows,
+                                    .width = c.d_model,
+                                    .out = ws.operand,
+                                    .out_dtype = operand_dtype,
+                                    .out_stride = c.d_model}));
+  RETURN_IF_ERROR(backend_.Matmul({.a = ws.operand,
+                                   .a_dtype = operand_dtype,
+                                   .a_stride = c.d_model,
+                                   .rows = rows,
+                                   .row_capacity = ws.row_capacity,
+                                   .weight = weights_.embedding.get(),
+                                   .out = ws.logits,
+                                   .per_row = per_row}));
+  return RowsOut(ws.logits, weights_.embedding->out_columns(), c.vocab_size, rows, host);
+}
+
+}  // namespace mneme

@@ -1,0 +1,100 @@
+// The network on a backend.
+
+#ifndef MNEME_MODEL_RAMBA_MODEL_H_
+#define MNEME_MODEL_RAMBA_MODEL_H_
+
+#include <memory>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "model/model.h"
+#include "model/network_weights.h"
+#include "model/workspace.h"
+
+namespace mneme {
+
+// How it runs. A call is cut into passes that do not depend on each other: each segment (or a few,
+// where the backend wants many rows at a time), each prompt, and the readers that advance by one
+// token together. A pass walks through its rows in tiles, each tile through all layers, so that
+// activations stay in the processor's caches; the recurrent state connects the tiles. Memory does
+// not grow with the length of a segment or prompt.
+//
+// Thread-safe as Model says.
+class RambaModel : public Model {
+ public:
+  static absl::StatusOr<std::unique_ptr<RambaModel>> Create(std::unique_ptr<Bundle> bundle,
+                                                            Backend& backend,
+                                                            const ModelOptions& options);
+
+  const Bundle& bundle() const override { return *bundle_; }
+  PageLayout page_layout() const override;
+  uint64_t derivation_fingerprint() const override;
+  absl::Status ForwardLower(absl::Span<const absl::Span<const TokenId>> segments,
+                            std::vector<SegmentChunks>* out) const override;
+  std::unique_ptr<ReaderState> NewReaderState() const override;
+  absl::Status ReadLower(absl::Span<const ReaderStep> steps, LowerRows* out) const override;
+  absl::Status ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
+                         absl::Span<const RowSelection> selections, LogitRows which,
+                         std::vector<float>* logits) const override;
+
+  // What one lower layer left of a segment, for tests against golden values.
+  struct LayerTrace {
+    std::vector<float> hidden;      // [padded tokens, d_model]
+    std::vector<float> conv_state;  // [conv_kernel - 1, conv_dim]
+    std::vector<float> ssm_state;   // [H, P, N]
+  };
+  // ForwardLower of one segment that also tells what each layer left.
+  absl::Status TraceSegment(absl::Span<const TokenId> segment, SegmentChunks* chunks,
+                            std::vector<LayerTrace>* layers) const;
+
+ private:
+  class State;
+  // A run of steps that one pass takes: [begin, end), and the row of the whole call where it
+  // starts.
+  struct StepRange;
+
+  RambaModel(std::unique_ptr<Bundle> bundle, Backend& backend, const ModelOptions& options);
+
+  int64_t LayerStateFloats() const;
+  absl::Status CheckIds(absl::Span<const TokenId> ids) const;
+  absl::Status CheckSteps(absl::Span<const ReaderStep> steps, int64_t* rows) const;
+
+  absl::Status LowerPass(absl::Span<const absl::Span<const TokenId>> segments,
+                         absl::Span<SegmentChunks> out, std::vector<LayerTrace>* trace) const;
+  absl::Status EncodeChunks(Workspace& ws, int64_t chunks) const;
+  absl::Status EmbedIds(Workspace& ws) const;
+  absl::Status MambaLayer(Workspace& ws, const MambaWeights& weights, int64_t rows, int64_t layer,
+                          bool per_row) const;
+  absl::Status HsaLayer(Workspace& ws, const HsaWeights& weights, int64_t rows, bool per_row) const;
+
+  // Fn gets a range of steps and whether it is a decode pass (each step one row).
+  absl::Status ForStepRanges(absl::Span<const ReaderStep> steps,
+                             absl::FunctionRef<absl::Status(const StepRange&)> fn) const;
+  absl::Status ReadLowerRange(absl::Span<const ReaderStep> steps, const StepRange& range,
+                              LowerRows* out) const;
+  absl::Status ReadUpperRange(absl::Span<const ReaderStep> steps, const StepRange& range,
+                              const LowerRows& lower, absl::Span<const RowSelection> selections,
+                              LogitRows which, std::vector<float>* logits) const;
+  absl::Status UploadSelections(Workspace& ws, absl::Span<const RowSelection> selections) const;
+  absl::Status RowsIn(Workspace& ws, const float* host, int64_t rows) const;
+  absl::Status RowsOut(const float* rows_begin, int64_t stride, int64_t width, int64_t rows,
+                       float* host) const;
+  absl::Status Logits(Workspace& ws, int64_t first_row, int64_t rows, bool per_row,
+                      float* host) const;
+
+  const std::unique_ptr<Bundle> bundle_;
+  Backend& backend_;
+  const DType compute_dtype_;
+  const DType storage_dtype_;
+  NetworkWeights weights_;
+  PassShape shape_;
+  // Workspaces are scratch: lending one does not change the model.
+  std::unique_ptr<WorkspacePool> workspaces_;
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_MODEL_RAMBA_MODEL_H_

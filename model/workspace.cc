@@ -1,0 +1,137 @@
+#include "model/workspace.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/status_macros.h"
+
+namespace mneme {
+namespace {
+
+// Rows are rounded up to whole tiles, so that products need no copies at their end.
+constexpr int64_t kRowUnit = 16;
+
+int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+int64_t WidestProduct(const ModelConfig& config, const NetworkWeights& weights) {
+  int64_t widest = std::max<int64_t>(config.landmark_dim, config.d_model);
+  const auto see = [&widest](const std::unique_ptr<PackedWeight>& weight) {
+    widest = std::max(widest, weight->out_columns());
+  };
+  for (const MambaWeights& layer : weights.lower) see(layer.in_proj);
+  for (const MambaWeights& layer : weights.upper) see(layer.in_proj);
+  for (const EncoderLayerWeights& layer : weights.encoder.layers) {
+    see(layer.qkv);
+    see(layer.gate_up);
+  }
+  for (const HsaWeights& layer : weights.hsa) see(layer.q_proj);
+  see(weights.encoder.kv_proj);
+  see(weights.encoder.landmark_proj);
+  see(weights.retrieval_proj);
+  return widest;
+}
+
+}  // namespace
+
+PassShape PassShape::For(const ModelConfig& config, const NetworkWeights& weights,
+                         int64_t pass_rows) {
+  const int64_t S = config.chunk_size;
+  PassShape shape;
+  shape.sequences = std::max<int64_t>(1, pass_rows / config.segment_size);
+  const int64_t tile =
+      std::clamp<int64_t>(pass_rows / shape.sequences / S * S, S, RoundUp(config.segment_size, S));
+  shape.rows = shape.sequences * tile;
+  shape.encoder_rows = shape.rows / S * (S + 1);
+  shape.hidden_stride = std::max<int64_t>(config.d_model, weights.embedding->cols());
+  for (const MambaWeights& layer : weights.lower) {
+    shape.hidden_stride = std::max(shape.hidden_stride, layer.out_proj->out_columns());
+  }
+  for (const MambaWeights& layer : weights.upper) {
+    shape.hidden_stride = std::max(shape.hidden_stride, layer.out_proj->out_columns());
+  }
+  shape.state_floats =
+      int64_t{config.n_lower_layers} * (int64_t{config.conv_kernel - 1} * config.conv_dim() +
+                                        int64_t{config.inner()} * config.ssm_state_size);
+  return shape;
+}
+
+absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& config,
+                                                             const NetworkWeights& weights,
+                                                             const PassShape& shape,
+                                                             DType storage_dtype,
+                                                             Backend& backend) {
+  auto ws = std::make_unique<Workspace>();
+  ws->row_capacity = RoundUp(shape.rows, kRowUnit);
+  ws->encoder_row_capacity = RoundUp(shape.encoder_rows, kRowUnit);
+  const int64_t rows = ws->row_capacity, encoder_rows = ws->encoder_row_capacity;
+  const int64_t chunks = shape.rows / config.chunk_size;
+  const int64_t inner = config.inner();
+  const int64_t widest_input = std::max<int64_t>(
+      {config.d_model, inner, config.encoder_layers > 0 ? config.encoder_ffn : 0});
+  const int64_t kept = config.chunks_per_read;
+
+  // Offsets first, then one allocation, then pointers.
+  int64_t bytes = 0;
+  const auto reserve = [&bytes](int64_t elements, int64_t element_bytes) {
+    const int64_t offset = bytes;
+    bytes += RoundUp(elements * element_bytes, 64);
+    return offset;
+  };
+  const int64_t ids = reserve(rows, 4);
+  const int64_t hidden = reserve(rows * shape.hidden_stride, 4);
+  const int64_t operand = reserve(encoder_rows * widest_input, 4);
+  const int64_t product = reserve(encoder_rows * WidestProduct(config, weights), 4);
+  const int64_t conv = reserve(rows * config.conv_dim(), 4);
+  const int64_t y = reserve(rows * inner, 4);
+  const int64_t encoder = reserve(encoder_rows * shape.hidden_stride, 4);
+  const int64_t pages =
+      reserve(chunks * 2 * config.chunk_size * config.head_dim(), DTypeBytes(storage_dtype));
+  const int64_t landmarks = reserve(rows * config.landmark_dim, 4);
+  const int64_t logits = reserve(rows * weights.embedding->out_columns(), 4);
+  const int64_t state = reserve(shape.sequences * shape.state_floats, 4);
+  const int64_t page_pointers = reserve(rows * kept, sizeof(void*));
+  const int64_t page_weights = reserve(rows * kept, 4);
+  const int64_t page_counts = reserve(rows, 4);
+  ASSIGN_OR_RETURN(ws->memory, backend.Allocate(bytes));
+  ws->ids = ws->memory.as<int32_t>(ids);
+  ws->hidden = ws->memory.as<float>(hidden);
+  ws->operand = ws->memory.as<void>(operand);
+  ws->product = ws->memory.as<float>(product);
+  ws->conv = ws->memory.as<float>(conv);
+  ws->y = ws->memory.as<float>(y);
+  ws->encoder = ws->memory.as<float>(encoder);
+  ws->pages = ws->memory.as<void>(pages);
+  ws->landmarks = ws->memory.as<void>(landmarks);
+  ws->logits = ws->memory.as<float>(logits);
+  ws->state = ws->memory.as<float>(state);
+  ws->page_pointers = ws->memory.as<const void*>(page_pointers);
+  ws->page_weights = ws->memory.as<float>(page_weights);
+  ws->page_counts = ws->memory.as<int32_t>(page_counts);
+  ws->sequences.reserve(std::max(rows, shape.sequences));
+  ws->host_ids.reserve(rows);
+  ws->host_page_pointers.reserve(rows * kept);
+  ws->host_page_weights.reserve(rows * kept);
+  ws->host_page_counts.reserve(rows);
+  return ws;
+}
+
+absl::StatusOr<WorkspacePool::Lease> WorkspacePool::Take() {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!idle_.empty()) {
+      Lease lease(*this, std::move(idle_.back()));
+      idle_.pop_back();
+      return lease;
+    }
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Workspace> workspace,
+                   Workspace::Create(config_, weights_, shape_, storage_dtype_, backend_));
+  return Lease(*this, std::move(workspace));
+}
+
+void WorkspacePool::Return(std::unique_ptr<Workspace> workspace) {
+  absl::MutexLock lock(&mutex_);
+  idle_.push_back(std::move(workspace));
+}
+
+}  // namespace mneme

@@ -1,0 +1,109 @@
+// Memory for the activations of one pass through the network.
+
+#ifndef MNEME_MODEL_WORKSPACE_H_
+#define MNEME_MODEL_WORKSPACE_H_
+
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "kernels/backend.h"
+#include "model/config.h"
+#include "model/network_weights.h"
+
+namespace mneme {
+
+// How many rows one pass holds at a time, and the distances between rows of its matrices.
+struct PassShape {
+  int64_t rows = 0;          // tokens
+  int64_t encoder_rows = 0;  // rows of whole chunks with their CLS
+  int64_t hidden_stride = 0;
+  int64_t state_floats = 0;  // recurrent state of the lower half, for one sequence
+  int64_t sequences = 0;     // segments of one pass
+
+  static PassShape For(const ModelConfig& config, const NetworkWeights& weights, int64_t pass_rows);
+};
+
+// One allocation, cut into the matrices of a pass. Matrices that products write have room for whole
+// blocks of rows. Thread-compatible: one pass uses it at a time.
+struct Workspace {
+  static absl::StatusOr<std::unique_ptr<Workspace>> Create(const ModelConfig& config,
+                                                           const NetworkWeights& weights,
+                                                           const PassShape& shape,
+                                                           DType storage_dtype, Backend& backend);
+
+  Buffer memory;
+  int32_t* ids = nullptr;   // [rows]
+  float* hidden = nullptr;  // [rows, hidden_stride]
+  void* operand =
+      nullptr;  // [rows or encoder_rows, widest input of a product], compute dtype or f32
+  float* product = nullptr;              // [rows or encoder_rows, widest product]
+  float* conv = nullptr;                 // [rows, conv_dim]
+  float* y = nullptr;                    // [rows, inner]
+  float* encoder = nullptr;              // [encoder_rows, hidden_stride]
+  void* pages = nullptr;                 // [chunks, page bytes]
+  void* landmarks = nullptr;             // [rows, R]: landmarks of chunks, or queries
+  float* logits = nullptr;               // [rows, logits stride]
+  float* state = nullptr;                // [sequences, state_floats]
+  const void** page_pointers = nullptr;  // [rows, chunks_per_read]
+  float* page_weights = nullptr;         // [rows, chunks_per_read]
+  int32_t* page_counts = nullptr;        // [rows]
+  int64_t row_capacity = 0;              // of matrices that hold one row a token
+  int64_t encoder_row_capacity = 0;
+
+  // Host copies of what goes up, and the sequences of the present step.
+  std::vector<SequenceRows> sequences;
+  std::vector<int32_t> host_ids;
+  std::vector<const void*> host_page_pointers;
+  std::vector<float> host_page_weights;
+  std::vector<int32_t> host_page_counts;
+};
+
+// Lends workspaces, one to each pass that runs, and keeps them for the next. Thread-safe. There are
+// as many as passes ever ran at one time.
+class WorkspacePool {
+ public:
+  WorkspacePool(const ModelConfig& config, const NetworkWeights& weights, PassShape shape,
+                DType storage_dtype, Backend& backend)
+      : config_(config),
+        weights_(weights),
+        shape_(shape),
+        storage_dtype_(storage_dtype),
+        backend_(backend) {}
+
+  // Gives the workspace back when it goes.
+  class Lease {
+   public:
+    Lease(WorkspacePool& pool, std::unique_ptr<Workspace> workspace)
+        : pool_(&pool), workspace_(std::move(workspace)) {}
+    Lease(Lease&&) = default;
+    ~Lease() {
+      if (workspace_ != nullptr) pool_->Return(std::move(workspace_));
+    }
+    Workspace& operator*() const { return *workspace_; }
+
+   private:
+    WorkspacePool* pool_;
+    std::unique_ptr<Workspace> workspace_;
+  };
+
+  // RESOURCE_EXHAUSTED when the backend has no memory for another one.
+  absl::StatusOr<Lease> Take();
+
+ private:
+  void Return(std::unique_ptr<Workspace> workspace);
+
+  const ModelConfig& config_;
+  const NetworkWeights& weights_;
+  const PassShape shape_;
+  const DType storage_dtype_;
+  Backend& backend_;
+  absl::Mutex mutex_;
+  std::vector<std::unique_ptr<Workspace>> idle_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_MODEL_WORKSPACE_H_
