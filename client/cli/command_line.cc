@@ -30,10 +30,10 @@ size_t EditDistance(absl::string_view a, absl::string_view b) {
   return row[b.size()];
 }
 
-// "; did you mean X?" when one of `known` is at most two edits away, else "".
+// "; did you mean X?" when one of `known` is at most two edits away (one for short words), else "".
 std::string Suggestion(absl::string_view word, const std::vector<std::string>& known) {
   std::string best;
-  size_t best_distance = 3;
+  size_t best_distance = std::min<size_t>(word.size() / 3, 2) + 1;
   for (const std::string& candidate : known) {
     const size_t distance = EditDistance(word, candidate);
     if (distance < best_distance && distance < word.size())

@@ -258,12 +258,18 @@ TEST(IngestStreamTest, SecondWriterIsToldAborted) {
 
 TEST(IngestStreamTest, GivesUpWhenNothingMovesForTooLong) {
   FakeServer server;
-  server.service().BreakIngestStreams(std::vector<int64_t>(100'000, 0), kSocketClosed, 1, 5);
+  server.service().BreakIngestStreams({0}, kSocketClosed, 1, 5);
   ClientOptions options = QuickOptions(server);
   options.resume.give_up_after = absl::Milliseconds(30);
   Client client(options);
+  IngestPlan plan = SmallPlan();
+  plan.on_progress = [&](const IngestState& state) {
+    if (state.breaks == 1) {
+      server.service().FailNextIngests(std::vector<grpc::Status>(100'000, kSocketClosed));
+    }
+  };
   StringSource source("text");
-  IngestOutcome outcome = client.Ingest(SmallPlan(), source);
+  IngestOutcome outcome = client.Ingest(plan, source);
   EXPECT_EQ(outcome.status.code(), absl::StatusCode::kUnavailable);
   EXPECT_GT(outcome.state.breaks, 1);
 }
