@@ -64,6 +64,7 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const EngineOptions& options)
           "ingest_backlog_bytes", "Bytes accepted that are not yet cut into segments.")),
       readers_running(QueueDepth(metrics, "readers_running", options.readers_max)),
       readers_waiting(QueueDepth(metrics, "readers_waiting", options.readers_waiting_max)),
+      read_steps(QueueDepth(metrics, "read_steps", options.readers_max)),
       commit_batch_documents(BatchSize(metrics, "commit")),
       commit_batch_bytes(metrics.AddHistogram("commit_batch_bytes", "Bytes of one synced write.",
                                               ByteBounds())),

@@ -36,6 +36,7 @@ struct EngineMetrics {
   Gauge& segment_backlog_bytes;
   Gauge& readers_running;
   Gauge& readers_waiting;
+  Gauge& read_steps;
 
   // Batches.
   Histogram& commit_batch_documents;

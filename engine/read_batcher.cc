@@ -73,6 +73,7 @@ absl::Status ReadBatcher::Run(ReadStep& step) {
   absl::MutexLock lock(&mutex_);
   if (stopping_) return absl::UnavailableError("the engine stops");
   queue_.push_back(&waiting);
+  metrics_.read_steps.Set(static_cast<double>(queue_.size()));
   changed_.SignalAll();
   while (!waiting.done) {
     if (!waiting.finished.WaitWithTimeout(&mutex_, BackgroundThread::kBeatEvery)) continue;
@@ -139,6 +140,7 @@ std::vector<ReadBatcher::Waiting*> ReadBatcher::TakeBatch() {
     batch.push_back(queue_.front());
     queue_.pop_front();
   }
+  metrics_.read_steps.Set(static_cast<double>(queue_.size()));
   return batch;
 }
 

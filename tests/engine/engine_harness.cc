@@ -187,6 +187,20 @@ void EngineHarness::LoseTable(Table table) {
   MustBeOk((*rocksdb)->Write(batch, Durability::kSynced));
 }
 
+int EngineHarness::Damage(Table table, const std::string& part) {
+  WriteBatch batch;
+  MustBeOk(rocksdb_->Scan(table, "", "", [&](absl::string_view key, absl::string_view value) {
+    const size_t at = value.find(part);
+    if (at == absl::string_view::npos) return true;
+    std::string damaged(value);
+    damaged[at] = static_cast<char>(damaged[at] ^ 1);
+    batch.Put(table, std::string(key), std::move(damaged));
+    return true;
+  }));
+  MustBeOk(rocksdb_->Write(batch, Durability::kSynced));
+  return static_cast<int>(batch.ops.size());
+}
+
 void EngineHarness::CreateMemory(const std::string& id) {
   MustBeOk(engine_->CreateMemory(Memory(id), "").status());
 }
@@ -204,6 +218,15 @@ void EngineHarness::Ingest(const std::string& memory, const std::string& documen
 bool EngineHarness::WaitReady() {
   const absl::Time until = absl::Now() + kPatience;
   while (!engine_->Ready().ok()) {
+    if (absl::Now() > until) return false;
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  return true;
+}
+
+bool EngineHarness::WaitMetric(const std::string& name_and_labels, double value) {
+  const absl::Time until = absl::Now() + kPatience;
+  while (Metric(name_and_labels) != value) {
     if (absl::Now() > until) return false;
     absl::SleepFor(absl::Milliseconds(1));
   }

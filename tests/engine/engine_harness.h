@@ -63,6 +63,31 @@ class TestWriter {
   std::unique_ptr<Writer> writer_;
 };
 
+// Holds up whoever passes until it is opened. Thread-safe.
+class Gate {
+ public:
+  void Pass() {
+    absl::MutexLock lock(&mutex_);
+    ++passing_;
+    mutex_.AwaitWithTimeout(absl::Condition(&open_), kPatience);
+  }
+  void Open() {
+    absl::MutexLock lock(&mutex_);
+    open_ = true;
+  }
+  // Waits until `count` have come to it.
+  bool WaitArrived(int count) {
+    absl::MutexLock lock(&mutex_);
+    const auto arrived = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return passing_ >= count; };
+    return mutex_.AwaitWithTimeout(absl::Condition(&arrived), kPatience);
+  }
+
+ private:
+  absl::Mutex mutex_;
+  bool open_ ABSL_GUARDED_BY(mutex_) = false;
+  int passing_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
 class EngineHarness {
  public:
   explicit EngineHarness(EngineOptions options = TestOptions());
@@ -90,6 +115,8 @@ class EngineHarness {
   }
   void UseSimulatedClock() { simulated_ = true; }
 
+  // Flips a byte of every record of a table whose value contains `part`; returns how many there were.
+  int Damage(Table table, const std::string& part);
   // Loses records of a table, as a disk that had not been synced would. Only while stopped.
   void LoseTable(Table table);
 
@@ -103,6 +130,8 @@ class EngineHarness {
   void Ingest(const std::string& memory, const std::string& document, const std::string& text,
               bool seal = false);
   bool WaitReady();
+  // Waits until the metric has the value.
+  bool WaitMetric(const std::string& name_and_labels, double value);
   // Value of a metric with its labels, as exposed; -1 when there is none.
   double Metric(const std::string& name_and_labels) const;
 

@@ -65,6 +65,11 @@ void FakeModel::OnForward(std::function<absl::Status(Segments)> hook) {
   on_forward_ = std::move(hook);
 }
 
+void FakeModel::OnRead(std::function<absl::Status()> hook) {
+  absl::MutexLock lock(&mutex_);
+  on_read_ = std::move(hook);
+}
+
 absl::Status FakeModel::ForwardLower(Segments segments, std::vector<SegmentChunks>* out) const {
   std::function<absl::Status(Segments)> hook;
   {
@@ -110,9 +115,15 @@ std::unique_ptr<ReaderState> FakeModel::NewReaderState() const {
 }
 
 absl::Status FakeModel::ReadLower(absl::Span<const ReaderStep> steps, LowerRows* out) const {
+  std::function<absl::Status()> hook;
   {
     absl::MutexLock lock(&mutex_);
     read_batches_.push_back(steps.size());
+    hook = on_read_;
+  }
+  if (hook) {
+    const absl::Status status = hook();
+    if (!status.ok()) return status;
   }
   out->hidden.clear();
   out->queries.clear();

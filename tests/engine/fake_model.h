@@ -41,6 +41,8 @@ class FakeModel : public Model {
 
   // Runs before each ForwardLower; what it returns, if not OK, is its result. May block.
   void OnForward(std::function<absl::Status(Segments)> hook);
+  // The same for ReadLower.
+  void OnRead(std::function<absl::Status()> hook);
   // Another model, as it were: what is derived from now on differs in name.
   void set_fingerprint(uint64_t fingerprint) { fingerprint_ = fingerprint; }
 
@@ -54,6 +56,7 @@ class FakeModel : public Model {
   uint64_t fingerprint_ = 0x5eed;
   mutable absl::Mutex mutex_;
   std::function<absl::Status(Segments)> on_forward_ ABSL_GUARDED_BY(mutex_);
+  std::function<absl::Status()> on_read_ ABSL_GUARDED_BY(mutex_);
   mutable std::vector<size_t> forward_batches_ ABSL_GUARDED_BY(mutex_);
   mutable std::vector<size_t> read_batches_ ABSL_GUARDED_BY(mutex_);
   mutable std::vector<size_t> upper_batches_ ABSL_GUARDED_BY(mutex_);
