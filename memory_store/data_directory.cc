@@ -150,7 +150,9 @@ absl::StatusOr<std::unique_ptr<DataDirectory>> DataDirectory::Open(const std::st
   if (!S_ISDIR(info.st_mode)) {
     return absl::FailedPreconditionError(absl::StrCat(path, " is not a directory"));
   }
-  if (access(path.c_str(), R_OK | W_OK | X_OK) != 0) return ErrnoStatus(errno, "cannot use", path);
+  if (faccessat(AT_FDCWD, path.c_str(), R_OK | W_OK | X_OK, AT_EACCESS) != 0) {
+    return ErrnoStatus(errno, "cannot use", path);
+  }
   ASSIGN_OR_RETURN(const int lock_fd, LockDirectory(path));
   // From here on the destructor gives the lock back.
   std::unique_ptr<DataDirectory> directory(new DataDirectory(path, lock_fd));

@@ -102,7 +102,7 @@ class LandmarkView {
   std::shared_ptr<const Impl> impl_;  // shared by the copies of this view
 };
 
-// Pages held in memory; they stay where they are until this handle goes. Move-only.
+// Pages held in memory; they stay where they are until this handle goes. Must not outlive the store. Move-only.
 class PinnedPages {
  public:
   PinnedPages();
