@@ -50,8 +50,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def run(*command, check=True, **options):
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **options)
+def run(*command, check=True, text_in=''):
+    done = subprocess.run(command, input=text_in, capture_output=True, text=True, check=False)
     if check and done.returncode != 0:
         raise Failure(f'{" ".join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}')
     return done
@@ -229,7 +229,7 @@ def main():
                 addresses = dict(line.strip().split('=', 1) for line in file)
             os.environ['MNEME_ADDRESS'] = addresses['grpc']
             with urllib.request.urlopen(f'http://{addresses["http"]}/metrics', timeout=10) as answer:
-                lint = run('promtool', 'check', 'metrics', input=answer.read().decode(), check=False)
+                lint = run('promtool', 'check', 'metrics', text_in=answer.read().decode(), check=False)
             write_config(folder, addresses['http'])
             port = free_port()
             with Process(os.path.join(folder, 'prometheus.log'), 'prometheus',
