@@ -155,9 +155,9 @@ MNEME_INLINE F32x16 SumEach(F32x16* v) {
                                  30, 31);
 }
 
-// e^x to about 1 ulp (Cephes' expf); below -87.3 the result stays at 1.2e-38, above 88.3 at 2.2e38.
+// e^x to about 1 ulp (Cephes' expf); below -87.3 it is 0, above 88.3 it stays at 2.2e38.
 MNEME_INLINE F32x16 Exp(F32x16 x) {
-  x = Select(x < Splat(-87.3f), Splat(-87.3f), x);
+  const I32x16 vanishes = x < Splat(-87.3f);
   x = Select(x > Splat(88.3f), Splat(88.3f), x);
   const F32x16 magic = Splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const F32x16 shifted = x * 1.44269504f + magic;
@@ -169,7 +169,7 @@ MNEME_INLINE F32x16 Exp(F32x16 x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   const F32x16 y = p * (r * r) + r + 1.0f;
-  return (F32x16)((I32x16)y + ((I32x16)shifted << 23));
+  return (F32x16)(((I32x16)y + ((I32x16)shifted << 23)) & ~vanishes);
 }
 
 MNEME_INLINE F32x16 Silu(F32x16 x) { return x / (1.0f + Exp(-x)); }

@@ -481,10 +481,8 @@ MNEME_INLINE void SoftmaxRow(float* row, int64_t n, float scale) {
     Store(row + i, e);
     sum += e;
   }
-  // Exp stops at 1.2e-38 instead of 0: what the padding adds is below any rounding.
   const float inverse = 1.0f / Sum(sum);
   for (int64_t i = 0; i < padded; i += kLanes) Store(row + i, Load(row + i) * inverse);
-  for (int64_t i = n; i < padded; ++i) row[i] = 0;
 }
 
 struct AttentionScratch {
