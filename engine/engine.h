@@ -185,7 +185,8 @@ struct GenerateResult {
 };
 
 struct ScoreOptions {
-  std::vector<std::string> memories;
+  std::vector<std::string> memories;  // may be empty
+  // Put to the network as a question that `text` answers; empty: `text` begins a document.
   std::string prompt;
   std::string text;
   std::vector<ReadBarrier> barriers;

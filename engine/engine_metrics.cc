@@ -60,14 +60,14 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const EngineOptions& options)
       commit_queue_bytes(
           QueueDepth(metrics, "commit_bytes", static_cast<double>(options.commit_queue_bytes_max))),
       segment_queue(QueueDepth(metrics, "segments", options.queue_segments_max)),
-      segment_backlog_bytes(metrics.AddGauge(
-          "ingest_backlog_bytes", "Bytes accepted that are not yet cut into segments.")),
+      segment_backlog_bytes(metrics.AddGauge("ingest_backlog_bytes",
+                                             "Bytes accepted that are not yet cut into segments.")),
       readers_running(QueueDepth(metrics, "readers_running", options.readers_max)),
       readers_waiting(QueueDepth(metrics, "readers_waiting", options.readers_waiting_max)),
       read_steps(QueueDepth(metrics, "read_steps", options.readers_max)),
       commit_batch_documents(BatchSize(metrics, "commit")),
-      commit_batch_bytes(metrics.AddHistogram("commit_batch_bytes", "Bytes of one synced write.",
-                                              ByteBounds())),
+      commit_batch_bytes(
+          metrics.AddHistogram("commit_batch_bytes", "Bytes of one synced write.", ByteBounds())),
       segment_batch(BatchSize(metrics, "segments")),
       question_batch(BatchSize(metrics, "questions")),
       decode_batch(BatchSize(metrics, "decode")),
@@ -85,13 +85,13 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const EngineOptions& options)
       generated_tokens(metrics.AddCounter("generated_tokens_total", "Tokens generated.")),
       pages_rederived(metrics.AddCounter(
           "pages_rederived_total", "Pages that were in no tier, or damaged, and derived again.")),
-      pages_unavailable(metrics.AddCounter(
-          "pages_unavailable_total",
-          "Pages that a reader went on without: document deleted or damaged.")),
-      documents_damaged(metrics.AddCounter(
-          "documents_damaged_total", "Times that the text of a document was found damaged.")),
-      recovery_documents_total(metrics.AddGauge(
-          "recovery_documents_total", "Documents that had to be derived again at the start.")),
+      pages_unavailable(
+          metrics.AddCounter("pages_unavailable_total",
+                             "Pages that a reader went on without: document deleted or damaged.")),
+      documents_damaged(metrics.AddCounter("documents_damaged_total",
+                                           "Times that the text of a document was found damaged.")),
+      recovery_documents(metrics.AddGauge("recovery_documents",
+                                          "Documents that had to be derived again at the start.")),
       recovery_documents_left(
           metrics.AddGauge("recovery_documents_left", "Of these, the ones not done.")) {
   const auto limit = [&](const char* name, double value) {

@@ -61,7 +61,7 @@ struct EngineMetrics {
   Counter& pages_unavailable;
   Counter& documents_damaged;
 
-  Gauge& recovery_documents_total;
+  Gauge& recovery_documents;
   Gauge& recovery_documents_left;
 };
 

@@ -45,7 +45,7 @@ absl::Status Recovery::Loop(BackgroundThread& thread) {
     }
   }
   const size_t total = waiting.size();
-  metrics_.recovery_documents_total.Set(static_cast<double>(total));
+  metrics_.recovery_documents.Set(static_cast<double>(total));
   std::vector<DocumentId> in_flight;
   for (;;) {
     std::erase_if(in_flight, [&](DocumentId document) { return scheduler_.Done(document); });

@@ -1,9 +1,8 @@
 // Score: the log-likelihood of a text after a prompt, given memories.
 //
-// The network reads the tokens of prompt and text, encoded as one; without a prompt the document
-// token comes first, as at the beginning of every document. Scored are the tokens that begin in the
-// text; one that the encoder drew across the border belongs to the prompt. Each row reads the
-// memories as it would when generating.
+// With a prompt the network reads `<q>` prompt `<a>` text, the form in which it answers, so that the
+// score is that of the text as an answer; without one, `<doc>` text, as at the beginning of a
+// document. Each row reads the memories as it would when generating.
 
 #include <cmath>
 
@@ -33,12 +32,14 @@ absl::StatusOr<ScoreResult> Score(const ReadEnvironment& environment, const Scor
   RETURN_IF_ERROR(CheckUtf8(options.prompt, "the prompt"));
   RETURN_IF_ERROR(CheckUtf8(options.text, "the text"));
   const Model& model = environment.model;
-  const std::string whole = options.prompt + options.text;
-  std::vector<Token> tokens;
-  model.tokenizer().Encode(whole, &tokens);
-  std::vector<TokenId> ids;
-  if (options.prompt.empty()) ids.push_back(model.bundle().document_id);
+  std::vector<TokenId> ids = {model.bundle().document_id};
+  if (!options.prompt.empty()) {
+    ASSIGN_OR_RETURN(const ReaderInput prompt, QuestionInput(model, options.prompt));
+    ids = prompt.ids;
+  }
   const size_t first_token = ids.size();
+  std::vector<Token> tokens;
+  model.tokenizer().Encode(options.text, &tokens);
   for (const Token& token : tokens) ids.push_back(token.id);
   RETURN_IF_ERROR(CheckFitsSegment(model, ids.size(), "prompt and text together"));
   ASSIGN_OR_RETURN(ResolvedMemories memories,
@@ -46,7 +47,7 @@ absl::StatusOr<ScoreResult> Score(const ReadEnvironment& environment, const Scor
   RETURN_IF_ERROR(WaitForBarriers(environment, options.barriers, context));
   ASSIGN_OR_RETURN(const ReaderGate::Ticket ticket, environment.gate.Enter(context));
 
-  const std::vector<std::string> texts = TokenTexts(whole, tokens);
+  const std::vector<std::string> texts = TokenTexts(options.text, tokens);
   ScoreResult result;
   const std::unique_ptr<ReaderState> state = model.NewReaderState();
   ReadStep step{.state = state.get(),
@@ -57,9 +58,7 @@ absl::StatusOr<ScoreResult> Score(const ReadEnvironment& environment, const Scor
   const auto visit = [&](const ReadStep& done, size_t first_row) {
     for (size_t row = 0; row < done.ids.size(); ++row) {
       const size_t next = first_row + row + 1;  // the token that this row predicts
-      if (next >= ids.size()) break;
-      const Token& token = tokens[next - first_token];
-      if (token.byte_begin < static_cast<int64_t>(options.prompt.size())) continue;
+      if (next < first_token || next >= ids.size()) continue;
       const double log_likelihood = LogSoftmaxAt(
           absl::MakeConstSpan(done.logits).subspan(row * vocab_size, vocab_size), ids[next]);
       result.log_likelihood += log_likelihood;
