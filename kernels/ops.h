@@ -119,7 +119,7 @@ struct ConvSiluParams {
 // The state space recurrence (arXiv 2405.21060), one group of B and C shared by all heads:
 //   dt = softplus(dt + dt_bias),  state = exp(-exp(a_log) dt) state + dt x (outer) B,
 //   y = state C + d_skip x.
-// State of a sequence: [H, P, N] at sequence.state + state_offset. `Ssd` computes it in blocks of
+// State of a sequence: [H, N, P] at sequence.state + state_offset. `Ssd` computes it in blocks of
 // tokens; `SsmStep` takes sequences of one row each.
 struct SsdParams {
   const float* xbc = nullptr;  // [rows, H * P + 2 N]: x, B, C

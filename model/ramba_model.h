@@ -44,7 +44,7 @@ class RambaModel : public Model {
   struct LayerTrace {
     std::vector<float> hidden;      // [padded tokens, d_model]
     std::vector<float> conv_state;  // [conv_kernel - 1, conv_dim]
-    std::vector<float> ssm_state;   // [H, P, N]
+    std::vector<float> ssm_state;   // [H, N, P]
   };
   // ForwardLower of one segment that also tells what each layer left.
   absl::Status TraceSegment(absl::Span<const TokenId> segment, SegmentChunks* chunks,

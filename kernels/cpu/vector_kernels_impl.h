@@ -139,24 +139,62 @@ void SwiGlu(const SwiGluParams& p, int64_t row_begin, int64_t row_end) {
   (p.out_dtype == DType::kBf16 ? SwiGluRows<Bf16Type> : SwiGluRows<F32Type>)(p, row_begin, row_end);
 }
 
+// The newest row's position relative to r: row r - back of the sequence, or of its state before the
+// first row.
+MNEME_INLINE const float* ConvRow(const ConvSiluParams& p, const SequenceRows& sequence,
+                                  int64_t row) {
+  return row >= 0 ? p.in + (sequence.row_begin + row) * p.in_stride
+                  : sequence.state + p.state_offset + (p.taps - 1 + row) * p.channels;
+}
+
+// Any number of taps, channels [c, c + n).
+MNEME_INLINE void ConvSiluAny(const ConvSiluParams& p, const SequenceRows& sequence, int64_t row,
+                              int64_t c, int64_t n) {
+  F32x16 sum = LoadN(p.bias + c, n);
+  for (int64_t t = 0; t < p.taps; ++t) {
+    sum += LoadN(ConvRow(p, sequence, row - (p.taps - 1 - t)) + c, n) *
+           LoadN(p.weight + t * p.channels + c, n);
+  }
+  StoreN(p.out + (sequence.row_begin + row) * p.out_stride + c, Silu(sum), n);
+}
+
+// Four taps, kVectors whole vectors of channels from c on: the weights and the last three rows stay
+// in registers.
+template <int kVectors>
+MNEME_INLINE void ConvSiluFour(const ConvSiluParams& p, const SequenceRows& sequence,
+                               int64_t row_begin, int64_t row_end, int64_t c) {
+  F32x16 weight[4][kVectors], bias[kVectors], past[3][kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    const int64_t at = c + v * kLanes;
+    bias[v] = Load(p.bias + at);
+    for (int t = 0; t < 4; ++t) weight[t][v] = Load(p.weight + t * p.channels + at);
+    for (int t = 0; t < 3; ++t) past[t][v] = Load(ConvRow(p, sequence, row_begin - 3 + t) + at);
+  }
+  const float* in = p.in + (sequence.row_begin + row_begin) * p.in_stride + c;
+  float* out = p.out + (sequence.row_begin + row_begin) * p.out_stride + c;
+  for (int64_t r = row_begin; r < row_end; ++r, in += p.in_stride, out += p.out_stride) {
+    for (int v = 0; v < kVectors; ++v) {
+      const F32x16 now = Load(in + v * kLanes);
+      const F32x16 sum = bias[v] + past[0][v] * weight[0][v] + past[1][v] * weight[1][v] +
+                         past[2][v] * weight[2][v] + now * weight[3][v];
+      past[0][v] = past[1][v];
+      past[1][v] = past[2][v];
+      past[2][v] = now;
+      Store(out + v * kLanes, Silu(sum));
+    }
+  }
+}
+
 void ConvSilu(const ConvSiluParams& p, const SequenceRows& sequence, int64_t row_begin,
               int64_t row_end) {
-  const float* state = sequence.state + p.state_offset;
-  const int64_t past = p.taps - 1;
-  for (int64_t r = row_begin; r < row_end; ++r) {
-    float* out = p.out + (sequence.row_begin + r) * p.out_stride;
-    const float* newest = p.in + (sequence.row_begin + r) * p.in_stride;
-    for (int64_t c = 0; c < p.channels; c += kLanes) {
-      const int64_t n = MinI(kLanes, p.channels - c);
-      F32x16 sum = LoadN(p.bias + c, n);
-      for (int64_t t = 0; t < p.taps; ++t) {
-        const int64_t back = past - t;  // rows before r
-        const float* row =
-            r >= back ? newest - back * p.in_stride : state + (past + r - back) * p.channels;
-        sum += LoadN(row + c, n) * LoadN(p.weight + t * p.channels + c, n);
-      }
-      StoreN(out + c, Silu(sum), n);
-    }
+  int64_t c = 0;
+  if (p.taps == 4) {
+    for (; c + 2 * kLanes <= p.channels; c += 2 * kLanes)
+      ConvSiluFour<2>(p, sequence, row_begin, row_end, c);
+  }
+  for (; c < p.channels; c += kLanes) {
+    const int64_t n = MinI(kLanes, p.channels - c);
+    for (int64_t r = row_begin; r < row_end; ++r) ConvSiluAny(p, sequence, r, c, n);
   }
 }
 
@@ -248,10 +286,6 @@ struct SsdScratch {
   }
 };
 
-int64_t SsdScratchBytes(const SsdParams& p) {
-  return SsdScratch(p).total * static_cast<int64_t>(sizeof(float));
-}
-
 // dt[i] = softplus(raw + bias); log_decay[i] + log_decay_low[i] = sum of -exp(a_log) dt up to and
 // with i. The sum is kept in two floats: decays between tokens are differences of sums, which may
 // be large where the tokens forget fast. Rows beyond `rows` get dt 0.
@@ -271,13 +305,16 @@ MNEME_INLINE void SsdDecays(const SsdParams& p, int64_t first_row, int64_t rows,
   }
 }
 
+#if defined(__AMX_BF16__)
+#include "kernels/cpu/amx_ssd.inc"
+#endif
+
 // Within a block of tokens, with d_i the decay from the block's beginning up to and with token i:
 //   y_i = d_i C_i S + sum_{j <= i} (d_i / d_j) (C_i B_j) dt_j x_j + D x_i
 //   S'  = d_last S + sum_j (d_last / d_j) dt_j x_j B_j
-// The state is carried transposed, [N, P], so that every product has P along its vectors.
+// `state` is S transposed, [N, width].
 void SsdHeadBlock(const SsdParams& p, int64_t first_row, int64_t rows, int64_t head,
-                  const SsdScratch& s, void* scratch) {
-  float* const state = Floats(scratch, s.state);
+                  const SsdScratch& s, float* state, void* scratch) {
   float* const x = Floats(scratch, s.x);
   float* const y = Floats(scratch, s.y);
   float* const dt = Floats(scratch, s.dt);
@@ -377,13 +414,23 @@ void SsdHeadBlock(const SsdParams& p, int64_t first_row, int64_t rows, int64_t h
                   .accumulate = true});
 }
 
-void Ssd(const SsdParams& p, const SequenceRows& sequence, int64_t head_begin, int64_t head_end,
-         void* scratch) {
+// Rows of the state between its own width and a padded one.
+MNEME_INLINE void CopyRows(const float* from, int64_t from_stride, int64_t rows, int64_t width,
+                           float* to, int64_t to_stride) {
+  for (int64_t r = 0; r < rows; ++r)
+    memcpy(to + r * to_stride, from + r * from_stride, width * sizeof(float));
+}
+
+void SsdInF32(const SsdParams& p, const SequenceRows& sequence, int64_t head_begin,
+              int64_t head_end, void* scratch) {
   const SsdScratch s(p);
   float* const bt = Floats(scratch, s.bt);
-  float* const state = Floats(scratch, s.state);
-  // Blocks outside, heads inside, so that C B^T of a block serves all heads; each head's state
-  // passes through the sequence's own memory in between.
+  const bool padded = s.width != p.head_dim;
+  if (padded) {
+    for (int64_t i = 0; i < p.state_size * s.width; i += kLanes)
+      Store(Floats(scratch, s.state) + i, F32x16{});
+  }
+  // Blocks outside, heads inside, so that C B^T of a block serves all heads.
   for (int64_t r = 0; r < sequence.row_count; r += kSsdBlock) {
     const int64_t rows = MinI(kSsdBlock, sequence.row_count - r);
     const int64_t first_row = sequence.row_begin + r;
@@ -402,15 +449,27 @@ void Ssd(const SsdParams& p, const SequenceRows& sequence, int64_t head_begin, i
                     .accumulate = false});
     for (int64_t h = head_begin; h < head_end; ++h) {
       float* stored = sequence.state + p.state_offset + h * p.head_dim * p.state_size;
-      Transpose(stored, p.state_size, p.head_dim, p.state_size, state, s.width);
-      SsdHeadBlock(p, first_row, rows, h, s, scratch);
-      for (int64_t i = 0; i < p.head_dim; ++i) {
-        for (int64_t n = 0; n < p.state_size; ++n) {
-          stored[i * p.state_size + n] = state[n * s.width + i];
-        }
-      }
+      float* state = padded ? Floats(scratch, s.state) : stored;
+      if (padded) CopyRows(stored, p.head_dim, p.state_size, p.head_dim, state, s.width);
+      SsdHeadBlock(p, first_row, rows, h, s, state, scratch);
+      if (padded) CopyRows(state, s.width, p.state_size, p.head_dim, stored, p.head_dim);
     }
   }
+}
+
+void Ssd(const SsdParams& p, const SequenceRows& sequence, int64_t head_begin, int64_t head_end,
+         void* scratch) {
+#if defined(__AMX_BF16__)
+  if (AmxSsdFits(p)) return AmxSsd(p, sequence, head_begin, head_end, scratch);
+#endif
+  SsdInF32(p, sequence, head_begin, head_end, scratch);
+}
+
+int64_t SsdScratchBytes(const SsdParams& p) {
+#if defined(__AMX_BF16__)
+  if (AmxSsdFits(p)) return AmxSsdScratch(p).total;
+#endif
+  return SsdScratch(p).total * static_cast<int64_t>(sizeof(float));
 }
 
 void SsmStep(const SsdParams& p, const SequenceRows& sequence, int64_t head_begin,
@@ -418,33 +477,24 @@ void SsmStep(const SsdParams& p, const SequenceRows& sequence, int64_t head_begi
   const float* xbc = p.xbc + sequence.row_begin * p.xbc_stride;
   const float* B = xbc + p.heads * p.head_dim;
   const float* C = B + p.state_size;
-  const int64_t N = p.state_size;
   for (int64_t h = head_begin; h < head_end; ++h) {
     const float raw = p.dt[sequence.row_begin * p.dt_stride + h] + p.dt_bias[h];
     const float dt = Softplus(Splat(raw))[0];
     const float decay = Exp(-Exp(Splat(p.a_log[h])) * dt)[0];
-    float* state = sequence.state + p.state_offset + h * p.head_dim * N;
+    float* state = sequence.state + p.state_offset + h * p.head_dim * p.state_size;
     const float* x = xbc + h * p.head_dim;
     float* y = p.y + sequence.row_begin * p.y_stride + h * p.head_dim;
     for (int64_t i = 0; i < p.head_dim; i += kLanes) {
       const int64_t count = MinI(kLanes, p.head_dim - i);
-      F32x16 sums[kLanes] = {};
-      for (int64_t r = 0; r < count; ++r) {
-        float* row = state + (i + r) * N;
-        const float dx = dt * x[i + r];
-        int64_t n = 0;
-        for (; n + kLanes <= N; n += kLanes) {
-          const F32x16 v = Load(row + n) * decay + dx * Load(B + n);
-          Store(row + n, v);
-          sums[r] += v * Load(C + n);
-        }
-        if (n < N) {
-          const F32x16 v = LoadN(row + n, N - n) * decay + dx * LoadN(B + n, N - n);
-          StoreN(row + n, v, N - n);
-          sums[r] += v * LoadN(C + n, N - n);
-        }
+      const F32x16 xi = LoadN(x + i, count), dx = dt * xi;
+      F32x16 sums[2] = {};
+      for (int64_t n = 0; n < p.state_size; ++n) {
+        float* cell = state + n * p.head_dim + i;
+        const F32x16 v = LoadN(cell, count) * decay + dx * B[n];
+        StoreN(cell, v, count);
+        sums[n & 1] += v * C[n];
       }
-      StoreN(y + i, SumEach(sums) + p.d_skip[h] * LoadN(x + i, count), count);
+      StoreN(y + i, sums[0] + sums[1] + p.d_skip[h] * xi, count);
     }
   }
 }
