@@ -82,31 +82,44 @@ absl::Status Search(Session& session) {
   return absl::OkStatus();
 }
 
-// The passages that an answer read, each once, with its greatest weight.
+// The passages that an answer read, each once, with its weight averaged over the answer's tokens:
+// one that a single token looked at does not come before one that all of them read.
 class PassageSet {
  public:
-  void Add(const v1::Passage& passage) {
-    auto [entry, added] =
-        passages_.try_emplace({passage.document(), passage.chunk_index()}, passage);
-    if (added) return;
-    v1::Passage& known = entry->second;
-    if (known.text().empty()) known.set_text(passage.text());
-    known.set_weight(std::max(known.weight(), passage.weight()));
-    known.set_score(std::max(known.score(), passage.score()));
+  void Add(const v1::GenerateResponse& piece) {
+    tokens_ += piece.token_count();
+    for (const auto& passage : piece.passages()) {
+      Entry& entry = entries_[{passage.document(), passage.chunk_index()}];
+      if (entry.passage.document().empty()) entry.passage = passage;
+      // The text comes with the first mention only.
+      if (entry.passage.text().empty()) entry.passage.set_text(passage.text());
+      entry.passage.set_score(std::max(entry.passage.score(), passage.score()));
+      entry.weight_sum += passage.weight() * piece.token_count();
+    }
   }
 
   // By weight, then by score.
   std::vector<v1::Passage> Best() const {
     std::vector<v1::Passage> best;
-    for (const auto& [place, passage] : passages_) best.push_back(passage);
+    for (const auto& [place, entry] : entries_) {
+      best.push_back(entry.passage);
+      best.back().set_weight(tokens_ > 0 ? entry.weight_sum / static_cast<double>(tokens_) : 0);
+    }
     std::stable_sort(best.begin(), best.end(), [](const v1::Passage& a, const v1::Passage& b) {
       return std::make_pair(a.weight(), a.score()) > std::make_pair(b.weight(), b.score());
     });
     return best;
   }
 
+  int64_t tokens() const { return tokens_; }
+
  private:
-  std::map<std::pair<std::string, int64_t>, v1::Passage> passages_;
+  struct Entry {
+    v1::Passage passage;
+    double weight_sum = 0;
+  };
+  std::map<std::pair<std::string, int64_t>, Entry> entries_;
+  int64_t tokens_ = 0;
 };
 
 absl::Status Ask(Session& session) {
@@ -120,13 +133,11 @@ absl::Status Ask(Session& session) {
   request.set_seed(static_cast<uint64_t>(session.line().Integer("--seed", 0)));
   PassageSet read;
   std::string answer;
-  int64_t tokens = 0;
   v1::GenerateResponse last;
   absl::Status status = session.client().Generate(
       request,
       [&](const v1::GenerateResponse& piece) {
-        tokens += piece.token_count();
-        for (const auto& passage : piece.passages()) read.Add(passage);
+        read.Add(piece);
         // The network begins its answer with the space that parts it from the question.
         absl::string_view text =
             answer.empty() ? absl::StripLeadingAsciiWhitespace(piece.text()) : piece.text();
@@ -147,7 +158,7 @@ absl::Status Ask(Session& session) {
     for (const auto& passage : passages) results.push_back(PassageJson(passage));
     PrintJson({{"answer", answer},
                {"results", results},
-               {"tokens", tokens},
+               {"tokens", read.tokens()},
                {"finish_reason", absl::AsciiStrToLower(v1::GenerateResponse::FinishReason_Name(
                                      last.finish_reason()))},
                {"timing", TimingJson(last.timing())}});
@@ -220,30 +231,31 @@ CommandSpec SearchCommand() {
 }
 
 CommandSpec AskCommand() {
-  return {
-      .name = "ask",
-      .summary = "generates an answer from memories",
-      .positionals = {{"M", "the memory, or several separated by commas"},
-                      {"TEXT", "the question"}},
-      .flags = {{"--max-tokens", "N", "length of the answer at most (default: 64)",
-                 FlagSpec::Kind::kInteger, 1},
-                {"--temperature", "T",
-                 "0 (default): the likeliest token each time; more: freer, at most 10",
-                 FlagSpec::Kind::kNumber, 0, 10},
-                {"--top-p", "P",
-                 "draw only from the likeliest tokens that together have this probability",
-                 FlagSpec::Kind::kNumber, 0, 1},
-                {"--seed", "S", "draws repeat with the same seed (default: 0)",
-                 FlagSpec::Kind::kInteger, 0, 9e15},
-                {"-k", "N", "passages shown below the answer (default: 3; --json has all)",
-                 FlagSpec::Kind::kInteger, 0}},
-      .notes =
-          "The answer is printed as it comes, then the passages it was read from, by weight.\n\n"
-          "--json: {answer, results: [{document, memory, name, byte_begin, byte_end, score, "
-          "weight, text,\n"
-          "chunk_index}], tokens, finish_reason, timing}; finish_reason is stop or length\n\n"
-          "example: mneme ask demo \"What is the pass key? The pass key is\"\n",
-      .run = Ask};
+  return {.name = "ask",
+          .summary = "generates an answer from memories",
+          .positionals = {{"M", "the memory, or several separated by commas"},
+                          {"TEXT", "the question"}},
+          .flags = {{"--max-tokens", "N", "length of the answer at most (default: 64)",
+                     FlagSpec::Kind::kInteger, 1},
+                    {"--temperature", "T",
+                     "0 (default): the likeliest token each time; more: freer, at most 10",
+                     FlagSpec::Kind::kNumber, 0, 10},
+                    {"--top-p", "P",
+                     "draw only from the likeliest tokens that together have this probability",
+                     FlagSpec::Kind::kNumber, 0, 1},
+                    {"--seed", "S", "draws repeat with the same seed (default: 0)",
+                     FlagSpec::Kind::kInteger, 0, 9e15},
+                    {"-k", "N", "passages shown below the answer (default: 3; --json has all)",
+                     FlagSpec::Kind::kInteger, 0}},
+          .notes =
+              "The answer is printed as it comes, then the passages it was read from, by weight: "
+              "each one's share "
+              "of the\nattention, averaged over the answer's tokens.\n\n"
+              "--json: {answer, results: [{document, memory, name, byte_begin, byte_end, score, "
+              "weight, text,\n"
+              "chunk_index}], tokens, finish_reason, timing}; finish_reason is stop or length\n\n"
+              "example: mneme ask demo \"What is the pass key? The pass key is\"\n",
+          .run = Ask};
 }
 
 CommandSpec ScoreCommand() {

@@ -45,7 +45,15 @@ std::string ChosenBy(const std::vector<WordWeights>& words, int passage) {
   std::vector<std::pair<double, std::string>> best;
   for (const WordWeights& word : words) {
     const double weight = word.weights[static_cast<size_t>(passage)];
-    if (weight >= kShownWeight) best.emplace_back(weight, word.word);
+    if (weight < kShownWeight) continue;
+    // A question often says a word twice.
+    auto same = std::find_if(best.begin(), best.end(),
+                             [&](const auto& entry) { return entry.second == word.word; });
+    if (same == best.end()) {
+      best.emplace_back(weight, word.word);
+    } else {
+      same->first = std::max(same->first, weight);
+    }
   }
   if (best.empty()) return "chosen by: no single word";
   std::stable_sort(best.begin(), best.end(),

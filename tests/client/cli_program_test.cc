@@ -290,7 +290,7 @@ TEST_F(CliProgramTest, SearchExplainedForPeople) {
       result.output,
       AllOf(HasSubstr("    chosen by: What 0.50, key? 0.50\n"),
             HasSubstr("    chosen by: no single word\n"),
-            HasSubstr("            #1    #2\n  What    0.50     .\n  key?    0.50     .\n")));
+            HasSubstr("          #1    #2\n  What  0.50     .\n  key?  0.50     .\n")));
   EXPECT_TRUE(service().last_retrieve().explain());
 }
 
@@ -328,7 +328,7 @@ TEST_F(CliProgramTest, AskStreamsTheAnswerAndNamesWhatItRead) {
   Program::Result result = Run({"ask", "m", "What key?"});
   EXPECT_EQ(result.status, 0);
   EXPECT_THAT(result.output,
-              StartsWith("40917\n\nread from:\n 1. book  bytes 1,000-1,250  weight 0.900"));
+              StartsWith("40917\n\nread from:\n 1. book  bytes 1,000-1,250  weight 0.825"));
 
   const json object = json::parse(Run({"ask", "m", "What key?", "--json"}).output);
   EXPECT_THAT(KeysOf(object),
@@ -337,7 +337,7 @@ TEST_F(CliProgramTest, AskStreamsTheAnswerAndNamesWhatItRead) {
   EXPECT_EQ(object["finish_reason"], "stop");
   EXPECT_EQ(object["tokens"], 2);
   ASSERT_EQ(object["results"].size(), 2u);
-  EXPECT_EQ(object["results"][0]["weight"], 0.9);
+  EXPECT_EQ(object["results"][0]["weight"], 0.825);
   EXPECT_THAT(object["results"][0]["text"].get<std::string>(), HasSubstr("40917"));
 }
 
