@@ -44,6 +44,8 @@ struct DocumentEntry {
   int64_t durable_bytes = 0;
   int64_t token_count = 0;
   std::vector<SegmentEntry> segments;  // by index, without a hole: what is visible
+  // On disk there is none from this index on. Beyond `segments` are those left out at Open.
+  int64_t stored_segments_end = 0;
 
   int64_t visible_bytes() const { return segments.empty() ? 0 : segments.back().byte_end; }
   int64_t chunk_count() const {

@@ -97,7 +97,16 @@ struct Change {
   DocumentKey document;
   int64_t first = 0;
   int64_t end = 0;
+  int64_t stored_end = 0;              // before
   std::vector<SegmentEntry> replaced;  // from `first` on, as it was before
+
+  // Whether pages from this chunk on may be on disk, of the segment that one of this index
+  // replaces.
+  bool MayLeavePages(int64_t segment_index, int64_t chunk) const {
+    const size_t position = static_cast<size_t>(segment_index - first);
+    if (position < replaced.size()) return replaced[position].chunk_count > chunk;
+    return segment_index < stored_end;
+  }
 };
 
 // One batch, so that a segment and its pages change together.
@@ -106,16 +115,15 @@ WriteBatch BatchOf(const std::vector<SegmentDerived>& segments,
                    const MemoryStoreOptions& options) {
   WriteBatch batch;
   for (const auto& [id, change] : changes) {
-    if (change.first + static_cast<int64_t>(change.replaced.size()) <= change.end) continue;
+    if (change.stored_end <= change.end) continue;
     const std::string end = RecordKeyRange(change.document).second;
     batch.DeleteRange(Table::kSegments, SegmentKey(change.document, change.end), end);
     batch.DeleteRange(Table::kPages, PageKey(change.document, change.end, 0), end);
   }
   for (const SegmentDerived& s : segments) {
     const Change& change = changes.at(s.document);
-    const size_t position = static_cast<size_t>(s.segment_index - change.first);
     const int64_t page_count = static_cast<int64_t>(s.pages.size()) / options.page_bytes;
-    if (position < change.replaced.size() && change.replaced[position].chunk_count > page_count) {
+    if (change.MayLeavePages(s.segment_index, page_count)) {
       batch.DeleteRange(Table::kPages, PageKey(change.document, s.segment_index, page_count),
                         PageKey(change.document, s.segment_index + 1, 0));
     }
@@ -183,6 +191,7 @@ absl::Status MemoryStore::PutSegments(std::vector<SegmentDerived> segments) {
           segment.document, Change{document.key, segment.segment_index, segment.segment_index});
       Change& change = it->second;
       const int64_t segment_count = static_cast<int64_t>(document.segments.size());
+      if (is_first) change.stored_end = document.stored_segments_end;
       if (is_first && segment.segment_index < segment_count) {
         change.replaced.assign(document.segments.begin() + change.first, document.segments.end());
       }
@@ -216,6 +225,7 @@ absl::Status MemoryStore::PutSegments(std::vector<SegmentDerived> segments) {
       if (!status.ok()) continue;
       CountDocument(entry, -1);
       impl.TruncateSegments(entry, change.first);
+      entry.stored_segments_end = change.end;
     }
     if (!status.ok()) return status;
     for (const SegmentDerived& segment : segments) {

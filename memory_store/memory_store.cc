@@ -58,7 +58,20 @@ class TierCollectable : public prometheus::Collectable {
       value.gauge.value = static_cast<double>(tier.limit_bytes);
       limit.metric.push_back(std::move(value));
     }
-    return {std::move(used), std::move(limit)};
+    const MemoryStore::Totals totals = store_->totals();
+    const auto total = [](const char* name, const char* help, int64_t value) {
+      prometheus::ClientMetric metric;
+      metric.gauge.value = static_cast<double>(value);
+      return prometheus::MetricFamily{name, help, prometheus::MetricType::Gauge, {metric}};
+    };
+    return {
+        std::move(used),
+        std::move(limit),
+        total("mneme_memories", "Memories stored.", totals.memories),
+        total("mneme_documents", "Documents stored.", totals.documents),
+        total("mneme_chunks", "Chunks that a query can find.", totals.chunks),
+        total("mneme_durable_bytes", "Bytes of text that survive a crash.", totals.durable_bytes),
+        total("mneme_visible_bytes", "Bytes of text that a query can find.", totals.visible_bytes)};
   }
 
  private:
@@ -72,17 +85,26 @@ MemoryStore::Impl::Impl(const MemoryStoreOptions& options_in, ChunkStore& store_
       store(store_in),
       metrics(metrics_in),
       clock(clock_in),
-      pool(options_in.page_bytes, options_in.host_page_bytes_max, metrics_in) {}
+      pool(options_in.page_bytes, options_in.host_page_bytes_max, metrics_in) {
+  // Counted from zero, so that the first one shows as an increase.
+  for (int kind = static_cast<int>(RecordKind::kCounter);
+       kind <= static_cast<int>(RecordKind::kPage); ++kind) {
+    CorruptRecords(static_cast<RecordKind>(kind));
+  }
+}
+
+Counter& MemoryStore::Impl::CorruptRecords(RecordKind kind) const {
+  return metrics.AddCounter("store_corrupt_records_total",
+                            "Records that failed their checks when read.",
+                            {{"kind", RecordKindName(kind)}});
+}
 
 MemoryStore::Impl::~Impl() {
   if (collectable) collectable->Detach();
 }
 
 void MemoryStore::Impl::ReportDamage(RecordKind kind, const absl::Status& status) const {
-  metrics
-      .AddCounter("store_corrupt_records_total", "Records that failed their checks when read.",
-                  {{"kind", RecordKindName(kind)}})
-      .Increment();
+  CorruptRecords(kind).Increment();
   LogWarning("memory_store", "damaged record",
              {{"kind", RecordKindName(kind)}, {"status", std::string(status.message())}});
 }

@@ -65,6 +65,7 @@ struct MemoryStore::Impl {
                          std::vector<bool>* found) const;
 
   // Counts a record that failed its checks, and logs it.
+  Counter& CorruptRecords(RecordKind kind) const;
   void ReportDamage(RecordKind kind, const absl::Status& status) const;
 
   // Identities never given before, made sure of on disk first.

@@ -20,6 +20,7 @@ namespace {
 
 // After a damaged counter record: this far beyond the identities in use, none was ever given.
 constexpr uint64_t kIdsSkippedAfterDamage = 1'000'000;
+constexpr int64_t kAllSegments = std::numeric_limits<int64_t>::max();
 // A scan for the ends of texts steps over this many pieces of one document before it seeks to the
 // next document.
 constexpr int kPiecesBeforeSeek = 8;
@@ -238,15 +239,17 @@ absl::Status MemoryStore::Impl::LoadSegments(absl::Span<DocumentEntry* const> do
   const auto take = [&](size_t i, absl::string_view key,
                         absl::string_view value) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     DocumentEntry& document = *documents[i];
+    DocumentKey document_key;
+    int64_t index = 0;
+    if (!ParseSegmentKey(key, &document_key, &index)) return DocumentScan::Next::kContinue;
+    document.stored_segments_end = index == kAllSegments ? index : index + 1;
     if (ended[i]) {
       beyond_hole.Increment();
       return DocumentScan::Next::kContinue;
     }
     ended[i] = true;  // unless all is well
-    DocumentKey document_key;
-    int64_t index = 0;
     const absl::StatusOr<SegmentRecord> record = DecodeSegmentRecord(key, value);
-    if (!record.ok() || !ParseSegmentKey(key, &document_key, &index)) {
+    if (!record.ok()) {
       damaged.Increment();
       ReportDamage(RecordKind::kSegment, record.status());
       return DocumentScan::Next::kContinue;
@@ -281,6 +284,7 @@ absl::Status MemoryStore::Impl::LoadSegments(absl::Span<DocumentEntry* const> do
   return DocumentScan(store, Table::kSegments, documents)
       .Run(take, [&](size_t i, const absl::Status& status) {
         ended[i] = true;
+        documents[i]->stored_segments_end = kAllSegments;
         damaged.Increment();
         ReportDamage(RecordKind::kSegment, status);
       });

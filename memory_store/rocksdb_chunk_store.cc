@@ -24,6 +24,7 @@
 #include <rocksdb/write_buffer_manager.h>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
@@ -203,8 +204,13 @@ class StatisticsCollectable : public prometheus::Collectable {
     for (const PropertyMetric& metric : kTablePropertyMetrics) {
       std::vector<prometheus::ClientMetric> values;
       for (int table = 0; table < kTableCount; ++table) {
+        // By text: RocksDB gives the number of files at a level in no other form.
+        std::string text;
         uint64_t number = 0;
-        if (!db_->GetIntProperty(tables_[table], metric.property, &number)) continue;
+        if (!db_->GetProperty(tables_[table], metric.property, &text) ||
+            !absl::SimpleAtoi(text, &number)) {
+          continue;
+        }
         prometheus::ClientMetric value;
         value.gauge.value = static_cast<double>(number);
         value.label.push_back({"table", kTableNames[table]});
