@@ -25,6 +25,9 @@ absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view text, absl::str
   } catch (const nlohmann::json::parse_error& error) {
     return absl::InvalidArgumentError(
         absl::StrCat(what, ": not valid JSON at byte ", error.byte, " of ", text.size()));
+  } catch (const nlohmann::json::exception&) {
+    // All that is left while parsing: out_of_range, for a number beyond a double.
+    return absl::InvalidArgumentError(absl::StrCat(what, ": holds a number out of range"));
   }
   if (!object.is_object()) {
     return absl::InvalidArgumentError(

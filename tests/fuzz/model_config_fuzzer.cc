@@ -8,7 +8,9 @@
 namespace mneme {
 namespace {
 
-std::vector<std::string> ModelConfigSeeds() { return {SmallBundle("F32").config, "{}"}; }
+std::vector<std::string> ModelConfigSeeds() {
+  return {SmallBundle("F32").config, "{\"a\": 1e999}"};
+}
 
 MNEME_FUZZ_TARGET(ModelConfig, ModelConfigSeeds) {
   const auto config = ParseModelConfig(input);

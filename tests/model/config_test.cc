@@ -120,6 +120,7 @@ TEST(ModelConfigTest, WhatIsNoJsonObjectIsRefused) {
   ExpectRefused("", "not valid JSON at byte 1 of 0");
   ExpectRefused("[1]", "expected a JSON object, found array");
   ExpectRefused("null", "expected a JSON object, found null");
+  ExpectRefused("{\"rope_base\": 1e999}", "holds a number out of range");
   ExpectRefused(std::string(100'000, '['), "not valid JSON");
   const std::string whole = Shipped().dump();
   for (size_t bytes = 0; bytes < whole.size(); ++bytes) {
