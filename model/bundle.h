@@ -1,4 +1,5 @@
-// A model bundle on disk: config.json, model.safetensors, tokenizer.model. Read once, checked tensor by tensor.
+// A model bundle on disk: config.json, model.safetensors, tokenizer.model. Read once, checked
+// tensor by tensor.
 
 #ifndef MNEME_MODEL_BUNDLE_H_
 #define MNEME_MODEL_BUNDLE_H_
@@ -55,16 +56,17 @@ struct Bundle {
   ModelConfig config;
   std::unique_ptr<SafetensorsFile> weights;
   std::unique_ptr<Tokenizer> tokenizer;
-  // XXH64 of the three files, each seeded with the hash of the one before (config.json, model.safetensors,
-  // tokenizer.model; first seed 0); stored with every derived record.
+  // XXH64 of the three files, each seeded with the hash of the one before (config.json,
+  // model.safetensors, tokenizer.model; first seed 0); stored with every derived record.
   uint64_t fingerprint = 0;
   int64_t parameter_count = 0;
   TokenId pad_id = 0, question_id = 0, answer_id = 0, document_id = 0;
 };
 
-// Loads a bundle and checks that the weights hold exactly the tensors that the config asks for, with their shapes and
-// dtypes (2-D matrices I8 with an F32 `name.scale` of one per row, or F32 or BF16; vectors F32). INVALID_ARGUMENT names the
-// first tensor or field that is missing, unexpected or wrong, with both shapes; NOT_FOUND names a missing file.
+// Loads a bundle and checks that the weights hold exactly the tensors that the config asks for,
+// with their shapes and dtypes (2-D matrices I8 with an F32 `name.scale` of one per row, or F32 or
+// BF16; vectors F32). INVALID_ARGUMENT names the first tensor or field that is missing, unexpected
+// or wrong, with both shapes; NOT_FOUND names a missing file.
 absl::StatusOr<std::unique_ptr<Bundle>> LoadBundle(const std::string& folder);
 
 // Every tensor that a network of this config has, without scales: name -> shape.

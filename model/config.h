@@ -1,6 +1,8 @@
-// Sizes of one RAMba network, read from a bundle's config.json. Nothing in the engine is hard-wired to one bundle.
+// Sizes of one RAMba network, read from a bundle's config.json. Nothing in the engine is hard-wired
+// to one bundle.
 //
-// Field by field the same as `Config` of the reference implementation (docs/model.md), plus the special tokens.
+// Field by field the same as `Config` of the reference implementation (docs/model.md), plus the
+// special tokens.
 
 #ifndef MNEME_MODEL_CONFIG_H_
 #define MNEME_MODEL_CONFIG_H_
@@ -44,8 +46,8 @@ struct ModelConfig {
   int chunks_per_segment() const { return segment_size / chunk_size; }
 };
 
-// Parses and checks config.json. INVALID_ARGUMENT names a missing, unknown, mistyped or impossible field and its value
-// (sizes that do not divide, n_kv_heads other than 1, a limit exceeded).
+// Parses and checks config.json. INVALID_ARGUMENT names a missing, unknown, mistyped or impossible
+// field and its value (sizes that do not divide, n_kv_heads other than 1, a limit exceeded).
 absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json);
 
 }  // namespace mneme

@@ -1,7 +1,9 @@
-// The RAMba network, cut exactly where it touches memory, so that no I/O hides inside a forward pass:
+// The RAMba network, cut exactly where it touches memory, so that no I/O hides inside a forward
+// pass:
 //
 //   ingest:  ForwardLower(segments)                      -> landmarks and pages of whole chunks
-//   reader:  ReadLower(steps) -> queries -> [selection by the memory store, pages pinned] -> ReadUpper -> logits
+//   reader:  ReadLower(steps) -> queries -> [selection by the memory store, pages pinned] ->
+//   ReadUpper -> logits
 //
 // Sources: arXiv 2405.21060 (Mamba-2, SSD), arXiv 2504.16795 (HSA, RAMba), docs/model.md.
 
@@ -31,7 +33,8 @@ struct ModelOptions {
   Precision precision = Precision::kBf16;
 };
 
-// How one chunk's K and V lie in a page, and one landmark in a row. K [S, D] then V [S, D], row-major, no gaps.
+// How one chunk's K and V lie in a page, and one landmark in a row. K [S, D] then V [S, D],
+// row-major, no gaps.
 struct PageLayout {
   DType dtype = DType::kBf16;
   int chunk_tokens = 0;  // S
@@ -49,8 +52,8 @@ struct SegmentChunks {
   std::vector<uint8_t> landmarks;  // [chunk_count, landmark_bytes]
 };
 
-// Recurrent state of one reader: conv and SSM state of all layers, starting at zero. Owned by the caller.
-// Thread-compatible; copyable through Clone (a fork of the reader).
+// Recurrent state of one reader: conv and SSM state of all layers, starting at zero. Owned by the
+// caller. Thread-compatible; copyable through Clone (a fork of the reader).
 class ReaderState {
  public:
   virtual ~ReaderState() = default;
@@ -66,7 +69,8 @@ struct ReaderStep {
 // Lower half of a batch of readers; rows of all steps one after the other.
 struct LowerRows {
   std::vector<float> hidden;   // [rows, d_model], lower hidden states
-  std::vector<float> queries;  // [rows, landmark_dim], scaled: the score of a chunk is the plain dot product with its landmark
+  std::vector<float> queries;  // [rows, landmark_dim], scaled: the score of a chunk is the plain
+                               // dot product with its landmark
 };
 
 // What one row (token) of a reader reads: its chunks, most recent first, at most chunks_per_read.
@@ -77,13 +81,15 @@ struct RowSelection {
 
 enum class LogitRows { kAll, kLastOfStep };
 
-// Thread rule: const methods may be called from any number of threads; calls share the backend's worker threads.
+// Thread rule: const methods may be called from any number of threads; calls share the backend's
+// worker threads.
 class Model {
  public:
   virtual ~Model() = default;
 
   // Takes the bundle over. `backend` must outlive the model.
-  static absl::StatusOr<std::unique_ptr<Model>> Create(std::unique_ptr<Bundle> bundle, Backend& backend,
+  static absl::StatusOr<std::unique_ptr<Model>> Create(std::unique_ptr<Bundle> bundle,
+                                                       Backend& backend,
                                                        const ModelOptions& options);
 
   virtual const Bundle& bundle() const = 0;
@@ -93,9 +99,10 @@ class Model {
   // Identifies everything derived by this model: bundle fingerprint and storage dtype.
   virtual uint64_t derivation_fingerprint() const = 0;
 
-  // Runs a batch of segments (1 .. segment_size ids each, any documents) through the lower half and the chunk encoder.
-  // A last chunk that is not whole is padded with the pad token. out[i] belongs to segments[i]; results do not depend on
-  // who shares the batch. INVALID_ARGUMENT for an id outside the vocabulary or a segment of 0 or too many ids.
+  // Runs a batch of segments (1 .. segment_size ids each, any documents) through the lower half and
+  // the chunk encoder. A last chunk that is not whole is padded with the pad token. out[i] belongs
+  // to segments[i]; results do not depend on who shares the batch. INVALID_ARGUMENT for an id
+  // outside the vocabulary or a segment of 0 or too many ids.
   virtual absl::Status ForwardLower(absl::Span<const absl::Span<const TokenId>> segments,
                                     std::vector<SegmentChunks>* out) const = 0;
 
@@ -104,15 +111,17 @@ class Model {
   // Advances each reader's lower half by its ids.
   virtual absl::Status ReadLower(absl::Span<const ReaderStep> steps, LowerRows* out) const = 0;
 
-  // Advances each reader's upper half over the rows that ReadLower returned for the same steps; selections[r] belongs to
-  // row r (empty: the row reads no memory). logits: [rows or steps, vocab_size], per `which`.
+  // Advances each reader's upper half over the rows that ReadLower returned for the same steps;
+  // selections[r] belongs to row r (empty: the row reads no memory). logits: [rows or steps,
+  // vocab_size], per `which`.
   virtual absl::Status ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
                                  absl::Span<const RowSelection> selections, LogitRows which,
                                  std::vector<float>* logits) const = 0;
 };
 
-// Stick-breaking weights of one row (arXiv 2504.16795): scores of the selected chunks, MOST RECENT FIRST ->
-// w_i = sigmoid(s_i) * prod_{j<i} (1 - sigmoid(s_j)); they sum to at most 1. `weights` has the same length.
+// Stick-breaking weights of one row (arXiv 2504.16795): scores of the selected chunks, MOST RECENT
+// FIRST -> w_i = sigmoid(s_i) * prod_{j<i} (1 - sigmoid(s_j)); they sum to at most 1. `weights` has
+// the same length.
 void StickBreakingWeights(absl::Span<const float> scores, absl::Span<float> weights);
 
 }  // namespace mneme

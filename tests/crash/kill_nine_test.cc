@@ -1,0 +1,213 @@
+// kill -9 of the real server at random moments while four clients stream documents and resume,
+// against a model of what was acked: every acked byte is there, every document equals its source,
+// no chunk is missing or doubled.
+//
+// MNEME_KILLS sets the number of kills (default 6, so that the suite stays quick), MNEME_SEED the
+// random moments.
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <random>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "client/client.h"
+#include "gtest/gtest.h"
+#include "model/bundle.h"
+#include "tests/crash/server_process.h"
+
+namespace mneme {
+namespace {
+
+constexpr int kClients = 4;
+constexpr char kMemory[] = "tenants/default/memories/crash";
+
+int64_t FromEnvironment(const char* name, int64_t otherwise) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? otherwise : std::atoll(value);
+}
+
+// Words, digits and a few characters of two to four bytes, so that pieces break inside sequences.
+std::string RandomText(std::mt19937& random, size_t bytes) {
+  static const char* const kWords[] = {"harbor", "the",   "lantern", "of",      "and",  "17",
+                                       "Zürich", "naïve", "река",    "日本",    "🙂", "pass",
+                                       "key",    "is",    "wind,",   "north.\n"};
+  std::string text;
+  while (text.size() < bytes) {
+    absl::StrAppend(&text, kWords[random() % 16],
+                    random() % 5 == 0 ? absl::StrCat(random() % 100000) : "", " ");
+  }
+  return text;
+}
+
+// What the clients know of each document. Thread-safe.
+class Acked {
+ public:
+  void Add(const std::string& document, std::string text) {
+    absl::MutexLock lock(&mutex_);
+    texts_[document] = std::move(text);
+  }
+  void Raise(const std::string& document, int64_t durable_bytes) {
+    absl::MutexLock lock(&mutex_);
+    int64_t& acked = durable_[document];
+    acked = std::max(acked, durable_bytes);
+  }
+  std::map<std::string, int64_t> durable() const {
+    absl::MutexLock lock(&mutex_);
+    return durable_;
+  }
+  std::map<std::string, std::string> texts() const {
+    absl::MutexLock lock(&mutex_);
+    return texts_;
+  }
+
+ private:
+  mutable absl::Mutex mutex_;
+  std::map<std::string, int64_t> durable_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, std::string> texts_ ABSL_GUARDED_BY(mutex_);
+};
+
+// One client: document after document until told to stop, resuming through every crash.
+void Stream(Client& client, int index, uint32_t seed, const std::atomic<bool>& stop, Acked& acked) {
+  std::mt19937 random(seed);
+  for (int i = 0; !stop.load(); ++i) {
+    const std::string document = absl::StrCat(kMemory, "/documents/c", index, "-", i);
+    const std::string text = RandomText(random, 1 + random() % 120'000);
+    acked.Add(document, text);
+    StringSource source(text);
+    IngestPlan plan;
+    plan.document = document;
+    plan.seal = random() % 2 == 0;
+    plan.wait_visible = random() % 4 != 0;
+    plan.piece_bytes = 1 + static_cast<int64_t>(random() % 9000);
+    plan.on_progress = [&](const IngestState& state) {
+      ASSERT_LE(state.visible_bytes, state.durable_bytes);
+      acked.Raise(document, state.durable_bytes);
+    };
+    const IngestOutcome outcome = client.Ingest(plan, source);
+    ASSERT_TRUE(outcome.status.ok()) << document << ": " << outcome.status;
+    acked.Raise(document, outcome.state.durable_bytes);
+    ASSERT_EQ(outcome.state.durable_bytes, static_cast<int64_t>(text.size()));
+  }
+}
+
+void AwaitReady(Client& client, ServerProcess& server) {
+  const absl::Time deadline = absl::Now() + absl::Seconds(60);
+  while (!client.CheckReady({.deadline = absl::Now() + absl::Seconds(2)}).ok()) {
+    ASSERT_TRUE(server.Alive()) << "the server ended by itself: see " << server.log_path();
+    ASSERT_LT(absl::Now(), deadline) << "not ready in a minute";
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+}
+
+// Everything acked so far is durable on the server that has just started.
+void ExpectAckedIsThere(Client& client, const std::map<std::string, int64_t>& acked) {
+  for (const auto& [document, durable_bytes] : acked) {
+    const auto found = client.GetDocument(document, {.deadline = absl::Now() + absl::Seconds(30)});
+    ASSERT_TRUE(found.ok()) << document << ": " << found.status();
+    ASSERT_GE(found->durable_bytes(), durable_bytes) << document;
+  }
+}
+
+int64_t ExpectedChunks(int64_t tokens, const ModelConfig& config) {
+  const int64_t whole = tokens / config.segment_size, rest = tokens % config.segment_size;
+  return whole * config.chunks_per_segment() + (rest + config.chunk_size - 1) / config.chunk_size;
+}
+
+void ExpectEveryDocumentIsWhole(Client& client, const std::map<std::string, std::string>& texts) {
+  const auto bundle = LoadBundle(absl::StrCat(MNEME_SOURCE_DIR, "/models/mneme-small"));
+  ASSERT_TRUE(bundle.ok()) << bundle.status();
+  int64_t chunks = 0;
+  for (const auto& [document, text] : texts) {
+    v1::ReadDocumentRequest read;
+    read.set_name(document);
+    std::string stored;
+    ASSERT_TRUE(client
+                    .ReadDocument(read,
+                                  [&](absl::string_view piece) {
+                                    stored.append(piece.data(), piece.size());
+                                    return true;
+                                  })
+                    .ok());
+    ASSERT_EQ(stored, text) << document;
+    std::vector<Token> tokens;
+    (*bundle)->tokenizer->Encode(text, &tokens);
+    const int64_t token_count = 1 + static_cast<int64_t>(tokens.size());
+    const auto found = client.GetDocument(document);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(found->visible_bytes(), static_cast<int64_t>(text.size())) << document;
+    EXPECT_EQ(found->token_count(), token_count) << document;
+    EXPECT_EQ(found->chunk_count(), ExpectedChunks(token_count, (*bundle)->config)) << document;
+    chunks += found->chunk_count();
+  }
+  v1::RetrieveRequest request;
+  request.add_memories(kMemory);
+  request.set_question("What is the pass key?");
+  const auto answer = client.Retrieve(request);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(answer->chunks_scanned(), chunks);
+}
+
+TEST(KillNineTest, NothingAckedIsLostAndNothingIsDoubled) {
+  const int64_t kills = FromEnvironment("MNEME_KILLS", 6);
+  const uint32_t seed =
+      static_cast<uint32_t>(FromEnvironment("MNEME_SEED", std::random_device()() % 1'000'000));
+  std::printf("kills %lld, seed %u\n", static_cast<long long>(kills), seed);
+  std::mt19937 random(seed);
+  std::string folder = (std::filesystem::temp_directory_path() / "mneme-kill-XXXXXX").string();
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+
+  ServerProcess server(folder);
+  Client client({.address = server.address(), .seed = seed + 1});
+  server.Start();
+  AwaitReady(client, server);
+  v1::CreateMemoryRequest create;
+  create.set_parent("tenants/default");
+  create.set_memory_id("crash");
+  ASSERT_TRUE(client.CreateMemory(create).ok());
+
+  Acked acked;
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> clients;
+  for (int i = 0; i < kClients; ++i) {
+    clients.emplace_back(
+        [&, i] { Stream(client, i, seed + 10 + static_cast<uint32_t>(i), stop, acked); });
+  }
+  for (int64_t kill = 0; kill < kills && !::testing::Test::HasFatalFailure(); ++kill) {
+    absl::SleepFor(absl::Milliseconds(30 + random() % 1500));
+    EXPECT_TRUE(server.Alive()) << "the server ended by itself: see " << server.log_path();
+    server.KillNine();
+    const std::map<std::string, int64_t> before = acked.durable();
+    server.Start();
+    if (random() % 3 == 0) continue;  // killed again before or while it recovers
+    AwaitReady(client, server);
+    ExpectAckedIsThere(client, before);
+  }
+  stop.store(true);
+  for (std::thread& thread : clients) thread.join();
+  AwaitReady(client, server);
+  const auto texts = acked.texts();
+  // A document that nobody waited for may still be on its way to being visible.
+  for (const auto& [document, text] : texts) {
+    const absl::Time deadline = absl::Now() + absl::Seconds(60);
+    while (client.GetDocument(document)->visible_bytes() < static_cast<int64_t>(text.size())) {
+      ASSERT_LT(absl::Now(), deadline) << document << " never became visible";
+      absl::SleepFor(absl::Milliseconds(20));
+    }
+  }
+  ExpectEveryDocumentIsWhole(client, texts);
+  std::printf("%zu documents\n", texts.size());
+  EXPECT_EQ(server.Stop(), 0);
+  if (!::testing::Test::HasFailure()) std::filesystem::remove_all(folder);
+}
+
+}  // namespace
+}  // namespace mneme
