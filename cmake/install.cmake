@@ -25,7 +25,8 @@ endif()
 
 install(DIRECTORY models/mneme-small DESTINATION share/mneme/models)
 install(DIRECTORY proto/mneme DESTINATION share/mneme/proto FILES_MATCHING PATTERN "*.proto")
-install(DIRECTORY deploy/ DESTINATION share/mneme/deploy USE_SOURCE_PERMISSIONS PATTERN install-deps EXCLUDE)
+install(DIRECTORY deploy/ DESTINATION share/mneme/deploy USE_SOURCE_PERMISSIONS
+        REGEX "/(install-deps|Dockerfile|compose\\.yaml)$" EXCLUDE)  # for the repository only
 install(DIRECTORY docs/ DESTINATION share/doc/mneme/docs FILES_MATCHING PATTERN "*.md")
 foreach(file README.md LICENSE)
   if(EXISTS ${PROJECT_SOURCE_DIR}/${file})
