@@ -21,61 +21,76 @@ namespace {
 // After a damaged counter record: this far beyond the identities in use, none was ever given.
 constexpr uint64_t kIdsSkippedAfterDamage = 1'000'000;
 constexpr int64_t kAllSegments = std::numeric_limits<int64_t>::max();
-// A scan for the ends of texts steps over this many pieces of one document before it seeks to the
-// next document.
-constexpr int kPiecesBeforeSeek = 8;
+// A scan steps over this many records that nobody asked for before it seeks to the next document.
+constexpr int kRecordsBeforeSeek = 8;
 
 bool Before(const DocumentKey& a, const DocumentKey& b) {
   return std::tie(a.memory, a.document) < std::tie(b.memory, b.document);
 }
 
+std::string KeyAfter(absl::string_view key) {
+  return absl::StrCat(key, absl::string_view("\0", 1));
+}
+
+// Where a document's records begin: no key is as short as the beginning of its range, which the
+// index of a table file may count to the block before, damaged perhaps.
+std::string RecordsBegin(const DocumentEntry& document) {
+  return KeyAfter(RecordKeyRange(document.key).first);
+}
+
 // Reads a table's records of all documents, in few scans: `visit` gets each record of a known
-// document and says whether it wants more of that document; where the table cannot be read,
-// `damage` is told for which document, and the next is tried.
+// document and says whether it wants more of that document; `damage` is told which documents cannot
+// be read to their end.
 class DocumentScan {
  public:
   enum class Next { kContinue, kNextDocument };
   using Visit =
       std::function<Next(size_t document, absl::string_view key, absl::string_view value)>;
+  using Damage = std::function<void(size_t document, const absl::Status&)>;
 
   // `documents`: in the order of their keys.
   DocumentScan(ChunkStore& store, Table table, absl::Span<DocumentEntry* const> documents)
       : store_(store), table_(table), documents_(documents) {}
 
-  absl::Status Run(const Visit& visit,
-                   const std::function<void(size_t document, const absl::Status&)>& damage) {
-    size_t current = 0;
-    while (current < documents_.size()) {
+  absl::Status Run(const Visit& visit, const Damage& damage) {
+    for (size_t current = 0; current < documents_.size();) {
+      std::string begin = RecordsBegin(*documents_[current]);
+      bool wants_more = true;  // of `current`
       bool seek = false;
-      bool done_with_current = false;
-      int pieces_skipped = 0;
+      int records_skipped = 0;
       const auto step = [&](absl::string_view key, absl::string_view value) {
         DocumentKey document;
         if (!ParseRecordKeyDocument(key, &document)) return true;
         while (current < documents_.size() && Before(documents_[current]->key, document)) {
           ++current;
-          done_with_current = false;
-          pieces_skipped = 0;
+          begin = current < documents_.size() ? RecordsBegin(*documents_[current]) : "";
+          wants_more = true;
+          records_skipped = 0;
         }
         if (current == documents_.size()) return false;
-        if (!done_with_current && documents_[current]->key == document) {
-          done_with_current = visit(current, key, value) == Next::kNextDocument;
+        if (wants_more && documents_[current]->key == document) {
+          wants_more = visit(current, key, value) == Next::kContinue;
+          begin = KeyAfter(key);
           return true;
         }
         // Nobody's, or more than was wanted: step over a few, then seek.
-        seek = ++pieces_skipped > kPiecesBeforeSeek;
+        seek = ++records_skipped > kRecordsBeforeSeek;
         return !seek;
       };
-      const absl::Status status =
-          store_.Scan(table_, RecordKeyRange(documents_[current]->key).first, {}, step);
-      if (absl::IsDataLoss(status)) {
-        if (current < documents_.size()) damage(current, status);
+      absl::Status status = store_.Scan(table_, begin, {}, step);
+      if (absl::IsDataLoss(status) && current < documents_.size()) {
+        // Of this document, or of the next? Its records alone will tell.
+        const std::string end = RecordKeyRange(documents_[current]->key).second;
+        if (wants_more) status = store_.Scan(table_, begin, end, step);
+        if (wants_more && absl::IsDataLoss(status)) damage(current, status);
+        if (absl::IsDataLoss(status)) status = absl::OkStatus();
         ++current;
-        continue;
+      } else if (seek) {
+        if (!wants_more) ++current;
+      } else {
+        current = documents_.size();
       }
       RETURN_IF_ERROR(status);
-      if (!seek) break;
-      if (done_with_current) ++current;
     }
     return absl::OkStatus();
   }
@@ -109,7 +124,7 @@ struct TextEnd {
       newest_offset = offset;
       durable_bytes = piece_end;
       sealed = record.ok() && record->seal;
-      return DocumentScan::Next::kContinue;
+      return offset == 0 ? DocumentScan::Next::kNextDocument : DocumentScan::Next::kContinue;
     }
     if (status.ok() && piece_end != newest_offset) {
       status = absl::DataLossError(absl::StrCat("text breaks off at byte ", piece_end,
@@ -254,17 +269,25 @@ absl::Status MemoryStore::Impl::LoadSegments(absl::Span<DocumentEntry* const> do
       ReportDamage(RecordKind::kSegment, record.status());
       return DocumentScan::Next::kContinue;
     }
+    // What was derived from was durable: text that ends before has lost its end.
+    if (record->byte_end > document.durable_bytes) {
+      if (!document.damaged) {
+        document.damaged = true;
+        ReportDamage(
+            RecordKind::kText,
+            absl::DataLossError(absl::StrCat(
+                "text of document ", static_cast<uint64_t>(document.key.document), " ends at byte ",
+                document.durable_bytes, "; chunks were derived up to ", record->byte_end)));
+      }
+      document.durable_bytes = record->byte_end;
+    }
     if (record->derivation_fingerprint != options.derivation_fingerprint) {
       of_other_model.Increment();
       return DocumentScan::Next::kContinue;
     }
-    // How far a damaged text reaches may be unknown; what was derived from it was durable.
-    if (document.damaged) {
-      document.durable_bytes = std::max(document.durable_bytes, record->byte_end);
-    }
     const int64_t chunk_count = static_cast<int64_t>(record->chunk_byte_begin.size());
     if (index != static_cast<int64_t>(document.segments.size()) ||
-        record->byte_end < document.visible_bytes() || record->byte_end > document.durable_bytes ||
+        record->byte_end < document.visible_bytes() ||
         static_cast<int64_t>(record->landmarks.size()) != chunk_count * options.landmark_bytes) {
       beyond_hole.Increment();
       return DocumentScan::Next::kContinue;

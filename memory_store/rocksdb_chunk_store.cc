@@ -323,6 +323,11 @@ class RocksDbChunkStore : public ChunkStore {
   // OK when writing `bytes` leaves the reserve free.
   absl::Status CheckSpace(int64_t bytes);
 
+  // Without its own checks RocksDB would go on after a write that failed half way: stop here
+  // instead, until a restart.
+  absl::Status WriteLenient(const rocksdb::WriteOptions& write_options, rocksdb::WriteBatch* batch)
+      ABSL_LOCKS_EXCLUDED(lenient_mutex_);
+
   const RocksDbOptions options_;
   std::unique_ptr<DataDirectory> directory_;
   // Shared with RocksDB.
@@ -332,6 +337,9 @@ class RocksDbChunkStore : public ChunkStore {
   std::unique_ptr<rocksdb::DB> db_;
   rocksdb::ColumnFamilyHandle* default_table_ = nullptr;  // RocksDB demands it; empty
   std::vector<rocksdb::ColumnFamilyHandle*> tables_;      // [kTableCount]
+  bool lenient_ = false;  // opened without RocksDB's paranoid_checks
+  absl::Mutex lenient_mutex_;
+  absl::Status lenient_status_ ABSL_GUARDED_BY(lenient_mutex_);  // of the write that failed
   Histogram& synced_write_seconds_;
   Counter& refused_writes_;
 };
@@ -373,18 +381,22 @@ absl::Status RocksDbChunkStore::OpenDb(Metrics& metrics) {
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
   // A record cut off at the log's end was never acked; damage in its middle may hit what was. So
-  // ask for all of the log first, and settle for what comes before the damage only when that fails,
-  // saying so.
+  // ask for all of the log first. Where that fails, give up what is damaged and nothing else, and
+  // say so: records of the log, then whole files.
   db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
   rocksdb::Status status = rocksdb::DB::Open(db_options, path, families, &handles, &db);
   if (status.IsCorruption()) {
-    const std::string first_error = status.ToString();
-    db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+    LogError("memory_store", "stored data is damaged: opening without damaged records of the log",
+             {{"path", path}, {"status", status.ToString()}});
+    db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
     status = rocksdb::DB::Open(db_options, path, families, &handles, &db);
-    if (status.ok()) {
-      LogError("memory_store", "write-ahead log damaged: what came after the damage is lost",
-               {{"path", path}, {"status", first_error}});
-    }
+  }
+  if (status.IsCorruption()) {
+    LogError("memory_store", "stored data is damaged: opening without damaged files",
+             {{"path", path}, {"status", status.ToString()}});
+    db_options.paranoid_checks = false;
+    lenient_ = true;
+    status = rocksdb::DB::Open(db_options, path, families, &handles, &db);
   }
   if (status.IsInvalidArgument()) {
     return absl::FailedPreconditionError(
@@ -446,6 +458,7 @@ absl::Status RocksDbChunkStore::Write(const WriteBatch& batch, Durability durabi
   rocksdb::WriteOptions write_options;
   write_options.sync = durability == Durability::kSynced;
   const absl::Time begin = absl::Now();
+  if (lenient_) return WriteLenient(write_options, &rocksdb_batch);
   rocksdb::Status status = db_->Write(write_options, &rocksdb_batch);
   if (status.IsNoSpace() && db_->Resume().ok()) {
     // Stopped by an earlier lack of space that is over.
@@ -456,6 +469,16 @@ absl::Status RocksDbChunkStore::Write(const WriteBatch& batch, Durability durabi
   }
   if (status.IsNoSpace()) refused_writes_.Increment();
   return ToStatus(status, absl::StrCat("write to ", directory_->path()));
+}
+
+absl::Status RocksDbChunkStore::WriteLenient(const rocksdb::WriteOptions& write_options,
+                                             rocksdb::WriteBatch* batch) {
+  absl::MutexLock lock(&lenient_mutex_);
+  if (lenient_status_.ok()) {
+    lenient_status_ = ToStatus(db_->Write(write_options, batch),
+                               absl::StrCat("write to the damaged store ", directory_->path()));
+  }
+  return lenient_status_;
 }
 
 absl::StatusOr<std::string> RocksDbChunkStore::Get(Table table, absl::string_view key) {

@@ -30,10 +30,11 @@ class FaultyChunkStore : public ChunkStore {
     absl::MutexLock lock(&mutex_);
     faults_[static_cast<size_t>(op)] = {skip, count, std::move(status)};
   }
-  // Scans of a table end with `status` when they come to the n-th record of all scans of it from now (counted from 0).
-  void FailScanAtRecord(Table table, int64_t record, absl::Status status) {
+  // Scans of a table end with `status` when they come to the n-th record of all scans of it from now (counted from 0), and
+  // at the `count` - 1 after it.
+  void FailScanAtRecord(Table table, int64_t record, absl::Status status, int64_t count = 1) {
     absl::MutexLock lock(&mutex_);
-    scan_faults_[static_cast<size_t>(table)] = {record, 1, std::move(status)};
+    scan_faults_[static_cast<size_t>(table)] = {record, count, std::move(status)};
   }
   // Flips one bit of the value of the n-th record read from a table from now (counted from 0), by whatever operation.
   void FlipBitOfRecord(Table table, int64_t record, int64_t bit) {

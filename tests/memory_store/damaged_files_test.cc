@@ -1,0 +1,161 @@
+// RocksDB's own files damaged on disk: what else is stored must serve, and take new text.
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "tests/memory_store/derived.h"
+#include "tests/memory_store/temp_store.h"
+
+namespace mneme {
+namespace {
+
+std::vector<std::string> Files(const std::string& directory, const std::string& ending) {
+  std::vector<std::string> files;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    if (absl::EndsWith(entry.path().string(), ending)) files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+void FlipByte(const std::string& path, int64_t at) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(at);
+  const char byte = static_cast<char>(file.get() ^ 0x5a);
+  file.seekp(at);
+  file.put(byte);
+}
+
+class DamagedFilesTest : public ::testing::Test {
+ protected:
+  static constexpr int kDocuments = 40;
+  static constexpr int64_t kBytes = 3000;
+
+  std::string Text(DocumentId document, int64_t bytes = kBytes) {
+    std::string text;
+    for (int64_t i = 0; i < bytes; ++i) text.push_back(static_cast<char>('a' + MadeUpByte(document, i, 0, 3, 0) % 26));
+    return text;
+  }
+
+  void Fill() {
+    memory_ = temp_.store().CreateMemory("default", "m", "").value().uid;
+    for (int i = 0; i < kDocuments; ++i) {
+      const DocumentId document = temp_.store().CreateDocument(memory_, absl::StrCat("d", i)).value().uid;
+      documents_.push_back(document);
+      const std::string text = Text(document);
+      const TextAppend append{document, 0, text, false};
+      ASSERT_TRUE(temp_.store().AppendText({&append, 1}).ok());
+      std::vector<SegmentDerived> segments;
+      segments.push_back(MadeUpSegment(temp_.options(), document, 0, 0, 4, 0, kBytes));
+      ASSERT_TRUE(temp_.store().PutSegments(segments).ok());
+    }
+  }
+
+  std::string rocksdb() const { return temp_.data_dir() + "/rocksdb"; }
+
+  // Opens both stores, or says why not.
+  absl::Status TryOpen() {
+    auto chunk_store = OpenRocksDbChunkStore(temp_.rocksdb_options(), temp_.metrics());
+    if (!chunk_store.ok()) return chunk_store.status();
+    return MemoryStore::Open(temp_.options(), **chunk_store, temp_.metrics(), temp_.clock()).status();
+  }
+
+  // Reads, and appends to, every document. Returns how many do not serve.
+  int CountDamaged() {
+    int damaged = 0;
+    for (const DocumentId document : documents_) {
+      const auto text = temp_.store().ReadText(document, 0, kBytes);
+      if (text.ok()) {
+        EXPECT_EQ(*text, Text(document));
+        const std::string more = "more";
+        const TextAppend append{document, temp_.store().GetDocument(document)->durable_bytes, more, false};
+        const absl::Status status = temp_.store().AppendText({&append, 1});
+        EXPECT_TRUE(status.ok()) << status;
+      } else {
+        EXPECT_TRUE(absl::IsDataLoss(text.status()) || absl::IsOutOfRange(text.status())) << text.status();
+        EXPECT_TRUE(temp_.store().GetDocument(document)->damaged);
+        ++damaged;
+      }
+    }
+    return damaged;
+  }
+
+  TempStore temp_;
+  MemoryId memory_{};
+  std::vector<DocumentId> documents_;
+};
+
+TEST_F(DamagedFilesTest, FlippedByteInATableFileStopsWhatLiesThereAlone) {
+  Fill();
+  temp_.Reopen();  // the log becomes tables
+  temp_.Close();
+  const std::string backup = temp_.data_dir() + "_backup";
+  std::filesystem::copy(rocksdb(), backup, std::filesystem::copy_options::recursive);
+  const std::vector<std::string> files = Files(rocksdb(), ".sst");
+  ASSERT_EQ(files.size(), 4u) << "one a table, in the tables' order";
+  for (size_t file = 0; file < files.size(); ++file) {
+    const int64_t size = static_cast<int64_t>(std::filesystem::file_size(files[file]));
+    // A data block, the index, the properties, the footer.
+    for (const int64_t at : {size / 10, size - 1000, size - 200, size - 10}) {
+      SCOPED_TRACE(absl::StrCat(files[file], " of ", size, " bytes, byte ", at));
+      FlipByte(files[file], at);
+      if (file == 0) {
+        // Without the catalog nobody knows what is there.
+        EXPECT_TRUE(absl::IsDataLoss(TryOpen())) << TryOpen();
+      } else {
+        temp_.Open();
+        const int damaged = CountDamaged();
+        EXPECT_EQ(damaged > 0, file == 1) << damaged;
+        EXPECT_LE(damaged, at == size / 10 ? 7 : kDocuments) << "documents of one block";
+        temp_.Reopen();
+        temp_.Close();
+      }
+      std::filesystem::remove_all(rocksdb());
+      std::filesystem::copy(backup, rocksdb(), std::filesystem::copy_options::recursive);
+    }
+  }
+  std::filesystem::remove_all(backup);
+}
+
+TEST_F(DamagedFilesTest, FlippedByteInTheLogStopsWhatLiesThereAlone) {
+  Fill();
+  temp_.Close();
+  const std::vector<std::string> logs = Files(rocksdb(), ".log");
+  ASSERT_FALSE(logs.empty());
+  const int64_t size = static_cast<int64_t>(std::filesystem::file_size(logs.back()));
+  ASSERT_GT(size, kDocuments * kBytes);
+  FlipByte(logs.back(), size / 3);
+  temp_.Open();
+  int lost = 0;
+  for (const DocumentId document : documents_) {
+    const auto info = temp_.store().GetDocument(document);
+    lost += !info.ok() || info->damaged || info->durable_bytes != kBytes;
+  }
+  EXPECT_GT(lost, 0);
+  EXPECT_LE(lost, 12) << "those of one block of the log, 32 KiB";
+  EXPECT_EQ(temp_.store().ReadText(documents_.back(), 0, kBytes).value(), Text(documents_.back()));
+  EXPECT_GT(static_cast<uint64_t>(temp_.store().CreateDocument(memory_, "new")->uid),
+            static_cast<uint64_t>(documents_.back()));
+}
+
+TEST_F(DamagedFilesTest, LogThatWasCutOffLosesNothingBeforeTheCut) {
+  Fill();
+  temp_.Close();
+  const std::string log = Files(rocksdb(), ".log").back();
+  std::filesystem::resize_file(log, std::filesystem::file_size(log) - 100);
+  temp_.Open();
+  // The last write was the last document's segment.
+  for (const DocumentId document : documents_) {
+    EXPECT_EQ(temp_.store().ReadText(document, 0, kBytes).value(), Text(document));
+    EXPECT_EQ(temp_.store().GetDocument(document)->visible_bytes, document == documents_.back() ? 0 : kBytes);
+  }
+}
+
+}  // namespace
+}  // namespace mneme
