@@ -1,0 +1,156 @@
+// The chunk encoder's operations and the reader's sparse attention on every instruction set against
+// their double twins.
+
+#include "tests/reference/attention_reference.h"
+
+#include "tests/kernels/kernel_test_util.h"
+
+namespace mneme {
+namespace {
+
+class AttentionTest : public KernelTest {};
+
+constexpr DType kTypes[] = {DType::kF32, DType::kBf16};
+
+TEST_P(AttentionTest, ChunkInputMatchesItsTwin) {
+  for (const int64_t chunks : {0, 1, 3}) {
+    for (const int64_t chunk_tokens : {1, 16, 64}) {
+      const int64_t width = Uniform(1, 100);
+      const std::vector<float> hidden = Normal(chunks * chunk_tokens * (width + 2)),
+                               weight = Normal(width), cls = Normal(width);
+      Output out(DType::kF32, chunks * (chunk_tokens + 1), width, width + 1);
+      const ChunkInputParams p = {.hidden = hidden.data(),
+                                  .hidden_stride = width + 2,
+                                  .weight = weight.data(),
+                                  .eps = 1e-5f,
+                                  .cls = cls.data(),
+                                  .chunks = chunks,
+                                  .chunk_tokens = chunk_tokens,
+                                  .width = width,
+                                  .out = static_cast<float*>(out.data()),
+                                  .out_stride = width + 1};
+      ASSERT_TRUE(backend_->ChunkInput(p).ok());
+      out.Expect(ChunkInputReference(p), kF32Tolerance);
+    }
+  }
+}
+
+TEST_P(AttentionTest, ChunkAttentionMatchesItsTwin) {
+  for (const DType dtype : kTypes) {
+    for (const int64_t rows : {1, 2, 16, 17, 65}) {
+      for (const int64_t head_dim : {1, 16, 30, 64}) {
+        const int64_t groups = Uniform(0, 3), heads = Uniform(1, 6), width = heads * head_dim;
+        const std::vector<float> qkv = Normal(groups * rows * (3 * width + 4));
+        Output out(dtype, groups * rows, width, width + 2);
+        const ChunkAttentionParams p = {.qkv = qkv.data(),
+                                        .qkv_stride = 3 * width + 4,
+                                        .groups = groups,
+                                        .group_rows = rows,
+                                        .heads = heads,
+                                        .head_dim = head_dim,
+                                        .out = out.data(),
+                                        .out_dtype = dtype,
+                                        .out_stride = width + 2};
+        ASSERT_TRUE(backend_->ChunkAttention(p).ok());
+        // bf16 output goes with bf16 operands: 2^-9 in q, k, p and v.
+        out.Expect(ChunkAttentionReference(p), dtype == DType::kF32 ? kF32Tolerance : 2e-2);
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, SwiGluMatchesItsTwin) {
+  for (const DType dtype : kTypes) {
+    for (const int64_t rows : {0, 1, 50}) {
+      for (const int64_t width : {1, 17, 100, 1024}) {
+        const std::vector<float> gate_up = Normal(rows * (2 * width + 3), 3);
+        Output out(dtype, rows, width, width + 2);
+        const SwiGluParams p = {.gate_up = gate_up.data(),
+                                .gate_up_stride = 2 * width + 3,
+                                .rows = rows,
+                                .width = width,
+                                .out = out.data(),
+                                .out_dtype = dtype,
+                                .out_stride = width + 2};
+        ASSERT_TRUE(backend_->SwiGlu(p).ok());
+        out.Expect(SwiGluReference(p), kF32Tolerance);
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, PagesMatchTheirTwin) {
+  for (const DType dtype : kTypes) {
+    for (const int64_t chunks : {0, 1, 5}) {
+      const int64_t tokens = Uniform(1, 64), width = Uniform(1, 70),
+                    stride = 2 * width + Uniform(0, 3);
+      const std::vector<float> kv = Normal(chunks * (tokens + 1) * stride), weight = Normal(width);
+      Output pages(dtype, chunks * 2 * tokens, width, width);
+      const WritePagesParams p = {.k = kv.data(),
+                                  .v = kv.data() + width,
+                                  .stride = stride,
+                                  .k_norm_weight = weight.data(),
+                                  .eps = 1e-5f,
+                                  .chunks = chunks,
+                                  .chunk_tokens = tokens,
+                                  .head_dim = width,
+                                  .pages = pages.data(),
+                                  .page_dtype = dtype};
+      ASSERT_TRUE(backend_->WritePages(p).ok());
+      pages.Expect(WritePagesReference(p), kF32Tolerance);
+    }
+  }
+}
+
+TEST_P(AttentionTest, HsaAttendMatchesItsTwin) {
+  for (const DType page_dtype : kTypes) {
+    for (const DType out_dtype : kTypes) {
+      for (const int64_t head_dim : {2, 30, 64}) {
+        for (const int64_t tokens : {1, 16, 33, 64}) {
+          const int64_t rows = Uniform(0, 9), heads = Uniform(1, 6), pages_max = Uniform(1, 8);
+          const int64_t width = heads * head_dim;
+          const std::vector<float> q = Normal(rows * (width + 3));
+          const int64_t stored = 5, page_elements = 2 * tokens * head_dim;
+          const std::vector<float> floats = Normal(stored * page_elements);
+          std::vector<Bf16> halves;
+          for (float v : floats) halves.push_back(FloatToBf16(v));
+          std::vector<const void*> pages(rows * pages_max, nullptr);
+          std::vector<float> weights(rows * pages_max, 0.0f);
+          std::vector<int32_t> counts;
+          for (int64_t r = 0; r < rows; ++r) {
+            counts.push_back(static_cast<int32_t>(Uniform(0, pages_max)));
+            for (int64_t i = 0; i < counts.back(); ++i) {
+              const int64_t page = Uniform(0, stored - 1) * page_elements;
+              pages[r * pages_max + i] = page_dtype == DType::kBf16
+                                             ? static_cast<const void*>(halves.data() + page)
+                                             : static_cast<const void*>(floats.data() + page);
+              weights[r * pages_max + i] = 1.0f / static_cast<float>(i + 2);
+            }
+          }
+          Output out(out_dtype, rows, width, width + 1);
+          const HsaAttendParams p = {.q = q.data(),
+                                     .q_stride = width + 3,
+                                     .pages = pages.data(),
+                                     .weights = weights.data(),
+                                     .page_counts = counts.data(),
+                                     .pages_max = pages_max,
+                                     .page_dtype = page_dtype,
+                                     .rows = rows,
+                                     .heads = heads,
+                                     .head_dim = head_dim,
+                                     .chunk_tokens = tokens,
+                                     .out = out.data(),
+                                     .out_dtype = out_dtype,
+                                     .out_stride = width + 1};
+          ASSERT_TRUE(backend_->HsaAttend(p).ok());
+          out.Expect(HsaAttendReference(p), kF32Tolerance);
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, AttentionTest, testing::ValuesIn(BackendCases()), BackendCaseName);
+
+}  // namespace
+}  // namespace mneme

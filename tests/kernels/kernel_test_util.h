@@ -1,0 +1,111 @@
+// Shared by the tests of operations: backends of every instruction set, random values, comparison.
+
+#ifndef MNEME_TESTS_KERNELS_KERNEL_TEST_UTIL_H_
+#define MNEME_TESTS_KERNELS_KERNEL_TEST_UTIL_H_
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "kernels/backend.h"
+
+namespace mneme {
+
+// An instruction set and a number of threads.
+struct BackendCase {
+  CpuIsa isa;
+  int threads;
+};
+
+inline std::vector<BackendCase> BackendCases() {
+  std::vector<BackendCase> cases;
+  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx}) {
+    if (isa <= DetectCpuIsa()) cases.push_back({isa, isa == CpuIsa::kAmx ? 3 : 2});
+  }
+  return cases;
+}
+
+inline std::string BackendCaseName(const testing::TestParamInfo<BackendCase>& info) {
+  return CpuIsaName(info.param.isa);
+}
+
+// One backend of one instruction set; random values that a failed test can repeat from the seed it
+// prints.
+class KernelTest : public testing::TestWithParam<BackendCase> {
+ protected:
+  KernelTest() : seed_(std::random_device{}()), random_(seed_) {
+    backend_ = CreateCpuBackend({.threads = GetParam().threads, .isa_max = GetParam().isa}).value();
+  }
+  void TearDown() override {
+    if (HasFailure()) std::printf("seed %u\n", seed_);
+  }
+
+  std::vector<float> Normal(int64_t count, double deviation = 1, double mean = 0) {
+    std::normal_distribution<float> normal(static_cast<float>(mean), static_cast<float>(deviation));
+    std::vector<float> values(count);
+    for (float& v : values) v = normal(random_);
+    return values;
+  }
+  int64_t Uniform(int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(random_);
+  }
+
+  const unsigned seed_;
+  std::mt19937 random_;
+  std::unique_ptr<Backend> backend_;
+};
+
+// An output of f32 or bf16 rows with a stride, filled with a value that no operation writes.
+class Output {
+ public:
+  Output(DType dtype, int64_t rows, int64_t width, int64_t stride)
+      : dtype_(dtype), rows_(rows), width_(width), stride_(stride) {
+    floats_.assign(rows * stride, kUntouched);
+    halves_.assign(rows * stride, FloatToBf16(kUntouched));
+  }
+  void* data() {
+    return dtype_ == DType::kBf16 ? static_cast<void*>(halves_.data()) : floats_.data();
+  }
+  float at(int64_t row, int64_t col) const {
+    const int64_t i = row * stride_ + col;
+    return dtype_ == DType::kBf16 ? Bf16ToFloat(halves_[i]) : floats_[i];
+  }
+  // All values differ from `want` by at most `tolerance` times its largest magnitude (for bf16,
+  // plus the rounding of the result itself), and the gaps between rows are untouched.
+  void Expect(const std::vector<double>& want, double tolerance) const {
+    ASSERT_EQ(static_cast<int64_t>(want.size()), rows_ * width_);
+    double magnitude = 1e-30;
+    for (double v : want) magnitude = std::max(magnitude, std::fabs(v));
+    for (int64_t r = 0; r < rows_; ++r) {
+      for (int64_t c = 0; c < width_; ++c) {
+        const double w = want[r * width_ + c];
+        const double rounding = dtype_ == DType::kBf16 ? std::fabs(w) / 256 : 0;
+        ASSERT_LE(std::fabs(at(r, c) - w), tolerance * magnitude + rounding)
+            << "row " << r << " column " << c << ": " << at(r, c) << ", should be " << w;
+      }
+      for (int64_t c = width_; c < stride_; ++c) {
+        ASSERT_EQ(at(r, c), Bf16ToFloat(FloatToBf16(kUntouched))) << "gap after row " << r;
+      }
+    }
+  }
+
+ private:
+  static constexpr float kUntouched = -1280.0f;  // exact in bf16
+  DType dtype_;
+  int64_t rows_, width_, stride_;
+  std::vector<float> floats_;
+  std::vector<Bf16> halves_;
+};
+
+// Sums of f32 in another order than the double twin's, and exponentials good to 1e-7.
+inline constexpr double kF32Tolerance = 1e-5;
+
+}  // namespace mneme
+
+#endif  // MNEME_TESTS_KERNELS_KERNEL_TEST_UTIL_H_

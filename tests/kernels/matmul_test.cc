@@ -1,0 +1,242 @@
+// Matrix products and embedding on every instruction set against their double twins.
+
+#include "tests/kernels/kernel_test_util.h"
+#include "tests/reference/matmul_reference.h"
+
+namespace mneme {
+namespace {
+
+// A random stored matrix.
+struct StoredMatrix {
+  std::vector<int8_t> bytes;
+  std::vector<Bf16> halves;
+  std::vector<float> floats, scale;
+  WeightSource source;
+};
+
+class MatmulTest : public KernelTest {
+ protected:
+  StoredMatrix Matrix(DType dtype, int64_t rows, int64_t cols) {
+    StoredMatrix m;
+    m.floats = Normal(rows * cols);
+    for (float v : m.floats) m.halves.push_back(FloatToBf16(v));
+    for (int64_t i = 0; i < rows * cols; ++i)
+      m.bytes.push_back(static_cast<int8_t>(Uniform(-127, 127)));
+    for (float v : Normal(rows)) m.scale.push_back(0.01f * std::fabs(v) + 1e-4f);
+    m.source = {.dtype = dtype, .rows = rows, .cols = cols, .data = m.floats.data()};
+    if (dtype == DType::kBf16) m.source.data = m.halves.data();
+    if (dtype == DType::kI8) {
+      m.source.data = m.bytes.data();
+      m.source.scale = m.scale.data();
+    }
+    return m;
+  }
+
+  // Products of `rows` random rows with `m`, as `p` says otherwise; the operand is exact in its
+  // dtype.
+  void Check(const StoredMatrix& m, DType compute, int64_t rows, bool accumulate, bool per_row,
+             double tolerance) {
+    const WeightSource source = m.source;
+    const auto weight = backend_->PackWeight({source}, {.compute_dtype = compute}).value();
+    const int64_t cols = source.cols, stride = cols + Uniform(0, 1) * 5;
+    const bool halves = compute == DType::kBf16 && !per_row;
+    std::vector<float> a = Normal(rows * stride);
+    std::vector<Bf16> a_halves;
+    for (float& v : a) {
+      a_halves.push_back(FloatToBf16(v));
+      if (halves) v = Bf16ToFloat(a_halves.back());
+    }
+    std::vector<double> dense;
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < cols; ++c) dense.push_back(a[r * stride + c]);
+    }
+    std::vector<double> values = WeightReference(source);
+    if (halves && source.dtype == DType::kF32) {
+      for (double& v : values) v = Bf16ToFloat(FloatToBf16(static_cast<float>(v)));
+    }
+    std::vector<double> want = MatmulReference(dense, values, rows, source.rows, cols);
+    std::vector<float> out = Normal(rows * weight->out_columns());
+    double magnitude = 1e-30;
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t n = 0; n < source.rows; ++n) {
+        double& w = want[r * source.rows + n];
+        if (accumulate) w += out[r * weight->out_columns() + n];
+        magnitude = std::max(magnitude, std::fabs(w));
+      }
+    }
+    ASSERT_TRUE(backend_
+                    ->Matmul({.a = halves ? static_cast<const void*>(a_halves.data()) : a.data(),
+                              .a_dtype = halves ? DType::kBf16 : DType::kF32,
+                              .a_stride = stride,
+                              .rows = rows,
+                              .weight = weight.get(),
+                              .out = out.data(),
+                              .accumulate = accumulate,
+                              .per_row = per_row})
+                    .ok());
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t n = 0; n < source.rows; ++n) {
+        ASSERT_NEAR(out[r * weight->out_columns() + n], want[r * source.rows + n],
+                    tolerance * magnitude)
+            << DTypeName(source.dtype) << " " << source.rows << " x " << cols << ", rows " << rows
+            << ", row " << r << ", output " << n << (accumulate ? ", accumulated" : "")
+            << (per_row ? ", per row" : "");
+      }
+    }
+  }
+};
+
+constexpr DType kStored[] = {DType::kI8, DType::kBf16, DType::kF32};
+
+TEST_P(MatmulTest, ManyRowsInF32MatchTheTwin) {
+  for (const DType dtype : kStored) {
+    for (const int64_t rows : {0, 1, 15, 16, 17, 65, 129, 300}) {
+      const StoredMatrix m = Matrix(dtype, Uniform(1, 150), Uniform(1, 100));
+      Check(m, DType::kF32, rows, rows % 2 == 0, /*per_row=*/false, kF32Tolerance);
+    }
+  }
+}
+
+TEST_P(MatmulTest, ManyRowsInBf16MatchTheTwin) {
+  for (const DType dtype : kStored) {
+    for (const int64_t rows : {0, 1, 15, 16, 17, 65, 129, 300}) {
+      const StoredMatrix m = Matrix(dtype, Uniform(1, 150), Uniform(1, 100));
+      // Operands are exact in bf16 and sums are f32, so nothing is rounded but the sums.
+      Check(m, DType::kBf16, rows, rows % 2 == 0, /*per_row=*/false, kF32Tolerance);
+    }
+  }
+}
+
+TEST_P(MatmulTest, FewRowsInF32MatchTheTwin) {
+  for (const DType dtype : kStored) {
+    for (const int64_t rows : {0, 1, 2, 4, 5, 9}) {
+      const StoredMatrix m = Matrix(dtype, Uniform(1, 300), Uniform(1, 400));
+      Check(m, DType::kF32, rows, rows % 2 == 0, /*per_row=*/true, kF32Tolerance);
+    }
+  }
+}
+
+TEST_P(MatmulTest, FewRowsInBf16MatchTheTwin) {
+  for (const DType dtype : kStored) {
+    for (const int64_t rows : {0, 1, 2, 4, 5, 9}) {
+      const StoredMatrix m = Matrix(dtype, Uniform(1, 300), Uniform(1, 400));
+      // Activations may be rounded to 16 bits of the row's largest: 2^-16 each, over a sum of
+      // random signs.
+      Check(m, DType::kBf16, rows, rows % 2 == 0, /*per_row=*/true, 1e-4);
+    }
+  }
+}
+
+TEST_P(MatmulTest, LargestShapesOfTheModelsMatchTheTwin) {
+  for (const bool per_row : {false, true}) {
+    Check(Matrix(DType::kI8, 1676, 384), DType::kBf16, 3, false, per_row, 1e-4);
+    Check(Matrix(DType::kI8, 1024, 4096), DType::kF32, 2, true, per_row, kF32Tolerance);
+  }
+}
+
+TEST_P(MatmulTest, RowsOfZerosGiveZeros) {
+  const StoredMatrix m = Matrix(DType::kI8, 20, 33);
+  const auto weight = backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16}).value();
+  const std::vector<float> a(33, 0.0f);
+  std::vector<float> out(weight->out_columns(), 7.0f);
+  ASSERT_TRUE(backend_
+                  ->Matmul({.a = a.data(),
+                            .a_stride = 33,
+                            .rows = 1,
+                            .weight = weight.get(),
+                            .out = out.data(),
+                            .per_row = true})
+                  .ok());
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(out[i], 0.0f);
+}
+
+// What a row gives must not depend on the rows beside it, bit for bit.
+TEST_P(MatmulTest, ARowDoesNotDependOnItsCompany) {
+  for (const DType compute : {DType::kF32, DType::kBf16}) {
+    for (const bool per_row : {false, true}) {
+      const StoredMatrix m = Matrix(DType::kI8, 200, 96);
+      const auto weight = backend_->PackWeight({m.source}, {.compute_dtype = compute}).value();
+      const bool halves = compute == DType::kBf16 && !per_row;
+      const int64_t rows = 300, columns = weight->out_columns();
+      const std::vector<float> a = Normal(rows * 96);
+      std::vector<Bf16> a_halves;
+      for (float v : a) a_halves.push_back(FloatToBf16(v));
+      const auto multiply = [&](int64_t first, int64_t count) {
+        std::vector<float> out(count * columns);
+        EXPECT_TRUE(
+            backend_
+                ->Matmul({.a = halves ? static_cast<const void*>(a_halves.data() + first * 96)
+                                      : static_cast<const void*>(a.data() + first * 96),
+                          .a_dtype = halves ? DType::kBf16 : DType::kF32,
+                          .a_stride = 96,
+                          .rows = count,
+                          .weight = weight.get(),
+                          .out = out.data(),
+                          .per_row = per_row})
+                .ok());
+        return out;
+      };
+      const std::vector<float> all = multiply(0, rows);
+      for (const int64_t first : {0, 1, 17, 127, 128, 250, 299}) {
+        for (const int64_t count : {1, 2, 3, 16, 49}) {
+          if (first + count > rows) continue;
+          const std::vector<float> some = multiply(first, count);
+          for (int64_t r = 0; r < count; ++r) {
+            for (int64_t n = 0; n < 200; ++n) {
+              ASSERT_EQ(some[r * columns + n], all[(first + r) * columns + n])
+                  << "row " << first + r << " among " << count << ", output " << n;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, PartsAreStackedInOrder) {
+  const StoredMatrix a = Matrix(DType::kI8, 3, 40), b = Matrix(DType::kI8, 5, 40);
+  const auto weight = backend_->PackWeight({a.source, b.source}, {}).value();
+  EXPECT_EQ(weight->rows(), 8);
+  const std::vector<float> x = Normal(40);
+  std::vector<float> out(weight->out_columns());
+  ASSERT_TRUE(
+      backend_
+          ->Matmul(
+              {.a = x.data(), .a_stride = 40, .rows = 1, .weight = weight.get(), .out = out.data()})
+          .ok());
+  std::vector<double> values = WeightReference(a.source);
+  for (double v : WeightReference(b.source)) values.push_back(v);
+  const std::vector<double> want = MatmulReference({x.begin(), x.end()}, values, 1, 8, 40);
+  for (int i = 0; i < 8; ++i) EXPECT_NEAR(out[i], want[i], 1e-3);
+}
+
+TEST_P(MatmulTest, EmbedGivesTheStoredRows) {
+  for (const DType dtype : kStored) {
+    const StoredMatrix m = Matrix(dtype, 50, 37);
+    const auto table = backend_->PackWeight({m.source}, {.embed = true}).value();
+    const std::vector<double> values = WeightReference(m.source);
+    for (const int64_t rows : {0, 1, 100}) {
+      std::vector<int32_t> ids;
+      std::vector<double> want;
+      for (int64_t r = 0; r < rows; ++r) {
+        ids.push_back(static_cast<int32_t>(Uniform(0, 49)));
+        want.insert(want.end(), values.begin() + ids.back() * 37,
+                    values.begin() + (ids.back() + 1) * 37);
+      }
+      Output out(DType::kF32, rows, 37, 40);
+      ASSERT_TRUE(backend_
+                      ->Embed({.ids = ids.data(),
+                               .rows = rows,
+                               .table = table.get(),
+                               .out = static_cast<float*>(out.data()),
+                               .out_stride = 40})
+                      .ok());
+      out.Expect(want, 1e-7);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, MatmulTest, testing::ValuesIn(BackendCases()), BackendCaseName);
+
+}  // namespace
+}  // namespace mneme

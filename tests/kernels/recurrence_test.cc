@@ -1,0 +1,212 @@
+// Convolution and state space recurrence on every instruction set against their double twins.
+
+#include "tests/reference/recurrence_reference.h"
+
+#include "tests/kernels/kernel_test_util.h"
+
+namespace mneme {
+namespace {
+
+class RecurrenceTest : public KernelTest {
+ protected:
+  // Sequences of these lengths, with random states of `floats` floats after `offset` others.
+  void MakeSequences(const std::vector<int64_t>& lengths, int64_t offset, int64_t floats) {
+    states_.clear();
+    sequences_.clear();
+    int64_t row = 0;
+    for (size_t i = 0; i < lengths.size(); ++i) states_.push_back(Normal(offset + floats + 1));
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      sequences_.push_back({.row_begin = row, .row_count = lengths[i], .state = states_[i].data()});
+      row += lengths[i];
+    }
+    rows_ = row;
+  }
+
+  void ExpectStates(const std::vector<std::vector<double>>& want, int64_t offset,
+                    double tolerance) {
+    for (size_t s = 0; s < want.size(); ++s) {
+      double magnitude = 1e-30;
+      for (double v : want[s]) magnitude = std::max(magnitude, std::fabs(v));
+      for (size_t i = 0; i < want[s].size(); ++i) {
+        ASSERT_NEAR(states_[s][offset + i], want[s][i], tolerance * magnitude)
+            << "state of sequence " << s << " at " << i;
+      }
+    }
+  }
+
+  SsdParams MakeSsd(const std::vector<int64_t>& lengths, int64_t heads, int64_t head_dim,
+                    int64_t state_size, double a_high) {
+    const int64_t offset = Uniform(0, 9);
+    MakeSequences(lengths, offset, heads * head_dim * state_size);
+    const int64_t width = heads * head_dim + 2 * state_size;
+    xbc_ = Normal(rows_ * (width + 3));
+    dt_ = Normal(rows_ * (heads + 2), 2, -1);
+    dt_bias_ = Normal(heads);
+    a_log_.clear();
+    for (int64_t h = 0; h < heads; ++h) {
+      a_log_.push_back(static_cast<float>(
+          std::log(1 + (a_high - 1) * static_cast<double>(h) / static_cast<double>(heads))));
+    }
+    d_skip_ = Normal(heads);
+    return {.xbc = xbc_.data(),
+            .xbc_stride = width + 3,
+            .dt = dt_.data(),
+            .dt_stride = heads + 2,
+            .dt_bias = dt_bias_.data(),
+            .a_log = a_log_.data(),
+            .d_skip = d_skip_.data(),
+            .heads = heads,
+            .head_dim = head_dim,
+            .state_size = state_size,
+            .sequences = sequences_.data(),
+            .sequence_count = static_cast<int64_t>(sequences_.size()),
+            .state_offset = offset,
+            .rows = rows_,
+            .y = nullptr,
+            .y_stride = heads * head_dim + 1};
+  }
+
+  std::vector<std::vector<float>> states_;
+  std::vector<SequenceRows> sequences_;
+  int64_t rows_ = 0;
+  std::vector<float> xbc_, dt_, dt_bias_, a_log_, d_skip_;
+};
+
+TEST_P(RecurrenceTest, ConvSiluMatchesItsTwinAndKeepsTheNewestRows) {
+  for (const int64_t taps : {1, 2, 4, 5}) {
+    for (const int64_t channels : {1, 15, 32, 50, 896}) {
+      for (const std::vector<int64_t>& lengths :
+           std::vector<std::vector<int64_t>>{{}, {1}, {2, 0, 1}, {3}, {40, 7}, {130}}) {
+        const int64_t offset = Uniform(0, 9);
+        MakeSequences(lengths, offset, (taps - 1) * channels);
+        const std::vector<float> in = Normal(rows_ * (channels + 3)),
+                                 weight = Normal(taps * channels), bias = Normal(channels);
+        Output out(DType::kF32, rows_, channels, channels + 2);
+        const ConvSiluParams p = {.in = in.data(),
+                                  .in_stride = channels + 3,
+                                  .weight = weight.data(),
+                                  .bias = bias.data(),
+                                  .taps = taps,
+                                  .channels = channels,
+                                  .sequences = sequences_.data(),
+                                  .sequence_count = static_cast<int64_t>(sequences_.size()),
+                                  .state_offset = offset,
+                                  .rows = rows_,
+                                  .out = static_cast<float*>(out.data()),
+                                  .out_stride = channels + 2};
+        const RecurrenceResult want = ConvSiluReference(p);
+        ASSERT_TRUE(backend_->ConvSilu(p).ok());
+        out.Expect(want.out, kF32Tolerance);
+        ExpectStates(want.states, offset, 0);
+      }
+    }
+  }
+}
+
+struct SsdShape {
+  int64_t heads, head_dim, state_size;
+};
+constexpr SsdShape kShapes[] = {{1, 1, 1},   {3, 20, 7},  {2, 16, 32}, {6, 32, 16},
+                                {2, 48, 96}, {2, 64, 64}, {2, 64, 128}};
+
+TEST_P(RecurrenceTest, SsdInF32MatchesTheTokenByTokenTwin) {
+  for (const SsdShape& shape : kShapes) {
+    for (const std::vector<int64_t>& lengths :
+         std::vector<std::vector<int64_t>>{{}, {1}, {5, 0, 2}, {64}, {65, 130}}) {
+      SsdParams p = MakeSsd(lengths, shape.heads, shape.head_dim, shape.state_size, 16);
+      Output out(DType::kF32, rows_, shape.heads * shape.head_dim, p.y_stride);
+      p.y = static_cast<float*>(out.data());
+      const RecurrenceResult want = SsmReference(p);
+      ASSERT_TRUE(backend_->Ssd(p).ok());
+      out.Expect(want.out, kF32Tolerance);
+      ExpectStates(want.states, p.state_offset, kF32Tolerance);
+    }
+  }
+}
+
+TEST_P(RecurrenceTest, SsdInBf16MatchesTheTwin) {
+  for (const SsdShape& shape : kShapes) {
+    for (const std::vector<int64_t>& lengths :
+         std::vector<std::vector<int64_t>>{{}, {1}, {17, 0, 33}, {64}, {65, 130}}) {
+      SsdParams p = MakeSsd(lengths, shape.heads, shape.head_dim, shape.state_size, 16);
+      p.compute_dtype = DType::kBf16;
+      Output out(DType::kF32, rows_, shape.heads * shape.head_dim, p.y_stride);
+      p.y = static_cast<float*>(out.data());
+      const RecurrenceResult want = SsmReference(p);
+      ASSERT_TRUE(backend_->Ssd(p).ok());
+      // Three factors rounded to 8 bits (2^-9 each) in a sum of random signs.
+      out.Expect(want.out, 1e-2);
+      ExpectStates(want.states, p.state_offset, 1e-2);
+    }
+  }
+}
+
+// Decays of e^-100 a token: sums of their logarithms reach thousands within a block, and nothing of
+// the difference between neighbours may be lost.
+TEST_P(RecurrenceTest, FastForgettingLosesNoPrecision) {
+  for (const DType compute : {DType::kF32, DType::kBf16}) {
+    SsdParams p = MakeSsd({100}, 2, 16, 32, 400);
+    p.compute_dtype = compute;
+    for (size_t i = 0; i < dt_.size(); ++i) dt_[i] = i % 3 == 0 ? -9.0f : 5.0f;
+    Output out(DType::kF32, rows_, 32, p.y_stride);
+    p.y = static_cast<float*>(out.data());
+    const RecurrenceResult want = SsmReference(p);
+    ASSERT_TRUE(backend_->Ssd(p).ok());
+    out.Expect(want.out, compute == DType::kF32 ? kF32Tolerance : 1e-2);
+    ExpectStates(want.states, p.state_offset, compute == DType::kF32 ? kF32Tolerance : 1e-2);
+  }
+}
+
+TEST_P(RecurrenceTest, SsmStepMatchesTheTwin) {
+  for (const SsdShape& shape : kShapes) {
+    for (const size_t sequences : {0, 1, 7}) {
+      SsdParams p = MakeSsd(std::vector<int64_t>(sequences, 1), shape.heads, shape.head_dim,
+                            shape.state_size, 16);
+      Output out(DType::kF32, rows_, shape.heads * shape.head_dim, p.y_stride);
+      p.y = static_cast<float*>(out.data());
+      const RecurrenceResult want = SsmReference(p);
+      ASSERT_TRUE(backend_->SsmStep(p).ok());
+      out.Expect(want.out, kF32Tolerance);
+      ExpectStates(want.states, p.state_offset, kF32Tolerance);
+    }
+  }
+}
+
+// A sequence in two calls gives what one call gives, and company changes nothing, bit for bit, as
+// long as the cut is at a whole block.
+TEST_P(RecurrenceTest, SequencesDoNotDependOnTheirCompany) {
+  for (const DType compute : {DType::kF32, DType::kBf16}) {
+    SsdParams p = MakeSsd({70, 128, 3}, 3, 32, 32, 16);
+    p.compute_dtype = compute;
+    const std::vector<std::vector<float>> before = states_;
+    std::vector<float> y(rows_ * p.y_stride), alone(y.size());
+    p.y = y.data();
+    ASSERT_TRUE(backend_->Ssd(p).ok());
+    const std::vector<std::vector<float>> together = states_;
+    for (size_t s = 0; s < states_.size(); ++s) states_[s] = before[s];
+    SequenceRows pieces[] = {sequences_[1], sequences_[1]};
+    pieces[0].row_begin = pieces[1].row_begin = 0;
+    pieces[0].row_count = pieces[1].row_count = 64;
+    for (int64_t piece = 0; piece < 2; ++piece) {
+      SsdParams q = p;
+      q.sequences = &pieces[piece];
+      q.sequence_count = 1;
+      q.rows = 64;
+      const int64_t first = sequences_[1].row_begin + 64 * piece;
+      q.xbc = p.xbc + first * p.xbc_stride;
+      q.dt = p.dt + first * p.dt_stride;
+      q.y = alone.data() + first * p.y_stride;
+      ASSERT_TRUE(backend_->Ssd(q).ok());
+    }
+    EXPECT_EQ(states_[1], together[1]);
+    for (int64_t r = 70; r < 198; ++r) {
+      for (int64_t c = 0; c < 96; ++c)
+        ASSERT_EQ(alone[r * p.y_stride + c], y[r * p.y_stride + c]) << r << " " << c;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, RecurrenceTest, testing::ValuesIn(BackendCases()), BackendCaseName);
+
+}  // namespace
+}  // namespace mneme
