@@ -1,5 +1,8 @@
 """Generated facts: a relation of a key has a value. Statements, questions, and themes that make facts look alike.
 
+Hand-written frames alone teach hand-written frames: a model trained on them found few facts in other wordings. So most
+themes are *loose*: relation, key and value in any order among fragments of real text, and questions likewise. What is left
+to learn is to match the strings themselves.
 In a frame, {K} is the key, {R} the relation ("access code"), {V} the value, {C} a context. A *theme* fixes which shapes,
 words and frames are used, so that the facts of many windows of one batch resemble each other and only the key tells them
 apart: the case in which a memory full of similar facts must still find the right one.
@@ -105,6 +108,8 @@ class Theme:
     frames: list
     questions: list
     near: float                      # probability that a key is a near-duplicate of an earlier one
+    loose: float = 0.0               # probability of a loose wording instead of a frame
+    fragments: list = field(default_factory=list)    # of real text, for loose wordings
     used: set = field(default_factory=set)
     keys: list = field(default_factory=list)
 
@@ -128,10 +133,46 @@ class Theme:
 
     def state(self, rng, fact, frames=None):
         """(text, where its values begin): a statement of the fact."""
+        if frames is None and rng.random() < self.loose:
+            return fill(loose_frame(rng, self.fragments, self.style, '{V}'), fact)
         return fill(rng.choice(frames or self.frames), fact)
 
     def ask(self, rng, fact, questions=None):
+        if questions is None and rng.random() < self.loose:
+            text = fill(loose_frame(rng, self.fragments, self.style, None), fact)[0] + rng.choice(('', '?', '?'))
+            return text.lower() if rng.random() < 0.1 else text
         return fill(rng.choice(questions or self.questions), fact)[0]
+
+
+CONNECTORS = (' is ', ' was ', ': ', ' = ', ', ', ' has ', ' with ', ' for ', ' of ', ' as ', ' - ', ' to ', ' gets ', ' and ', ' on ', '; ', ' by ',
+              ' given ', ' uses ', ' under ', ' belongs to ', ' goes with ', ' ', ' ', ' shows ', ' carries ', ', that is, ', ' -> ', ' | ', '\n')
+ASKING = ('what', 'which', 'tell me', 'what about', 'find', 'say', 'who knows', 'give', 'show', 'what is', 'how about', 'please', 'can you recall', 'name',
+          'I would like', 'look for', 'and', 'so', 'what was', 'do we have', 'they want', 'we need')
+
+
+def loose_frame(rng, fragments, style, value):
+    """A frame of random build: the slots of the style (and the value's, in a statement) in any order, with connectors or
+    short fragments of text between them and longer ones around."""
+    slots = {'sentence': ['{R}', '{K}'], 'record': ['{K}'], 'context': ['{R}', '{K}', '{C}']}[style] + ([value] if value else [])
+    rng.shuffle(slots)
+
+    def fragment(words_max):
+        words = rng.choice(fragments).replace('{', '(').split()
+        return ' '.join(words[:rng.randint(1, words_max)])
+
+    text = fragment(8) + rng.choice((' ', ', ', '. ', ': ')) if rng.random() < 0.5 else ''
+    if value is None and rng.random() < 0.6:
+        text += rng.choice(ASKING) + ' '
+    for i, slot in enumerate(slots):
+        if i:
+            text += rng.choice(CONNECTORS) if rng.random() < 0.7 else f' {fragment(4)} '
+        if slot in ('{R}', '{K}') and rng.random() < 0.15:
+            text += rng.choice(('the ', 'our ', 'its ', 'this ', 'a '))
+        text += slot
+    if rng.random() < 0.5:
+        text += rng.choice((' ', ', ', '. ', '.')) + fragment(8)
+    text += rng.choice(('', '.')) if value else ''
+    return text[0].upper() + text[1:] if rng.random() < 0.4 and text[0] != '{' else text
 
 
 def fill(frame, fact):
@@ -158,8 +199,9 @@ def relation(rng, lex, held_out=False):
     return rng.choice(lex.nouns) if rng.random() < 0.5 else f'{rng.choice(lex.nouns)} {rng.choice(lex.nouns)}'
 
 
-def theme(rng, lex, held_out=False, style=None):
-    """A random theme; with held_out, only of frames, key shapes, relations and words that training never uses."""
+def theme(rng, lex, held_out=False, style=None, fragments=()):
+    """A random theme; with held_out, only of frames, key shapes, relations and words that training never uses.
+    With fragments of real text it may be loose."""
     style = style or rng.choices(('sentence', 'record', 'context'), (0.6, 0.22, 0.18))[0]
     frames, questions = {
         'sentence': (HELD_OUT_SENTENCES, HELD_OUT_QUESTIONS) if held_out else (SENTENCES, QUESTIONS),
@@ -172,10 +214,14 @@ def theme(rng, lex, held_out=False, style=None):
     if style == 'context':
         make = rng.choice((lambda: words.person(rng, lex), lambda: words.pseudo_word(rng).capitalize(), lambda: f'the {rng.choice(lex.nouns)}'))
         contexts = sorted({make() for _ in range(rng.choice((3, 8, 20)))})
-    return Theme(lex, style, rng.sample(shapes, rng.choice((1, 1, 2, 4))), rng.sample(list(words.VALUES), rng.choice((1, 1, 2, 4))),
+    chosen = rng.sample(shapes, rng.choice((1, 1, 2, 4)))
+    if not held_out and rng.random() < 0.5:
+        chosen[0] = 'compound'
+    return Theme(lex, style, chosen, rng.sample(list(words.VALUES), rng.choice((1, 1, 2, 4))),
                  [relation(rng, lex, held_out) for _ in range(rng.choice((1, 1, 2, 5)))], contexts,
                  rng.sample(frames, min(len(frames), rng.choice((1, 2, 4, 12)))), rng.sample(questions, min(len(questions), rng.choice((2, 4, 12)))),
-                 near=rng.choice((0, 0, 0.3, 0.6)))
+                 near=rng.choice((0, 0, 0.3, 0.6)),
+                 loose=rng.choice((0.2, 0.5, 0.8, 1.0)) if fragments else 0.0, fragments=list(fragments))
 
 
 class Pool:

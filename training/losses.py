@@ -20,9 +20,10 @@ class LossWeights:
     retrieval: float = 0.5       # at <a>
     later: float = 0.25          # at later answer tokens
     unrelated: float = 0.05      # plain text against the chunks of other rows
+    calibration: float = 1.0     # of the terms around zero beside the contrast; training raises it from 0 at the beginning
 
 
-def retrieval_terms(scores, gold, own_row, own_row_only):
+def retrieval_terms(scores, gold, own_row, own_row_only, calibration=1.0):
     """Loss of each query and whether its best chunk is right.
     scores [n, K] of n queries against all K chunks; gold [n, C] uint8 of the own row's chunks; own_row [n] where those
     begin in K; own_row_only [n] bool. -> (loss [n], hit [n])"""
@@ -34,14 +35,14 @@ def retrieval_terms(scores, gold, own_row, own_row_only):
     positive = kind == GOLD
     gold_mass = scores.masked_fill(~positive, float('-inf')).logsumexp(-1)
     rest_mass = scores.masked_fill(kind != 0, float('-inf')).logsumexp(-1)
-    loss = F.softplus(rest_mass - gold_mass) + F.softplus(-gold_mass) + F.softplus(rest_mass)
+    loss = F.softplus(rest_mass - gold_mass) + calibration * (F.softplus(-gold_mass) + F.softplus(rest_mass))
     best = scores.masked_fill(kind == IGNORED, float('-inf')).argmax(-1, keepdim=True)
     return loss, positive.gather(1, best).squeeze(1)
 
 
 def batch_loss(model, batch, weights, gather_landmarks=None):
     """Loss of one batch (see batches.collate) and a dict of detached figures for the log.
-    gather_landmarks: landmarks [B,C,R] -> [K,R], those of the other processes (no gradient)."""
+    gather_landmarks: landmarks [K,R] -> those of the other processes."""
     hidden, queries, landmarks = model(batch['memory'], batch['memory_segment'], batch['reader'], batch['reader_segment'])
     logits = model.logits(hidden)
     loss = F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), batch['label'].view(-1), reduction='none').view(batch['label'].shape)
@@ -49,16 +50,16 @@ def batch_loss(model, batch, weights, gather_landmarks=None):
     answer = (loss * batch['answer_weight']).sum() / batch['answer_weight'].sum().clamp(min=1)
     with torch.autocast(hidden.device.type, enabled=False):
         flat = landmarks.float().reshape(-1, landmarks.shape[-1])
-        everyone = torch.cat([flat, gather_landmarks(landmarks)]) if gather_landmarks else flat
+        everyone = torch.cat([flat, gather_landmarks(flat)]) if gather_landmarks else flat
         asked = queries.float().reshape(-1, queries.shape[-1])
         at, first = batch['query_at'], batch['query_first']
         own_row = torch.div(at, queries.shape[1], rounding_mode='floor') * landmarks.shape[1]
-        each, hit = retrieval_terms(model.score(asked[at], everyone), batch['gold'], own_row, batch['own_row_only'])
+        each, hit = retrieval_terms(model.score(asked[at], everyone), batch['gold'], own_row, batch['own_row_only'], weights.calibration)
         at_a = (each * first).sum() / first.sum().clamp(min=1)
         later = (each * ~first).sum() / (~first).sum().clamp(min=1)
         unrelated = unrelated_loss(model, asked, flat, batch['text_at'], queries.shape[1], landmarks.shape[1])
     total = (weights.text * text + weights.answer * answer + weights.retrieval * at_a + weights.later * later
-             + weights.unrelated * unrelated)
+             + weights.calibration * weights.unrelated * unrelated)
     exact = batch['answer_weight'] >= 1
     figures = {'text': text, 'answer': loss[exact].mean(), 'correct': (logits.argmax(-1) == batch['label'])[exact].float().mean(),
                'retrieval': at_a, 'later': later, 'hit': hit[first].float().mean(), 'unrelated': unrelated}

@@ -10,9 +10,9 @@ SLAB_CHUNKS = 1 << 18            # landmarks scored at a time
 class LargeMemory:
     """Chunks in the order in which they were ingested. `model` runs in bfloat16 on CUDA, float32 on CPU."""
 
-    def __init__(self, model, chunks_max, device):
+    def __init__(self, model, chunks_max, device, batch_rows=64):
         c, kind = model.c, torch.bfloat16 if str(device).startswith('cuda') else torch.float32
-        self.model, self.device, self.kind, self.count = model, device, kind, 0
+        self.model, self.device, self.kind, self.count, self.batch_rows = model, device, kind, 0, batch_rows
         self.K = torch.empty(chunks_max, c.chunk_size, c.head_dim, dtype=kind, device=device)
         self.V = torch.empty_like(self.K)
         self.landmarks = torch.empty(chunks_max, c.landmark_dim, dtype=kind, device=device)
@@ -30,8 +30,8 @@ class LargeMemory:
     def ingest(self, ids, segment=None):
         """ids [n, T] on the device: n stretches of text whose state begins at zero and where `segment` changes."""
         segment = torch.zeros_like(ids) if segment is None else segment
-        with self.autocast():
-            K, V, landmarks = self.encode(ids, segment)
+        with self.autocast():                    # the compiled form is for whole batches; another shape would compile again
+            K, V, landmarks = (self.encode if len(ids) == self.batch_rows else self._encode)(ids, segment)
         at, new = self.count, landmarks.shape[0] * landmarks.shape[1]
         self.K[at:at + new], self.V[at:at + new] = K.view(new, *self.K.shape[1:]), V.view(new, *self.K.shape[1:])
         self.landmarks[at:at + new] = landmarks.view(new, -1)

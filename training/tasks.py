@@ -180,7 +180,7 @@ def multi_value(world, rng, theme):
 
 def updates(world, rng, theme):
     """Facts that change: asked for the newest value, and for what it was before."""
-    theme = theme if theme.style == 'sentence' else facts.theme(rng, world.lex, style='sentence')
+    theme = theme if theme.style == 'sentence' else facts.theme(rng, world.lex, style='sentence', fragments=theme.fragments)
     statements, old, new = [], [], []
     for _ in range(rng.choice((4, 8, 14))):
         first = theme.fact(rng)
@@ -224,7 +224,9 @@ def chains(world, rng, theme):
     for values, links in all_chains:
         golds = [s.gold(memory) for s in links]
         if rng.random() < 0.6:
-            questions.append(Question(world.tokenizer.encode(rng.choice(CHAIN_ALL).replace('{v}', values[0])),
+            around = rng.choice(theme.fragments or ['']).split()[:rng.randint(0, 6)] if rng.random() < 0.5 else []
+            asked = rng.choice(CHAIN_ALL).replace('{v}', values[0])
+            questions.append(Question(world.tokenizer.encode(' '.join([*around, asked] if rng.random() < 0.5 else [asked, *around])),
                                       answer_parts(world.tokenizer, values[1:], golds)))
         asked = rng.randint(1, len(values) - 1)
         questions.append(Question(world.tokenizer.encode(rng.choice(CHAIN_VALUE).replace('{v}', values[asked])),
@@ -266,9 +268,9 @@ def dialogue(world, rng, theme):
     return world.question_sets.dialogue(world, rng)
 
 
-TASKS = {single: 0.34, multi_query: 0.05, multi_value: 0.05, updates: 0.04, chains: 0.05, two_hops: 0.03, text_questions: 0.14,
-         real_questions: 0.15, dialogue: 0.03}
-TEXT_SHARE = 0.12                # rows that are plain language modelling
+TASKS = {single: 0.36, multi_query: 0.06, multi_value: 0.06, updates: 0.04, chains: 0.08, two_hops: 0.03, text_questions: 0.16,
+         real_questions: 0.12, dialogue: 0.02}
+TEXT_SHARE = 0.07                # rows that are plain language modelling
 
 
 def text_row(world, rng):
@@ -286,7 +288,8 @@ def text_row(world, rng):
 
 def batch_rows(world, rng, count):
     """`count` rows. Their facts share a few themes, so that the rows are hard negatives for one another."""
-    themes, rows = [facts.theme(rng, world.lex) for _ in range(rng.choice((1, 2, 4)))], []
+    fragments = [text for _ in range(150) if (text := world.tokenizer.decode(world.corpus.window(rng, 16)).replace('\n', ' ').strip())]
+    themes, rows = [facts.theme(rng, world.lex, fragments=fragments) for _ in range(rng.choice((1, 2, 4)))], []
     tasks = [t for t in TASKS if world.question_sets or t not in (real_questions, dialogue)]
     while len(rows) < count:
         if rng.random() < TEXT_SHARE:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as distributed
 
-from training import checkpoint
+from training import bundle, checkpoint
 from training.batches import Batches, loader
 from training.config import Config
 from training.losses import LossWeights, batch_loss
@@ -24,8 +24,28 @@ from training.model import Ramba
 from training.optimizer import Optimizer
 from training.tokenizer import Tokenizer
 
-WARMUP_STEPS = 100
+CALIBRATION_STEPS = 400         # chunks are first told apart, then their scores are moved to the right side of zero
 UNTIMED_STEPS = 10              # compilation happens in these
+AGREE_EVERY = 10                # steps between looks at the clock, which all processes must share
+
+
+class Gathered(torch.autograd.Function):
+    """Rows of all processes [count*K,R]. Each process's loss sends its gradient back to whoever made the row: without it,
+    landmarks would feel the pull of their own questions but not the push of the others', and questions and landmarks collapse."""
+
+    @staticmethod
+    def forward(context, mine, count):
+        context.rows = len(mine)
+        parts = [torch.empty_like(mine) for _ in range(count)]
+        distributed.all_gather(parts, mine.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context, gradient):
+        gradient = gradient.contiguous()
+        distributed.all_reduce(gradient)
+        at = distributed.get_rank() * context.rows
+        return gradient[at:at + context.rows], None
 
 
 class Peers:
@@ -47,12 +67,10 @@ class Peers:
         for g, part in zip(gradients, flat.split([g.numel() for g in gradients])):
             g.copy_(part.view_as(g))
 
-    def landmarks(self, landmarks):
-        """Landmarks of the other processes [K,R], without gradient: more negatives."""
-        mine = landmarks.detach().float().reshape(-1, landmarks.shape[-1]).contiguous()
-        all_ = [torch.empty_like(mine) for _ in range(self.count)]
-        distributed.all_gather(all_, mine)
-        return torch.cat(all_[:self.rank] + all_[self.rank + 1:])
+    def landmarks(self, mine):
+        """mine [K,R] -> the landmarks of the other processes: more negatives, with gradient (see Gathered)."""
+        gathered = Gathered.apply(mine, self.count)
+        return torch.cat([part for rank, part in enumerate(gathered.split(len(mine))) if rank != self.rank])
 
     def agree(self, value):
         """The first process's number, in all."""
@@ -63,9 +81,9 @@ class Peers:
         return tensor.item()
 
 
-def rate_factor(step, share):
+def rate_factor(step, share, warmup_steps):
     """Warm-up, then half a cosine down to a fiftieth. share: how much of the training time has passed, in [0, 1]."""
-    return min(1.0, (step + 1) / WARMUP_STEPS) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+    return min(1.0, (step + 1) / warmup_steps) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
 
 
 def train(args, config):
@@ -73,12 +91,12 @@ def train(args, config):
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision('high')
     model = Ramba(config).to(peers.device)
-    optimizer = Optimizer(model)
+    optimizer = Optimizer(model, args.matrix_rate, args.other_rate)
     step, spent = 0, 0.0
     if (Path(args.checkpoint) / 'progress.json').exists():
         step, spent = checkpoint.load(args.checkpoint, model, optimizer)
     elif args.initial:
-        model.load_state_dict(checkpoint.load_weights(args.initial))
+        model.load_state_dict(bundle.load(args.initial)[0].state_dict())
     if peers.rank == 0:
         print(f'{sum(p.numel() for p in model.parameters())} parameters, from step {step}, {peers.count} processes', flush=True)
     parameters = list(model.parameters())
@@ -89,11 +107,12 @@ def train(args, config):
     batches = iter(loader(Batches(args.prepared, config, args.rows, f'{args.seed}/{step}/{peers.rank}', args.reader_tokens, args.row_tokens), args.workers))
     first_step, started, saved, logged, weights = step, None, time.time(), [], LossWeights()
     while True:
-        now = spent + (time.time() - started if started else 0.0)
-        now, stop = peers.agree(now), peers.agree(bool(stopping))
-        if now >= args.seconds or stop:
-            break
+        if (step - first_step) % AGREE_EVERY == 0:
+            now = peers.agree(spent + (time.time() - started if started else 0.0))
+            if now >= args.seconds or peers.agree(bool(stopping)):
+                break
         batch = {k: v.to(peers.device, non_blocking=True) for k, v in next(batches).items()}
+        weights.calibration = 1.0 if args.initial else min(1.0, step / CALIBRATION_STEPS)
         with torch.autocast(peers.device.split(':')[0], torch.bfloat16, enabled=torch.cuda.is_available()):
             loss, figures = batch_loss(model, batch, weights, peers.landmarks if peers.count > 1 else None)
         for p in parameters:
@@ -102,7 +121,7 @@ def train(args, config):
         if peers.count > 1:
             peers.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step(rate_factor(step - first_step if spent else step, now / args.seconds))
+        optimizer.step(rate_factor(step - first_step, now / args.seconds, args.warmup_steps))
         step += 1
         logged.append(figures)
         if step - first_step == UNTIMED_STEPS:
@@ -135,11 +154,14 @@ if __name__ == '__main__':
     parser.add_argument('prepared')
     parser.add_argument('checkpoint')
     parser.add_argument('--seconds', type=float, required=True, help='of training in all, over all runs')
-    parser.add_argument('--initial', help='checkpoint folder whose weights to begin with')
+    parser.add_argument('--initial', help='bundle whose weights to begin with, for a new text or new tasks')
     parser.add_argument('--rows', type=int, default=24, help='rows of a batch, for each process')
     parser.add_argument('--row-tokens', type=int, default=4096)
     parser.add_argument('--reader-tokens', type=int, default=1024)
     parser.add_argument('--workers', type=int, default=14)
+    parser.add_argument('--warmup-steps', type=int, default=150)
+    parser.add_argument('--matrix-rate', type=float, default=0.012, help='peak learning rate of Muon')
+    parser.add_argument('--other-rate', type=float, default=1.2e-3, help='peak learning rate of AdamW')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--log-every', type=int, default=50)
     parser.add_argument('--save-every', type=float, default=120, help='seconds')

@@ -48,7 +48,26 @@ def _word(rng, lex):
     return rng.choice(lex.words) if rng.random() < 0.8 else pseudo_word(rng)
 
 
+SEPARATORS = (' ', ' ', '-', '_', ':', '+', '~', '|', '::', ' - ', '@', '->', '*', '=', ' and ', ' in ', ' at ', ' no. ')
+WRAPPERS = ('()', '[]', '<>', "''", '**', '{}')
+
+
+def compound(rng, lex):
+    """A key of random build: one to four words, numbers or letters, joined and wrapped in some way, in some case. It has no
+    dots, slashes, hashes, ampersands, double quotes or "the": those build the keys that are held out."""
+    parts = (lambda: _word(rng, lex), lambda: _word(rng, lex), lambda: pseudo_word(rng), lambda: rng.choice(lex.nouns), lambda: digits(rng, 1, 5),
+             lambda: letters(rng, 1, 4), lambda: hex_digits(rng, 3, 6))
+    case = rng.choice((str, str, str.upper, str.capitalize, str.lower))
+    separator, count = rng.choice(SEPARATORS), rng.choice((1, 2, 2, 3, 3, 4))
+    made = separator.join(case(rng.choice(parts[:4] if i == 0 else parts)()) for i in range(count))
+    if rng.random() < 0.15:
+        wrapper = rng.choice(WRAPPERS)
+        made = wrapper[0] + made + wrapper[1]
+    return made
+
+
 KEYS = {
+    'compound': compound,
     'word': lambda r, x: _word(r, x),
     'two words': lambda r, x: f'{_word(r, x)} {_word(r, x)}',
     'hyphen': lambda r, x: f'{_word(r, x)}-{_word(r, x)}',
