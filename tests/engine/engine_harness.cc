@@ -146,6 +146,7 @@ EngineHarness::EngineHarness(EngineOptions options) : options_(options) {
 }
 
 EngineHarness::~EngineHarness() {
+  for (const auto& gate : gates_) gate->Open();
   Stop();
   std::error_code ignored;
   std::filesystem::remove_all(folder_, ignored);
@@ -186,6 +187,8 @@ void EngineHarness::LoseTable(Table table) {
   for (std::string& key : keys) batch.Delete(table, std::move(key));
   MustBeOk((*rocksdb)->Write(batch, Durability::kSynced));
 }
+
+Gate& EngineHarness::NewGate() { return *gates_.emplace_back(std::make_unique<Gate>()); }
 
 int EngineHarness::Damage(Table table, const std::string& part) {
   WriteBatch batch;

@@ -115,6 +115,8 @@ class EngineHarness {
   }
   void UseSimulatedClock() { simulated_ = true; }
 
+  // A gate that lives as long as the engine, and opens at its end.
+  Gate& NewGate();
   // Flips a byte of every record of a table whose value contains `part`; returns how many there were.
   int Damage(Table table, const std::string& part);
   // Loses records of a table, as a disk that had not been synced would. Only while stopped.
@@ -141,6 +143,7 @@ class EngineHarness {
                              const std::string& text);
 
  private:
+  std::vector<std::unique_ptr<Gate>> gates_;
   std::string folder_;
   EngineOptions options_;
   MemoryStoreOptions store_options_;

@@ -1,0 +1,371 @@
+// From durable text to visible chunks: when open segments are derived, how documents share batches,
+// and what happens when deriving or storing fails. Seen through the engine.
+
+#include "engine/scheduler.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "tests/engine/engine_harness.h"
+
+namespace mneme {
+namespace {
+
+using ::testing::Each;
+using ::testing::ElementsAre;
+using ::testing::Le;
+
+class SchedulerTest : public ::testing::Test {
+ protected:
+  SchedulerTest() { harness_.CreateMemory("m"); }
+
+  std::string Name(const std::string& id = "d") { return harness_.Document("m", id); }
+  void Reopen() {
+    harness_.Restart();
+    ASSERT_TRUE(harness_.WaitReady());
+  }
+  void HoldForward() {
+    harness_.model().OnForward([this](FakeModel::Segments) {
+      gate_.Pass();
+      return absl::OkStatus();
+    });
+  }
+  int64_t VisibleBytes(const std::string& id = "d") {
+    return harness_.engine().GetDocument(Name(id))->visible_bytes;
+  }
+
+  EngineHarness harness_;
+  Gate& gate_ = harness_.NewGate();
+};
+
+TEST_F(SchedulerTest, OpenSegmentWaitsUntilItsDocumentIsIdle) {
+  harness_.options().idle_flush = absl::Seconds(10);
+  harness_.UseSimulatedClock();
+  Reopen();
+  TestWriter writer(harness_.engine(), Name());
+  writer.Send("a few words");
+  ASSERT_TRUE(writer.WaitDurable(11));
+  harness_.clock().Advance(absl::Seconds(9));
+  writer.Send(" and some more");
+  ASSERT_TRUE(writer.WaitDurable(25));
+  harness_.clock().Advance(absl::Seconds(9));
+  // A document that is sealed does not wait: by the time it is visible, the other could have been.
+  harness_.Ingest("m", "other", "sealed at once", /*seal=*/true);
+  EXPECT_EQ(VisibleBytes(), 0);
+  harness_.clock().Advance(absl::Seconds(1));
+  EXPECT_TRUE(writer.WaitVisible(25));
+}
+
+TEST_F(SchedulerTest, TextThatNeverPausesBecomesVisibleAllTheSame) {
+  harness_.options().idle_flush = absl::Seconds(1);
+  harness_.UseSimulatedClock();
+  Reopen();
+  TestWriter writer(harness_.engine(), Name());
+  for (int i = 0; i < 25; ++i) {
+    writer.Send("tick ");
+    ASSERT_TRUE(writer.WaitDurable(5 * (i + 1)));
+    harness_.clock().Advance(absl::Milliseconds(500));
+  }
+  EXPECT_TRUE(writer.WaitVisible(5));
+}
+
+TEST_F(SchedulerTest, WholeSegmentsDoNotWait) {
+  harness_.options().idle_flush = absl::Hours(1);
+  Reopen();
+  TestWriter writer(harness_.engine(), Name());
+  const std::string text = RandomText(1, 400);
+  writer.Send(text);
+  EXPECT_TRUE(writer.WaitVisible(static_cast<int64_t>(text.size()) - 600));
+  EXPECT_LT(writer.told().visible_bytes, static_cast<int64_t>(text.size()));
+  EXPECT_TRUE(writer->Flush().ok());
+  EXPECT_TRUE(writer.WaitVisible(static_cast<int64_t>(text.size())));
+}
+
+TEST_F(SchedulerTest, FlushBeforeTheTextIsDurableCounts) {
+  harness_.options().idle_flush = absl::Hours(1);
+  Reopen();
+  Gate& commit = harness_.NewGate();
+  harness_.faults().OnWrite([&](const WriteBatch& batch) {
+    if (batch.ops[0].table == Table::kText) commit.Pass();
+  });
+  TestWriter writer(harness_.engine(), Name());
+  ASSERT_TRUE(writer->Append(0, "not yet durable").ok());
+  ASSERT_TRUE(commit.WaitArrived(1));
+  ASSERT_TRUE(writer->Flush().ok());
+  commit.Open();
+  EXPECT_TRUE(writer.WaitVisible(15));
+}
+
+TEST_F(SchedulerTest, TextThatDripsIsDerivedOnceAtATime) {
+  HoldForward();
+  TestWriter writer(harness_.engine(), Name());
+  for (int i = 0; i < 30; ++i) {
+    writer.Send("drip ");
+    ASSERT_TRUE(writer->Flush().ok());
+    ASSERT_TRUE(writer.WaitDurable(5 * (i + 1)));
+    if (i == 0) {
+      ASSERT_TRUE(gate_.WaitArrived(1));
+    }
+  }
+  // All but the first drop waited for the first to be done, and went together.
+  gate_.Open();
+  EXPECT_TRUE(writer.WaitVisible(150));
+  EXPECT_THAT(harness_.model().forward_batches(), ElementsAre(1, 1));
+}
+
+TEST_F(SchedulerTest, OpenSegmentRestsAsLongAsItTook) {
+  harness_.options().idle_flush = absl::Milliseconds(1);
+  harness_.UseSimulatedClock();
+  Reopen();
+  harness_.model().OnForward([this](FakeModel::Segments) {
+    harness_.clock().Advance(absl::Seconds(5));
+    return absl::OkStatus();
+  });
+  TestWriter writer(harness_.engine(), Name());
+  writer.Send("one ");
+  ASSERT_TRUE(writer.WaitDurable(4));
+  harness_.clock().Advance(absl::Milliseconds(2));
+  ASSERT_TRUE(writer.WaitVisible(4));
+  writer.Send("two ");
+  ASSERT_TRUE(writer.WaitDurable(8));
+  harness_.clock().Advance(absl::Seconds(1));  // long idle, but not rested
+  harness_.model().OnForward(nullptr);
+  harness_.Ingest("m", "other", "sealed at once", /*seal=*/true);
+  EXPECT_EQ(VisibleBytes(), 4);
+  harness_.clock().Advance(absl::Seconds(5));
+  EXPECT_TRUE(writer.WaitVisible(8));
+}
+
+TEST_F(SchedulerTest, DocumentsShareABatch) {
+  HoldForward();
+  TestWriter first(harness_.engine(), Name("first"));
+  first.Send("x");
+  ASSERT_TRUE(first->Flush().ok());
+  ASSERT_TRUE(gate_.WaitArrived(1));
+  std::vector<std::unique_ptr<TestWriter>> writers;
+  for (int i = 0; i < 5; ++i) {
+    writers.push_back(std::make_unique<TestWriter>(harness_.engine(), Name(absl::StrCat(i))));
+    writers.back()->Send("short text");
+    ASSERT_TRUE((*writers.back())->Flush().ok());
+  }
+  ASSERT_TRUE(harness_.WaitMetric("mneme_engine_queue_depth{queue=\"segments\"}", 5));
+  gate_.Open();
+  for (auto& writer : writers) EXPECT_TRUE(writer->WaitVisible(10));
+  EXPECT_THAT(harness_.model().forward_batches(), ElementsAre(1, 5));
+}
+
+TEST_F(SchedulerTest, BatchHasItsLimits) {
+  harness_.options().batch_segments_max = 3;
+  harness_.options().batch_tokens_max = 2 * 64;
+  Reopen();
+  HoldForward();
+  TestWriter writer(harness_.engine(), Name());
+  const std::string text = RandomText(2, 600);
+  writer.Send(text);
+  ASSERT_TRUE(writer->Flush().ok());
+  gate_.Open();
+  EXPECT_TRUE(writer.WaitVisible(static_cast<int64_t>(text.size())));
+  EXPECT_THAT(harness_.model().forward_batches(), Each(Le(2u)));
+}
+
+TEST_F(SchedulerTest, ShortTextDoesNotWaitForALongOneToEnd) {
+  harness_.options().batch_segments_max = 2;
+  harness_.options().queue_segments_max = 1000;
+  Reopen();
+  HoldForward();
+  const std::string text = RandomText(3, 2000);
+  TestWriter longer(harness_.engine(), Name("long"));
+  longer.Send(text);
+  ASSERT_TRUE(gate_.WaitArrived(1));
+  std::vector<int64_t> long_bytes_then;
+  TestWriter shorter(harness_.engine(), Name("short"));
+  shorter.Send("a short text");
+  ASSERT_TRUE(shorter->Flush().ok());
+  ASSERT_TRUE(shorter.WaitDurable(12));
+  // Only two batches may pass: the one under way and the one with the short text.
+  Gate& third = harness_.NewGate();
+  std::atomic<int> batches{0};
+  harness_.model().OnForward([&](FakeModel::Segments) {
+    if (batches.fetch_add(1) >= 1) third.Pass();
+    return absl::OkStatus();
+  });
+  ASSERT_TRUE(
+      harness_.WaitMetric("mneme_engine_queue_depth{queue=\"segments\"}",
+                          harness_.Metric("mneme_engine_queue_depth{queue=\"segments\"}")));
+  gate_.Open();
+  EXPECT_TRUE(shorter.WaitVisible(12));
+  EXPECT_LT(longer.told().visible_bytes, 2000);
+  third.Open();
+  EXPECT_TRUE(longer->Flush().ok());
+  EXPECT_TRUE(longer.WaitVisible(static_cast<int64_t>(text.size())));
+}
+
+TEST_F(SchedulerTest, SegmentThatCannotBeDerivedStopsItsOwnDocumentOnly) {
+  std::atomic<bool> broken{true};
+  const TokenId poison = harness_.model().tokenizer().PieceToId("▁wind");
+  ASSERT_GE(poison, 0);
+  harness_.model().OnForward([&](FakeModel::Segments segments) {
+    for (const auto& segment : segments) {
+      if (broken && std::find(segment.begin(), segment.end(), poison) != segment.end()) {
+        return absl::InternalError("device fault");
+      }
+    }
+    return absl::OkStatus();
+  });
+  const std::string text = "the wind " + RandomText(4, 400);
+  TestWriter bad(harness_.engine(), Name("bad")), good(harness_.engine(), Name("good"));
+  bad.Send(text);
+  good.Send("all is well");
+  ASSERT_TRUE(bad->Flush().ok());
+  ASSERT_TRUE(good->Flush().ok());
+  EXPECT_TRUE(good.WaitVisible(11));
+  EXPECT_EQ(VisibleBytes("bad"), 0);
+  EXPECT_GT(harness_.Metric("mneme_derive_failures_total"), 0);
+  broken = false;
+  EXPECT_TRUE(bad.WaitVisible(static_cast<int64_t>(text.size())));
+  EXPECT_EQ(harness_.DerivedDiffers("m", "bad", text), "");
+}
+
+TEST_F(SchedulerTest, StoringIsTriedAgainUntilItSucceeds) {
+  harness_.faults().FailWrites(Table::kSegments, absl::ResourceExhaustedError("no space left"));
+  TestWriter writer(harness_.engine(), Name());
+  const std::string text = RandomText(5, 200);
+  writer.Send(text);
+  ASSERT_TRUE(writer.WaitDurable(static_cast<int64_t>(text.size())));
+  while (harness_.Metric("mneme_derive_failures_total") < 2) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  EXPECT_EQ(VisibleBytes(), 0);
+  harness_.faults().FailWrites(Table::kSegments, absl::OkStatus());
+  EXPECT_TRUE(writer.WaitVisible(static_cast<int64_t>(text.size())));
+  EXPECT_EQ(harness_.DerivedDiffers("m", "d", text), "");
+}
+
+TEST_F(SchedulerTest, EngineEndsWhileStoringFails) {
+  harness_.faults().FailWrites(Table::kSegments, absl::ResourceExhaustedError("no space left"));
+  {
+    TestWriter writer(harness_.engine(), Name());
+    writer.Send("text");
+    ASSERT_TRUE(writer.WaitDurable(4));
+    while (harness_.Metric("mneme_derive_failures_total") < 1) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+  }
+  harness_.Restart();
+  ASSERT_TRUE(harness_.WaitReady());
+  EXPECT_EQ(harness_.DerivedDiffers("m", "d", "text"), "");
+}
+
+TEST_F(SchedulerTest, TextThatCannotBeReadIsTriedAgain) {
+  harness_.options().idle_flush = absl::Hours(1);
+  Reopen();
+  TestWriter writer(harness_.engine(), Name());
+  harness_.faults().FailReads(Table::kText, absl::InternalError("disk hiccup"));
+  const std::string text = RandomText(6, 100);
+  writer.Send(text);
+  ASSERT_TRUE(writer->Flush().ok());
+  while (harness_.Metric("mneme_derive_failures_total") < 2) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  harness_.faults().FailReads(Table::kText, absl::OkStatus());
+  EXPECT_TRUE(writer.WaitVisible(static_cast<int64_t>(text.size())));
+  EXPECT_EQ(harness_.DerivedDiffers("m", "d", text), "");
+}
+
+TEST_F(SchedulerTest, DamagedTextFailsItsDocumentAlone) {
+  harness_.options().idle_flush = absl::Hours(1);
+  Reopen();
+  TestWriter bad(harness_.engine(), Name("bad")), good(harness_.engine(), Name("good"));
+  bad.Send("quicksilver in the log");
+  ASSERT_TRUE(bad.WaitDurable(22));
+  ASSERT_EQ(harness_.Damage(Table::kText, "quicksilver"), 1);
+  ASSERT_TRUE(bad->Flush().ok());
+  // It may have been read before it was damaged: then it becomes visible, which is as good.
+  bad.Send(" and more");
+  if (VisibleBytes("bad") == 0) {
+    EXPECT_EQ(bad.WaitFailed().code(), absl::StatusCode::kDataLoss);
+  }
+  good.Send("still here");
+  ASSERT_TRUE(good->Flush().ok());
+  EXPECT_TRUE(good.WaitVisible(10));
+}
+
+// Whatever the pieces, pauses, flushes and restarts: in the end the chunks are those of the whole
+// text, and what is visible never shrank.
+TEST_F(SchedulerTest, GrowingDocumentsEndAsIfWrittenAtOnce) {
+  for (uint64_t seed = 0; seed < 12; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937_64 random(seed);
+    const std::string id = absl::StrCat("grown", seed);
+    std::string text = RandomText(seed + 100, 500);
+    // Long runs without a place to cut keep many tokens unsettled, across the ends of segments.
+    if (seed % 3 == 0) {
+      for (int i = 0; i < 3; ++i) {
+        std::string run;
+        for (int j = 0; j < 700; ++j) run += static_cast<char>('a' + random() % 26);
+        size_t at = random() % text.size();
+        while (at > 0 && (text[at] & 0xC0) == 0x80) --at;
+        text.insert(at, run);
+      }
+    }
+    auto writer = std::make_unique<TestWriter>(harness_.engine(), Name(id));
+    size_t sent = 0;
+    while (sent < text.size()) {
+      const std::string piece = text.substr(sent, 1 + random() % 200);
+      ASSERT_TRUE((*writer)->Append(static_cast<int64_t>(sent), piece).ok());
+      sent += piece.size();
+      const uint64_t what = random() % 8;
+      // A flush in the middle of a character flushes what is whole.
+      if (what <= 2) (*writer)->Flush().IgnoreError();
+      if (what == 2) {
+        int64_t whole = static_cast<int64_t>(sent);
+        while ((text[static_cast<size_t>(whole)] & 0xC0) == 0x80) --whole;
+        if (sent < text.size()) {
+          ASSERT_TRUE(writer->WaitVisible(whole));
+          EXPECT_GE(VisibleBytes(id), whole);
+        }
+      }
+      if (what == 3) {
+        EXPECT_FALSE(writer->misbehaved());
+        writer.reset();
+        if (random() % 2 == 0) {
+          harness_.Restart();
+          if (random() % 2 == 0) {
+            ASSERT_TRUE(harness_.WaitReady());
+          }
+        }
+        writer = std::make_unique<TestWriter>(harness_.engine(), Name(id));
+        sent = static_cast<size_t>((*writer)->accepted_bytes());
+      }
+    }
+    ASSERT_TRUE((*writer)->Flush().ok());
+    ASSERT_TRUE(writer->WaitVisible(static_cast<int64_t>(text.size())));
+    EXPECT_FALSE(writer->misbehaved());
+    EXPECT_EQ(harness_.DerivedDiffers("m", id, text), "");
+    writer.reset();
+    harness_.Restart();
+    EXPECT_EQ(harness_.DerivedDiffers("m", id, text), "");
+  }
+}
+
+TEST_F(SchedulerTest, WorkPerTokenDoesNotGrowWithTheDocument) {
+  const std::string text = RandomText(9, 3000);
+  TestWriter writer(harness_.engine(), Name());
+  std::vector<double> tokens_derived;
+  for (int part = 0; part < 8; ++part) {
+    const double before = harness_.Metric("mneme_derived_tokens_total");
+    writer.Send(text);
+    ASSERT_TRUE(writer->Flush().ok());
+    ASSERT_TRUE(writer.WaitVisible(static_cast<int64_t>(text.size()) * (part + 1)));
+    tokens_derived.push_back(harness_.Metric("mneme_derived_tokens_total") - before);
+  }
+  // Beside the tokens of the part itself, at most a few open segments are derived again.
+  const double tokens = harness_.Metric("mneme_ingest_tokens_total") / 8;
+  for (double derived : tokens_derived) EXPECT_LT(derived, tokens * 1.3 + 10 * 64);
+}
+
+}  // namespace
+}  // namespace mneme
