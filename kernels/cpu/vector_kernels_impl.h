@@ -4,6 +4,9 @@
 // The order of every sum is fixed by the shape alone, so a row's result depends neither on the rows
 // beside it nor on the number of threads.
 
+#ifndef MNEME_KERNELS_CPU_VECTOR_KERNELS_IMPL_H_
+#define MNEME_KERNELS_CPU_VECTOR_KERNELS_IMPL_H_
+
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/vector_kernels.h"
 
@@ -895,3 +898,5 @@ const VectorKernels& MNEME_VECTOR_KERNELS() {
 }
 
 }  // namespace mneme
+
+#endif  // MNEME_KERNELS_CPU_VECTOR_KERNELS_IMPL_H_

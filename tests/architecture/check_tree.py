@@ -46,7 +46,7 @@ LINKED = [
     ('CUDA::', {'kernels'}),
 ]
 
-CODE = ('.h', '.cc', '.cu', '.cuh')
+CODE = ('.h', '.cc', '.cu', '.cuh', '.inc')
 TEXT = CODE + ('.py', '.proto', '.cmake', '.txt', '.md', '.sh', '.yml', '.yaml', '.json', '.service', '')
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 UNNAMED = re.compile(r'\b(TO' r'DO|FIX' r'ME)\b(?!\([^)]+\))')
@@ -78,7 +78,7 @@ class Tree:
     def __init__(self, root):
         self.root = root
         self.files = tracked_files(root)
-        self.headers = {path for path in self.files if path.endswith(('.h', '.cuh'))}
+        self.headers = {path for path in self.files if path.endswith(('.h', '.cuh', '.inc'))}
         self.violations = []
         self.notes = []
 
@@ -107,7 +107,7 @@ class Tree:
                     rocksdb_files.append(path)
             elif extension == '.py':
                 self.check_length(path, lines)
-            if path in self.headers:
+            if path in self.headers and extension != '.inc':
                 self.check_guard(path, lines)
             if os.path.basename(path) == 'CMakeLists.txt':
                 self.check_links(path, lines)
