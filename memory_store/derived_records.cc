@@ -426,6 +426,17 @@ absl::Status MemoryStore::Impl::LoadPages(const absl::flat_hash_map<DocumentId, 
   return absl::OkStatus();
 }
 
+void MemoryStore::Impl::AwaitDerivations(absl::Span<const ChunkAddress> chunks) const {
+  absl::MutexLock lock(&mutex_);
+  const auto nobody_derives = [this, chunks]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return std::none_of(chunks.begin(), chunks.end(), [this](const ChunkAddress& chunk) {
+      const DocumentEntry* document = catalog.FindDocument(chunk.document);
+      return document != nullptr && document->derivation_in_flight;
+    });
+  };
+  mutex_.Await(absl::Condition(&nobody_derives));
+}
+
 absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chunks) {
   Impl& impl = *impl_;
   absl::flat_hash_map<DocumentId, MemoryId> memories;
@@ -476,7 +487,10 @@ absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chun
       if (page == nullptr) impl_pins->missing.push_back(chunks[i]);
     }
     if (!impl_pins->missing.empty()) {
-      // A segment that was replaced meanwhile has its pages under other ids.
+      // A segment that was replaced meanwhile, or is just being, has its pages under other ids; a
+      // document that is being deleted has none.
+      absl::ReaderMutexLock gate(&impl.write_gate_);
+      impl.AwaitDerivations(chunks);
       ASSIGN_OR_RETURN(std::vector<std::optional<PageId>> ids_now, translate());
       if (ids_now != ids) {
         ids = std::move(ids_now);

@@ -2,11 +2,12 @@
 // derived_records.cc (segments, views and pages) and recovery.cc (Open).
 //
 // Locks, in the order in which they are taken:
-//   write_gate_   shared by every write while its I/O runs, exclusive for a deletion: so no write
-//   lands after the deletion
-//                 of what it belongs to. Readers never take it.
-//   ids_mutex_    creations only.
-//   mutex_        the catalog and the landmarks. Held for memory accesses alone, never during I/O.
+// - write_gate_: shared by every write while its I/O runs, exclusive for a deletion, so that no
+// write
+//   lands after the deletion of what it belongs to. A reader takes it only to tell a deletion under
+//   way from damage.
+// - ids_mutex_: creations only.
+// - mutex_: the catalog and the landmarks. Held for memory accesses alone, never during I/O.
 
 #ifndef MNEME_MEMORY_STORE_MEMORY_STORE_IMPL_H_
 #define MNEME_MEMORY_STORE_MEMORY_STORE_IMPL_H_
@@ -40,8 +41,8 @@ struct PinnedPages::Impl {
   std::vector<ChunkAddress> missing;
 };
 
-// Tier use, read when Prometheus asks. Outlives the store inside Metrics; says nothing then.
-// Thread-safe.
+// Tier use and totals, read when Prometheus asks. Outlives the store inside Metrics; says nothing
+// then. Thread-safe.
 class TierCollectable;
 
 struct MemoryStore::Impl {
@@ -63,6 +64,9 @@ struct MemoryStore::Impl {
   absl::Status LoadPages(const absl::flat_hash_map<DocumentId, MemoryId>& memories,
                          absl::Span<const PageId> ids, absl::Span<uint8_t* const> destinations,
                          std::vector<bool>* found) const;
+
+  // Waits until no change of what is derived from these documents is under way.
+  void AwaitDerivations(absl::Span<const ChunkAddress> chunks) const ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Counts a record that failed its checks, and logs it.
   Counter& CorruptRecords(RecordKind kind) const;

@@ -12,6 +12,8 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <deque>
+#include <thread>
 #include <utility>
 
 #include <rocksdb/cache.h>
@@ -287,6 +289,90 @@ rocksdb::ColumnFamilyOptions TableOptions(Table table,
   return options;
 }
 
+// Gives back the space of deleted ranges: a deletion is a note that compaction acts upon, which in
+// a quiet store it may not do for weeks. Large ranges are compacted at once, one after another, on
+// a thread of its own; small ones are left to RocksDB. Thread-safe.
+class SpaceReclaimer {
+ public:
+  // `db` and `tables` outlive this.
+  SpaceReclaimer(rocksdb::DB& db, const std::vector<rocksdb::ColumnFamilyHandle*>& tables)
+      : db_(db), tables_(tables), thread_([this] { Run(); }) {}
+
+  ~SpaceReclaimer() {
+    cancel_ = true;
+    db_.DisableManualCompaction();
+    {
+      absl::MutexLock lock(&mutex_);
+      stopping_ = true;
+    }
+    thread_.join();
+  }
+
+  void RangesDeleted(const WriteBatch& batch) {
+    absl::MutexLock lock(&mutex_);
+    for (const WriteBatch::Op& op : batch.ops) {
+      if (op.kind != WriteBatch::Kind::kDeleteRange) continue;
+      if (pending_.size() == kPendingMax) return;
+      pending_.push_back({op.table, op.key, op.value});
+    }
+  }
+
+ private:
+  struct DeletedRange {
+    Table table;
+    std::string begin;
+    std::string end;
+  };
+  // More than this many wait for RocksDB's own compactions.
+  static constexpr size_t kPendingMax = 1024;
+  // Bytes in table files from which a range is worth a compaction. Of pages these hold the keys
+  // alone.
+  static constexpr std::array<uint64_t, kTableCount> kBytesMin = {1 << 20, 1 << 20, 1 << 20,
+                                                                  16 << 10};
+
+  void Run() {
+    while (true) {
+      DeletedRange range;
+      {
+        absl::MutexLock lock(&mutex_);
+        const auto work = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+          return stopping_ || !pending_.empty();
+        };
+        mutex_.Await(absl::Condition(&work));
+        if (stopping_) return;
+        range = std::move(pending_.front());
+        pending_.pop_front();
+      }
+      Reclaim(range);
+    }
+  }
+
+  void Reclaim(const DeletedRange& range) {
+    const size_t table = static_cast<size_t>(range.table);
+    const rocksdb::Slice begin(range.begin), end(range.end);
+    const rocksdb::Range sized(begin, end);
+    uint64_t bytes = 0;
+    db_.GetApproximateSizes(tables_[table], &sized, 1, &bytes);
+    if (bytes < kBytesMin[table]) return;
+    rocksdb::CompactRangeOptions options;
+    options.exclusive_manual_compaction = false;
+    options.canceled = &cancel_;
+    const rocksdb::Status status = db_.CompactRange(options, tables_[table], &begin, &end);
+    if (!status.ok() && !cancel_) {
+      LogWarning("memory_store", "space of deleted records not reclaimed yet",
+                 {{"table", kTableNames[table]}, {"status", status.ToString()}});
+    }
+  }
+
+  rocksdb::DB& db_;
+  const std::vector<rocksdb::ColumnFamilyHandle*> tables_;
+  std::atomic<bool> cancel_{false};  // read by RocksDB while it compacts
+  absl::Mutex mutex_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::deque<DeletedRange> pending_ ABSL_GUARDED_BY(mutex_);
+  std::thread thread_;
+};
+
 // Thread-safe.
 class RocksDbChunkStore : public ChunkStore {
  public:
@@ -337,6 +423,7 @@ class RocksDbChunkStore : public ChunkStore {
   std::unique_ptr<rocksdb::DB> db_;
   rocksdb::ColumnFamilyHandle* default_table_ = nullptr;  // RocksDB demands it; empty
   std::vector<rocksdb::ColumnFamilyHandle*> tables_;      // [kTableCount]
+  std::unique_ptr<SpaceReclaimer> reclaimer_;
   bool lenient_ = false;  // opened without RocksDB's paranoid_checks
   absl::Mutex lenient_mutex_;
   absl::Status lenient_status_ ABSL_GUARDED_BY(lenient_mutex_);  // of the write that failed
@@ -406,12 +493,14 @@ absl::Status RocksDbChunkStore::OpenDb(Metrics& metrics) {
   db_.reset(db);
   default_table_ = handles[0];
   tables_.assign(handles.begin() + 1, handles.end());
+  reclaimer_ = std::make_unique<SpaceReclaimer>(*db_, tables_);
   return absl::OkStatus();
 }
 
 RocksDbChunkStore::~RocksDbChunkStore() {
   if (collectable_) collectable_->Detach();
   if (!db_) return;
+  reclaimer_.reset();
   for (rocksdb::ColumnFamilyHandle* table : tables_) db_->DestroyColumnFamilyHandle(table);
   db_->DestroyColumnFamilyHandle(default_table_);
   const rocksdb::Status status = db_->Close();
@@ -468,6 +557,7 @@ absl::Status RocksDbChunkStore::Write(const WriteBatch& batch, Durability durabi
     synced_write_seconds_.Observe(absl::ToDoubleSeconds(absl::Now() - begin));
   }
   if (status.IsNoSpace()) refused_writes_.Increment();
+  if (status.ok()) reclaimer_->RangesDeleted(batch);
   return ToStatus(status, absl::StrCat("write to ", directory_->path()));
 }
 

@@ -229,6 +229,33 @@ TEST_F(RocksDbChunkStoreTest, WriteThatWouldTouchTheReserveIsRefusedButDeletionI
   EXPECT_THAT(metrics_.Expose(), HasSubstr("mneme_store_writes_refused_total 1"));
 }
 
+TEST_F(RocksDbChunkStoreTest, SpaceOfADeletedRangeIsGivenBack) {
+  const auto fill = [](ChunkStore& store, const std::string& prefix) {
+    for (int i = 0; i < 1000; ++i) {
+      WriteBatch batch;
+      std::string value(16 << 10, '\0');
+      for (size_t b = 0; b < value.size(); ++b) value[b] = static_cast<char>(b * b * i + (b >> 3));
+      batch.Put(Table::kPages, absl::StrCat(prefix, i), value);
+      ASSERT_TRUE(store.Write(batch, Durability::kWriteBehind).ok());
+    }
+  };
+  for (const char* prefix : {"a", "b"}) {  // reopened in between: files of their own
+    auto store = Open().value();
+    fill(*store, prefix);
+  }
+  auto store = Open().value();
+  const int64_t before = store->used_bytes();
+  WriteBatch batch;
+  batch.DeleteRange(Table::kPages, "a", "b");
+  ASSERT_TRUE(store->Write(batch, Durability::kSynced).ok());
+  const absl::Time deadline = absl::Now() + absl::Seconds(60);
+  while (store->used_bytes() > before - (15 << 20) && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(10));  // RocksDB deletes files when it likes
+  }
+  EXPECT_LE(store->used_bytes(), before - (15 << 20));
+  EXPECT_TRUE(store->Get(Table::kPages, "b999").ok());
+}
+
 // A file system of its own, of a given size. Needs the right to mount.
 class SmallDisk {
  public:
