@@ -1,0 +1,424 @@
+// The network on random bundles of odd shapes against its double twin, on every instruction set,
+// and its promises about company, steps, forks and bad input.
+
+#include "model/ramba_model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/model/random_bundle.h"
+#include "tests/reference/network_reference.h"
+
+namespace mneme {
+namespace {
+
+using testing::HasSubstr;
+
+struct TestModel {
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<RambaModel> model;
+};
+
+TestModel MakeModel(const RandomShape& shape, absl::string_view matrix_dtype, Precision precision,
+                    CpuBackendOptions options = {.threads = 2}) {
+  TestModel setup;
+  setup.backend = CreateCpuBackend(options).value();
+  setup.model = RambaModel::Create(RandomBundle(shape, matrix_dtype, 1), *setup.backend,
+                                   {.precision = precision})
+                    .value();
+  return setup;
+}
+
+std::vector<TokenId> RandomIds(const ModelConfig& config, int64_t count, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::uniform_int_distribution<TokenId> id(0, config.vocab_size - 1);
+  std::vector<TokenId> ids(count);
+  for (TokenId& token : ids) token = id(random);
+  return ids;
+}
+
+std::vector<SegmentChunks> Derive(const Model& model,
+                                  const std::vector<std::vector<TokenId>>& segments) {
+  const std::vector<absl::Span<const TokenId>> spans(segments.begin(), segments.end());
+  std::vector<SegmentChunks> out;
+  const absl::Status status = model.ForwardLower(spans, &out);
+  EXPECT_TRUE(status.ok()) << status;
+  return out;
+}
+
+double StoredElement(const uint8_t* data, DType dtype, int64_t i) {
+  if (dtype == DType::kBf16) {
+    Bf16 value;
+    std::memcpy(&value, data + 2 * i, 2);
+    return Bf16ToFloat(value);
+  }
+  float value;
+  std::memcpy(&value, data + 4 * i, 4);
+  return value;
+}
+
+// Largest difference over largest magnitude.
+struct Error {
+  double difference = 0, magnitude = 1e-30;
+  void Add(double got, double want) {
+    difference = std::isnan(got) ? HUGE_VAL : std::max(difference, std::fabs(got - want));
+    magnitude = std::max(magnitude, std::fabs(want));
+  }
+  double relative() const { return difference / magnitude; }
+};
+
+// A reader over the chunks of one segment, its selections as the reference's.
+class Reader {
+ public:
+  Reader(const Model& model, const SegmentChunks& chunks, const NetworkReference::Reading& reading)
+      : model_(model), chunks_(chunks), reading_(reading), state_(model.NewReaderState()) {}
+
+  // Advances by `ids`, row `first_row` of the reading on; returns logits and queries.
+  struct Step {
+    LowerRows lower;
+    std::vector<float> logits;
+  };
+  Step Advance(absl::Span<const TokenId> ids, int64_t first_row,
+               LogitRows which = LogitRows::kAll) {
+    Step out;
+    const ReaderStep step = {.state = state_.get(), .ids = ids};
+    absl::Status status = model_.ReadLower(absl::MakeConstSpan(&step, 1), &out.lower);
+    EXPECT_TRUE(status.ok()) << status;
+    std::vector<std::vector<const uint8_t*>> pages(ids.size());
+    std::vector<std::vector<float>> weights(ids.size());
+    std::vector<RowSelection> selections;
+    for (size_t r = 0; r < ids.size(); ++r) {
+      for (int chunk : reading_.index[first_row + r]) {
+        pages[r].push_back(chunks_.pages.data() + chunk * model_.page_layout().page_bytes());
+      }
+      for (double w : reading_.weights[first_row + r]) weights[r].push_back(static_cast<float>(w));
+      selections.push_back({.pages = pages[r], .weights = weights[r]});
+    }
+    status =
+        model_.ReadUpper(absl::MakeConstSpan(&step, 1), out.lower, selections, which, &out.logits);
+    EXPECT_TRUE(status.ok()) << status;
+    return out;
+  }
+
+  std::unique_ptr<ReaderState>& state() { return state_; }
+
+ private:
+  const Model& model_;
+  const SegmentChunks& chunks_;
+  const NetworkReference::Reading& reading_;
+  std::unique_ptr<ReaderState> state_;
+};
+
+struct Tolerance {
+  double chunks, queries, logits;
+};
+
+void CompareWithReference(const TestModel& setup, Tolerance tolerance) {
+  const Model& model = *setup.model;
+  const ModelConfig& c = model.config();
+  const PageLayout layout = model.page_layout();
+  const NetworkReference reference(model.bundle());
+  for (const int64_t length :
+       {int64_t{1}, int64_t{c.chunk_size}, int64_t{c.chunk_size} + 1, int64_t{c.segment_size}}) {
+    const std::vector<TokenId> ids = RandomIds(c, length, 5);
+    const NetworkReference::Chunks want = reference.Ingest(ids);
+    const std::vector<SegmentChunks> got = Derive(model, {ids});
+    ASSERT_EQ(got.size(), 1u);
+    ASSERT_EQ(got[0].chunk_count, static_cast<int>(want.landmarks.size()));
+    Error K, V, landmarks;
+    const int64_t plane = int64_t{layout.chunk_tokens} * layout.kv_dim;
+    for (int chunk = 0; chunk < got[0].chunk_count; ++chunk) {
+      const uint8_t* page = got[0].pages.data() + chunk * layout.page_bytes();
+      for (int64_t i = 0; i < plane; ++i) {
+        K.Add(StoredElement(page, layout.dtype, i), want.K[chunk][i]);
+        V.Add(StoredElement(page, layout.dtype, plane + i), want.V[chunk][i]);
+      }
+      const uint8_t* landmark = got[0].landmarks.data() + chunk * layout.landmark_bytes();
+      for (int64_t i = 0; i < layout.landmark_dim; ++i) {
+        landmarks.Add(StoredElement(landmark, layout.dtype, i), want.landmarks[chunk][i]);
+      }
+    }
+    EXPECT_LE(K.relative(), tolerance.chunks) << "K, length " << length;
+    EXPECT_LE(V.relative(), tolerance.chunks) << "V, length " << length;
+    EXPECT_LE(landmarks.relative(), tolerance.chunks) << "landmarks, length " << length;
+
+    const std::vector<TokenId> question = RandomIds(c, 21, 6);
+    const NetworkReference::Reading reading = reference.Read(question, want);
+    for (const int64_t step : {int64_t{1}, int64_t{8}, int64_t{21}}) {
+      Reader reader(model, got[0], reading);
+      Error scores, logits;
+      for (int64_t row = 0; row < 21; row += step) {
+        const int64_t count = std::min<int64_t>(step, 21 - row);
+        const Reader::Step out =
+            reader.Advance(absl::MakeConstSpan(question).subspan(row, count), row);
+        for (int64_t r = 0; r < count; ++r) {
+          for (size_t i = 0; i < reading.index[row + r].size(); ++i) {
+            double score = 0;
+            for (int64_t d = 0; d < c.landmark_dim; ++d) {
+              score += double{out.lower.queries[r * c.landmark_dim + d]} *
+                       want.landmarks[reading.index[row + r][i]][d];
+            }
+            scores.Add(score, reading.scores[row + r][i]);
+          }
+          for (int64_t v = 0; v < c.vocab_size; ++v) {
+            logits.Add(out.logits[r * c.vocab_size + v], reading.logits[row + r][v]);
+          }
+        }
+      }
+      EXPECT_LE(scores.relative(), tolerance.queries) << "steps of " << step;
+      EXPECT_LE(logits.relative(), tolerance.logits) << "steps of " << step;
+    }
+  }
+}
+
+// f32: the twin's values but for the order of sums.
+constexpr Tolerance kF32 = {1e-4, 1e-4, 1e-4};
+// bf16: 8 bits in operands and in what is stored; random weights amplify more than trained ones.
+constexpr Tolerance kBf16 = {5e-2, 5e-2, 5e-2};
+
+RandomShape OddShape() { return {}; }
+RandomShape WideStateShape() {
+  return {.d_model = 128,
+          .ssm_head_dim = 32,
+          .ssm_state_size = 128,
+          .n_heads = 2,
+          .chunk_size = 64,
+          .landmark_dim = 128,
+          .encoder_layers = 2,
+          .encoder_ffn = 200,
+          .hsa_every = 2,
+          .segment_size = 192};
+}
+RandomShape SmallestShape() {
+  return {.d_model = 2,
+          .n_lower_layers = 1,
+          .n_upper_layers = 1,
+          .ssm_head_dim = 1,
+          .ssm_state_size = 1,
+          .conv_kernel = 2,
+          .n_heads = 1,
+          .chunk_size = 1,
+          .chunks_per_read = 1,
+          .landmark_dim = 1,
+          .encoder_layers = 1,
+          .encoder_ffn = 1,
+          .hsa_every = 1,
+          .segment_size = 4};
+}
+
+TEST(RambaModelTest, OddShapesMatchTheTwinOnEveryInstructionSet) {
+  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx}) {
+    if (isa > DetectCpuIsa()) continue;
+    SCOPED_TRACE(CpuIsaName(isa));
+    CompareWithReference(
+        MakeModel(OddShape(), "I8", Precision::kF32, {.threads = 2, .isa_max = isa}), kF32);
+    CompareWithReference(
+        MakeModel(OddShape(), "I8", Precision::kBf16, {.threads = 2, .isa_max = isa}), kBf16);
+  }
+}
+
+TEST(RambaModelTest, WideStatesAndLongSegmentsMatchTheTwin) {
+  CompareWithReference(MakeModel(WideStateShape(), "I8", Precision::kF32), kF32);
+  CompareWithReference(MakeModel(WideStateShape(), "I8", Precision::kBf16), kBf16);
+}
+
+TEST(RambaModelTest, TheSmallestShapeMatchesTheTwin) {
+  CompareWithReference(MakeModel(SmallestShape(), "F32", Precision::kF32), kF32);
+}
+
+TEST(RambaModelTest, MatricesInF32AndBf16MatchTheTwin) {
+  for (const char* dtype : {"F32", "BF16"}) {
+    SCOPED_TRACE(dtype);
+    CompareWithReference(MakeModel(OddShape(), dtype, Precision::kF32), kF32);
+    CompareWithReference(MakeModel(OddShape(), dtype, Precision::kBf16), kBf16);
+  }
+}
+
+TEST(RambaModelTest, SegmentsDoNotDependOnTheirCompanyNorOnThreads) {
+  for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
+    const TestModel one = MakeModel(WideStateShape(), "I8", precision, {.threads = 1});
+    const TestModel three = MakeModel(WideStateShape(), "I8", precision, {.threads = 3});
+    std::vector<std::vector<TokenId>> segments;
+    for (int64_t length : {1, 64, 65, 192, 130, 7, 191}) {
+      segments.push_back(RandomIds(one.model->config(), length, static_cast<uint32_t>(length)));
+    }
+    const std::vector<SegmentChunks> together = Derive(*three.model, segments);
+    for (size_t i = 0; i < segments.size(); ++i) {
+      const std::vector<SegmentChunks> alone = Derive(*one.model, {segments[i]});
+      EXPECT_EQ(alone[0].pages, together[i].pages) << "segment " << i;
+      EXPECT_EQ(alone[0].landmarks, together[i].landmarks) << "segment " << i;
+    }
+  }
+}
+
+TEST(RambaModelTest, ReadersDoNotDependOnTheirCompany) {
+  for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
+    const TestModel setup = MakeModel(OddShape(), "I8", precision);
+    const Model& model = *setup.model;
+    const ModelConfig& c = model.config();
+    // Prompts of several lengths and single tokens, mixed; then all by one token.
+    std::vector<std::vector<TokenId>> prompts;
+    for (int64_t length : {1, 30, 1, 1, 200, 2})
+      prompts.push_back(RandomIds(c, length, static_cast<uint32_t>(length)));
+    std::vector<std::unique_ptr<ReaderState>> states;
+    std::vector<ReaderStep> steps;
+    for (const std::vector<TokenId>& prompt : prompts) {
+      states.push_back(model.NewReaderState());
+      steps.push_back({.state = states.back().get(), .ids = prompt});
+    }
+    const auto read = [&](absl::Span<const ReaderStep> batch) {
+      LowerRows lower;
+      EXPECT_TRUE(model.ReadLower(batch, &lower).ok());
+      std::vector<RowSelection> none(lower.hidden.size() / c.d_model);
+      std::vector<float> logits;
+      EXPECT_TRUE(model.ReadUpper(batch, lower, none, LogitRows::kLastOfStep, &logits).ok());
+      return logits;
+    };
+    const std::vector<float> together = read(steps);
+    const std::vector<TokenId> next = {5};
+    for (ReaderStep& step : steps) step.ids = next;
+    const std::vector<float> after = read(steps);
+    ASSERT_EQ(together.size(), prompts.size() * c.vocab_size);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      const auto state = model.NewReaderState();
+      ReaderStep step = {.state = state.get(), .ids = prompts[i]};
+      const auto row = [&](const std::vector<float>& logits) {
+        return std::vector<float>(logits.begin() + i * c.vocab_size,
+                                  logits.begin() + (i + 1) * c.vocab_size);
+      };
+      EXPECT_EQ(read(absl::MakeConstSpan(&step, 1)), row(together)) << "prompt " << i;
+      step.ids = next;
+      EXPECT_EQ(read(absl::MakeConstSpan(&step, 1)), row(after)) << "after prompt " << i;
+    }
+  }
+}
+
+TEST(RambaModelTest, AForkGoesItsOwnWay) {
+  const TestModel setup = MakeModel(OddShape(), "I8", Precision::kBf16);
+  const Model& model = *setup.model;
+  const std::vector<TokenId> prompt = RandomIds(model.config(), 20, 3), next = {7};
+  const auto state = model.NewReaderState();
+  LowerRows before, first, second;
+  ReaderStep step = {.state = state.get(), .ids = prompt};
+  ASSERT_TRUE(model.ReadLower(absl::MakeConstSpan(&step, 1), &before).ok());
+  const auto fork = state->Clone();
+  ASSERT_NE(fork, nullptr);
+  step.ids = next;
+  ASSERT_TRUE(model.ReadLower(absl::MakeConstSpan(&step, 1), &first).ok());
+  step.state = fork.get();
+  ASSERT_TRUE(model.ReadLower(absl::MakeConstSpan(&step, 1), &second).ok());
+  EXPECT_EQ(first.hidden, second.hidden);
+}
+
+TEST(RambaModelTest, CallsFromManyThreadsGiveTheSame) {
+  const TestModel setup = MakeModel(OddShape(), "I8", Precision::kBf16);
+  const std::vector<TokenId> ids = RandomIds(setup.model->config(), 64, 9);
+  const SegmentChunks want = Derive(*setup.model, {ids})[0];
+  std::vector<SegmentChunks> got(4);
+  std::vector<std::thread> threads;
+  for (SegmentChunks& chunks : got) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 3; ++i) chunks = Derive(*setup.model, {ids, ids})[1];
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const SegmentChunks& chunks : got) {
+    EXPECT_EQ(chunks.pages, want.pages);
+    EXPECT_EQ(chunks.landmarks, want.landmarks);
+  }
+}
+
+TEST(RambaModelTest, BadIngestIsRefusedWithItsValue) {
+  const TestModel setup = MakeModel(OddShape(), "I8", Precision::kF32);
+  std::vector<SegmentChunks> out;
+  const auto status_of = [&](std::vector<TokenId> ids) {
+    const absl::Span<const TokenId> span(ids);
+    return setup.model->ForwardLower(absl::MakeConstSpan(&span, 1), &out);
+  };
+  EXPECT_EQ(status_of({}).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status_of(std::vector<TokenId>(65, 1)).message()),
+              HasSubstr("65 tokens, allowed are 1 to 64"));
+  EXPECT_THAT(std::string(status_of({1, 264}).message()), HasSubstr("token 1 has id 264"));
+  EXPECT_THAT(std::string(status_of({-1}).message()), HasSubstr("token 0 has id -1"));
+  EXPECT_TRUE(setup.model->ForwardLower({}, &out).ok());
+  EXPECT_TRUE(out.empty());
+}
+
+TEST(RambaModelTest, BadReaderStepsAreRefused) {
+  const TestModel setup = MakeModel(OddShape(), "I8", Precision::kF32);
+  const Model& model = *setup.model;
+  const auto state = model.NewReaderState();
+  const std::vector<TokenId> good = {1, 2}, bad = {1, 9999};
+  LowerRows lower;
+  const auto read = [&](ReaderState* reader, absl::Span<const TokenId> ids) {
+    const ReaderStep step = {.state = reader, .ids = ids};
+    return model.ReadLower(absl::MakeConstSpan(&step, 1), &lower).code();
+  };
+  EXPECT_EQ(read(nullptr, good), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(read(state.get(), {}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(read(state.get(), bad), absl::StatusCode::kInvalidArgument);
+  ASSERT_EQ(read(state.get(), good), absl::StatusCode::kOk);
+
+  const ReaderStep step = {.state = state.get(), .ids = good};
+  const auto read_upper = [&](const LowerRows& rows, const std::vector<RowSelection>& selections) {
+    std::vector<float> logits;
+    return model
+        .ReadUpper(absl::MakeConstSpan(&step, 1), rows, selections, LogitRows::kAll, &logits)
+        .code();
+  };
+  const uint8_t* page = nullptr;
+  const float weights[] = {0.5f, 0.25f};
+  EXPECT_EQ(read_upper(LowerRows(), {{}, {}}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(read_upper(lower, {{}}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(read_upper(lower, {{.pages = absl::MakeConstSpan(&page, 1), .weights = weights}, {}}),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(read_upper(lower, {{}, {}}), absl::StatusCode::kOk);
+}
+
+TEST(RambaModelTest, NoStepsAreNoWork) {
+  const TestModel setup = MakeModel(OddShape(), "I8", Precision::kF32);
+  LowerRows lower;
+  std::vector<float> logits;
+  EXPECT_TRUE(setup.model->ReadLower({}, &lower).ok());
+  EXPECT_TRUE(setup.model->ReadUpper({}, lower, {}, LogitRows::kAll, &logits).ok());
+  EXPECT_TRUE(logits.empty());
+}
+
+TEST(RambaModelTest, WhatIsStoredTellsItsDerivation) {
+  const TestModel f32 = MakeModel(OddShape(), "I8", Precision::kF32),
+                  bf16 = MakeModel(OddShape(), "I8", Precision::kBf16);
+  EXPECT_NE(f32.model->derivation_fingerprint(), bf16.model->derivation_fingerprint());
+  EXPECT_NE(f32.model->derivation_fingerprint(), f32.model->bundle().fingerprint);
+  EXPECT_EQ(f32.model->page_layout().page_bytes(), 2 * 16 * 32 * 4);
+  EXPECT_EQ(bf16.model->page_layout().landmark_bytes(), 40 * 2);
+}
+
+TEST(StickBreakingTest, WeightsMatchTheProductForm) {
+  const float scores[] = {0.5f, -3.0f, 20.0f, -40.0f, 100.0f, 1.0f};
+  float weights[6];
+  StickBreakingWeights(scores, absl::MakeSpan(weights));
+  double remaining = 1;
+  for (int i = 0; i < 6; ++i) {
+    const double gate = 1 / (1 + std::exp(-double{scores[i]}));
+    EXPECT_NEAR(weights[i], gate * remaining, 1e-6) << i;
+    remaining *= 1 / (1 + std::exp(double{scores[i]}));
+  }
+}
+
+TEST(StickBreakingTest, AnAbsentChunkWeighsNothing) {
+  const float scores[] = {-HUGE_VALF, 0.0f};
+  float weights[2];
+  StickBreakingWeights(scores, absl::MakeSpan(weights));
+  EXPECT_EQ(weights[0], 0.0f);
+  EXPECT_FLOAT_EQ(weights[1], 0.5f);
+  StickBreakingWeights({}, {});
+}
+
+}  // namespace
+}  // namespace mneme

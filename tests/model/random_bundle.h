@@ -1,0 +1,39 @@
+// Bundles with random weights, of any shape.
+
+#ifndef MNEME_TESTS_MODEL_RANDOM_BUNDLE_H_
+#define MNEME_TESTS_MODEL_RANDOM_BUNDLE_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/strings/string_view.h"
+#include "model/bundle.h"
+
+namespace mneme {
+
+// What differs between the networks of a test; the rest of the config follows.
+struct RandomShape {
+  int d_model = 96;
+  int n_lower_layers = 2;
+  int n_upper_layers = 2;
+  int ssm_head_dim = 64;
+  int ssm_state_size = 16;
+  int conv_kernel = 4;
+  int n_heads = 3;
+  int chunk_size = 16;
+  int chunks_per_read = 3;
+  int landmark_dim = 40;
+  int encoder_layers = 1;
+  int encoder_ffn = 72;
+  int hsa_every = 1;
+  int segment_size = 64;
+};
+
+// Loaded from files that are gone afterwards. Matrices as `matrix_dtype` (I8, F32 or BF16). The
+// same for the same seed.
+std::unique_ptr<Bundle> RandomBundle(const RandomShape& shape, absl::string_view matrix_dtype,
+                                     uint32_t seed);
+
+}  // namespace mneme
+
+#endif  // MNEME_TESTS_MODEL_RANDOM_BUNDLE_H_
