@@ -4,6 +4,7 @@ Usage: python3 -m training.bundle CHECKPOINT PREPARED OUT_FOLDER [--golden FILE]
        python3 -m training.bundle --golden-of BUNDLE --golden FILE
 Golden values are those of the executable specification (reference.py) in float32 on the stored int8 weights."""
 import argparse
+import math
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from training.model import Ramba
 from training.tokenizer import Tokenizer
 
 GOLDEN_ANSWER = '40917'
+GOLDEN_QUESTIONS = ('What is the pass key? The pass key is', 'What is the pass key?', 'The pass key is', 'The pass key?', 'What was the pass key?')
 
 
 def export(weights, sizes, tokenizer_file, folder):
@@ -34,13 +36,24 @@ def load(folder):
     return model.eval(), Tokenizer(Path(folder) / 'tokenizer.model')
 
 
-def golden_texts():
-    """A log of a lighthouse with a pass key and another number in it; a question and its answer."""
+def golden_text():
+    """A log of a lighthouse with a pass key and another number in it."""
     rows = ['The lighthouse log for day %d records wind from the %s, a swell of %d feet and %d passing ships.' %
             (i, ('north', 'east', 'south', 'west')[i % 4], 2 + i * 7 % 11, i * 13 % 9) for i in range(1, 19)]
     rows.insert(7, f'The pass key is {GOLDEN_ANSWER}. Remember it. {GOLDEN_ANSWER} is the pass key.')
     rows.insert(12, 'One of the special magic numbers for amber-quill is: 883120.')
-    return ' '.join(rows), 'What is the pass key? The pass key is'
+    return ' '.join(rows)
+
+
+@torch.no_grad()
+def selection_margin(model, ids, landmarks):
+    """How far apart the last chunk read and the first one left out are, at the closest of all tokens. Golden values must not
+    hang on a tie that another order of sums decides differently."""
+    if len(landmarks) <= model.c.chunks_per_read:
+        return math.inf
+    queries = model.retrieval_q_norm(model.retrieval_proj(model.retrieval_norm(model.run_lower(ids))))
+    scores = (queries @ landmarks.T * (torch.exp(model.retrieval_log_scale) / model.c.landmark_dim)).sort(-1, descending=True).values
+    return (scores[:, model.c.chunks_per_read - 1] - scores[:, model.c.chunks_per_read]).min().item()
 
 
 @torch.no_grad()
@@ -48,16 +61,16 @@ def write_golden(folder, path):
     """Writes the oracle's tensors for the bundle in `folder`; returns what the model answers."""
     model, _ = reference.load(folder)
     tokenizer = Tokenizer(Path(folder) / 'tokenizer.model')
-    text, question = golden_texts()
-    document = torch.tensor([tokenizer.document] + tokenizer.encode(text))
+    document = torch.tensor([tokenizer.document] + tokenizer.encode(golden_text()))
     answer = tokenizer.encode_answer(GOLDEN_ANSWER)
-    question = torch.tensor([tokenizer.question] + tokenizer.encode(question) + [tokenizer.answer] + answer)
     h, layers = model.embedding(F.pad(document, (0, -len(document) % model.c.chunk_size), value=tokenizer.document))[None], {}
     for i, layer in enumerate(model.lower):
         h, state = layer(h)
         layers[f'lower.{i}.hidden'] = h[0, -128:]                # the last 128 tokens
         layers[f'lower.{i}.conv_state'], layers[f'lower.{i}.ssm_state'] = state[0][0], state[1][0]
     K, V, landmarks = model.ingest(document, tokenizer.document)
+    questions = [torch.tensor([tokenizer.question, *tokenizer.encode(q), tokenizer.answer, *answer]) for q in GOLDEN_QUESTIONS]
+    question = max(questions, key=lambda ids: selection_margin(model, ids, landmarks))
     logits, (index, scores, weights) = model.read(question, K, V, landmarks)
     reference.save_safetensors({'document_ids': document, 'question_ids': question, 'K': K, 'V': V, 'landmarks': landmarks,
                                 'select.index': index.int(), 'select.scores': scores, 'select.weights': weights, 'logits': logits, **layers}, path)

@@ -1,6 +1,7 @@
 """Evaluation JSON -> a table in Markdown, and a heat map of depth by length.
 
-Usage: python3 -m training.report RESULT.json [MORE.json ...] [--plot FILE.png]"""
+Usage: python3 -m training.report RESULT.json [MORE.json ...] [--plot FILE.svg] [--summary FILE.json]
+Results of one bundle that were made in several runs can be joined first: --join takes all files as one."""
 import argparse
 import collections
 import json
@@ -40,33 +41,50 @@ def table(reports):
     return '\n'.join(lines) + '\n'
 
 
-def plot(report, path, bins=8):
-    """Share of exact answers by depth and memory length, over all families."""
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-    sizes = list(dict.fromkeys(r['size'] for r in report['needles']))
-    cells = [[[] for _ in sizes] for _ in range(bins)]
+def plot(report, path, bins=8, cell=(84, 34)):
+    """Share of exact answers by depth and memory length, over all families, as SVG: red is none, green is all."""
+    sizes, (w, h), cells = list(dict.fromkeys(r['size'] for r in report['needles'])), cell, collections.defaultdict(list)
     for r in report['needles']:
-        cells[min(bins - 1, int(r['depth'] * bins))][sizes.index(r['size'])].append(r['exact'])
-    figure, axes = plt.subplots(figsize=(6, 4))
-    image = axes.imshow([[sum(c) / max(1, len(c)) for c in row] for row in cells], vmin=0, vmax=1, cmap='RdYlGn', aspect='auto')
-    axes.set_xticks(range(len(sizes)), sizes)
-    axes.set_yticks(range(bins), [f'{100 * (i + 0.5) / bins:.0f} %' for i in range(bins)])
-    axes.set_xlabel('memory (tokens)')
-    axes.set_ylabel('depth of the fact')
-    axes.set_title(f'{report["bundle"]}: exact answers, all families')
-    figure.colorbar(image)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+        cells[min(bins - 1, int(r['depth'] * bins)), sizes.index(r['size'])].append(r['exact'])
+    text = lambda x, y, words, anchor='middle': f'<text x="{x}" y="{y}" text-anchor="{anchor}">{words}</text>'
+    parts = [text(70 + w * len(sizes) / 2, 18, f'{report["bundle"]}: exact answers (%) by depth of the fact and tokens of memory')]
+    for row in range(bins):
+        parts.append(text(62, 48 + h * row, f'{100 * (row + 0.5) / bins:.0f} %', 'end'))
+        for column in range(len(sizes)):
+            found = cells[row, column]
+            share = sum(found) / max(1, len(found))
+            x, y = 70 + w * column, 28 + h * row
+            parts += [f'<rect x="{x}" y="{y}" width="{w - 2}" height="{h - 2}" fill="hsl({120 * share:.0f},65%,62%)"/>',
+                      text(x + w / 2, y + h / 2 + 4, f'{100 * share:.0f}')]
+    parts += [text(70 + w * (i + 0.5), 46 + h * bins, size) for i, size in enumerate(sizes)]
+    Path(path).write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="{90 + w * len(sizes)}" height="{60 + h * bins}" '
+                          f'font-family="sans-serif" font-size="12">' + ''.join(parts) + '</svg>\n')
+
+
+def joined(reports):
+    """Reports of one bundle as one."""
+    return {'bundle': reports[0]['bundle'], **{k: [x for r in reports for x in r[k]] for k in ('needles', 'dense', 'sets', 'perplexity')}}
+
+
+def short(report):
+    """What is worth keeping in a repository: shares instead of single questions."""
+    rows = [{'family': f, 'memory': size, 'questions': n, 'exact': e, 'recall_at_1': one, 'recall_at_8': eight}
+            for (f, size), (n, e, one, eight) in summary(report['dense'] + report['needles']).items()]
+    sets = [{k: v for k, v in s.items() if k != 'examples'} for s in report['sets']]
+    return {'bundle': report['bundle'], 'facts': rows, 'sets': sets, 'perplexity': report['perplexity']}
 
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('results', nargs='+')
     parser.add_argument('--plot')
+    parser.add_argument('--summary')
+    parser.add_argument('--join', action='store_true')
     args = parser.parse_args()
     reports = [json.loads(Path(p).read_text()) for p in args.results]
+    reports = [joined(reports)] if args.join else reports
     print(table(reports), end='')
+    if args.summary:
+        Path(args.summary).write_text(json.dumps(short(reports[0]), indent=1) + '\n')
     if args.plot:
         plot(reports[0], args.plot)
