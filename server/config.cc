@@ -259,6 +259,9 @@ std::vector<ConfigKey> MakeKeys() {
 
       IntegerKey("engine", "batch_segments_max", 1, 1024, "Segments derived in one batch, at most.",
                  FIELD(engine.batch_segments_max)),
+      IntegerKey("engine", "batch_tokens_max", 1, 1 << 24,
+                 "Tokens derived in one batch, at most; one segment always fits.",
+                 FIELD(engine.batch_tokens_max)),
       IntegerKey("engine", "queue_segments_max", 1, kQueueMax,
                  "Segments waiting to be derived, at most; beyond it streams stop being read.",
                  FIELD(engine.queue_segments_max)),
@@ -274,6 +277,13 @@ std::vector<ConfigKey> MakeKeys() {
           "engine", "writer_pending_bytes_max", 1 << 16, int64_t{1} << 30,
           "Text of one stream accepted but not durable, at most; beyond it the stream is not read.",
           FIELD(engine.writer_pending_bytes_max)),
+      BytesKey("engine", "commit_queue_bytes_max", 1 << 16, int64_t{1} << 40,
+               "Text of all streams accepted but not durable, at most; beyond it none is read.",
+               FIELD(engine.commit_queue_bytes_max)),
+      SecondsKey(
+          "engine", "thread_stall_seconds", 2,
+          "A background thread without a sign of life for so long makes the server not ready.",
+          FIELD(engine.thread_stall_max)),
       BytesKey("engine", "document_bytes_max", 1, int64_t{1} << 40,
                "Text of one document, at most.", FIELD(engine.document_bytes_max)),
       IntegerKey("engine", "documents_per_memory_max", 1, 1'000'000'000,

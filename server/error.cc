@@ -3,8 +3,9 @@
 #include <utility>
 
 #include "absl/strings/cord.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "engine/utf8.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
@@ -20,10 +21,21 @@ constexpr absl::Duration kUsualRetryDelay = absl::Seconds(1);
 // Values shown in metadata and messages, at most; longer ones are cut.
 constexpr size_t kShownBytesMax = 256;
 
+// Text that may quote a client, fit for a protobuf string: bytes that are not UTF-8 become \xNN.
+std::string ValidText(absl::string_view text) {
+  std::string valid;
+  while (true) {
+    const size_t prefix = ValidUtf8Prefix(text).valid_bytes;
+    absl::StrAppend(&valid, text.substr(0, prefix));
+    if (prefix == text.size()) return valid;
+    absl::StrAppend(&valid, absl::StrFormat("\\x%02x", static_cast<uint8_t>(text[prefix])));
+    text.remove_prefix(prefix + 1);
+  }
+}
+
 std::string Shown(absl::string_view value) {
-  std::string shown = absl::Utf8SafeCHexEscape(value.substr(0, kShownBytesMax));
-  if (value.size() > kShownBytesMax) absl::StrAppend(&shown, "...");
-  return shown;
+  return absl::StrCat(ValidText(value.substr(0, kShownBytesMax)),
+                      value.size() > kShownBytesMax ? "..." : "");
 }
 
 template <typename Message>
@@ -86,7 +98,7 @@ absl::Status WithField(absl::Status status, absl::string_view field, absl::strin
   google::rpc::BadRequest bad;
   auto* violation = bad.add_field_violations();
   violation->set_field(std::string(field));
-  violation->set_description(absl::Utf8SafeCHexEscape(status.message()));
+  violation->set_description(ValidText(status.message()));
   SetDetail(kBadRequestUrl, bad, &status);
   return WithReason(std::move(status), reason,
                     {{"field", std::string(field)}, {"value", std::string(value)}});
@@ -112,8 +124,9 @@ grpc::Status ToGrpcStatus(const absl::Status& status, absl::string_view method,
   if (!GetDetail(full, kErrorInfoUrl, &info)) {
     info.set_reason(std::string(UsualReason(status.code())));
     info.set_domain(kDomain);
-    if (status.code() == absl::StatusCode::kResourceExhausted ||
-        status.code() == absl::StatusCode::kUnavailable) {
+    const bool may_retry = status.code() == absl::StatusCode::kResourceExhausted ||
+                           status.code() == absl::StatusCode::kUnavailable;
+    if (may_retry && !full.GetPayload(kRetryInfoUrl).has_value()) {
       full = WithRetryAfter(std::move(full), kUsualRetryDelay);
     }
   }
@@ -125,7 +138,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status, absl::string_view method,
   google::rpc::Status wire;
   wire.set_code(static_cast<int>(full.code()));
   // A message may quote a name that a client sent: keep it valid UTF-8.
-  const std::string message = absl::Utf8SafeCHexEscape(full.message());
+  const std::string message = ValidText(full.message());
   wire.set_message(message);
   for (const char* url : {kErrorInfoUrl, kBadRequestUrl, kRetryInfoUrl}) {
     const auto payload = full.GetPayload(url);

@@ -2,10 +2,14 @@
 
 #include <civetweb.h>
 
+#include <atomic>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "common/log.h"
 #include "common/status_macros.h"
 
@@ -70,7 +74,19 @@ HttpServer::HttpServer(ListenAddress address, const Metrics& metrics,
     : address_(std::move(address)), metrics_(metrics), ready_(std::move(ready)) {}
 
 HttpServer::~HttpServer() {
-  if (context_ != nullptr) mg_stop(context_);
+  if (context_ == nullptr) return;
+  // civetweb's accepting thread looks for the end only every two seconds, or when a connection
+  // comes: bring it one.
+  std::atomic<bool> stopped = false;
+  std::thread stopper([&] {
+    mg_stop(context_);
+    stopped = true;
+  });
+  while (!stopped) {
+    KnockOn(address_);
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  stopper.join();
 }
 
 int HttpServer::HandleMetrics(mg_connection* connection, void* self) {

@@ -131,7 +131,7 @@ void IngestCall::Step(const Events& events) {
     ending_ = true;
     outcome_ = WithBrokenReason(events.broken);
     // Nothing more becomes durable through this writer.
-    accepted_bytes_ = 0;
+    settled_bytes_ = 0;
   }
   if (!ending_) {
     absl::Status status;
@@ -245,14 +245,16 @@ void IngestCall::Read() {
 void IngestCall::BeginEnd(absl::Status outcome) {
   ending_ = true;
   outcome_ = std::move(outcome);
-  accepted_bytes_ = writer_ == nullptr ? 0 : writer_->accepted_bytes();
+  settled_bytes_ = writer_ == nullptr ? 0 : writer_->settled_bytes();
 }
 
 bool IngestCall::ReadyToEnd() {
   absl::MutexLock lock(&mutex_);
   if (writing_ || progress_is_news_) return false;
-  if (progress_.durable_bytes < accepted_bytes_) return false;
-  return !outcome_.ok() || !wait_visible_ || progress_.visible_bytes >= accepted_bytes_;
+  if (progress_.durable_bytes < settled_bytes_) return false;
+  if (!outcome_.ok()) return true;
+  if (sealed_ && !progress_.sealed) return false;
+  return !wait_visible_ || progress_.visible_bytes >= settled_bytes_;
 }
 
 void IngestCall::SendAck() {
@@ -285,6 +287,7 @@ void IngestCall::NoteProgress(const IngestProgress& progress) {
   progress_.durable_bytes = std::max(progress_.durable_bytes, progress.durable_bytes);
   progress_.visible_bytes = std::max(progress_.visible_bytes, progress.visible_bytes);
   progress_.token_count = std::max(progress_.token_count, progress.token_count);
+  progress_.sealed |= progress.sealed;
   progress_is_news_ = true;
 }
 

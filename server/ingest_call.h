@@ -98,7 +98,7 @@ class IngestCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   bool reading_ = true;  // a read is outstanding
   bool ending_ = false;
   absl::Status outcome_;
-  int64_t accepted_bytes_ = 0;     // when ending
+  int64_t settled_bytes_ = 0;      // becomes durable before the end, when ending
   grpc::ByteBuffer read_buffer_;   // gRPC's while reading_
   grpc::ByteBuffer write_buffer_;  // gRPC's while writing_
 

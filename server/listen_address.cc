@@ -7,7 +7,6 @@
 #include <cerrno>
 #include <cstring>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -41,28 +40,57 @@ absl::StatusOr<ListenAddress> ParseListenAddress(absl::string_view text) {
   return address;
 }
 
-absl::Status ProbeListenAddress(const ListenAddress& address) {
-  const auto failed = [&](absl::string_view why) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", address.ToString(), ": ", why));
-  };
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
+namespace {
+
+// A TCP socket and the address it is for, as resolved. Move-only in effect: lives in one scope.
+struct ResolvedSocket {
+  explicit ResolvedSocket(const ListenAddress& address) {
+    addrinfo hints = {};
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_PASSIVE;
+    const int code =
+        getaddrinfo(address.host.c_str(), absl::StrCat(address.port).c_str(), &hints, &found);
+    if (code != 0) {
+      error = gai_strerror(code);
+      return;
+    }
+    fd = socket(found->ai_family, found->ai_socktype | SOCK_CLOEXEC, found->ai_protocol);
+    if (fd < 0) error = std::strerror(errno);
+  }
+  ~ResolvedSocket() {
+    if (fd >= 0) close(fd);
+    if (found != nullptr) freeaddrinfo(found);
+  }
+  ResolvedSocket(const ResolvedSocket&) = delete;
+  ResolvedSocket& operator=(const ResolvedSocket&) = delete;
+
   addrinfo* found = nullptr;
-  const int error =
-      getaddrinfo(address.host.c_str(), absl::StrCat(address.port).c_str(), &hints, &found);
-  if (error != 0) return failed(gai_strerror(error));
-  const auto free_found = absl::MakeCleanup([found] { freeaddrinfo(found); });
-  const int fd = socket(found->ai_family, found->ai_socktype | SOCK_CLOEXEC, found->ai_protocol);
-  if (fd < 0) return failed(std::strerror(errno));
-  const auto close_fd = absl::MakeCleanup([fd] { close(fd); });
+  int fd = -1;
+  std::string error;  // empty: all is well
+};
+
+}  // namespace
+
+absl::Status ProbeListenAddress(const ListenAddress& address) {
+  ResolvedSocket socket(address);
   // Connections of an earlier server that linger are no obstacle; a listener is.
   const int on = 1;
-  if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
-      bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, 1) != 0) {
-    return failed(std::strerror(errno));
+  if (socket.error.empty() &&
+      (setsockopt(socket.fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
+       bind(socket.fd, socket.found->ai_addr, socket.found->ai_addrlen) != 0 ||
+       listen(socket.fd, 1) != 0)) {
+    socket.error = std::strerror(errno);
   }
-  return absl::OkStatus();
+  if (socket.error.empty()) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("cannot listen on ", address.ToString(), ": ", socket.error));
+}
+
+void KnockOn(const ListenAddress& address) {
+  ResolvedSocket socket(address);
+  if (!socket.error.empty()) return;
+  [[maybe_unused]] const int result =
+      connect(socket.fd, socket.found->ai_addr, socket.found->ai_addrlen);
 }
 
 }  // namespace mneme

@@ -28,6 +28,10 @@ absl::StatusOr<ListenAddress> ParseListenAddress(absl::string_view text);
 // machine).
 absl::Status ProbeListenAddress(const ListenAddress& address);
 
+// Connects to the address and hangs up at once, to wake whoever waits for a connection. Failures do
+// not matter.
+void KnockOn(const ListenAddress& address);
+
 }  // namespace mneme
 
 #endif  // MNEME_SERVER_LISTEN_ADDRESS_H_

@@ -95,8 +95,6 @@ absl::Status Serve(const ServerConfig& config) {
            {"device", info.device},
            {"model", absl::StrFormat("%016x", info.bundle_fingerprint)},
            {"data_dir", config.data_dir}});
-  readiness.Attach(stack->engine());
-
   Server::Parts parts{.engine = stack->engine(),
                       .readiness = readiness,
                       .metrics = metrics,
@@ -107,10 +105,7 @@ absl::Status Serve(const ServerConfig& config) {
                       .info = info,
                       .http_address = http_address};
   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(config.server, std::move(parts));
-  if (!server.ok()) {
-    readiness.Detach();
-    return server.status();
-  }
+  RETURN_IF_ERROR(server.status());
   const std::string grpc_address = (*server)->address().ToString();
   absl::Status status = WritePortFile(config.server.port_file, grpc_address, http_address);
   if (status.ok()) {
@@ -120,6 +115,7 @@ absl::Status Serve(const ServerConfig& config) {
       LogWarning("server", "listening beyond loopback without authentication or encryption",
                  {{"grpc", grpc_address}});
     }
+    readiness.Attach(stack->engine());
     const char* signal_name = AwaitStop(signals);
     const absl::Time deadline = absl::Now() + config.server.drain_timeout;
     LogInfo("server", "draining",

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include <google/protobuf/stubs/logging.h>
 #include <grpc/grpc.h>
 #include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
@@ -21,10 +22,15 @@ namespace {
 // ErrorInfo.
 constexpr int kTransportSlack = 4;
 
-// gRPC's own log lines are for developers.
+// Log lines of gRPC and protobuf are for developers.
 void LogGrpc(gpr_log_func_args* args) {
   Log(LogLevel::kDebug, "grpc", args->message,
       {{"file", args->file}, {"line", absl::StrCat(args->line)}});
+}
+
+void LogProtobuf(google::protobuf::LogLevel, const char* file, int line,
+                 const std::string& message) {
+  Log(LogLevel::kDebug, "protobuf", message, {{"file", file}, {"line", absl::StrCat(line)}});
 }
 
 int Milliseconds(absl::Duration duration) {
@@ -54,6 +60,7 @@ void SetLimits(const ServerOptions& options, grpc::ServerBuilder* builder) {
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Parts parts) {
   gpr_set_log_function(LogGrpc);
+  google::protobuf::SetLogHandler(LogProtobuf);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   std::unique_ptr<Server> server(new Server(parts.readiness));
   ASSIGN_OR_RETURN(server->address_, ParseListenAddress(options.listen));

@@ -28,7 +28,8 @@ class Server {
  public:
   struct Parts {
     Engine& engine;
-    Readiness& readiness;  // already attached to the engine
+    // Attached to the engine by the caller once this serves.
+    Readiness& readiness;
     Metrics& metrics;
     Clock& clock;
     QueryLimits limits;

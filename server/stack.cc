@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "model/bundle.h"
 
@@ -20,14 +19,6 @@ absl::Status While(absl::string_view doing, const absl::Status& status) {
 }  // namespace
 
 std::vector<std::string> BackendNames() { return {"cpu"}; }
-
-absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const std::string& device, int threads) {
-  if (device == "cuda") {
-    return absl::FailedPreconditionError(
-        absl::StrCat("device cuda: this build has only ", absl::StrJoin(BackendNames(), ", ")));
-  }
-  return CreateCpuBackend({.threads = threads});
-}
 
 absl::StatusOr<std::string> FindDefaultModel() {
   namespace fs = std::filesystem;
@@ -51,7 +42,7 @@ absl::StatusOr<std::string> FindDefaultModel() {
 absl::StatusOr<std::unique_ptr<Stack>> Stack::Open(const ServerConfig& config, Metrics& metrics,
                                                    Clock& clock) {
   std::unique_ptr<Stack> stack(new Stack());
-  ASSIGN_OR_RETURN(stack->backend_, CreateBackend(config.device, config.threads));
+  ASSIGN_OR_RETURN(stack->backend_, CreateBackend(config.device, {.threads = config.threads}));
 
   std::string model_path = config.model_path;
   if (model_path.empty()) {

@@ -23,10 +23,6 @@ namespace mneme {
 // Names of the backends in this build, "cpu" first.
 std::vector<std::string> BackendNames();
 
-// `device`: "cpu", "cuda" or "auto". FAILED_PRECONDITION when this build or machine has no such
-// device.
-absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const std::string& device, int threads);
-
 // The bundle mneme-small that comes with the program: share/mneme/models beside bin/ (installed),
 // or models/ above it (source tree). NOT_FOUND names the places.
 absl::StatusOr<std::string> FindDefaultModel();

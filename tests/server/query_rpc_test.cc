@@ -1,0 +1,346 @@
+// Retrieve, Generate and Score over a loopback channel, with a fake engine behind.
+
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <grpcpp/client_context.h>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "mneme/v1/mneme.grpc.pb.h"
+#include "tests/server/fake_engine.h"
+#include "tests/server/rpc_matchers.h"
+#include "tests/server/test_server.h"
+
+namespace mneme {
+namespace {
+
+constexpr char kMemory[] = "tenants/default/memories/books";
+
+class QueryRpcTest : public ::testing::Test {
+ protected:
+  explicit QueryRpcTest(ServerOptions options = {})
+      : server_(TestServer::Start(engine_, std::move(options))), stub_(server_->NewStub()) {}
+
+  static v1::RetrieveRequest Question(const std::string& text = "who?") {
+    v1::RetrieveRequest request;
+    request.add_memories(kMemory);
+    request.set_question(text);
+    return request;
+  }
+  grpc::Status Retrieve(const v1::RetrieveRequest& request,
+                        v1::RetrieveResponse* response = nullptr) {
+    grpc::ClientContext context;
+    v1::RetrieveResponse ignored;
+    return stub_->Retrieve(&context, request, response != nullptr ? response : &ignored);
+  }
+  static v1::GenerateRequest Prompt() {
+    v1::GenerateRequest request;
+    request.add_memories(kMemory);
+    request.set_question("who?");
+    return request;
+  }
+  grpc::Status Generate(const v1::GenerateRequest& request,
+                        std::vector<v1::GenerateResponse>* pieces = nullptr) {
+    grpc::ClientContext context;
+    const auto reader = stub_->Generate(&context, request);
+    v1::GenerateResponse piece;
+    while (reader->Read(&piece)) {
+      if (pieces != nullptr) pieces->push_back(piece);
+    }
+    return reader->Finish();
+  }
+
+  FakeEngine engine_;
+  std::unique_ptr<TestServer> server_;
+  std::unique_ptr<v1::MemoryService::Stub> stub_;
+};
+
+TEST_F(QueryRpcTest, RetrieveHandsEverythingOverAndBack) {
+  RetrieveOptions seen;
+  engine_.retrieve = [&](const RetrieveOptions& options, const CallContext&) {
+    seen = options;
+    RetrieveResult result;
+    result.passages.push_back({.document = "d",
+                               .chunk_index = 3,
+                               .byte_begin = 10,
+                               .byte_end = 20,
+                               .score = 1.5,
+                               .weight = 0.25,
+                               .text = "0123456789"});
+    // A token may be half a character.
+    result.explanation.push_back({.text = "\xe2\x82", .weights = {0.5}});
+    result.chunks_scanned = 7;
+    result.seconds.total = 0.125;
+    return result;
+  };
+  v1::RetrieveRequest request = Question();
+  request.add_memories("tenants/default/memories/notes");
+  request.add_memories(kMemory);  // twice: counts once
+  request.set_k(5);
+  request.set_explain(true);
+  request.set_context_bytes(100);
+  auto* barrier = request.add_barriers();
+  barrier->set_document("tenants/default/memories/books/documents/a");
+  barrier->set_visible_bytes(42);
+  v1::RetrieveResponse response;
+  ASSERT_TRUE(Retrieve(request, &response).ok());
+  EXPECT_EQ(seen.memories, (std::vector<std::string>{kMemory, "tenants/default/memories/notes"}));
+  EXPECT_EQ(seen.question, "who?");
+  EXPECT_EQ(seen.k, 5);
+  EXPECT_TRUE(seen.explain);
+  EXPECT_EQ(seen.context_bytes, 100);
+  ASSERT_EQ(seen.barriers.size(), 1u);
+  EXPECT_EQ(seen.barriers[0].visible_bytes, 42);
+  ASSERT_EQ(response.passages_size(), 1);
+  EXPECT_EQ(response.passages(0).chunk_index(), 3);
+  EXPECT_EQ(response.passages(0).byte_end(), 20);
+  EXPECT_EQ(response.passages(0).weight(), 0.25);
+  EXPECT_EQ(response.chunks_scanned(), 7);
+  EXPECT_EQ(response.explanation(0).weights(0), 0.5);
+  EXPECT_EQ(response.timing().total_seconds(), 0.125);
+}
+
+TEST_F(QueryRpcTest, KOfZeroMeansEightAndOthersAreChecked) {
+  int k = -1;
+  engine_.retrieve = [&](const RetrieveOptions& options, const CallContext&) {
+    k = options.k;
+    return RetrieveResult();
+  };
+  v1::RetrieveRequest request = Question();
+  EXPECT_TRUE(Retrieve(request).ok());
+  EXPECT_EQ(k, 8);
+  request.set_k(1'000'000);
+  ExpectFieldError(Retrieve(request), "k", "1000000 is not in 1 .. 256");
+  request.set_k(-1);
+  ExpectFieldError(Retrieve(request), "k", "-1");
+  request.set_k(256);
+  EXPECT_TRUE(Retrieve(request).ok());
+  EXPECT_EQ(k, 256);
+}
+
+TEST_F(QueryRpcTest, BadQuestionsAreInvalid) {
+  ExpectFieldError(Retrieve(Question("")), "question", "empty");
+  v1::RetrieveRequest none;
+  none.set_question("who?");
+  ExpectFieldError(Retrieve(none), "memories", "0 memories: 1 to 64");
+  v1::RetrieveRequest many = none;
+  for (int i = 0; i < 65; ++i) many.add_memories(absl::StrCat("tenants/default/memories/m", i));
+  ExpectFieldError(Retrieve(many), "memories", "65 memories");
+  v1::RetrieveRequest bad = none;
+  bad.add_memories(kMemory);
+  bad.add_memories("nonsense");
+  ExpectFieldError(Retrieve(bad), "memories[1]", "nonsense");
+  v1::RetrieveRequest far = Question();
+  far.set_context_bytes(4097);
+  ExpectFieldError(Retrieve(far), "context_bytes", "4097");
+  v1::RetrieveRequest barrier = Question();
+  barrier.add_barriers()->set_document("nonsense");
+  ExpectFieldError(Retrieve(barrier), "barriers[0].document", "nonsense");
+  barrier.mutable_barriers(0)->set_document("tenants/default/memories/books/documents/a");
+  barrier.mutable_barriers(0)->set_visible_bytes(-5);
+  ExpectFieldError(Retrieve(barrier), "barriers[0].visible_bytes", "-5");
+  v1::RetrieveRequest stranger = none;
+  stranger.add_memories("tenants/nobody/memories/a");
+  ExpectError(Retrieve(stranger), grpc::NOT_FOUND, "nobody", "TENANT_NOT_FOUND");
+}
+
+TEST_F(QueryRpcTest, ErrorsOfTheEngineKeepTheirCode) {
+  for (const absl::Status& error :
+       {absl::NotFoundError("no memory x"), absl::InvalidArgumentError("question of 5000 tokens"),
+        absl::ResourceExhaustedError("64 readers wait"), absl::DataLossError("chunk 3: crc"),
+        absl::InternalError("bug")}) {
+    engine_.retrieve = [&](const RetrieveOptions&, const CallContext&) { return error; };
+    const grpc::Status status = Retrieve(Question());
+    EXPECT_EQ(static_cast<int>(status.error_code()), static_cast<int>(error.code()));
+    EXPECT_EQ(status.error_message(), std::string(error.message()));
+    EXPECT_TRUE(DetailsOf(status).info.has_value());
+  }
+}
+
+TEST_F(QueryRpcTest, TheEngineSeesDeadlineAndCancellation) {
+  absl::Notification running, seen;
+  engine_.retrieve = [&](const RetrieveOptions&,
+                         const CallContext& context) -> absl::StatusOr<RetrieveResult> {
+    EXPECT_LT(context.deadline, absl::Now() + absl::Minutes(2));
+    running.Notify();
+    while (context.Check().ok()) std::this_thread::yield();
+    const absl::Status status = context.Check();
+    EXPECT_EQ(status.code(), absl::StatusCode::kCancelled);
+    seen.Notify();
+    return status;
+  };
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));
+  std::thread canceller([&] {
+    running.WaitForNotification();
+    context.TryCancel();
+  });
+  v1::RetrieveResponse response;
+  EXPECT_EQ(stub_->Retrieve(&context, Question(), &response).error_code(), grpc::CANCELLED);
+  seen.WaitForNotification();
+  canceller.join();
+}
+
+TEST_F(QueryRpcTest, ADeadlineThatPassesMeanwhileIsExceeded) {
+  absl::Notification seen;
+  engine_.retrieve = [&](const RetrieveOptions&,
+                         const CallContext& context) -> absl::StatusOr<RetrieveResult> {
+    while (context.Check().ok()) std::this_thread::yield();
+    seen.Notify();
+    return context.Check();
+  };
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(50));
+  v1::RetrieveResponse response;
+  EXPECT_EQ(stub_->Retrieve(&context, Question(), &response).error_code(), grpc::DEADLINE_EXCEEDED);
+  seen.WaitForNotification();
+}
+
+TEST_F(QueryRpcTest, GenerateStreamsPiecesAndEndsWithTheReason) {
+  GenerateOptions seen;
+  engine_.generate = [&](const GenerateOptions& options, const CallContext&,
+                         const std::function<bool(GeneratePiece)>& emit) {
+    seen = options;
+    for (int i = 0; i < 100; ++i) {
+      GeneratePiece piece{.text = absl::StrCat("w", i, " "), .token_count = 1};
+      if (i == 0) piece.passages.push_back({.document = "d", .text = "passage"});
+      EXPECT_TRUE(emit(std::move(piece)));
+    }
+    return GenerateResult{.reason = FinishReason::kLength};
+  };
+  v1::GenerateRequest request = Prompt();
+  request.set_max_tokens(100);
+  request.set_temperature(0.5);
+  request.set_seed(7);
+  request.set_omit_passages(true);
+  std::vector<v1::GenerateResponse> pieces;
+  ASSERT_TRUE(Generate(request, &pieces).ok());
+  EXPECT_EQ(seen.max_tokens, 100);
+  EXPECT_EQ(seen.temperature, 0.5);
+  EXPECT_EQ(seen.top_p, 1);
+  EXPECT_EQ(seen.seed, 7u);
+  EXPECT_TRUE(seen.omit_passages);
+  ASSERT_EQ(pieces.size(), 101u);
+  EXPECT_EQ(pieces[0].text(), "w0 ");
+  EXPECT_EQ(pieces[0].passages(0).text(), "passage");
+  EXPECT_EQ(pieces[99].text(), "w99 ");
+  EXPECT_EQ(pieces[99].finish_reason(), v1::GenerateResponse::FINISH_REASON_UNSPECIFIED);
+  EXPECT_EQ(pieces[100].finish_reason(), v1::GenerateResponse::LENGTH);
+}
+
+TEST_F(QueryRpcTest, BadGenerateRequestsAreInvalid) {
+  v1::GenerateRequest request = Prompt();
+  request.set_max_tokens(4097);
+  ExpectFieldError(Generate(request), "max_tokens", "4097");
+  request = Prompt();
+  for (double temperature : {-0.1, 10.5, std::nan(""), std::numeric_limits<double>::infinity()}) {
+    request.set_temperature(temperature);
+    ExpectFieldError(Generate(request), "temperature", "is not in 0 .. 10");
+  }
+  request = Prompt();
+  for (double top_p : {-0.1, 1.1, std::nan("")}) {
+    request.set_top_p(top_p);
+    ExpectFieldError(Generate(request), "top_p", "is not in 0 .. 1");
+  }
+  request = Prompt();
+  request.clear_question();
+  ExpectFieldError(Generate(request), "question", "empty");
+}
+
+TEST_F(QueryRpcTest, AnErrorAfterPiecesComesAfterThem) {
+  engine_.generate =
+      [&](const GenerateOptions&, const CallContext&,
+          const std::function<bool(GeneratePiece)>& emit) -> absl::StatusOr<GenerateResult> {
+    EXPECT_TRUE(emit({.text = "a", .token_count = 1}));
+    return absl::NotFoundError("the memory went away");
+  };
+  std::vector<v1::GenerateResponse> pieces;
+  ExpectError(Generate(Prompt(), &pieces), grpc::NOT_FOUND, "went away", "RESOURCE_NOT_FOUND");
+  ASSERT_EQ(pieces.size(), 1u);
+  EXPECT_EQ(pieces[0].text(), "a");
+}
+
+TEST_F(QueryRpcTest, CancellingInMidStreamStopsTheEngine) {
+  absl::Notification stopped;
+  engine_.generate =
+      [&](const GenerateOptions&, const CallContext& context,
+          const std::function<bool(GeneratePiece)>& emit) -> absl::StatusOr<GenerateResult> {
+    while (emit({.text = "word ", .token_count = 1}) && context.Check().ok()) {
+    }
+    stopped.Notify();
+    return context.Check();
+  };
+  grpc::ClientContext context;
+  const auto reader = stub_->Generate(&context, Prompt());
+  v1::GenerateResponse piece;
+  ASSERT_TRUE(reader->Read(&piece));
+  context.TryCancel();
+  while (reader->Read(&piece)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::CANCELLED);
+  stopped.WaitForNotification();
+}
+
+class StallTest : public QueryRpcTest {
+ protected:
+  StallTest()
+      : QueryRpcTest([] {
+          ServerOptions options;
+          options.client_stall_max = absl::Milliseconds(200);
+          return options;
+        }()) {}
+};
+
+TEST_F(StallTest, AClientThatTakesNothingLosesTheCall) {
+  absl::Notification stopped;
+  engine_.generate =
+      [&](const GenerateOptions&, const CallContext&,
+          const std::function<bool(GeneratePiece)>& emit) -> absl::StatusOr<GenerateResult> {
+    // More than flow control lets through to a client that does not read.
+    while (emit({.text = std::string(100'000, 'x'), .token_count = 1})) {
+    }
+    stopped.Notify();
+    return absl::CancelledError("stopped");
+  };
+  grpc::ClientContext context;
+  const auto reader = stub_->Generate(&context, Prompt());
+  stopped.WaitForNotification();
+  v1::GenerateResponse piece;
+  while (reader->Read(&piece)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::CANCELLED);
+}
+
+TEST_F(QueryRpcTest, ScoreHandsEverythingOverAndBack) {
+  ScoreOptions seen;
+  engine_.score = [&](const ScoreOptions& options, const CallContext&) {
+    seen = options;
+    ScoreResult result;
+    result.log_likelihood = -3.5;
+    result.tokens = {{"a", -1.5}, {"\xff", -2.0}};
+    return result;
+  };
+  grpc::ClientContext context, bad_context;
+  v1::ScoreRequest request;
+  request.set_prompt("p");
+  request.set_text("a");
+  v1::ScoreResponse response;
+  ASSERT_TRUE(stub_->Score(&context, request, &response).ok());
+  EXPECT_TRUE(seen.memories.empty());
+  EXPECT_EQ(seen.prompt, "p");
+  EXPECT_EQ(response.log_likelihood(), -3.5);
+  EXPECT_EQ(response.token_count(), 2);
+  EXPECT_EQ(response.tokens(1).log_likelihood(), -2.0);
+  request.clear_text();
+  ExpectFieldError(stub_->Score(&bad_context, request, &response), "text", "empty");
+}
+
+}  // namespace
+}  // namespace mneme
