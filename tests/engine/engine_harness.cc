@@ -324,6 +324,18 @@ std::string EngineHarness::DerivedDiffers(const std::string& memory, const std::
   return "";
 }
 
+std::string RandomQuestion(uint64_t seed, int count) {
+  static constexpr const char* kWords[] = {"the", "wind", "from", "down", "every", "ship",
+                                           "that", "in", "night", "and", "north", "passed"};
+  std::mt19937_64 random(seed);
+  std::string question;
+  for (int i = 0; i < count; ++i) {
+    question += i == 0 ? "" : " ";
+    question += kWords[random() % std::size(kWords)];
+  }
+  return question;
+}
+
 std::string RandomText(uint64_t seed, int count) {
   static constexpr const char* kWords[] = {
       "the",     "lighthouse", "keeper", "wrote",  "down", "every", "ship",       "that",

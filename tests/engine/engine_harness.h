@@ -161,6 +161,8 @@ class EngineHarness {
 
 // `count` words drawn with `seed`; some not ASCII, some long, some rare bytes.
 std::string RandomText(uint64_t seed, int count);
+// `count` plain words drawn with `seed`, a token each.
+std::string RandomQuestion(uint64_t seed, int count);
 
 }  // namespace mneme
 

@@ -1,0 +1,323 @@
+// Generate and Score. The fake model copies from the chunk that it reads with most weight.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "engine/utf8.h"
+#include "tests/engine/engine_harness.h"
+
+namespace mneme {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+struct Answer {
+  absl::Status status;
+  std::string text;
+  std::vector<GeneratePiece> pieces;
+  GenerateResult result;
+};
+
+class GenerateTest : public ::testing::Test {
+ protected:
+  GenerateTest() { harness_.CreateMemory("m"); }
+
+  Answer Ask(const std::string& question, GenerateOptions options = {},
+             CallContext context = {.deadline = absl::Now() + kPatience}) {
+    options.memories = {harness_.Memory("m")};
+    options.question = question;
+    Answer answer;
+    const auto result = harness_.engine().Generate(options, context, [&](GeneratePiece piece) {
+      answer.text += piece.text;
+      answer.pieces.push_back(std::move(piece));
+      return true;
+    });
+    answer.status = result.status();
+    if (result.ok()) answer.result = *result;
+    return answer;
+  }
+
+  EngineHarness harness_;
+};
+
+TEST_F(GenerateTest, AnswerIsReadFromTheMemory) {
+  harness_.Ingest("m", "d", "my father went home last night", true);
+  const Answer answer = Ask("my father went");
+  ASSERT_TRUE(answer.status.ok()) << answer.status;
+  EXPECT_EQ(answer.text, "home last night");
+  EXPECT_EQ(answer.result.reason, FinishReason::kStop);
+  int tokens = 0;
+  for (const GeneratePiece& piece : answer.pieces) tokens += piece.token_count;
+  EXPECT_GT(tokens, 1);
+  EXPECT_EQ(harness_.Metric("mneme_generated_tokens_total"), tokens);
+}
+
+TEST_F(GenerateTest, PassagesCarryTheirTextOnce) {
+  harness_.Ingest("m", "d", "the keeper fed the zebra at noon and the otter at night", true);
+  const Answer answer = Ask("the keeper fed");
+  ASSERT_TRUE(answer.status.ok()) << answer.status;
+  std::set<int64_t> told;
+  for (const GeneratePiece& piece : answer.pieces) {
+    ASSERT_FALSE(piece.passages.empty());
+    EXPECT_LE(piece.passages.size(), 4u);
+    for (size_t i = 0; i < piece.passages.size(); ++i) {
+      const Passage& passage = piece.passages[i];
+      EXPECT_GT(passage.weight, 0.01);
+      EXPECT_EQ(passage.document, harness_.Document("m", "d"));
+      EXPECT_EQ(passage.text.empty(), !told.insert(passage.chunk_index).second);
+      if (i > 0) {
+        EXPECT_LE(passage.weight, piece.passages[i - 1].weight);
+      }
+    }
+  }
+  const Answer bare = Ask("the keeper fed", {.omit_passages = true});
+  EXPECT_EQ(bare.text, answer.text);
+  for (const GeneratePiece& piece : bare.pieces) EXPECT_THAT(piece.passages, IsEmpty());
+}
+
+TEST_F(GenerateTest, PiecesEndBetweenCharacters) {
+  harness_.Ingest("m", "d", "the sign said 𓀀𝔘ꙮ today", true);
+  const Answer answer = Ask("the sign said");
+  ASSERT_TRUE(answer.status.ok()) << answer.status;
+  for (const GeneratePiece& piece : answer.pieces) {
+    EXPECT_EQ(ValidUtf8Prefix(piece.text).valid_bytes, piece.text.size());
+    EXPECT_FALSE(piece.text.empty());
+  }
+}
+
+TEST_F(GenerateTest, CutInTheMiddleOfACharacterIsReplaced) {
+  harness_.Ingest("m", "d", "the sign said 𓀀 today", true);
+  for (int max_tokens = 1; max_tokens < 8; ++max_tokens) {
+    const Answer answer = Ask("the sign said", {.max_tokens = max_tokens});
+    ASSERT_TRUE(answer.status.ok()) << answer.status;
+    EXPECT_EQ(ValidUtf8Prefix(answer.text).valid_bytes, answer.text.size()) << max_tokens;
+  }
+}
+
+TEST_F(GenerateTest, MaxTokensEndsTheAnswer) {
+  harness_.Ingest("m", "d", "my father went home last night", true);
+  const Answer answer = Ask("my father", {.max_tokens = 2});
+  ASSERT_TRUE(answer.status.ok()) << answer.status;
+  EXPECT_EQ(answer.text, "went home");
+  EXPECT_EQ(answer.result.reason, FinishReason::kLength);
+}
+
+TEST_F(GenerateTest, EmptyMemoryStillAnswers) {
+  const Answer answer = Ask("anything");
+  ASSERT_TRUE(answer.status.ok()) << answer.status;
+  EXPECT_EQ(answer.text, "");
+  EXPECT_EQ(answer.result.reason, FinishReason::kStop);
+}
+
+TEST_F(GenerateTest, DrawsRepeatWithTheSeed) {
+  harness_.Ingest("m", "d", RandomText(1, 100), true);
+  const GenerateOptions draw{.max_tokens = 12, .temperature = 5, .seed = 7};
+  const Answer one = Ask("wind", draw), again = Ask("wind", draw);
+  GenerateOptions other = draw;
+  other.seed = 8;
+  ASSERT_TRUE(one.status.ok()) << one.status;
+  EXPECT_EQ(one.text, again.text);
+  EXPECT_NE(one.text, Ask("wind", other).text);
+}
+
+TEST_F(GenerateTest, OptionsHaveTheirLimits) {
+  const auto code = [&](GenerateOptions options) { return Ask("x", options).status.code(); };
+  EXPECT_EQ(code({.max_tokens = 0}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({.max_tokens = 4097}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({.temperature = -0.5}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({.temperature = 11}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({.temperature = std::nan("")}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({.top_p = 0}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({.top_p = 1.1}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Ask("").status.code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(GenerateTest, EveryStepLooksForCancellation) {
+  harness_.Ingest("m", "d", "again and again and again and again and again", true);
+  std::atomic<int> checks{0};
+  const Answer answer = Ask("and", {.max_tokens = 4000, .temperature = 8},
+                            {.cancelled = [&] { return checks.fetch_add(1) > 20; }});
+  EXPECT_EQ(answer.status.code(), absl::StatusCode::kCancelled);
+  EXPECT_GT(answer.pieces.size(), 5u);
+  EXPECT_LT(answer.pieces.size(), 25u);
+}
+
+TEST_F(GenerateTest, ReceiverMayStopTheAnswer) {
+  harness_.Ingest("m", "d", "the keeper fed the zebra at noon", true);
+  int pieces = 0;
+  const auto result = harness_.engine().Generate(
+      {.memories = {harness_.Memory("m")}, .question = "the keeper"}, {}, [&](GeneratePiece) {
+        ++pieces;
+        return false;
+      });
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(pieces, 1);
+}
+
+TEST_F(GenerateTest, ReadersDecodeTogetherAndAnswerAsAlone) {
+  constexpr int kReaders = 8;
+  harness_.Ingest("m", "d", RandomText(2, 400), true);
+  std::vector<std::string> alone;
+  const auto options = [](int i) {
+    return GenerateOptions{.max_tokens = 40, .temperature = 3, .seed = static_cast<uint64_t>(i)};
+  };
+  for (int i = 0; i < kReaders; ++i) {
+    alone.push_back(Ask(RandomQuestion(static_cast<uint64_t>(i), 5), options(i)).text);
+  }
+  const size_t before = harness_.model().upper_batches().size();
+  Gate& gate = harness_.NewGate();
+  harness_.model().OnRead([&] {
+    gate.Pass();
+    return absl::OkStatus();
+  });
+  std::vector<std::thread> threads;
+  // Holds up the others, so that they begin together.
+  threads.emplace_back([&] { EXPECT_TRUE(Ask("x", {.max_tokens = 1}).status.ok()); });
+  ASSERT_TRUE(gate.WaitArrived(1));
+  std::vector<Answer> together(kReaders);
+  for (int i = 0; i < kReaders; ++i) {
+    threads.emplace_back([&, i] {
+      together[static_cast<size_t>(i)] = Ask(RandomQuestion(static_cast<uint64_t>(i), 5), options(i));
+    });
+  }
+  EXPECT_TRUE(harness_.WaitMetric("mneme_engine_queue_depth{queue=\"read_steps\"}", kReaders));
+  gate.Open();
+  for (std::thread& thread : threads) thread.join();
+  for (size_t i = 0; i < kReaders; ++i) {
+    ASSERT_TRUE(together[i].status.ok()) << together[i].status;
+    EXPECT_EQ(together[i].text, alone[i]);
+  }
+  std::vector<size_t> batches = harness_.model().upper_batches();
+  batches.erase(batches.begin(), batches.begin() + static_cast<ptrdiff_t>(before));
+  EXPECT_THAT(batches, Contains(kReaders));
+}
+
+TEST_F(GenerateTest, LostPagesAreDerivedAgainAndTheAnswerIsTheSame) {
+  harness_.Ingest("m", "d", "the keeper fed the zebra at noon " + RandomText(3, 400), true);
+  const std::string before = Ask("the keeper fed").text;
+  harness_.Stop();
+  harness_.LoseTable(Table::kPages);
+  harness_.Start();
+  const Answer answer = Ask("the keeper fed");
+  ASSERT_TRUE(answer.status.ok()) << answer.status;
+  EXPECT_EQ(answer.text, before);
+  EXPECT_GT(harness_.Metric("mneme_pages_rederived_total"), 0);
+  EXPECT_EQ(harness_.Metric("mneme_pages_unavailable_total"), 0);
+}
+
+TEST_F(GenerateTest, LostPagesOfAGrowingDocumentAreDerivedAsTheyWere) {
+  // Open segments were cut as though the text ended there.
+  std::string text;
+  for (int i = 0; i < 6; ++i) {
+    text += RandomText(static_cast<uint64_t>(i), 60) + "unfinish";
+    {
+      TestWriter writer(harness_.engine(), harness_.Document("m", "d"));
+      writer.Send(text.substr(static_cast<size_t>(writer->accepted_bytes())));
+      ASSERT_TRUE(writer->Flush().ok());
+      ASSERT_TRUE(writer.WaitVisible(static_cast<int64_t>(text.size())));
+    }
+    const std::string before = Ask("the wind from", {.max_tokens = 20}).text;
+    harness_.Stop();
+    harness_.LoseTable(Table::kPages);
+    harness_.Start();
+    EXPECT_EQ(Ask("the wind from", {.max_tokens = 20}).text, before);
+    EXPECT_EQ(harness_.Metric("mneme_pages_unavailable_total"), 0);
+  }
+}
+
+TEST_F(GenerateTest, PagesOfDamagedTextAreDoneWithout) {
+  harness_.Ingest("m", "d", "the keeper met quicksilver", true);
+  ASSERT_EQ(harness_.Damage(Table::kText, "quicksilver"), 1);
+  harness_.Stop();
+  harness_.LoseTable(Table::kPages);
+  harness_.Start();
+  const Answer answer = Ask("the keeper");
+  ASSERT_TRUE(answer.status.ok()) << answer.status;
+  EXPECT_EQ(answer.text, "");
+  EXPECT_GT(harness_.Metric("mneme_pages_unavailable_total"), 0);
+}
+
+TEST_F(GenerateTest, SmallHostTierMakesSmallerStepsNotOtherAnswers) {
+  harness_.Ingest("m", "d", RandomText(4, 600), true);
+  const std::string question = RandomQuestion(5, 40);
+  const std::string before = Ask(question, {.max_tokens = 10}).text;
+  harness_.Stop();
+  harness_.store_options().host_page_bytes_max = 16 * 64;  // 16 pages
+  harness_.Start();
+  const Answer answer = Ask(question, {.max_tokens = 10});
+  ASSERT_TRUE(answer.status.ok()) << answer.status;
+  EXPECT_EQ(answer.text, before);
+}
+
+TEST_F(GenerateTest, DocumentDeletedUnderAnAnswerIsDoneWithout) {
+  harness_.Ingest("m", "d", "again and again and again and again", true);
+  std::atomic<int> pieces{0};
+  const auto result = harness_.engine().Generate(
+      {.memories = {harness_.Memory("m")},
+       .question = "and",
+       .max_tokens = 60,
+       .temperature = 8},
+      {}, [&](GeneratePiece) {
+        if (pieces.fetch_add(1) == 2) {
+          EXPECT_TRUE(harness_.engine().DeleteDocument(harness_.Document("m", "d")).ok());
+        }
+        return true;
+      });
+  EXPECT_TRUE(result.ok()) << result.status();
+  EXPECT_GT(pieces, 3);
+}
+
+using ScoreTest = GenerateTest;
+
+TEST_F(ScoreTest, TextThatStandsInTheMemoryIsLikelier) {
+  harness_.Ingest("m", "d", "the keeper fed the zebra at noon", true);
+  const auto with = harness_.engine().Score(
+      {.memories = {harness_.Memory("m")}, .prompt = "the keeper fed", .text = "the zebra"}, {});
+  const auto without =
+      harness_.engine().Score({.prompt = "the keeper fed", .text = "the zebra"}, {});
+  ASSERT_TRUE(with.ok()) << with.status();
+  ASSERT_TRUE(without.ok()) << without.status();
+  EXPECT_GT(with->log_likelihood, without->log_likelihood);
+  double sum = 0;
+  std::string joined;
+  for (const auto& [text, log_likelihood] : with->tokens) {
+    EXPECT_LE(log_likelihood, 0);
+    sum += log_likelihood;
+    joined += text;
+  }
+  EXPECT_NEAR(sum, with->log_likelihood, 1e-9);
+  EXPECT_EQ(joined, "the zebra");
+}
+
+TEST_F(ScoreTest, LikelihoodsAreThoseOfTheSoftmax) {
+  // Without memory the fake puts 10 on </s> and 0 on all others.
+  const auto result = harness_.engine().Score({.text = "the"}, {});
+  ASSERT_TRUE(result.ok()) << result.status();
+  ASSERT_THAT(result->tokens, SizeIs(1));
+  const double vocab = harness_.model().config().vocab_size;
+  EXPECT_NEAR(result->log_likelihood, -std::log(vocab - 1 + std::exp(10.0)), 1e-6);
+}
+
+TEST_F(ScoreTest, BadInputIsRefused) {
+  const auto code = [&](ScoreOptions options) {
+    return harness_.engine().Score(options, {}).status().code();
+  };
+  EXPECT_EQ(code({.text = ""}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({.text = "\xFF"}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({.prompt = "\xFF", .text = "x"}), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({.prompt = RandomText(1, 40), .text = RandomText(1, 40)}),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code({.memories = {harness_.Memory("none")}, .text = "x"}),
+            absl::StatusCode::kNotFound);
+}
+
+}  // namespace
+}  // namespace mneme
