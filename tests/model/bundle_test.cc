@@ -46,7 +46,7 @@ class BundleTest : public ::testing::Test {
 TEST_F(BundleTest, ShippedBundleLoads) {
   const auto bundle = LoadBundle(kShipped);
   ASSERT_TRUE(bundle.ok()) << bundle.status();
-  EXPECT_EQ((*bundle)->parameter_count, 17'380'401);
+  EXPECT_EQ((*bundle)->parameter_count, 19'150'769);
   EXPECT_EQ((*bundle)->weights->tensors().at("lower.0.in_proj.weight").dtype, DType::kI8);
   EXPECT_EQ((*bundle)->question_id, 3);
   EXPECT_EQ((*bundle)->answer_id, 4);
