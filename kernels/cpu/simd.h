@@ -127,6 +127,14 @@ MNEME_INLINE float Sum(F32x16 v) {
   return (b[0] + b[2]) + (b[1] + b[3]);
 }
 
+MNEME_INLINE float MaxLane(F32x16 v) {
+  v = Max(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+  v = Max(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+  v = Max(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+  const float a = v[0], b = v[1];
+  return a > b ? a : b;
+}
+
 // Lane i of the result is the sum of the lanes of v[i]; v is used up.
 MNEME_INLINE F32x16 SumEach(F32x16* v) {
   // Each round adds neighbouring lanes of two vectors: after round r, a vector holds the partial

@@ -309,6 +309,8 @@ MNEME_INLINE void SsdDecays(const SsdParams& p, int64_t first_row, int64_t rows,
 }
 
 #if defined(__AMX_BF16__)
+#include "kernels/cpu/amx_tiles.inc"
+
 #include "kernels/cpu/amx_ssd.inc"
 #endif
 
@@ -526,8 +528,7 @@ MNEME_INLINE void SoftmaxRow(float* row, int64_t n, float scale) {
   const int64_t padded = RoundUpI(n, kLanes);
   for (int64_t i = n; i < padded; ++i) row[i] = -__builtin_inff();
   for (int64_t i = 0; i < padded; i += kLanes) top = Max(Load(row + i), top);
-  float highest = top[0];
-  for (int i = 1; i < kLanes; ++i) highest = top[i] > highest ? top[i] : highest;
+  const float highest = MaxLane(top);
   F32x16 sum = {};
   for (int64_t i = 0; i < padded; i += kLanes) {
     const F32x16 e = Exp((Load(row + i) - highest) * scale);
@@ -661,10 +662,6 @@ struct HsaScratch {
   }
 };
 
-int64_t HsaScratchBytes(const HsaAttendParams& p) {
-  return HsaScratch(p).total * static_cast<int64_t>(sizeof(float));
-}
-
 // scores[s] = q . k[s] for 16 tokens at once.
 template <typename Page>
 MNEME_INLINE void HsaScores(const float* q, const typename Page::Element* k, int64_t tokens,
@@ -697,6 +694,23 @@ MNEME_INLINE void HsaMix(const float* p, const typename Page::Element* v, int64_
   }
 }
 
+// Writes the mixed heads [heads, width] of one row.
+MNEME_INLINE void HsaStoreRow(const HsaAttendParams& p, int64_t row, const float* mixed,
+                              int64_t width) {
+  for (int64_t h = 0; h < p.heads; ++h) {
+    for (int64_t c = 0; c < p.head_dim; c += kLanes) {
+      const int64_t n = MinI(kLanes, p.head_dim - c);
+      const int64_t to = row * p.out_stride + h * p.head_dim + c;
+      const F32x16 value = Load(mixed + h * width + c);
+      if (p.out_dtype == DType::kBf16) {
+        StoreBf16N(static_cast<Bf16*>(p.out) + to, value, n);
+      } else {
+        StoreN(static_cast<float*>(p.out) + to, value, n);
+      }
+    }
+  }
+}
+
 template <typename Page>
 void HsaRow(const HsaAttendParams& p, int64_t row, const HsaScratch& s, void* scratch) {
   float* const q = Floats(scratch, s.q);
@@ -722,21 +736,24 @@ void HsaRow(const HsaAttendParams& p, int64_t row, const HsaScratch& s, void* sc
       HsaMix<Page>(scores, v, p.chunk_tokens, p.head_dim, out + h * s.width);
     }
   }
-  for (int64_t h = 0; h < p.heads; ++h) {
-    for (int64_t c = 0; c < p.head_dim; c += kLanes) {
-      const int64_t n = MinI(kLanes, p.head_dim - c);
-      const int64_t to = row * p.out_stride + h * p.head_dim + c;
-      const F32x16 value = Load(out + h * s.width + c);
-      if (p.out_dtype == DType::kBf16) {
-        StoreBf16N(static_cast<Bf16*>(p.out) + to, value, n);
-      } else {
-        StoreN(static_cast<float*>(p.out) + to, value, n);
-      }
-    }
-  }
+  HsaStoreRow(p, row, out, s.width);
+}
+
+#if defined(__AMX_BF16__)
+#include "kernels/cpu/amx_hsa.inc"
+#endif
+
+int64_t HsaScratchBytes(const HsaAttendParams& p) {
+#if defined(__AMX_BF16__)
+  if (AmxHsaFits(p)) return AmxHsaScratch(p).total;
+#endif
+  return HsaScratch(p).total * static_cast<int64_t>(sizeof(float));
 }
 
 void HsaAttend(const HsaAttendParams& p, int64_t row_begin, int64_t row_end, void* scratch) {
+#if defined(__AMX_BF16__)
+  if (AmxHsaFits(p)) return AmxHsaAttend(p, row_begin, row_end, scratch);
+#endif
   const HsaScratch s(p);
   for (int64_t r = row_begin; r < row_end; ++r) {
     (p.page_dtype == DType::kBf16 ? HsaRow<Bf16Type> : HsaRow<F32Type>)(p, r, s, scratch);
@@ -850,8 +867,7 @@ void ToBytes(const float* a, int64_t cols, int64_t plane_stride, uint8_t* hi, ui
     const F32x16 v = LoadN(a + i, MinI(kLanes, cols - i));
     top = Max((F32x16)((I32x16)v & 0x7fffffff), top);
   }
-  float highest = top[0];
-  for (int i = 1; i < kLanes; ++i) highest = top[i] > highest ? top[i] : highest;
+  const float highest = MaxLane(top);
   const float inverse = highest > 0 ? 32767.0f / highest : 0.0f;
   *scale = highest / 32767.0f;
   typedef uint8_t U8x16 __attribute__((vector_size(16)));

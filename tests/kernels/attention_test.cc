@@ -143,7 +143,8 @@ TEST_P(AttentionTest, HsaAttendMatchesItsTwin) {
                                      .out_dtype = out_dtype,
                                      .out_stride = width + 1};
           ASSERT_TRUE(backend_->HsaAttend(p).ok());
-          out.Expect(HsaAttendReference(p), kF32Tolerance);
+          // With bf16 pages q and the probabilities may be bf16 too: 2^-9 each.
+          out.Expect(HsaAttendReference(p), page_dtype == DType::kF32 ? kF32Tolerance : 2e-2);
         }
       }
     }
