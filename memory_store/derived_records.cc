@@ -175,10 +175,11 @@ absl::Status MemoryStore::PutSegments(std::vector<SegmentDerived> segments) {
   {
     absl::MutexLock lock(&impl.mutex_);
     const auto nobody_derives = [&impl, &segments]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      return std::none_of(segments.begin(), segments.end(), [&impl](const SegmentDerived& s) {
-        const DocumentEntry* document = impl.catalog.FindDocument(s.document);
-        return document != nullptr && document->derivation_in_flight;
-      });
+      return std::none_of(segments.begin(), segments.end(),
+                          [&impl](const SegmentDerived& s) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+                            const DocumentEntry* document = impl.catalog.FindDocument(s.document);
+                            return document != nullptr && document->derivation_in_flight;
+                          });
     };
     impl.mutex_.Await(absl::Condition(&nobody_derives));
     const auto gone = [&impl](const SegmentDerived& s) ABSL_NO_THREAD_SAFETY_ANALYSIS {
@@ -429,10 +430,11 @@ absl::Status MemoryStore::Impl::LoadPages(const absl::flat_hash_map<DocumentId, 
 void MemoryStore::Impl::AwaitDerivations(absl::Span<const ChunkAddress> chunks) const {
   absl::MutexLock lock(&mutex_);
   const auto nobody_derives = [this, chunks]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    return std::none_of(chunks.begin(), chunks.end(), [this](const ChunkAddress& chunk) {
-      const DocumentEntry* document = catalog.FindDocument(chunk.document);
-      return document != nullptr && document->derivation_in_flight;
-    });
+    return std::none_of(chunks.begin(), chunks.end(),
+                        [this](const ChunkAddress& chunk) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+                          const DocumentEntry* document = catalog.FindDocument(chunk.document);
+                          return document != nullptr && document->derivation_in_flight;
+                        });
   };
   mutex_.Await(absl::Condition(&nobody_derives));
 }

@@ -365,10 +365,12 @@ absl::Status MemoryStore::AppendText(absl::Span<const TextAppend> appends) {
   {
     absl::MutexLock lock(&impl.mutex_);
     const auto nobody_appends = [&impl, appends]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      return std::none_of(appends.begin(), appends.end(), [&impl](const TextAppend& append) {
-        const DocumentEntry* document = impl.catalog.FindDocument(append.document);
-        return document != nullptr && document->append_in_flight;
-      });
+      return std::none_of(appends.begin(), appends.end(),
+                          [&impl](const TextAppend& append) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+                            const DocumentEntry* document =
+                                impl.catalog.FindDocument(append.document);
+                            return document != nullptr && document->append_in_flight;
+                          });
     };
     impl.mutex_.Await(absl::Condition(&nobody_appends));
     for (const TextAppend& append : appends) {
