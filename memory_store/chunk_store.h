@@ -1,5 +1,6 @@
-// ChunkStore: the ordered, durable key-value substrate below the memory store. RocksDB on one machine; a distributed store
-// can stand behind the same interface (atomic batches, ordered scans, nothing more).
+// ChunkStore: the ordered, durable key-value substrate below the memory store. RocksDB on one
+// machine; a distributed store can stand behind the same interface (atomic batches, ordered scans,
+// nothing more).
 
 #ifndef MNEME_MEMORY_STORE_CHUNK_STORE_H_
 #define MNEME_MEMORY_STORE_CHUNK_STORE_H_
@@ -58,17 +59,19 @@ class ChunkStore {
  public:
   virtual ~ChunkStore() = default;
 
-  // RESOURCE_EXHAUSTED: no space (retry when there is some; the store serves reads meanwhile and recovers by itself);
-  // INTERNAL: the disk failed; DATA_LOSS: corruption.
+  // RESOURCE_EXHAUSTED: no space (retry when there is some; the store serves reads meanwhile and
+  // recovers by itself); INTERNAL: the disk failed; DATA_LOSS: corruption.
   virtual absl::Status Write(const WriteBatch& batch, Durability durability) = 0;
   // NOT_FOUND when absent.
   virtual absl::StatusOr<std::string> Get(Table table, absl::string_view key) = 0;
   // One result per key, in order.
   virtual std::vector<absl::StatusOr<std::string>> MultiGet(Table table,
                                                             absl::Span<const std::string> keys) = 0;
-  // Calls `visit` for keys in [begin, end), ascending, until it returns false. An empty `end` means no bound.
-  virtual absl::Status Scan(Table table, absl::string_view begin, absl::string_view end,
-                            const std::function<bool(absl::string_view key, absl::string_view value)>& visit) = 0;
+  // Calls `visit` for keys in [begin, end), ascending, until it returns false. An empty `end` means
+  // no bound.
+  virtual absl::Status Scan(
+      Table table, absl::string_view begin, absl::string_view end,
+      const std::function<bool(absl::string_view key, absl::string_view value)>& visit) = 0;
   // Makes everything written so far durable.
   virtual absl::Status Flush() = 0;
   // Bytes on disk, and free bytes of the file system.
@@ -80,13 +83,16 @@ struct RocksDbOptions {
   std::string data_dir;
   int64_t block_cache_bytes = int64_t{256} << 20;
   int background_threads = 2;
-  // Bytes that writes leave free on the file system: below it, Write answers RESOURCE_EXHAUSTED. 0: none kept.
+  // Bytes that writes leave free on the file system: below it, Write answers RESOURCE_EXHAUSTED. 0:
+  // none kept.
   int64_t reserve_bytes = int64_t{64} << 20;
 };
 
-// Opens or creates. FAILED_PRECONDITION: the directory is locked by another server, was written by a newer format or is
-// something else; PERMISSION_DENIED / NOT_FOUND: cannot be used (the message names the path).
-absl::StatusOr<std::unique_ptr<ChunkStore>> OpenRocksDbChunkStore(const RocksDbOptions& options, Metrics& metrics);
+// Opens or creates. FAILED_PRECONDITION: the directory is locked by another server, was written by
+// a newer format or is something else; PERMISSION_DENIED / NOT_FOUND: cannot be used (the message
+// names the path).
+absl::StatusOr<std::unique_ptr<ChunkStore>> OpenRocksDbChunkStore(const RocksDbOptions& options,
+                                                                  Metrics& metrics);
 
 }  // namespace mneme
 

@@ -1,5 +1,6 @@
-// Identities inside the store. Both count up from 1 and are never used again, so the order of DocumentIds is the order in
-// which documents began: that order alone decides which of two equal matches is newer.
+// Identities inside the store. Both count up from 1 and are never used again, so the order of
+// DocumentIds is the order in which documents began: that order alone decides which of two equal
+// matches is newer.
 
 #ifndef MNEME_MEMORY_STORE_IDS_H_
 #define MNEME_MEMORY_STORE_IDS_H_

@@ -1,8 +1,9 @@
-// MemoryStore: memories, documents, their text, and what was derived from it, in tiers. Knows bytes and records, no network.
+// MemoryStore: memories, documents, their text, and what was derived from it, in tiers. Knows bytes
+// and records, no network.
 //
-// Text is the truth: durable before AppendText returns. Segment records (with landmarks) and pages are derived: written
-// behind, checked by crc and derivation fingerprint, and re-derived by the engine when absent or damaged.
-// Formats: docs/storage_format.md.
+// Text is the truth: durable before AppendText returns. Segment records (with landmarks) and pages
+// are derived: written behind, checked by crc and derivation fingerprint, and re-derived by the
+// engine when absent or damaged. Formats: docs/storage_format.md.
 
 #ifndef MNEME_MEMORY_STORE_MEMORY_STORE_H_
 #define MNEME_MEMORY_STORE_MEMORY_STORE_H_
@@ -39,7 +40,7 @@ struct DocumentInfo {
   std::string id;
   absl::Time create_time;
   bool sealed = false;
-  bool damaged = false;         // its text is corrupt on disk
+  bool damaged = false;  // its text is corrupt on disk
   int64_t durable_bytes = 0;
   // Of what is derived and can be found:
   int64_t visible_bytes = 0;
@@ -47,13 +48,14 @@ struct DocumentInfo {
   int64_t chunk_count = 0;
 };
 
-// What is derived from one segment of a document. Replaces the segment of the same index; `PutSegments` of the open (last)
-// segment again, with more text, is how a document grows.
+// What is derived from one segment of a document. Replaces the segment of the same index;
+// `PutSegments` of the open (last) segment again, with more text, is how a document grows.
 struct SegmentDerived {
   DocumentId document{};
   int64_t segment_index = 0;
   uint64_t derivation_fingerprint = 0;
-  // Where encoding begins anew to get this segment's tokens: encode from `encode_from_byte`, drop `skip_tokens`.
+  // Where encoding begins anew to get this segment's tokens: encode from `encode_from_byte`, drop
+  // `skip_tokens`.
   int64_t encode_from_byte = 0;
   int32_t skip_tokens = 0;
   int32_t token_count = 0;
@@ -66,8 +68,8 @@ struct SegmentDerived {
   std::vector<uint8_t> pages;      // [chunk_count, page_bytes]; empty: not kept
 };
 
-// Text to append to one document at `byte_offset` == its durable_bytes. `text` may be empty when `seal` is set. At most one
-// per document in a call of AppendText.
+// Text to append to one document at `byte_offset` == its durable_bytes. `text` may be empty when
+// `seal` is set. At most one per document in a call of AppendText.
 struct TextAppend {
   DocumentId document{};
   int64_t byte_offset = 0;
@@ -82,8 +84,9 @@ struct ChunkText {
   int64_t byte_end = 0;
 };
 
-// An immutable list of the landmarks of several memories at one moment, oldest document first: what one query sees.
-// Documents deleted or grown later do not change it. Cheap to copy (shared, immutable slabs). Thread-safe.
+// An immutable list of the landmarks of several memories at one moment, oldest document first: what
+// one query sees. Documents deleted or grown later do not change it. Cheap to copy (shared,
+// immutable slabs). Thread-safe.
 class LandmarkView {
  public:
   LandmarkView();
@@ -102,7 +105,8 @@ class LandmarkView {
   std::shared_ptr<const Impl> impl_;  // shared by the copies of this view
 };
 
-// Pages held in memory; they stay where they are until this handle goes. Must not outlive the store. Move-only.
+// Pages held in memory; they stay where they are until this handle goes. Must not outlive the
+// store. Move-only.
 class PinnedPages {
  public:
   PinnedPages();
@@ -139,10 +143,12 @@ struct TierUse {
 // Thread-safe.
 class MemoryStore {
  public:
-  // Loads the catalog and all landmarks. Records with another derivation fingerprint or a bad checksum are left out, so the
-  // document's visible_bytes ends before them and the engine re-derives. `store`, `metrics`, `clock` must outlive this.
-  static absl::StatusOr<std::unique_ptr<MemoryStore>> Open(const MemoryStoreOptions& options, ChunkStore& store,
-                                                           Metrics& metrics, Clock& clock);
+  // Loads the catalog and all landmarks. Records with another derivation fingerprint or a bad
+  // checksum are left out, so the document's visible_bytes ends before them and the engine
+  // re-derives. `store`, `metrics`, `clock` must outlive this.
+  static absl::StatusOr<std::unique_ptr<MemoryStore>> Open(const MemoryStoreOptions& options,
+                                                           ChunkStore& store, Metrics& metrics,
+                                                           Clock& clock);
   ~MemoryStore();
 
   // Catalog. ALREADY_EXISTS / NOT_FOUND as the names say; changes are synced before they return.
@@ -150,7 +156,8 @@ class MemoryStore {
                                           const std::string& display_name);
   absl::StatusOr<MemoryInfo> GetMemory(const std::string& tenant, const std::string& id) const;
   // Memories of a tenant with id > `after_id`, by id, at most `limit`.
-  std::vector<MemoryInfo> ListMemories(const std::string& tenant, const std::string& after_id, int limit) const;
+  std::vector<MemoryInfo> ListMemories(const std::string& tenant, const std::string& after_id,
+                                       int limit) const;
   absl::Status DeleteMemory(MemoryId memory);
 
   absl::StatusOr<DocumentInfo> CreateDocument(MemoryId memory, const std::string& id);
@@ -161,31 +168,35 @@ class MemoryStore {
   std::vector<DocumentInfo> AllDocuments() const;
   absl::Status DeleteDocument(DocumentId document);
 
-  // Appends to any number of documents in one synced write: all or nothing. FAILED_PRECONDITION when an offset is not the
-  // document's durable_bytes or it is sealed; NOT_FOUND when it is gone.
+  // Appends to any number of documents in one synced write: all or nothing. FAILED_PRECONDITION
+  // when an offset is not the document's durable_bytes or it is sealed; NOT_FOUND when it is gone.
   absl::Status AppendText(absl::Span<const TextAppend> appends);
-  // Text [begin, end) of a document, end <= durable_bytes. DATA_LOSS when a record is damaged (and the document is marked).
-  absl::StatusOr<std::string> ReadText(DocumentId document, int64_t byte_begin, int64_t byte_end) const;
+  // Text [begin, end) of a document, end <= durable_bytes. DATA_LOSS when a record is damaged (and
+  // the document is marked).
+  absl::StatusOr<std::string> ReadText(DocumentId document, int64_t byte_begin,
+                                       int64_t byte_end) const;
 
-  // Makes derived segments findable, at once, and writes them behind. Segments of documents deleted meanwhile are dropped.
-  // Segments of one document come in ascending order; what was stored of it with a greater index than the last of this call
-  // goes away in the same step (text that follows may move the end of an open segment: the ones after it are put again
-  // with it). All of a call or nothing: after an error the same call may be made again. FAILED_PRECONDITION for a segment
-  // that would leave a hole; INVALID_ARGUMENT for sizes that do not fit, another fingerprint or text that is not durable.
+  // Makes derived segments findable, at once, and writes them behind. Segments of documents deleted
+  // meanwhile are dropped. Segments of one document come in ascending order; what was stored of it
+  // with a greater index than the last of this call goes away in the same step (text that follows
+  // may move the end of an open segment: the ones after it are put again with it). All of a call or
+  // nothing: after an error the same call may be made again. FAILED_PRECONDITION for a segment that
+  // would leave a hole; INVALID_ARGUMENT for sizes that do not fit, another fingerprint or text
+  // that is not durable.
   absl::Status PutSegments(std::vector<SegmentDerived> segments);
-  // Pages of one segment that were missing, derived again. Not a change of what is visible. `segment_byte_end`: byte_end of
-  // the segment that they were derived from (-1: not said); FAILED_PRECONDITION when the segment has been replaced since.
-  // NOT_FOUND when it is gone.
+  // Pages of one segment that were missing, derived again. Not a change of what is visible.
+  // `segment_byte_end`: byte_end of the segment that they were derived from (-1: not said);
+  // FAILED_PRECONDITION when the segment has been replaced since. NOT_FOUND when it is gone.
   absl::Status PutPages(DocumentId document, int64_t segment_index, absl::Span<const uint8_t> pages,
                         int64_t segment_byte_end = -1);
-  // A segment's record without landmarks and pages: what the engine needs to derive it again, or to go on from it.
-  // segment_index -1: the last one. NOT_FOUND when not derived.
+  // A segment's record without landmarks and pages: what the engine needs to derive it again, or to
+  // go on from it. segment_index -1: the last one. NOT_FOUND when not derived.
   absl::StatusOr<SegmentDerived> GetSegment(DocumentId document, int64_t segment_index) const;
 
   // Landmarks of several memories, ordered by DocumentId. NOT_FOUND when one is gone.
   absl::StatusOr<LandmarkView> View(absl::Span<const MemoryId> memories) const;
-  // Brings pages into the host tier and pins them. NOT_FOUND when a document is gone; RESOURCE_EXHAUSTED when the pinned
-  // pages alone would exceed the tier's limit.
+  // Brings pages into the host tier and pins them. NOT_FOUND when a document is gone;
+  // RESOURCE_EXHAUSTED when the pinned pages alone would exceed the tier's limit.
   absl::StatusOr<PinnedPages> Pin(absl::Span<const ChunkAddress> chunks);
 
   // Everything written behind reaches the disk.
@@ -193,7 +204,8 @@ class MemoryStore {
   std::vector<TierUse> tiers() const;
 
   struct Totals {
-    int64_t memories = 0, documents = 0, durable_bytes = 0, visible_bytes = 0, tokens = 0, chunks = 0;
+    int64_t memories = 0, documents = 0, durable_bytes = 0, visible_bytes = 0, tokens = 0,
+            chunks = 0;
   };
   Totals totals() const;
   // Of one memory; NOT_FOUND when gone. `memories` is 1.

@@ -1,5 +1,5 @@
-// Record decoders and key parsers on any bytes: as a record, and as the payload of a record whose checksum is right. What
-// they take, the encoders write again byte for byte.
+// Record decoders and key parsers on any bytes: as a record, and as the payload of a record whose
+// checksum is right. What they take, the encoders write again byte for byte.
 
 #include "common/check.h"
 #include "memory_store/keys.h"
@@ -24,8 +24,9 @@ std::vector<std::string> RecordSeeds() {
   std::vector<std::string> seeds = records;
   for (const std::string& record : records) seeds.push_back(record.substr(kRecordHeaderBytes));
   const DocumentKey document{MemoryId{2}, DocumentId{300}};
-  for (const std::string& key : {MemoryKey(MemoryId{2}), DocumentRecordKey(document), TextKey(document, 5),
-                                 SegmentKey(document, 5), PageKey(document, 5, 6)}) {
+  for (const std::string& key :
+       {MemoryKey(MemoryId{2}), DocumentRecordKey(document), TextKey(document, 5),
+        SegmentKey(document, 5), PageKey(document, 5, 6)}) {
     seeds.push_back(key);
   }
   return seeds;
@@ -55,7 +56,8 @@ MNEME_FUZZ_TARGET(Records, RecordSeeds) {
   if (ParseMemoryKey(input, &memory)) MNEME_CHECK(MemoryKey(memory) == input);
   if (ParseDocumentRecordKey(input, &document)) MNEME_CHECK(DocumentRecordKey(document) == input);
   if (ParseTextKey(input, &document, &number)) MNEME_CHECK(TextKey(document, number) == input);
-  if (ParseSegmentKey(input, &document, &number)) MNEME_CHECK(SegmentKey(document, number) == input);
+  if (ParseSegmentKey(input, &document, &number))
+    MNEME_CHECK(SegmentKey(document, number) == input);
   ParseRecordKeyDocument(input, &document);
 }
 

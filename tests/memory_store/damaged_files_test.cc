@@ -39,14 +39,16 @@ class DamagedFilesTest : public ::testing::Test {
 
   std::string Text(DocumentId document, int64_t bytes = kBytes) {
     std::string text;
-    for (int64_t i = 0; i < bytes; ++i) text.push_back(static_cast<char>('a' + MadeUpByte(document, i, 0, 3, 0) % 26));
+    for (int64_t i = 0; i < bytes; ++i)
+      text.push_back(static_cast<char>('a' + MadeUpByte(document, i, 0, 3, 0) % 26));
     return text;
   }
 
   void Fill() {
     memory_ = temp_.store().CreateMemory("default", "m", "").value().uid;
     for (int i = 0; i < kDocuments; ++i) {
-      const DocumentId document = temp_.store().CreateDocument(memory_, absl::StrCat("d", i)).value().uid;
+      const DocumentId document =
+          temp_.store().CreateDocument(memory_, absl::StrCat("d", i)).value().uid;
       documents_.push_back(document);
       const std::string text = Text(document);
       const TextAppend append{document, 0, text, false};
@@ -63,7 +65,8 @@ class DamagedFilesTest : public ::testing::Test {
   absl::Status TryOpen() {
     auto chunk_store = OpenRocksDbChunkStore(temp_.rocksdb_options(), temp_.metrics());
     if (!chunk_store.ok()) return chunk_store.status();
-    return MemoryStore::Open(temp_.options(), **chunk_store, temp_.metrics(), temp_.clock()).status();
+    return MemoryStore::Open(temp_.options(), **chunk_store, temp_.metrics(), temp_.clock())
+        .status();
   }
 
   // Reads, and appends to, every document. Returns how many do not serve.
@@ -74,11 +77,13 @@ class DamagedFilesTest : public ::testing::Test {
       if (text.ok()) {
         EXPECT_EQ(*text, Text(document));
         const std::string more = "more";
-        const TextAppend append{document, temp_.store().GetDocument(document)->durable_bytes, more, false};
+        const TextAppend append{document, temp_.store().GetDocument(document)->durable_bytes, more,
+                                false};
         const absl::Status status = temp_.store().AppendText({&append, 1});
         EXPECT_TRUE(status.ok()) << status;
       } else {
-        EXPECT_TRUE(absl::IsDataLoss(text.status()) || absl::IsOutOfRange(text.status())) << text.status();
+        EXPECT_TRUE(absl::IsDataLoss(text.status()) || absl::IsOutOfRange(text.status()))
+            << text.status();
         EXPECT_TRUE(temp_.store().GetDocument(document)->damaged);
         ++damaged;
       }
@@ -153,7 +158,8 @@ TEST_F(DamagedFilesTest, LogThatWasCutOffLosesNothingBeforeTheCut) {
   // The last write was the last document's segment.
   for (const DocumentId document : documents_) {
     EXPECT_EQ(temp_.store().ReadText(document, 0, kBytes).value(), Text(document));
-    EXPECT_EQ(temp_.store().GetDocument(document)->visible_bytes, document == documents_.back() ? 0 : kBytes);
+    EXPECT_EQ(temp_.store().GetDocument(document)->visible_bytes,
+              document == documents_.back() ? 0 : kBytes);
   }
 }
 

@@ -301,8 +301,7 @@ TEST_F(DerivedRecordsTest, PagesThatDoNotFitTheirSegmentAreRefused) {
   EXPECT_TRUE(absl::IsNotFound(store().PutPages(document, -1, pages)));
   EXPECT_EQ(store().PutPages(document, 0, absl::MakeConstSpan(pages).subspan(1)).code(),
             absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(store().PutPages(document, 0, pages, 99).code(),
-            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(store().PutPages(document, 0, pages, 99).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(store().PutPages(document, 0, pages, 100).ok());
   faults().Fail(Op::kWrite, absl::InternalError("disk failed"));
   EXPECT_EQ(store().PutPages(document, 0, pages).code(), absl::StatusCode::kInternal);
@@ -311,8 +310,9 @@ TEST_F(DerivedRecordsTest, PagesThatDoNotFitTheirSegmentAreRefused) {
 
 TEST_F(DerivedRecordsTest, DamagedPageIsMissingAndNeverReturned) {
   const DocumentId document = NewDerivedDocument(memory_, "d", 1, 2);
-  const int64_t bits = 8 * static_cast<int64_t>(
-                               disk().Get(Table::kPages, PageKey({memory_, document}, 0, 0))->size());
+  const int64_t bits =
+      8 *
+      static_cast<int64_t>(disk().Get(Table::kPages, PageKey({memory_, document}, 0, 0))->size());
   for (int64_t bit = 0; bit < bits; bit += 7) {
     Reopen();  // nothing in the host tier
     faults().FlipBitOfRecord(Table::kPages, 0, bit);

@@ -1,4 +1,5 @@
-// A ChunkStore that fails when told: wraps another one and lets its n-th operation of a kind fail, or damages what it reads.
+// A ChunkStore that fails when told: wraps another one and lets its n-th operation of a kind fail,
+// or damages what it reads.
 
 #ifndef MNEME_TESTS_MEMORY_STORE_FAULTY_CHUNK_STORE_H_
 #define MNEME_TESTS_MEMORY_STORE_FAULTY_CHUNK_STORE_H_
@@ -30,18 +31,20 @@ class FaultyChunkStore : public ChunkStore {
     absl::MutexLock lock(&mutex_);
     faults_[static_cast<size_t>(op)] = {skip, count, std::move(status)};
   }
-  // Scans of a table end with `status` when they come to the n-th record of all scans of it from now (counted from 0), and
-  // at the `count` - 1 after it.
+  // Scans of a table end with `status` when they come to the n-th record of all scans of it from
+  // now (counted from 0), and at the `count` - 1 after it.
   void FailScanAtRecord(Table table, int64_t record, absl::Status status, int64_t count = 1) {
     absl::MutexLock lock(&mutex_);
     scan_faults_[static_cast<size_t>(table)] = {record, count, std::move(status)};
   }
-  // Flips one bit of the value of the n-th record read from a table from now (counted from 0), by whatever operation.
+  // Flips one bit of the value of the n-th record read from a table from now (counted from 0), by
+  // whatever operation.
   void FlipBitOfRecord(Table table, int64_t record, int64_t bit) {
     absl::MutexLock lock(&mutex_);
     flips_[static_cast<size_t>(table)] = {record, bit};
   }
-  // Called before every write, outside the lock: to run something else at that moment, or to make it wait.
+  // Called before every write, outside the lock: to run something else at that moment, or to make
+  // it wait.
   void OnWrite(std::function<void(const WriteBatch&)> hook) {
     absl::MutexLock lock(&mutex_);
     on_write_ = std::move(hook);
@@ -80,7 +83,8 @@ class FaultyChunkStore : public ChunkStore {
     if (value.ok()) MaybeFlip(table, &*value);
     return value;
   }
-  std::vector<absl::StatusOr<std::string>> MultiGet(Table table, absl::Span<const std::string> keys) override {
+  std::vector<absl::StatusOr<std::string>> MultiGet(Table table,
+                                                    absl::Span<const std::string> keys) override {
     if (absl::Status status = Next(Op::kMultiGet); !status.ok()) {
       return std::vector<absl::StatusOr<std::string>>(keys.size(), status);
     }
@@ -96,8 +100,9 @@ class FaultyChunkStore : public ChunkStore {
     if (hook) hook();
     return values;
   }
-  absl::Status Scan(Table table, absl::string_view begin, absl::string_view end,
-                    const std::function<bool(absl::string_view key, absl::string_view value)>& visit) override {
+  absl::Status Scan(
+      Table table, absl::string_view begin, absl::string_view end,
+      const std::function<bool(absl::string_view key, absl::string_view value)>& visit) override {
     if (absl::Status status = Next(Op::kScan); !status.ok()) return status;
     absl::Status fault;
     const absl::Status status =

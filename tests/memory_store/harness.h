@@ -1,4 +1,5 @@
-// For tests of MemoryStore: a store over a map that can fail (faults()) and crash (disk()), and short names for common steps.
+// For tests of MemoryStore: a store over a map that can fail (faults()) and crash (disk()), and
+// short names for common steps.
 
 #ifndef MNEME_TESTS_MEMORY_STORE_HARNESS_H_
 #define MNEME_TESTS_MEMORY_STORE_HARNESS_H_
@@ -45,16 +46,21 @@ class MemoryStoreHarness : public ::testing::Test {
     ASSERT_TRUE(status.ok()) << status;
   }
 
-  MemoryId NewMemory(const std::string& id) { return store().CreateMemory("default", id, "").value().uid; }
-  DocumentId NewDocument(MemoryId memory, const std::string& id) { return store().CreateDocument(memory, id).value().uid; }
-  absl::Status Append(DocumentId document, int64_t offset, absl::string_view text, bool seal = false) {
+  MemoryId NewMemory(const std::string& id) {
+    return store().CreateMemory("default", id, "").value().uid;
+  }
+  DocumentId NewDocument(MemoryId memory, const std::string& id) {
+    return store().CreateDocument(memory, id).value().uid;
+  }
+  absl::Status Append(DocumentId document, int64_t offset, absl::string_view text,
+                      bool seal = false) {
     const TextAppend append{document, offset, text, seal};
     return store().AppendText({&append, 1});
   }
   // Segment `index` of a document whose segments have `chunks` chunks and 100 bytes each.
   SegmentDerived Segment(DocumentId document, int index, int chunks = 2, bool with_pages = true) {
-    return MadeUpSegment(options_, document, index, int64_t{index} * chunks, chunks, index * 100, index * 100 + 100,
-                         with_pages);
+    return MadeUpSegment(options_, document, index, int64_t{index} * chunks, chunks, index * 100,
+                         index * 100 + 100, with_pages);
   }
   absl::Status PutSegment(SegmentDerived segment) {
     std::vector<SegmentDerived> segments;
@@ -62,7 +68,8 @@ class MemoryStoreHarness : public ::testing::Test {
     return store().PutSegments(std::move(segments));
   }
   // A document of `segments` such segments.
-  DocumentId NewDerivedDocument(MemoryId memory, const std::string& id, int segments = 1, int chunks = 2) {
+  DocumentId NewDerivedDocument(MemoryId memory, const std::string& id, int segments = 1,
+                                int chunks = 2) {
     const DocumentId document = NewDocument(memory, id);
     EXPECT_TRUE(Append(document, 0, TextOf(document, segments * 100)).ok());
     std::vector<SegmentDerived> derived;
@@ -72,7 +79,8 @@ class MemoryStoreHarness : public ::testing::Test {
   }
   static std::string TextOf(DocumentId document, int64_t bytes) {
     std::string text(static_cast<size_t>(bytes), '\0');
-    for (int64_t i = 0; i < bytes; ++i) text[i] = static_cast<char>('a' + MadeUpByte(document, i, 0, 3, 0) % 26);
+    for (int64_t i = 0; i < bytes; ++i)
+      text[i] = static_cast<char>('a' + MadeUpByte(document, i, 0, 3, 0) % 26);
     return text;
   }
   LandmarkView View(MemoryId memory) { return store().View({&memory, 1}).value(); }
@@ -80,7 +88,8 @@ class MemoryStoreHarness : public ::testing::Test {
   std::vector<uint8_t> LandmarkAt(const LandmarkView& view, int64_t index) {
     for (const LandmarkSlab& slab : view.slabs()) {
       if (index < slab.row_count) {
-        const uint8_t* row = static_cast<const uint8_t*>(slab.rows) + index * options_.landmark_bytes;
+        const uint8_t* row =
+            static_cast<const uint8_t*>(slab.rows) + index * options_.landmark_bytes;
         return {row, row + options_.landmark_bytes};
       }
       index -= slab.row_count;

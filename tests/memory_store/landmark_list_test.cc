@@ -23,7 +23,8 @@ using Model = std::map<std::pair<DocumentId, int64_t>, Rows>;
 std::vector<uint8_t> Bytes(DocumentId document, int64_t segment, const Rows& rows) {
   std::vector<uint8_t> bytes;
   for (size_t row = 0; row < rows.byte_begin.size(); ++row) {
-    const auto one = MadeUpLandmark(document, segment * 1000 + static_cast<int64_t>(row), rows.version, kLandmarkBytes);
+    const auto one = MadeUpLandmark(document, segment * 1000 + static_cast<int64_t>(row),
+                                    rows.version, kLandmarkBytes);
     bytes.insert(bytes.end(), one.begin(), one.end());
   }
   return bytes;
@@ -47,7 +48,8 @@ void ExpectSame(const LandmarkSnapshot& snapshot, const Model& model) {
     const std::vector<uint8_t> expected = Bytes(key.first, key.second, rows);
     const int64_t row_in_run = segment.first_row - r.block->segments[r.segment_begin].first_row;
     ASSERT_EQ(r.first_index + row_in_run, index);
-    const auto* stored = static_cast<const uint8_t*>(snapshot.slabs[run].rows) + row_in_run * kLandmarkBytes;
+    const auto* stored =
+        static_cast<const uint8_t*>(snapshot.slabs[run].rows) + row_in_run * kLandmarkBytes;
     ASSERT_EQ(std::memcmp(stored, expected.data(), expected.size()), 0);
     index += segment.row_count;
     if (r.segment_begin + ++in_run == r.segment_end) {
@@ -77,7 +79,8 @@ TEST(LandmarkListTest, AppendSharesTheFullBlocksWithEarlierSnapshots) {
   Put(list, DocumentId{1}, 100, full);
   const auto after = list.Snapshot();
   size_t shared = 0;
-  for (size_t i = 0; i < before->runs.size(); ++i) shared += before->runs[i].block == after->runs[i].block;
+  for (size_t i = 0; i < before->runs.size(); ++i)
+    shared += before->runs[i].block == after->runs[i].block;
   EXPECT_GE(shared + 1, before->runs.size());
   EXPECT_LE(after->runs.size(), 101u * 64 / LandmarkList::kBlockRows + 1);
 }
@@ -88,8 +91,8 @@ TEST(LandmarkListTest, RowsBeginOnACacheLine) {
   EXPECT_EQ(reinterpret_cast<uintptr_t>(list.Snapshot()->slabs[0].rows) % 64, 0u);
 }
 
-// Random changes against a std::map, in several lists whose documents interleave; every snapshot taken on the way still
-// shows what it showed then.
+// Random changes against a std::map, in several lists whose documents interleave; every snapshot
+// taken on the way still shows what it showed then.
 TEST(LandmarkListTest, AgreesWithAMapOverRandomChanges) {
   const uint32_t seed = std::random_device{}();
   SCOPED_TRACE(testing::Message() << "seed " << seed);
@@ -107,11 +110,13 @@ TEST(LandmarkListTest, AgreesWithAMapOverRandomChanges) {
     const int64_t segment = random() % 5;
     if (random() % 10 == 0) {
       list.Erase(document, segment);
-      model.erase(model.lower_bound({document, segment}), model.lower_bound({DocumentId{static_cast<uint64_t>(document) + 1}, 0}));
+      model.erase(model.lower_bound({document, segment}),
+                  model.lower_bound({DocumentId{static_cast<uint64_t>(document) + 1}, 0}));
     } else {
       Rows rows{step, {}};
       rows.byte_begin.resize(random() % (random() % 8 == 0 ? 700 : 70));
-      for (size_t i = 0; i < rows.byte_begin.size(); ++i) rows.byte_begin[i] = static_cast<int64_t>(i) * 3 + step;
+      for (size_t i = 0; i < rows.byte_begin.size(); ++i)
+        rows.byte_begin[i] = static_cast<int64_t>(i) * 3 + step;
       if (rows.byte_begin.empty()) continue;
       Put(list, document, segment, rows);
       model[{document, segment}] = rows;
@@ -133,7 +138,8 @@ TEST(LandmarkListTest, AgreesWithAMapOverRandomChanges) {
   for (const auto& [snapshot, model] : taken) ASSERT_NO_FATAL_FAILURE(ExpectSame(*snapshot, model));
   for (int i = 0; i < kLists; ++i) {
     int64_t rows = 0;
-    for (const auto& [key, value] : models[i]) rows += static_cast<int64_t>(value.byte_begin.size());
+    for (const auto& [key, value] : models[i])
+      rows += static_cast<int64_t>(value.byte_begin.size());
     EXPECT_EQ(lists[i].bytes(), rows * kLandmarkBytes);
   }
   EXPECT_TRUE(lists[0].ByteBegin(DocumentId{9999}, 0).empty());

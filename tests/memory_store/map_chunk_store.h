@@ -1,5 +1,6 @@
-// ChunkStore in a std::map: fast, and able to crash as a machine does. Every batch is kept in a log; Crash() forgets an
-// unsynced end of it, as a machine that loses power does (a process that dies loses nothing: the log is the kernel's).
+// ChunkStore in a std::map: fast, and able to crash as a machine does. Every batch is kept in a
+// log; Crash() forgets an unsynced end of it, as a machine that loses power does (a process that
+// dies loses nothing: the log is the kernel's).
 
 #ifndef MNEME_TESTS_MEMORY_STORE_MAP_CHUNK_STORE_H_
 #define MNEME_TESTS_MEMORY_STORE_MAP_CHUNK_STORE_H_
@@ -36,18 +37,21 @@ class MapChunkStore : public ChunkStore {
     if (it == map.end()) return absl::NotFoundError("no such key");
     return it->second;
   }
-  std::vector<absl::StatusOr<std::string>> MultiGet(Table table, absl::Span<const std::string> keys) override {
+  std::vector<absl::StatusOr<std::string>> MultiGet(Table table,
+                                                    absl::Span<const std::string> keys) override {
     std::vector<absl::StatusOr<std::string>> values;
     for (const std::string& key : keys) values.push_back(Get(table, key));
     return values;
   }
-  absl::Status Scan(Table table, absl::string_view begin, absl::string_view end,
-                    const std::function<bool(absl::string_view key, absl::string_view value)>& visit) override {
+  absl::Status Scan(
+      Table table, absl::string_view begin, absl::string_view end,
+      const std::function<bool(absl::string_view key, absl::string_view value)>& visit) override {
     Map range;
     {
       absl::MutexLock lock(&mutex_);
       const Map& map = tables_[static_cast<size_t>(table)];
-      range.insert(map.lower_bound(std::string(begin)), end.empty() ? map.end() : map.lower_bound(std::string(end)));
+      range.insert(map.lower_bound(std::string(begin)),
+                   end.empty() ? map.end() : map.lower_bound(std::string(end)));
     }
     for (const auto& [key, value] : range) {
       if (!visit(key, value)) break;

@@ -1,5 +1,5 @@
-// Many threads at once: writers of their own documents, readers of everything, and deletions. What is read must be right at
-// every moment; what is left in the end must be complete.
+// Many threads at once: writers of their own documents, readers of everything, and deletions. What
+// is read must be right at every moment; what is left in the end must be complete.
 
 #include <atomic>
 #include <random>
@@ -19,18 +19,21 @@ constexpr int kSegments = 6;
 constexpr int kChunks = 3;
 
 // Segment `index` as it is when half of its text is there, or all.
-SegmentDerived SegmentOf(const MemoryStoreOptions& options, DocumentId document, int index, bool half) {
-  return MadeUpSegment(options, document, index, int64_t{index} * kChunks, half ? 1 : kChunks, index * 100,
-                       index * 100 + (half ? 50 : 100));
+SegmentDerived SegmentOf(const MemoryStoreOptions& options, DocumentId document, int index,
+                         bool half) {
+  return MadeUpSegment(options, document, index, int64_t{index} * kChunks, half ? 1 : kChunks,
+                       index * 100, index * 100 + (half ? 50 : 100));
 }
 
-void WriteDocument(MemoryStore& store, const MemoryStoreOptions& options, MemoryId memory, const std::string& id) {
+void WriteDocument(MemoryStore& store, const MemoryStoreOptions& options, MemoryId memory,
+                   const std::string& id) {
   const auto made = store.CreateDocument(memory, id);
   ASSERT_TRUE(made.ok()) << made.status();
   const std::string half(50, 'x');
   for (int s = 0; s < kSegments; ++s) {
     for (const bool first_half : {true, false}) {
-      const TextAppend append{made->uid, s * 100 + (first_half ? 0 : 50), half, !first_half && s + 1 == kSegments};
+      const TextAppend append{made->uid, s * 100 + (first_half ? 0 : 50), half,
+                              !first_half && s + 1 == kSegments};
       absl::Status status = store.AppendText({&append, 1});
       if (absl::IsNotFound(status)) return;  // deleted meanwhile
       ASSERT_TRUE(status.ok()) << status;
@@ -43,42 +46,53 @@ void WriteDocument(MemoryStore& store, const MemoryStoreOptions& options, Memory
 }
 
 // A view and some of its pages.
-void ReadOnce(MemoryStore& store, const MemoryStoreOptions& options, absl::Span<const MemoryId> memories,
-              std::mt19937& random) {
+void ReadOnce(MemoryStore& store, const MemoryStoreOptions& options,
+              absl::Span<const MemoryId> memories, std::mt19937& random) {
   const LandmarkView view = store.View(memories).value();
   int64_t index = 0;
   ChunkAddress before;
   for (const LandmarkSlab& slab : view.slabs()) {
     for (int64_t row = 0; row < slab.row_count; ++row, ++index) {
       const auto [document, chunk] = view.Locate(index).address;
-      ASSERT_TRUE(before.document < document || (before.document == document && before.chunk_index + 1 == chunk));
+      ASSERT_TRUE(before.document < document ||
+                  (before.document == document && before.chunk_index + 1 == chunk));
       before = {document, chunk};
       const auto* stored = static_cast<const uint8_t*>(slab.rows) + row * options.landmark_bytes;
       const int64_t segment = chunk / kChunks;
-      const bool whole = std::memcmp(stored, MadeUpLandmark(document, chunk, segment * 100 + 100, options.landmark_bytes).data(),
-                                     options.landmark_bytes) == 0;
-      const bool half = std::memcmp(stored, MadeUpLandmark(document, chunk, segment * 100 + 50, options.landmark_bytes).data(),
-                                    options.landmark_bytes) == 0;
+      const bool whole =
+          std::memcmp(
+              stored,
+              MadeUpLandmark(document, chunk, segment * 100 + 100, options.landmark_bytes).data(),
+              options.landmark_bytes) == 0;
+      const bool half =
+          std::memcmp(
+              stored,
+              MadeUpLandmark(document, chunk, segment * 100 + 50, options.landmark_bytes).data(),
+              options.landmark_bytes) == 0;
       ASSERT_TRUE(whole || half);
     }
   }
   ASSERT_EQ(index, view.chunk_count());
   if (index == 0) return;
   std::vector<ChunkAddress> wanted;
-  for (int i = 0; i < 4; ++i) wanted.push_back(view.Locate(static_cast<int64_t>(random() % index)).address);
+  for (int i = 0; i < 4; ++i)
+    wanted.push_back(view.Locate(static_cast<int64_t>(random() % index)).address);
   const auto pinned = store.Pin(wanted);
   if (absl::IsNotFound(pinned.status())) return;  // a document was deleted meanwhile
   ASSERT_TRUE(pinned.ok()) << pinned.status();
   for (size_t i = 0; i < wanted.size(); ++i) {
     const uint8_t* page = pinned->pages()[i];
     if (page == nullptr) {
-      ASSERT_FALSE(store.GetDocument(wanted[i].document).ok()) << "missing, and not because of a deletion";
+      ASSERT_FALSE(store.GetDocument(wanted[i].document).ok())
+          << "missing, and not because of a deletion";
       continue;
     }
     const auto [document, chunk] = wanted[i];
     const int64_t end = chunk / kChunks * 100 + 100;
-    ASSERT_TRUE(std::memcmp(page, MadeUpPage(document, chunk, end, options.page_bytes).data(), options.page_bytes) == 0 ||
-                std::memcmp(page, MadeUpPage(document, chunk, end - 50, options.page_bytes).data(), options.page_bytes) == 0);
+    ASSERT_TRUE(std::memcmp(page, MadeUpPage(document, chunk, end, options.page_bytes).data(),
+                            options.page_bytes) == 0 ||
+                std::memcmp(page, MadeUpPage(document, chunk, end - 50, options.page_bytes).data(),
+                            options.page_bytes) == 0);
   }
 }
 
@@ -86,7 +100,8 @@ void RunThreads(MemoryStore& store, const MemoryStoreOptions& options, int docum
   const uint32_t seed = std::random_device{}();
   SCOPED_TRACE(absl::StrCat("seed ", seed));
   std::vector<MemoryId> memories;
-  for (const char* id : {"a", "b"}) memories.push_back(store.CreateMemory("default", id, "").value().uid);
+  for (const char* id : {"a", "b"})
+    memories.push_back(store.CreateMemory("default", id, "").value().uid);
   std::atomic<int> writers_left{3};
   std::vector<std::thread> threads;
   for (int w = 0; w < 3; ++w) {
@@ -125,7 +140,8 @@ void RunThreads(MemoryStore& store, const MemoryStoreOptions& options, int docum
     EXPECT_EQ(info.visible_bytes, kSegments * 100);
     EXPECT_EQ(info.chunk_count, kSegments * kChunks);
     EXPECT_TRUE(info.sealed);
-    EXPECT_EQ(store.ReadText(info.uid, 0, kSegments * 100).value(), std::string(kSegments * 100, 'x'));
+    EXPECT_EQ(store.ReadText(info.uid, 0, kSegments * 100).value(),
+              std::string(kSegments * 100, 'x'));
   }
 }
 

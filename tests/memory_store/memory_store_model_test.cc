@@ -1,5 +1,6 @@
-// Random operations against MemoryStore and a simple model of it in plain containers, with restarts, machine crashes and
-// failing writes in between. After every few steps everything that can be asked is compared.
+// Random operations against MemoryStore and a simple model of it in plain containers, with
+// restarts, machine crashes and failing writes in between. After every few steps everything that
+// can be asked is compared.
 
 #include <algorithm>
 #include <map>
@@ -40,7 +41,9 @@ class MemoryStoreModelTest : public MemoryStoreHarness, public ::testing::WithPa
  protected:
   using Documents = std::map<DocumentId, ModelDocument>;
 
-  int64_t Random(int64_t below) { return static_cast<int64_t>(random_() % static_cast<uint64_t>(below)); }
+  int64_t Random(int64_t below) {
+    return static_cast<int64_t>(random_() % static_cast<uint64_t>(below));
+  }
   template <typename Map>
   auto Any(Map& map) {
     return std::next(map.begin(), Random(static_cast<int64_t>(map.size())));
@@ -55,7 +58,8 @@ class MemoryStoreModelTest : public MemoryStoreHarness, public ::testing::WithPa
 
   void CreateMemoryStep() {
     const std::string id = absl::StrCat("m", Random(6));
-    const bool exists = std::any_of(memories_.begin(), memories_.end(), [&](const auto& m) { return m.second == id; });
+    const bool exists = std::any_of(memories_.begin(), memories_.end(),
+                                    [&](const auto& m) { return m.second == id; });
     const auto made = store().CreateMemory("default", id, "");
     ASSERT_EQ(made.ok(), !exists);
     if (made.ok()) memories_[made->uid] = id;
@@ -65,8 +69,9 @@ class MemoryStoreModelTest : public MemoryStoreHarness, public ::testing::WithPa
     if (memories_.empty()) return;
     const MemoryId memory = Any(memories_)->first;
     const std::string id = absl::StrCat("d", Random(30));
-    const bool exists = std::any_of(documents_.begin(), documents_.end(),
-                                    [&](const auto& d) { return d.second.memory == memory && d.second.id == id; });
+    const bool exists = std::any_of(documents_.begin(), documents_.end(), [&](const auto& d) {
+      return d.second.memory == memory && d.second.id == id;
+    });
     const auto made = store().CreateDocument(memory, id);
     ASSERT_EQ(made.ok(), !exists);
     if (made.ok()) documents_[made->uid] = {memory, id};
@@ -89,9 +94,10 @@ class MemoryStoreModelTest : public MemoryStoreHarness, public ::testing::WithPa
       document.text += text;
       document.sealed = seal;
     }
-    const bool fails = !appends.empty() && std::any_of(appends.begin(), appends.end(), [](const TextAppend& a) {
-      return a.seal || !a.text.empty();
-    }) && FailNext();
+    const bool fails = !appends.empty() &&
+                       std::any_of(appends.begin(), appends.end(),
+                                   [](const TextAppend& a) { return a.seal || !a.text.empty(); }) &&
+                       FailNext();
     ASSERT_EQ(store().AppendText(appends).ok(), !fails);
     if (!fails) documents_ = std::move(after);
   }
@@ -117,9 +123,10 @@ class MemoryStoreModelTest : public MemoryStoreHarness, public ::testing::WithPa
         segment.first_chunk = document.chunk_count();
         segment.chunk_count = Random(5) == 0 ? Random(64) : Random(4);
         segment.with_pages = Random(10) != 0;
-        segments.push_back(MadeUpSegment(options(), it->first, static_cast<int64_t>(document.segments.size()),
-                                         segment.first_chunk, segment.chunk_count, segment.byte_begin,
-                                         segment.byte_end, segment.with_pages));
+        segments.push_back(MadeUpSegment(options(), it->first,
+                                         static_cast<int64_t>(document.segments.size()),
+                                         segment.first_chunk, segment.chunk_count,
+                                         segment.byte_begin, segment.byte_end, segment.with_pages));
         document.segments.push_back(segment);
       }
     }
@@ -134,8 +141,9 @@ class MemoryStoreModelTest : public MemoryStoreHarness, public ::testing::WithPa
     if (it->second.segments.empty()) return;
     const int64_t index = Random(static_cast<int64_t>(it->second.segments.size()));
     ModelSegment& segment = it->second.segments[index];
-    const SegmentDerived derived = MadeUpSegment(options(), it->first, index, segment.first_chunk, segment.chunk_count,
-                                                 segment.byte_begin, segment.byte_end);
+    const SegmentDerived derived =
+        MadeUpSegment(options(), it->first, index, segment.first_chunk, segment.chunk_count,
+                      segment.byte_begin, segment.byte_end);
     ASSERT_TRUE(store().PutPages(it->first, index, derived.pages, segment.byte_end).ok());
     segment.with_pages = true;
   }
@@ -156,7 +164,8 @@ class MemoryStoreModelTest : public MemoryStoreHarness, public ::testing::WithPa
     std::erase_if(documents_, [memory](const auto& d) { return d.second.memory == memory; });
   }
 
-  // A machine crash may lose derived records alone, and the newest of them only: take the model back to what is left.
+  // A machine crash may lose derived records alone, and the newest of them only: take the model
+  // back to what is left.
   void CrashStep() {
     disk().Crash(Random(disk().unsynced() + 1));
     Reopen();
@@ -165,14 +174,16 @@ class MemoryStoreModelTest : public MemoryStoreHarness, public ::testing::WithPa
       ASSERT_EQ(info.durable_bytes, static_cast<int64_t>(document.text.size()));
       ASSERT_EQ(info.sealed, document.sealed);
       ASSERT_LE(info.visible_bytes, info.durable_bytes);
-      // What versions of segments are left is the store's to say; they must fit each other and be whole.
+      // What versions of segments are left is the store's to say; they must fit each other and be
+      // whole.
       document.segments.clear();
       for (int64_t index = 0;; ++index) {
         const auto segment = store().GetSegment(uid, index);
         if (!segment.ok()) break;
         ASSERT_EQ(segment->byte_begin, document.visible_bytes());
         document.segments.push_back({segment->byte_begin, segment->byte_end, document.chunk_count(),
-                                     static_cast<int64_t>(segment->chunk_byte_begin.size()), false});
+                                     static_cast<int64_t>(segment->chunk_byte_begin.size()),
+                                     false});
       }
       for (int64_t chunk = 0; chunk < document.chunk_count(); ++chunk) {
         const PinnedPages page = Pin({{uid, chunk}});
@@ -186,7 +197,8 @@ class MemoryStoreModelTest : public MemoryStoreHarness, public ::testing::WithPa
 
   void Compare() {
     std::set<std::pair<MemoryId, std::string>> expected(memories_.begin(), memories_.end()), found;
-    for (const MemoryInfo& info : store().ListMemories("default", "", 1000)) found.emplace(info.uid, info.id);
+    for (const MemoryInfo& info : store().ListMemories("default", "", 1000))
+      found.emplace(info.uid, info.id);
     ASSERT_EQ(found, expected);
     ASSERT_EQ(store().AllDocuments().size(), documents_.size());
     MemoryStore::Totals sum;
@@ -199,8 +211,10 @@ class MemoryStoreModelTest : public MemoryStoreHarness, public ::testing::WithPa
       ASSERT_EQ(info.token_count, 64 * document.chunk_count());
       ASSERT_EQ(info.sealed, document.sealed);
       ASSERT_FALSE(info.damaged);
-      const int64_t begin = Random(info.durable_bytes + 1), end = begin + Random(info.durable_bytes - begin + 1);
-      ASSERT_EQ(store().ReadText(uid, begin, end).value(), document.text.substr(begin, end - begin));
+      const int64_t begin = Random(info.durable_bytes + 1),
+                    end = begin + Random(info.durable_bytes - begin + 1);
+      ASSERT_EQ(store().ReadText(uid, begin, end).value(),
+                document.text.substr(begin, end - begin));
       sum.durable_bytes += info.durable_bytes;
       sum.visible_bytes += info.visible_bytes;
       sum.chunks += info.chunk_count;
@@ -234,7 +248,8 @@ class MemoryStoreModelTest : public MemoryStoreHarness, public ::testing::WithPa
           ASSERT_EQ(text.byte_begin, segment.byte_begin + bytes * c / segment.chunk_count);
           ASSERT_EQ(text.byte_end, segment.byte_begin + bytes * (c + 1) / segment.chunk_count);
           if (Random(4) != 0) continue;
-          ASSERT_EQ(LandmarkAt(view, index), MadeUpLandmark(uid, chunk, segment.byte_end, options().landmark_bytes));
+          ASSERT_EQ(LandmarkAt(view, index),
+                    MadeUpLandmark(uid, chunk, segment.byte_end, options().landmark_bytes));
           const PinnedPages page = Pin({{uid, chunk}});
           ASSERT_EQ(page.missing().empty(), segment.with_pages);
           if (segment.with_pages) ExpectPage(page.pages()[0], uid, chunk, segment.byte_end);
@@ -260,16 +275,26 @@ TEST_P(MemoryStoreModelTest, AgreesWithTheModelOverRandomOperations) {
   ASSERT_TRUE(store().DeleteMemory(store().GetMemory("default", "reserves-identities")->uid).ok());
   for (int step = 0; step < 600 && !HasFatalFailure(); ++step) {
     const int64_t what = Random(100);
-    if (what < 4) CreateMemoryStep();
-    else if (what < 20) CreateDocumentStep();
-    else if (what < 50) AppendStep();
-    else if (what < 80) PutSegmentsStep();
-    else if (what < 84) PutPagesStep();
-    else if (what < 88) DeleteStep();
-    else if (what < 90) DeleteMemoryStep();
-    else if (what < 93) Reopen();
-    else if (what < 94) CrashStep();
-    else Compare();
+    if (what < 4)
+      CreateMemoryStep();
+    else if (what < 20)
+      CreateDocumentStep();
+    else if (what < 50)
+      AppendStep();
+    else if (what < 80)
+      PutSegmentsStep();
+    else if (what < 84)
+      PutPagesStep();
+    else if (what < 88)
+      DeleteStep();
+    else if (what < 90)
+      DeleteMemoryStep();
+    else if (what < 93)
+      Reopen();
+    else if (what < 94)
+      CrashStep();
+    else
+      Compare();
   }
   Reopen();
   if (!HasFatalFailure()) Compare();

@@ -195,8 +195,8 @@ TEST_F(MemoryStoreTest, EveryRangeOfTextInPiecesOfAllSizesIsReadBack) {
     ASSERT_TRUE(Append(document, static_cast<int64_t>(text.size()), piece).ok());
     text += piece;
   }
-  const std::vector<int64_t> cuts = {0,      1,      2,       3,       4,       5,
-                                     65'540, 70'003, 70'004,  70'007,  135'543, 135'544,
+  const std::vector<int64_t> cuts = {0,       1,       2,       3,      4,       5,
+                                     65'540,  70'003,  70'004,  70'007, 135'543, 135'544,
                                      201'079, 266'614, 266'615, 266'616};
   ASSERT_EQ(text.size(), 266'616u);
   for (const int64_t begin : cuts) {

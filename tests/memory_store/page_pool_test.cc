@@ -24,12 +24,15 @@ std::vector<PageId> Ids(std::initializer_list<int64_t> numbers) {
 
 class PagePoolTest : public ::testing::Test {
  protected:
-  // Loads a page filled with its number, and remembers that it was asked for. Pages of negative number are absent.
-  absl::Status Load(absl::Span<const PageId> ids, absl::Span<uint8_t* const> destinations, std::vector<bool>* found) {
+  // Loads a page filled with its number, and remembers that it was asked for. Pages of negative
+  // number are absent.
+  absl::Status Load(absl::Span<const PageId> ids, absl::Span<uint8_t* const> destinations,
+                    std::vector<bool>* found) {
     for (size_t i = 0; i < ids.size(); ++i) {
       ++loads_[ids[i].chunk_in_segment];
       (*found)[i] = ids[i].chunk_in_segment >= 0;
-      if ((*found)[i]) std::memset(destinations[i], static_cast<int>(ids[i].chunk_in_segment), kPageBytes);
+      if ((*found)[i])
+        std::memset(destinations[i], static_cast<int>(ids[i].chunk_in_segment), kPageBytes);
     }
     return absl::OkStatus();
   }
@@ -197,8 +200,8 @@ TEST_F(PagePoolTest, TwoThreadsShareOneLoad) {
     if (loads.fetch_add(1) == 0) {
       second = std::thread([&] {
         second_begun.Notify();
-        const auto pins =
-            pool.PinAll(Ids({1}), [&](auto, auto, auto*) { return absl::InternalError("not to be asked"); });
+        const auto pins = pool.PinAll(
+            Ids({1}), [&](auto, auto, auto*) { return absl::InternalError("not to be asked"); });
         EXPECT_TRUE(pins.ok());
         EXPECT_EQ(pins->pages[0][0], 1);
         pool.Unpin(pins->slots);
@@ -238,7 +241,8 @@ TEST_F(PagePoolTest, WaiterLoadsForItselfWhenTheOtherFailed) {
 TEST_F(PagePoolTest, ManyThreadsNeverSeeAWrongPageOrMoreThanTheLimit) {
   constexpr int64_t kSlots = 40;
   PagePool pool(kPageBytes, kSlots * kPageBytes, metrics_);
-  const auto load = [](absl::Span<const PageId> ids, absl::Span<uint8_t* const> destinations, std::vector<bool>*) {
+  const auto load = [](absl::Span<const PageId> ids, absl::Span<uint8_t* const> destinations,
+                       std::vector<bool>*) {
     for (size_t i = 0; i < ids.size(); ++i) {
       std::memset(destinations[i], static_cast<int>(ids[i].chunk_in_segment), kPageBytes);
     }

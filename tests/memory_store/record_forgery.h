@@ -1,4 +1,5 @@
-// For tests: records with a right checksum around any payload, as an enemy or a program with a bug would write them.
+// For tests: records with a right checksum around any payload, as an enemy or a program with a bug
+// would write them.
 
 #ifndef MNEME_TESTS_MEMORY_STORE_RECORD_FORGERY_H_
 #define MNEME_TESTS_MEMORY_STORE_RECORD_FORGERY_H_

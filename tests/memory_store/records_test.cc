@@ -25,7 +25,8 @@ TEST(RecordsTest, BytesAreAsTheFormatDocumentSays) {
 }
 
 TEST(RecordsTest, EveryKindIsReadBack) {
-  const CounterRecord counter = DecodeCounterRecord("k", EncodeRecord("k", CounterRecord{7, 1ull << 63})).value();
+  const CounterRecord counter =
+      DecodeCounterRecord("k", EncodeRecord("k", CounterRecord{7, 1ull << 63})).value();
   EXPECT_EQ(counter.next_memory, 7u);
   EXPECT_EQ(counter.next_document, 1ull << 63);
   const MemoryRecord memory =
@@ -34,7 +35,8 @@ TEST(RecordsTest, EveryKindIsReadBack) {
   EXPECT_EQ(memory.id, "id");
   EXPECT_EQ(memory.display_name, "");
   EXPECT_EQ(memory.create_time_us, -5);
-  const DocumentRecord document = DecodeDocumentRecord("k", EncodeRecord("k", DocumentRecord{"d", 12})).value();
+  const DocumentRecord document =
+      DecodeDocumentRecord("k", EncodeRecord("k", DocumentRecord{"d", 12})).value();
   EXPECT_EQ(document.id, "d");
   EXPECT_EQ(document.create_time_us, 12);
   const std::string text_value = EncodeRecord("k", TextRecord{false, "some text"});
@@ -94,17 +96,21 @@ TEST(RecordsTest, EveryFlippedBitAndEveryCutIsNoticed) {
     EXPECT_TRUE(absl::IsDataLoss(DecodeSegmentRecord("key", damaged).status())) << bit;
   }
   for (size_t size = 0; size < value.size(); ++size) {
-    EXPECT_TRUE(absl::IsDataLoss(DecodeSegmentRecord("key", value.substr(0, size)).status())) << size;
+    EXPECT_TRUE(absl::IsDataLoss(DecodeSegmentRecord("key", value.substr(0, size)).status()))
+        << size;
   }
   EXPECT_TRUE(absl::IsDataLoss(DecodeSegmentRecord("key", value + "x").status()));
 }
 
 TEST(RecordsTest, PayloadThatMeansNothingIsRefusedThoughItsChecksumIsRight) {
   EXPECT_TRUE(DecodeTextRecord("key", ForgeRecord(RecordKind::kText, "key", "\x01text")).ok());
-  EXPECT_THAT(DecodeTextRecord("key", ForgeRecord(RecordKind::kText, "key", "\x02text")).status().message(),
-              HasSubstr("flags"));
+  EXPECT_THAT(
+      DecodeTextRecord("key", ForgeRecord(RecordKind::kText, "key", "\x02text")).status().message(),
+      HasSubstr("flags"));
   EXPECT_FALSE(DecodeTextRecord("key", ForgeRecord(RecordKind::kText, "key", "")).ok());
-  EXPECT_THAT(DecodeTextRecord("key", ForgeRecord(RecordKind::kText, "key", "\x01text", 2)).status().message(),
+  EXPECT_THAT(DecodeTextRecord("key", ForgeRecord(RecordKind::kText, "key", "\x01text", 2))
+                  .status()
+                  .message(),
               HasSubstr("version 2, known 1"));
   SegmentRecord segment;
   segment.byte_begin = 10;
@@ -133,10 +139,12 @@ TEST(RecordsTest, AnyBytesGiveAValueOrDataLoss) {
   segment.byte_end = 200;
   segment.chunk_byte_begin = {0, 150};
   segment.landmarks = "landmarks";
-  const std::vector<std::string> samples = {
-      EncodeRecord("key", CounterRecord{}), EncodeRecord("key", MemoryRecord{"t", "m", "name", 1}),
-      EncodeRecord("key", DocumentRecord{"d", 1}), EncodeRecord("key", TextRecord{true, "text"}),
-      EncodeRecord("key", segment), EncodeRecord("key", PageRecord{1, 2, "page"})};
+  const std::vector<std::string> samples = {EncodeRecord("key", CounterRecord{}),
+                                            EncodeRecord("key", MemoryRecord{"t", "m", "name", 1}),
+                                            EncodeRecord("key", DocumentRecord{"d", 1}),
+                                            EncodeRecord("key", TextRecord{true, "text"}),
+                                            EncodeRecord("key", segment),
+                                            EncodeRecord("key", PageRecord{1, 2, "page"})};
   int taken = 0;
   for (int round = 0; round < 50'000; ++round) {
     const size_t kind = random() % samples.size();
@@ -149,7 +157,8 @@ TEST(RecordsTest, AnyBytesGiveAValueOrDataLoss) {
         payload[at] = static_cast<char>(random());
       }
     }
-    taken += DecodeAsEveryKind("key", ForgeRecord(static_cast<RecordKind>(kind + 1), "key", payload));
+    taken +=
+        DecodeAsEveryKind("key", ForgeRecord(static_cast<RecordKind>(kind + 1), "key", payload));
   }
   EXPECT_GT(taken, 0);
 }
@@ -197,8 +206,8 @@ TEST(KeysTest, SortAsTheirNumbersAndStayInTheirRanges) {
   EXPECT_LT(PageKey(document, 1, 9), PageKey(document, 1, 10));
   EXPECT_GT(TextKey(document, 1), TextKey(document, 256)) << "newest text first";
   const auto [begin, end] = RecordKeyRange(document);
-  for (const std::string& key :
-       {TextKey(document, 0), TextKey(document, int64_t{1} << 62), SegmentKey(document, 0), PageKey(document, 1, 1)}) {
+  for (const std::string& key : {TextKey(document, 0), TextKey(document, int64_t{1} << 62),
+                                 SegmentKey(document, 0), PageKey(document, 1, 1)}) {
     EXPECT_LE(begin, key);
     EXPECT_LT(key, end);
   }
@@ -217,7 +226,8 @@ TEST(KeysTest, AreParsedBackAndOtherShapesAreNot) {
   EXPECT_EQ(number, 77);
   ASSERT_TRUE(ParseSegmentKey(SegmentKey(document, 5), &parsed, &number));
   EXPECT_EQ(number, 5);
-  EXPECT_FALSE(ParseTextKey(SegmentKey(document, 5), &parsed, &number)) << "its offset would be beyond all numbers";
+  EXPECT_FALSE(ParseTextKey(SegmentKey(document, 5), &parsed, &number))
+      << "its offset would be beyond all numbers";
   EXPECT_FALSE(ParseSegmentKey(PageKey(document, 5, 1), &parsed, &number));
   EXPECT_FALSE(ParseSegmentKey("", &parsed, &number));
   MemoryId memory;

@@ -99,7 +99,8 @@ TEST_F(RecoveryTest, TextThatLostItsEndIsNoticedByWhatWasDerivedFromIt) {
   Reopen();
   EXPECT_TRUE(Info(document).damaged);
   EXPECT_EQ(Info(document).durable_bytes, 300);
-  EXPECT_EQ(store().ReadText(document, 0, 200).value(), TextOf(document, 100) + TextOf(document, 100));
+  EXPECT_EQ(store().ReadText(document, 0, 200).value(),
+            TextOf(document, 100) + TextOf(document, 100));
   EXPECT_TRUE(absl::IsDataLoss(store().ReadText(document, 150, 300).status()));
   EXPECT_TRUE(absl::IsDataLoss(Append(document, 300, "more")));
 }
@@ -117,9 +118,11 @@ TEST_F(RecoveryTest, MachineCrashLosesTheNewestDerivedRecordsAndNoText) {
 }
 
 TEST_F(RecoveryTest, DamagedTextMarksItsDocumentAndEverythingElseServes) {
-  const DocumentId a = NewDocument(memory_, "a"), b = NewDocument(memory_, "b"), c = NewDocument(memory_, "c");
+  const DocumentId a = NewDocument(memory_, "a"), b = NewDocument(memory_, "b"),
+                   c = NewDocument(memory_, "c");
   for (const DocumentId document : {a, b, c}) {
-    for (int64_t offset = 0; offset < 30; offset += 10) ASSERT_TRUE(Append(document, offset, "0123456789").ok());
+    for (int64_t offset = 0; offset < 30; offset += 10)
+      ASSERT_TRUE(Append(document, offset, "0123456789").ok());
   }
   Damage(Table::kText, TextKey({memory_, a}, 20));  // the newest piece
   Remove(Table::kText, TextKey({memory_, c}, 10));  // the one before it
@@ -157,7 +160,8 @@ TEST_F(RecoveryTest, TextRecordUnderAnImpossibleOffsetIsDamage) {
 
 TEST_F(RecoveryTest, TableThatCannotBeReadFromSomePlaceOnCostsWhatIsThere) {
   std::vector<DocumentId> documents;
-  for (int i = 0; i < 5; ++i) documents.push_back(NewDerivedDocument(memory_, absl::StrCat("d", i), 2));
+  for (int i = 0; i < 5; ++i)
+    documents.push_back(NewDerivedDocument(memory_, absl::StrCat("d", i), 2));
   for (int64_t record = 0; record < 5; ++record) {
     faults().FailScanAtRecord(Table::kText, record, absl::DataLossError("block checksum"));
     Reopen();
@@ -167,9 +171,11 @@ TEST_F(RecoveryTest, TableThatCannotBeReadFromSomePlaceOnCostsWhatIsThere) {
       EXPECT_EQ(Info(documents[i]).visible_bytes, 200);
       EXPECT_EQ(Info(documents[i]).durable_bytes, 200);
     }
-    faults().FailScanAtRecord(Table::kText, record, absl::DataLossError("block checksum"), FaultyChunkStore::kForever);
+    faults().FailScanAtRecord(Table::kText, record, absl::DataLossError("block checksum"),
+                              FaultyChunkStore::kForever);
     Reopen();
-    for (int i = 0; i < 5; ++i) EXPECT_EQ(Info(documents[i]).damaged, i >= record) << record << " " << i;
+    for (int i = 0; i < 5; ++i)
+      EXPECT_EQ(Info(documents[i]).damaged, i >= record) << record << " " << i;
     faults().Heal();
   }
   for (int64_t record = 0; record < 10; ++record) {
@@ -227,7 +233,8 @@ TEST_F(RecoveryTest, DamagedCounterSkipsFarAhead) {
   const DocumentId document = NewDocument(memory_, "d");
   Damage(Table::kCatalog, CounterKey());
   Reopen();
-  EXPECT_GE(static_cast<uint64_t>(NewDocument(memory_, "e")), static_cast<uint64_t>(document) + 1'000'000);
+  EXPECT_GE(static_cast<uint64_t>(NewDocument(memory_, "e")),
+            static_cast<uint64_t>(document) + 1'000'000);
 }
 
 TEST_F(RecoveryTest, ForeignKeysAreStepedOver) {

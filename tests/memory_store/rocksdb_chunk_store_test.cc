@@ -36,8 +36,7 @@ class RocksDbChunkStoreTest : public ::testing::Test {
     return OpenRocksDbChunkStore(Options(), metrics_);
   }
   static absl::Status Put(ChunkStore& store, Table table, const std::string& key,
-                          const std::string& value,
-                          Durability durability = Durability::kSynced) {
+                          const std::string& value, Durability durability = Durability::kSynced) {
     WriteBatch batch;
     batch.Put(table, key, value);
     return store.Write(batch, durability);
@@ -109,11 +108,10 @@ TEST_F(RocksDbChunkStoreTest, ScanVisitsTheRangeInOrderUntilToldToStop) {
   EXPECT_EQ(Keys(*store, Table::kText, "b", "d"), (std::vector<std::string>{"b", "c"}));
   EXPECT_EQ(Keys(*store, Table::kText, "", ""), (std::vector<std::string>{"a", "b", "c", "d"}));
   int visited = 0;
-  ASSERT_TRUE(
-      store->Scan(Table::kText, "", "", [&](absl::string_view, absl::string_view) {
-             return ++visited < 2;
-           })
-          .ok());
+  ASSERT_TRUE(store
+                  ->Scan(Table::kText, "", "",
+                         [&](absl::string_view, absl::string_view) { return ++visited < 2; })
+                  .ok());
   EXPECT_EQ(visited, 2);
 }
 
@@ -260,8 +258,8 @@ TEST_F(RocksDbChunkStoreTest, SpaceOfADeletedRangeIsGivenBack) {
 class SmallDisk {
  public:
   explicit SmallDisk(int64_t bytes) {
-    mounted_ = mount("tmpfs", dir_.path().c_str(), "tmpfs", 0,
-                     absl::StrCat("size=", bytes).c_str()) == 0;
+    mounted_ =
+        mount("tmpfs", dir_.path().c_str(), "tmpfs", 0, absl::StrCat("size=", bytes).c_str()) == 0;
   }
   ~SmallDisk() {
     if (mounted_) umount(dir_.path().c_str());
@@ -283,8 +281,8 @@ class SmallDisk {
   bool mounted_ = false;
 };
 
-// Writes until the disk is full, expects RESOURCE_EXHAUSTED and that everything acked is there; frees space and expects
-// writes to work again, without help; reopens and expects everything acked.
+// Writes until the disk is full, expects RESOURCE_EXHAUSTED and that everything acked is there;
+// frees space and expects writes to work again, without help; reopens and expects everything acked.
 void FillAndRecover(int64_t reserve_bytes, int64_t left_bytes) {
   SmallDisk disk(int64_t{128} << 20);
   if (!disk.mounted()) GTEST_SKIP() << "may not mount a small file system here";

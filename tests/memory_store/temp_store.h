@@ -1,4 +1,5 @@
-// For tests: a store in a directory of its own, gone with the object. Reopen() closes and opens it as a restart does.
+// For tests: a store in a directory of its own, gone with the object. Reopen() closes and opens it
+// as a restart does.
 
 #ifndef MNEME_TESTS_MEMORY_STORE_TEMP_STORE_H_
 #define MNEME_TESTS_MEMORY_STORE_TEMP_STORE_H_
@@ -43,7 +44,8 @@ class TempDir {
 // Thread-compatible; the stores it gives are thread-safe.
 class TempStore {
  public:
-  // page_bytes, landmark_bytes and derivation_fingerprint as a test likes; small ones when left at 0.
+  // page_bytes, landmark_bytes and derivation_fingerprint as a test likes; small ones when left at
+  // 0.
   explicit TempStore(MemoryStoreOptions options = {}) : options_(std::move(options)) {
     if (options_.page_bytes == 0) options_.page_bytes = 64;
     if (options_.landmark_bytes == 0) options_.landmark_bytes = 16;
