@@ -11,7 +11,7 @@
 #include "absl/time/clock.h"
 #include "tests/client/fake_service.h"
 #include "tests/client/program.h"
-#include "tests/client/temporary_folder.h"
+#include "tests/client/test_files.h"
 
 namespace mneme {
 namespace {
@@ -39,7 +39,7 @@ class CliProgramTest : public ::testing::Test {
   }
 
   FakeServer server_;
-  TemporaryFolder folder_;
+  TestFiles folder_;
 };
 
 std::vector<std::string> KeysOf(const json& object) {
@@ -286,11 +286,10 @@ TEST_F(CliProgramTest, SearchForPeople) {
 TEST_F(CliProgramTest, SearchExplainedForPeople) {
   service().SetRetrieveResponse(TwoPassages());
   Program::Result result = Run({"search", "m", "What key?", "--explain"});
-  EXPECT_THAT(
-      result.output,
-      AllOf(HasSubstr("    chosen by: What 0.50, key? 0.50\n"),
-            HasSubstr("    chosen by: no single word\n"),
-            HasSubstr("          #1    #2\n  What  0.50     .\n  key?  0.50     .\n")));
+  EXPECT_THAT(result.output,
+              AllOf(HasSubstr("    chosen by: What 0.50, key? 0.50\n"),
+                    HasSubstr("    chosen by: no single word\n"),
+                    HasSubstr("          #1    #2\n  What  0.50     .\n  key?  0.50     .\n")));
   EXPECT_TRUE(service().last_retrieve().explain());
 }
 

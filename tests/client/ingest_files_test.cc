@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/client/temporary_folder.h"
+#include "tests/client/test_files.h"
 
 namespace mneme {
 namespace {
@@ -25,7 +25,7 @@ TEST(IngestFilesTest, IdsAreAllowedAndStable) {
 }
 
 TEST(IngestFilesTest, FolderGivesItsRegularFilesSorted) {
-  TemporaryFolder folder;
+  TestFiles folder;
   folder.Write("b.txt", "b");
   folder.Write("a/z.txt", "zz");
   folder.Write("a/empty", "");
@@ -46,7 +46,7 @@ TEST(IngestFilesTest, FolderGivesItsRegularFilesSorted) {
 }
 
 TEST(IngestFilesTest, TwoPathsWithOneIdAreNamed) {
-  TemporaryFolder folder;
+  TestFiles folder;
   folder.Write("a b.txt", "1");
   folder.Write("a_b.txt", "2");
   EXPECT_THAT(std::string(CollectFiles(folder.path(), false).status().message()),
@@ -54,7 +54,7 @@ TEST(IngestFilesTest, TwoPathsWithOneIdAreNamed) {
 }
 
 TEST(IngestFilesTest, FirstInvalidByteOfAFileIsFound) {
-  TemporaryFolder folder;
+  TestFiles folder;
   // The bad byte lies beyond the first piece that is read.
   const std::string good(3'000'000, 'x');
   EXPECT_EQ(*FirstInvalidUtf8(folder.Write("good", good)), std::nullopt);

@@ -1,7 +1,7 @@
-// A folder that is gone with the object.
+// Text files in a temporary folder that is gone with the object.
 
-#ifndef MNEME_TESTS_CLIENT_TEMPORARY_FOLDER_H_
-#define MNEME_TESTS_CLIENT_TEMPORARY_FOLDER_H_
+#ifndef MNEME_TESTS_CLIENT_TEST_FILES_H_
+#define MNEME_TESTS_CLIENT_TEST_FILES_H_
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
@@ -12,16 +12,16 @@
 
 namespace mneme {
 
-class TemporaryFolder {
+class TestFiles {
  public:
-  TemporaryFolder() {
+  TestFiles() {
     std::string pattern = std::filesystem::temp_directory_path() / "mneme_client_test_XXXXXX";
     EXPECT_NE(mkdtemp(pattern.data()), nullptr);
     path_ = pattern;
   }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  ~TestFiles() { std::filesystem::remove_all(path_); }
+  TestFiles(const TestFiles&) = delete;
+  TestFiles& operator=(const TestFiles&) = delete;
 
   std::string path() const { return path_; }
   // Writes a file and the folders above it; returns its full path.
@@ -38,4 +38,4 @@ class TemporaryFolder {
 
 }  // namespace mneme
 
-#endif  // MNEME_TESTS_CLIENT_TEMPORARY_FOLDER_H_
+#endif  // MNEME_TESTS_CLIENT_TEST_FILES_H_
