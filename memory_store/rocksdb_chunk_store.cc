@@ -549,10 +549,6 @@ absl::Status RocksDbChunkStore::Write(const WriteBatch& batch, Durability durabi
   const absl::Time begin = absl::Now();
   if (lenient_) return WriteLenient(write_options, &rocksdb_batch);
   rocksdb::Status status = db_->Write(write_options, &rocksdb_batch);
-  if (status.IsNoSpace() && db_->Resume().ok()) {
-    // Stopped by an earlier lack of space that is over.
-    status = db_->Write(write_options, &rocksdb_batch);
-  }
   if (status.ok() && write_options.sync) {
     synced_write_seconds_.Observe(absl::ToDoubleSeconds(absl::Now() - begin));
   }

@@ -78,13 +78,15 @@ void TestWriter::Send(absl::string_view text) {
 
 bool TestWriter::WaitDurable(int64_t bytes) {
   absl::MutexLock lock(&mutex_);
-  const auto reached = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return told_.durable_bytes >= bytes; };
+  const auto reached = [&]()
+                           ABSL_NO_THREAD_SAFETY_ANALYSIS { return told_.durable_bytes >= bytes; };
   return mutex_.AwaitWithTimeout(absl::Condition(&reached), kPatience);
 }
 
 bool TestWriter::WaitVisible(int64_t bytes) {
   absl::MutexLock lock(&mutex_);
-  const auto reached = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return told_.visible_bytes >= bytes; };
+  const auto reached = [&]()
+                           ABSL_NO_THREAD_SAFETY_ANALYSIS { return told_.visible_bytes >= bytes; };
   return mutex_.AwaitWithTimeout(absl::Condition(&reached), kPatience);
 }
 
@@ -105,6 +107,11 @@ absl::Status TestWriter::WaitFailed() {
   absl::MutexLock lock(&mutex_);
   const auto called = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !failed_.ok(); };
   mutex_.AwaitWithTimeout(absl::Condition(&called), kPatience);
+  return failed_;
+}
+
+absl::Status TestWriter::Failed() const {
+  absl::MutexLock lock(&mutex_);
   return failed_;
 }
 
@@ -303,7 +310,8 @@ std::string EngineHarness::DerivedDiffers(const std::string& memory, const std::
       const ChunkText found = view->Locate(row);
       const size_t token = first + static_cast<size_t>(c) * chunk_tokens;
       const int64_t begin = begins[token];
-      const int64_t end = token + chunk_tokens < begins.size() ? begins[token + chunk_tokens] : size;
+      const int64_t end =
+          token + chunk_tokens < begins.size() ? begins[token + chunk_tokens] : size;
       if (found.address != ChunkAddress{info->uid, chunk} || found.byte_begin != begin ||
           found.byte_end != end) {
         return absl::StrCat("chunk ", chunk, " is chunk ", found.address.chunk_index,
@@ -325,8 +333,8 @@ std::string EngineHarness::DerivedDiffers(const std::string& memory, const std::
 }
 
 std::string RandomQuestion(uint64_t seed, int count) {
-  static constexpr const char* kWords[] = {"the", "wind", "from", "down", "every", "ship",
-                                           "that", "in", "night", "and", "north", "passed"};
+  static constexpr const char* kWords[] = {"the",  "wind", "from",  "down", "every", "ship",
+                                           "that", "in",   "night", "and",  "north", "passed"};
   std::mt19937_64 random(seed);
   std::string question;
   for (int i = 0; i < count; ++i) {
@@ -338,10 +346,10 @@ std::string RandomQuestion(uint64_t seed, int count) {
 
 std::string RandomText(uint64_t seed, int count) {
   static constexpr const char* kWords[] = {
-      "the",     "lighthouse", "keeper", "wrote",  "down", "every", "ship",       "that",
-      "passed",  "in",         "the",    "night",  "and",  "wind",  "from",       "north",
-      "Zürich",  "naïve",      "日本語", "emoji",  "😀🚀", "ß",     "Ελληνικά",   "\n\n",
-      "\t",      "    ",       "0xdead", "3.1415", "x",    "I",     "unbelievably", "∑∫√"};
+      "the",    "lighthouse", "keeper", "wrote",  "down", "every", "ship",         "that",
+      "passed", "in",         "the",    "night",  "and",  "wind",  "from",         "north",
+      "Zürich", "naïve",      "日本語", "emoji",  "😀🚀",   "ß",     "Ελληνικά",     "\n\n",
+      "\t",     "    ",       "0xdead", "3.1415", "x",    "I",     "unbelievably", "∑∫√"};
   std::mt19937_64 random(seed);
   std::string text;
   for (int i = 0; i < count; ++i) {

@@ -43,6 +43,8 @@ class TestWriter {
   bool WaitReadyCallback();
   // The status that `failed` was called with; OK when it never came.
   absl::Status WaitFailed();
+  // The same, as of now.
+  absl::Status Failed() const;
 
   IngestProgress told() const;
   int progress_calls() const;
@@ -117,7 +119,8 @@ class EngineHarness {
 
   // A gate that lives as long as the engine, and opens at its end.
   Gate& NewGate();
-  // Flips a byte of every record of a table whose value contains `part`; returns how many there were.
+  // Flips a byte of every record of a table whose value contains `part`; returns how many there
+  // were.
   int Damage(Table table, const std::string& part);
   // Loses records of a table, as a disk that had not been synced would. Only while stopped.
   void LoseTable(Table table);

@@ -153,7 +153,7 @@ TEST(LandmarkTopKTest, FindsTheBestOfEveryQueryOnEveryInstructionSet) {
   }
 }
 
-TEST(LandmarkTopKTest, DoesNotDependOnThreadsAndWithinRoundingOnWhoSharesTheCall) {
+TEST(LandmarkTopKTest, DoesNotDependOnThreadsAndOnCompanyOnlyWithinRounding) {
   const Case together{{30000, 77}, 256, 20, 8, DType::kBf16};
   for (CpuIsa isa : Levels()) {
     Scene one(together, 7);
@@ -164,11 +164,12 @@ TEST(LandmarkTopKTest, DoesNotDependOnThreadsAndWithinRoundingOnWhoSharesTheCall
     EXPECT_EQ(one.scores, four.scores);
     Case alone = together;
     alone.n_queries = 1;
-    Scene single(alone, 7);  // same landmarks; the first query differs only if the generator is
-                             // consumed differently
+    Scene single(alone, 7);  // the same landmarks and the same first query
     single.Run(isa, 2);
-    EXPECT_TRUE(std::equal(single.indices.begin(), single.indices.end(), one.indices.begin()));
-    EXPECT_TRUE(std::equal(single.scores.begin(), single.scores.end(), one.scores.begin()));
+    for (size_t i = 0; i < 8; ++i) {  // a lone query takes another kernel: equal but for rounding
+      EXPECT_EQ(single.indices[i], one.indices[i]);
+      EXPECT_NEAR(single.scores[i], one.scores[i], Tolerance(together.dim));
+    }
   }
 }
 
