@@ -2,7 +2,7 @@
 // against a model of what was acked: every acked byte is there, every document equals its source,
 // no chunk is missing or doubled.
 //
-// MNEME_KILLS sets the number of kills (default 6, so that the suite stays quick), MNEME_SEED the
+// CRASH_KILLS sets the number of kills (default 6, so that the suite stays quick), CRASH_SEED the
 // random moments.
 
 #include <cstdlib>
@@ -157,9 +157,9 @@ void ExpectEveryDocumentIsWhole(Client& client, const std::map<std::string, std:
 }
 
 TEST(KillNineTest, NothingAckedIsLostAndNothingIsDoubled) {
-  const int64_t kills = FromEnvironment("MNEME_KILLS", 6);
+  const int64_t kills = FromEnvironment("CRASH_KILLS", 6);
   const uint32_t seed =
-      static_cast<uint32_t>(FromEnvironment("MNEME_SEED", std::random_device()() % 1'000'000));
+      static_cast<uint32_t>(FromEnvironment("CRASH_SEED", std::random_device()() % 1'000'000));
   std::printf("kills %lld, seed %u\n", static_cast<long long>(kills), seed);
   std::mt19937 random(seed);
   std::string folder = (std::filesystem::temp_directory_path() / "mneme-kill-XXXXXX").string();
