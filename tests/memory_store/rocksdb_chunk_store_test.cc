@@ -336,5 +336,9 @@ TEST(RocksDbFullDiskTest, RecoversByItselfWhenSpaceRunsOutAllTheSame) {
   FillAndRecover(0, int64_t{20} << 20);
 }
 
+TEST(RocksDbFullDiskTest, RecoversByItselfWhenNotEvenTheFirstWriteFits) {
+  FillAndRecover(0, int64_t{64} << 10);
+}
+
 }  // namespace
 }  // namespace mneme
