@@ -814,50 +814,73 @@ void LaneMatmul(const LaneMatmulParams& p, int64_t block_begin, int64_t block_en
 }
 
 #if defined(__AVX512VNNI__)
-template <int kRows>
-MNEME_INLINE void LaneBlockBytes(const LaneMatmulParams& p, const ByteRows& bytes, int64_t block,
-                                 int64_t row) {
+// kBlocks blocks of 16 outputs from `block` on, side by side: several streams of weights keep more
+// of memory's reads in flight than one. Sums are integers, so how rows and blocks are grouped
+// changes nothing.
+template <int kRows, int kBlocks>
+MNEME_INLINE void LaneBlocksBytes(const LaneMatmulParams& p, const ByteRows& bytes, int64_t block,
+                                  int64_t row) {
+  constexpr int64_t kAhead = 2048;  // bytes
   const LaneWeight& w = *p.weight;
   const int64_t groups = (w.cols + 3) / 4;
-  const int8_t* data = static_cast<const int8_t*>(w.data) + block * groups * 64;
-  __m512i hi[kRows], lo[kRows];
+  const int8_t* data[kBlocks];
+  __m512i hi[kRows][kBlocks], lo[kRows][kBlocks];
   const uint8_t *a_hi[kRows], *a_lo[kRows];
+  for (int b = 0; b < kBlocks; ++b) {
+    data[b] = static_cast<const int8_t*>(w.data) + (block + b) * groups * 64;
+    for (int r = 0; r < kRows; ++r) hi[r][b] = lo[r][b] = _mm512_setzero_si512();
+  }
   for (int r = 0; r < kRows; ++r) {
-    hi[r] = lo[r] = _mm512_setzero_si512();
     a_hi[r] = bytes.hi + (row + r) * bytes.plane_stride;
     a_lo[r] = bytes.lo + (row + r) * bytes.plane_stride;
   }
   for (int64_t g = 0; g < groups; ++g) {
-    const __m512i v = _mm512_loadu_si512(data + g * 64);
+    __m512i v[kBlocks];
+    for (int b = 0; b < kBlocks; ++b) {
+      _mm_prefetch(reinterpret_cast<const char*>(data[b]) + g * 64 + kAhead, _MM_HINT_T0);
+      v[b] = _mm512_loadu_si512(data[b] + g * 64);
+    }
     for (int r = 0; r < kRows; ++r) {
       int32_t h, l;
       memcpy(&h, a_hi[r] + 4 * g, 4);
       memcpy(&l, a_lo[r] + 4 * g, 4);
-      hi[r] = _mm512_dpbusd_epi32(hi[r], _mm512_set1_epi32(h), v);
-      lo[r] = _mm512_dpbusd_epi32(lo[r], _mm512_set1_epi32(l), v);
+      for (int b = 0; b < kBlocks; ++b) {
+        hi[r][b] = _mm512_dpbusd_epi32(hi[r][b], _mm512_set1_epi32(h), v[b]);
+        lo[r][b] = _mm512_dpbusd_epi32(lo[r][b], _mm512_set1_epi32(l), v[b]);
+      }
     }
   }
-  const int64_t n = MinI(kLanes, w.rows - block * kLanes);
-  I32x16 row_sum;
-  memcpy(&row_sum, w.row_sum + block * kLanes, sizeof row_sum);
-  const F32x16 scale = Load(w.scale + block * kLanes);
-  for (int r = 0; r < kRows; ++r) {
-    const I32x16 centred = (I32x16)hi[r] - row_sum * 128;
-    const F32x16 sum = (__builtin_convertvector(centred, F32x16) * 256.0f +
-                        __builtin_convertvector((I32x16)lo[r], F32x16)) *
-                       (scale * bytes.scale[row + r]);
-    float* out = p.out + (row + r) * p.out_stride + block * kLanes;
-    StoreN(out, p.accumulate ? LoadN(out, n) + sum : sum, n);
+  for (int b = 0; b < kBlocks; ++b) {
+    const int64_t first = (block + b) * kLanes, n = MinI(kLanes, w.rows - first);
+    I32x16 row_sum;
+    memcpy(&row_sum, w.row_sum + first, sizeof row_sum);
+    const F32x16 scale = Load(w.scale + first);
+    for (int r = 0; r < kRows; ++r) {
+      const I32x16 centred = (I32x16)hi[r][b] - row_sum * 128;
+      const F32x16 sum = (__builtin_convertvector(centred, F32x16) * 256.0f +
+                          __builtin_convertvector((I32x16)lo[r][b], F32x16)) *
+                         (scale * bytes.scale[row + r]);
+      float* out = p.out + (row + r) * p.out_stride + first;
+      StoreN(out, p.accumulate ? LoadN(out, n) + sum : sum, n);
+    }
   }
+}
+
+template <int kBlocks>
+MNEME_INLINE void LaneRowsBytes(const LaneMatmulParams& p, const ByteRows& bytes, int64_t block) {
+  int64_t r = 0;
+  for (; r + 4 <= p.rows; r += 4) LaneBlocksBytes<4, kBlocks>(p, bytes, block, r);
+  for (; r < p.rows; ++r) LaneBlocksBytes<1, kBlocks>(p, bytes, block, r);
 }
 
 void LaneMatmulBytes(const LaneMatmulParams& p, const ByteRows& bytes, int64_t block_begin,
                      int64_t block_end) {
-  for (int64_t b = block_begin; b < block_end; ++b) {
-    int64_t r = 0;
-    for (; r + 4 <= p.rows; r += 4) LaneBlockBytes<4>(p, bytes, b, r);
-    for (; r < p.rows; ++r) LaneBlockBytes<1>(p, bytes, b, r);
+  int64_t b = block_begin;
+  if (p.rows < 4) {
+    for (; b + 4 <= block_end; b += 4) LaneRowsBytes<4>(p, bytes, b);
   }
+  for (; b + 2 <= block_end; b += 2) LaneRowsBytes<2>(p, bytes, b);
+  for (; b < block_end; ++b) LaneRowsBytes<1>(p, bytes, b);
 }
 
 void ToBytes(const float* a, int64_t cols, int64_t plane_stride, uint8_t* hi, uint8_t* lo,
