@@ -27,8 +27,8 @@ class BackgroundThread {
   // Time within which a waiting body comes round to Beat again.
   static constexpr absl::Duration kBeatEvery = absl::Seconds(1);
 
-  // Runs `body` at once; it calls Beat at least every kBeatEvery while it waits, and returns OK when
-  // its owner asked it to stop. An error or an exception is a failure.
+  // Runs `body` at once; it calls Beat at least every kBeatEvery while it waits, and returns OK
+  // when its owner asked it to stop. An error or an exception is a failure.
   BackgroundThread(std::string name, Metrics& metrics, Clock& clock,
                    std::function<absl::Status(BackgroundThread&)> body);
   // Joins: the owner must have made the body return.

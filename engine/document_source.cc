@@ -49,12 +49,10 @@ absl::StatusOr<std::unique_ptr<DocumentSource>> DocumentSource::Open(const Model
                                                                      const SegmentShape& shape,
                                                                      const MemoryStore& store,
                                                                      DocumentId document) {
-  auto source =
-      std::unique_ptr<DocumentSource>(new DocumentSource(model, shape, store, document));
+  auto source = std::unique_ptr<DocumentSource>(new DocumentSource(model, shape, store, document));
   ASSIGN_OR_RETURN(const DocumentInfo info, store.GetDocument(document));
   if (info.damaged) {
-    return absl::DataLossError(
-        absl::StrCat("document ", info.id, ": its stored text is damaged"));
+    return absl::DataLossError(absl::StrCat("document ", info.id, ": its stored text is damaged"));
   }
   source->taken_bytes_ = info.visible_bytes;
   RETURN_IF_ERROR(source->BeginAt(-1));
@@ -144,10 +142,10 @@ absl::StatusOr<std::vector<TokenId>> ReadSegmentTokens(const Model& model,
     if (segmenter.has_whole()) found.insert(found.begin(), segmenter.TakeWhole());
     if (!found.empty() && matches(found.front())) return std::move(found.front().ids);
   }
-  return absl::DataLossError(absl::StrCat(
-      "document ", static_cast<uint64_t>(segment.document), ", segment ", segment.segment_index,
-      ": its text does not give the ", segment.token_count, " tokens that end at byte ",
-      segment.byte_end));
+  return absl::DataLossError(absl::StrCat("document ", static_cast<uint64_t>(segment.document),
+                                          ", segment ", segment.segment_index,
+                                          ": its text does not give the ", segment.token_count,
+                                          " tokens that end at byte ", segment.byte_end));
 }
 
 }  // namespace mneme

@@ -73,9 +73,9 @@ absl::Status DocumentWriter::Append(int64_t byte_offset, absl::string_view text)
     absl::MutexLock lock(&mutex_);
     RETURN_IF_ERROR(Usable());
     if (sealing_ || progress_.sealed) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("document ", info_.id, " is sealed at ", accepted_bytes_,
-                       " bytes and takes no more text"));
+      return absl::FailedPreconditionError(absl::StrCat("document ", info_.id, " is sealed at ",
+                                                        accepted_bytes_,
+                                                        " bytes and takes no more text"));
     }
     const EngineOptions& options = environment_.options;
     if (pending_bytes_ > options.writer_pending_bytes_max) {
@@ -134,8 +134,7 @@ absl::Status DocumentWriter::CompareStored(int64_t byte_offset, absl::string_vie
   }
   for (const Pending& piece : pending) {
     const int64_t from = std::max(byte_offset, piece.byte_offset);
-    const int64_t to =
-        std::min(end, piece.byte_offset + static_cast<int64_t>(piece.text->size()));
+    const int64_t to = std::min(end, piece.byte_offset + static_cast<int64_t>(piece.text->size()));
     if (from >= to) continue;
     const absl::string_view stored =
         absl::string_view(*piece.text)
@@ -166,10 +165,9 @@ absl::Status DocumentWriter::Seal() {
     absl::MutexLock lock(&mutex_);
     RETURN_IF_ERROR(Usable());
     if (!tail_.empty()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the text ends inside a UTF-8 sequence that begins at byte ",
-                       accepted_bytes_ - static_cast<int64_t>(tail_.size()),
-                       "; the document is not sealed"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the text ends inside a UTF-8 sequence that begins at byte ",
+          accepted_bytes_ - static_cast<int64_t>(tail_.size()), "; the document is not sealed"));
     }
     if (accepted_bytes_ == 0) {
       return absl::InvalidArgumentError(
@@ -226,6 +224,8 @@ void DocumentWriter::OnCommitted(int64_t byte_end, int64_t text_bytes, bool seal
   if (status.ok()) {
     environment_.scheduler.TextDurable(info_.uid, byte_end, sealed);
     if (flush) environment_.scheduler.Flush(info_.uid, byte_end);
+  } else {
+    environment_.scheduler.TellRoom();
   }
   PokeReady();
   Dispatch();

@@ -48,8 +48,7 @@ struct WriterEnvironment {
 class DocumentWriter : public std::enable_shared_from_this<DocumentWriter> {
  public:
   // `released` is called once, when the writer is detached and nothing of it is on its way.
-  DocumentWriter(const WriterEnvironment& environment, DocumentInfo info,
-                 WriterCallbacks callbacks,
+  DocumentWriter(const WriterEnvironment& environment, DocumentInfo info, WriterCallbacks callbacks,
                  std::function<void(const DocumentWriter&)> released);
 
   DocumentId document() const { return info_.uid; }
@@ -83,8 +82,8 @@ class DocumentWriter : public std::enable_shared_from_this<DocumentWriter> {
     std::shared_ptr<const std::string> text;
   };
 
-  // Compares `text` at `byte_offset`, all of it below accepted_bytes, with what was accepted before.
-  // ALREADY_EXISTS names the first byte that differs; else errors of the store.
+  // Compares `text` at `byte_offset`, all of it below accepted_bytes, with what was accepted
+  // before. ALREADY_EXISTS names the first byte that differs; else errors of the store.
   absl::Status CompareStored(int64_t byte_offset, absl::string_view text) const;
   // A piece that ends at byte_end.
   TextPiece NewPiece(std::string text, int64_t byte_end, bool seal)

@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "common/log.h"
 #include "common/status_macros.h"
+#include "engine/creation_quota.h"
 #include "engine/document_writer.h"
 #include "engine/engine_metrics.h"
 #include "engine/page_source.h"
@@ -33,8 +34,8 @@ constexpr absl::Duration kDroppedWriterPatience = absl::Seconds(10);
 absl::Status CheckEngineOptions(const EngineOptions& options, const Model& model) {
   const auto positive = [](int64_t value, absl::string_view name) {
     return value > 0 ? absl::OkStatus()
-                     : absl::InvalidArgumentError(absl::StrCat(name, " is ", value,
-                                                               "; it must be above 0"));
+                     : absl::InvalidArgumentError(
+                           absl::StrCat(name, " is ", value, "; it must be above 0"));
   };
   RETURN_IF_ERROR(positive(options.batch_segments_max, "batch_segments_max"));
   RETURN_IF_ERROR(positive(options.batch_tokens_max, "batch_tokens_max"));
@@ -101,8 +102,8 @@ class WriterHandle : public Writer {
 
 class EngineImpl : public Engine {
  public:
-  EngineImpl(const EngineOptions& options, const Model& model, Backend& backend,
-             MemoryStore& store, Metrics& metrics, Clock& clock)
+  EngineImpl(const EngineOptions& options, const Model& model, Backend& backend, MemoryStore& store,
+             Metrics& metrics, Clock& clock)
       : options_(options),
         store_(store),
         shape_(SegmentShape::Of(model)),
@@ -110,7 +111,8 @@ class EngineImpl : public Engine {
         visibility_(store),
         committer_({.batch_bytes_max = options.commit_bytes_max,
                     .queue_bytes_max = options.commit_queue_bytes_max,
-                    .wait_max = options.commit_wait_max},
+                    .wait_max = options.commit_wait_max,
+                    .room = [this] { OnRoom(); }},
                    store, metrics_, clock),
         scheduler_({.batch_segments_max = options.batch_segments_max,
                     .batch_tokens_max = options.batch_tokens_max,
@@ -120,7 +122,7 @@ class EngineImpl : public Engine {
                    {.visible = [this](const DocumentInfo& info) { OnVisible(info); },
                     .failed = [this](DocumentId document,
                                      const absl::Status& status) { OnFailed(document, status); },
-                    .advanced = [this] { OnAdvanced(); }}),
+                    .room = [this] { OnRoom(); }}),
         gate_(options.readers_max, options.readers_waiting_max, metrics_),
         pages_(model, shape_, store, metrics_),
         batcher_(model, backend, store, pages_, metrics_, clock),
@@ -144,18 +146,18 @@ class EngineImpl : public Engine {
                                           absl::string_view display_name) override {
     RETURN_IF_ERROR(CheckTakesWork());
     ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseMemory(name));
-    absl::MutexLock lock(&create_mutex_);
-    const int64_t limit = options_.memories_per_tenant_max;
-    const size_t count =
-        store_.ListMemories(parsed.tenant, "", static_cast<int>(limit)).size();
-    if (static_cast<int64_t>(count) >= limit &&
-        !store_.GetMemory(parsed.tenant, parsed.memory).ok()) {
-      return absl::ResourceExhaustedError(absl::StrCat("tenant ", parsed.tenant, " has ", count,
-                                                       " memories; limit ", limit));
+    if (store_.GetMemory(parsed.tenant, parsed.memory).ok()) {
+      return absl::AlreadyExistsError(absl::StrCat("memory ", name, " exists"));
     }
-    ASSIGN_OR_RETURN(MemoryInfo info, store_.CreateMemory(parsed.tenant, parsed.memory,
-                                                          std::string(display_name)));
-    MemoryStat stat{.info = std::move(info)};
+    const auto limit = static_cast<int>(options_.memories_per_tenant_max);
+    absl::StatusOr<MemoryInfo> info = creations_.Create<MemoryInfo>(
+        absl::StrCat("tenant ", parsed.tenant), "memories", limit,
+        [&] { return static_cast<int64_t>(store_.ListMemories(parsed.tenant, "", limit).size()); },
+        [&] {
+          return store_.CreateMemory(parsed.tenant, parsed.memory, std::string(display_name));
+        });
+    if (!info.ok()) return info.status();
+    MemoryStat stat{.info = *std::move(info)};
     stat.totals.memories = 1;
     return stat;
   }
@@ -201,8 +203,8 @@ class EngineImpl : public Engine {
   absl::Status DeleteDocument(absl::string_view name) override {
     ASSIGN_OR_RETURN(const DocumentInfo info, FindDocument(name));
     RETURN_IF_ERROR(store_.DeleteDocument(info.uid));
-    const absl::Status status = absl::NotFoundError(absl::StrCat("document ", name,
-                                                                 " was deleted"));
+    const absl::Status status =
+        absl::NotFoundError(absl::StrCat("document ", name, " was deleted"));
     scheduler_.Forget(info.uid);
     if (const auto writer = registry_.Find(info.uid)) EndWriter(writer, status);
     visibility_.Notify();
@@ -217,9 +219,8 @@ class EngineImpl : public Engine {
           absl::StrCat("byte range ", byte_begin, " to ", byte_end, " is none"));
     }
     if (byte_end - byte_begin > kReadTextBytesMax) {
-      return absl::InvalidArgumentError(absl::StrCat(byte_end - byte_begin,
-                                                     " bytes are asked for; limit ",
-                                                     kReadTextBytesMax, " a call"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          byte_end - byte_begin, " bytes are asked for; limit ", kReadTextBytesMax, " a call"));
     }
     if (byte_end > info.durable_bytes) {
       return absl::OutOfRangeError(absl::StrCat("byte_end ", byte_end, " is beyond the ",
@@ -246,18 +247,18 @@ class EngineImpl : public Engine {
       return info.status();
     }
     const DocumentId document = info->uid;
-    auto writer = std::make_shared<DocumentWriter>(
-        WriterEnvironment{.options = options_,
-                          .store = store_,
-                          .committer = committer_,
-                          .scheduler = scheduler_,
-                          .metrics = metrics_,
-                          .draining = draining_},
-        *std::move(info), std::move(callbacks), [this](const DocumentWriter& released) {
-          scheduler_.Release(released.document());
-          metrics_.writers.Decrement();
-          registry_.Free(released);
-        });
+    auto writer = std::make_shared<DocumentWriter>(WriterEnvironment{.options = options_,
+                                                                     .store = store_,
+                                                                     .committer = committer_,
+                                                                     .scheduler = scheduler_,
+                                                                     .metrics = metrics_,
+                                                                     .draining = draining_},
+                                                   *std::move(info), std::move(callbacks),
+                                                   [this](const DocumentWriter& released) {
+                                                     scheduler_.Release(released.document());
+                                                     metrics_.writers.Decrement();
+                                                     registry_.Free(released);
+                                                   });
     scheduler_.Hold(document);
     metrics_.writers.Increment();
     registry_.Set(writer);
@@ -273,9 +274,9 @@ class EngineImpl : public Engine {
     RETURN_IF_ERROR(CheckTakesWork());
     return mneme::Retrieve(read_, options, context);
   }
-  absl::StatusOr<GenerateResult> Generate(
-      const GenerateOptions& options, const CallContext& context,
-      const std::function<bool(GeneratePiece)>& emit) override {
+  absl::StatusOr<GenerateResult> Generate(const GenerateOptions& options,
+                                          const CallContext& context,
+                                          const std::function<bool(GeneratePiece)>& emit) override {
     RETURN_IF_ERROR(CheckTakesWork());
     return mneme::Generate(read_, options, context, emit);
   }
@@ -342,14 +343,14 @@ class EngineImpl : public Engine {
                                                    const std::string& id) {
     absl::StatusOr<DocumentInfo> info = store_.GetDocument(memory.uid, id);
     if (!absl::IsNotFound(info.status())) return info;
-    absl::MutexLock lock(&create_mutex_);
-    ASSIGN_OR_RETURN(const MemoryStore::Totals totals, store_.totals(memory.uid));
-    if (totals.documents >= options_.documents_per_memory_max) {
-      return absl::ResourceExhaustedError(absl::StrCat("memory ", memory.id, " has ",
-                                                       totals.documents, " documents; limit ",
-                                                       options_.documents_per_memory_max));
-    }
-    return store_.CreateDocument(memory.uid, id);
+    return creations_.Create<DocumentInfo>(
+        absl::StrCat("memory ", ResourceName{memory.tenant, memory.id, ""}.ToString()), "documents",
+        options_.documents_per_memory_max,
+        [&] {
+          const absl::StatusOr<MemoryStore::Totals> totals = store_.totals(memory.uid);
+          return totals.ok() ? totals->documents : 0;
+        },
+        [&] { return store_.CreateDocument(memory.uid, id); });
   }
 
   void EndWriter(const std::shared_ptr<DocumentWriter>& writer, const absl::Status& status) {
@@ -366,7 +367,7 @@ class EngineImpl : public Engine {
     if (const auto writer = registry_.Find(document)) writer->Fail(status);
     visibility_.Notify();
   }
-  void OnAdvanced() {
+  void OnRoom() {
     for (const auto& writer : registry_.All()) writer->PokeReady();
   }
 
@@ -375,8 +376,7 @@ class EngineImpl : public Engine {
   const SegmentShape shape_;
   EngineMetrics metrics_;
   std::atomic<bool> draining_{false};
-  // Makes the count of memories or documents and the creation of one more a single step.
-  absl::Mutex create_mutex_;
+  CreationQuota creations_;
   WriterRegistry registry_;
   VisibilityBoard visibility_;
   // These two call each other through the writers: the destructor stops both before either goes.

@@ -1,8 +1,9 @@
-// Engine: memories, writers and readers over the model and the store; the service without the network. The only place where
-// model and store meet. Knows no gRPC.
+// Engine: memories, writers and readers over the model and the store; the service without the
+// network. The only place where model and store meet. Knows no gRPC.
 //
-// Text goes in through a Writer: made durable by a group commit, encoded, cut into segments, derived by the scheduler in
-// batches, then visible. Questions run as readers: lower half, landmark scan, pages pinned, upper half.
+// Text goes in through a Writer: made durable by a group commit, encoded, cut into segments,
+// derived by the scheduler in batches, then visible. Questions run as readers: lower half, landmark
+// scan, pages pinned, upper half.
 
 #ifndef MNEME_ENGINE_ENGINE_H_
 #define MNEME_ENGINE_ENGINE_H_
@@ -27,18 +28,21 @@
 namespace mneme {
 
 struct EngineOptions {
-  // Segments derived in one batch, at most, and segments waiting, at most: beyond it writers stop taking text.
+  // Segments derived in one batch, at most, and segments waiting, at most: beyond it writers stop
+  // taking text.
   int batch_segments_max = 8;
   int queue_segments_max = 64;
-  // Tokens of one batch, at most (one segment always fits): bounds how long a short text waits behind long ones.
+  // Tokens of one batch, at most (one segment always fits): bounds how long a short text waits
+  // behind long ones.
   int batch_tokens_max = 16384;
-  // Idle time after which the open segment of a document is derived as it stands; text that never pauses waits ten times
-  // as long at most.
+  // Idle time after which the open segment of a document is derived as it stands; text that never
+  // pauses waits ten times as long at most.
   absl::Duration idle_flush = absl::Milliseconds(200);
   // Group commit: bytes and time gathered into one synced write, at most.
   int64_t commit_bytes_max = int64_t{8} << 20;
   absl::Duration commit_wait_max = absl::ZeroDuration();
-  // Bytes one writer may have accepted but not yet durable; beyond it Append must not be called (see Writer::ready).
+  // Bytes one writer may have accepted but not yet durable; beyond it Append must not be called
+  // (see Writer::ready).
   int64_t writer_pending_bytes_max = int64_t{4} << 20;
   // Bytes of all writers that may wait for the group commit; beyond it no writer is ready.
   int64_t commit_queue_bytes_max = int64_t{64} << 20;
@@ -55,7 +59,8 @@ struct EngineOptions {
   int readers_waiting_max = 1024;
 };
 
-// tenants/{tenant}/memories/{memory}[/documents/{document}], parsed and checked. INVALID_ARGUMENT names the part.
+// tenants/{tenant}/memories/{memory}[/documents/{document}], parsed and checked. INVALID_ARGUMENT
+// names the part.
 struct ResourceName {
   std::string tenant;
   std::string memory;    // empty: a tenant
@@ -81,33 +86,37 @@ struct IngestProgress {
   int64_t durable_bytes = 0;
   int64_t visible_bytes = 0;
   int64_t token_count = 0;
-  // Durably sealed: after Seal, only this (not durable_bytes alone) says that the seal survives a crash.
+  // Durably sealed: after Seal, only this (not durable_bytes alone) says that the seal survives a
+  // crash.
   bool sealed = false;
 };
 
-// The one writer of one document. Callbacks come from the engine's threads (or from inside a DeleteDocument, DeleteMemory
-// or Drain of another caller), one at a time, and must not block. Dropping the Writer ends it: no callback runs or comes after
-// its destructor (which may itself be called from inside a callback); what is durable gets derived all the same.
-// Thread-compatible. Must be dropped before the engine.
+// The one writer of one document. Callbacks come from the engine's threads (or from inside a
+// DeleteDocument, DeleteMemory or Drain of another caller), one at a time, and must not block.
+// Dropping the Writer ends it: no callback runs or comes after its destructor (which may itself be
+// called from inside a callback); what is durable gets derived all the same. Thread-compatible.
+// Must be dropped before the engine.
 class Writer {
  public:
   virtual ~Writer() = default;
-  // Takes a piece of text at its offset. Bytes already stored are compared and skipped. Returns at once with what is wrong:
-  // OUT_OF_RANGE (gap), ALREADY_EXISTS (other bytes stored), INVALID_ARGUMENT (not UTF-8, offset named; the bytes before it
-  // are kept), FAILED_PRECONDITION (sealed), RESOURCE_EXHAUSTED (document too long, or called while not ready).
+  // Takes a piece of text at its offset. Bytes already stored are compared and skipped. Returns at
+  // once with what is wrong: OUT_OF_RANGE (gap), ALREADY_EXISTS (other bytes stored),
+  // INVALID_ARGUMENT (not UTF-8, offset named; the bytes before it are kept), FAILED_PRECONDITION
+  // (sealed), RESOURCE_EXHAUSTED (document too long, or called while not ready).
   virtual absl::Status Append(int64_t byte_offset, absl::string_view text) = 0;
   // No more text, ever. INVALID_ARGUMENT when the text ends inside a UTF-8 sequence or is empty.
   virtual absl::Status Seal() = 0;
-  // No more text for now: derive the open segment without waiting for it to be idle. INVALID_ARGUMENT when the text ends
-  // inside a UTF-8 sequence (the bytes before it are kept).
+  // No more text for now: derive the open segment without waiting for it to be idle.
+  // INVALID_ARGUMENT when the text ends inside a UTF-8 sequence (the bytes before it are kept).
   virtual absl::Status Flush() = 0;
-  // False while more than writer_pending_bytes_max are pending or the segment queue is full: stop reading the stream until
-  // the `ready` callback of OpenWriter comes.
+  // False while more than writer_pending_bytes_max are pending or the segment queue is full: stop
+  // reading the stream until the `ready` callback of OpenWriter comes.
   virtual bool ready() const = 0;
   virtual IngestProgress progress() const = 0;
   // Bytes accepted so far: the offset at which new text goes.
   virtual int64_t accepted_bytes() const = 0;
-  // Bytes that become durable without more text: accepted_bytes less the beginning of a UTF-8 sequence at their end.
+  // Bytes that become durable without more text: accepted_bytes less the beginning of a UTF-8
+  // sequence at their end.
   virtual int64_t settled_bytes() const = 0;
 };
 
@@ -116,7 +125,8 @@ struct WriterCallbacks {
   absl::AnyInvocable<void(const IngestProgress&)> progress;
   // The writer can take text again.
   absl::AnyInvocable<void()> ready;
-  // The writer is broken: commit failed (RESOURCE_EXHAUSTED: disk full; ...), or the document was deleted (NOT_FOUND).
+  // The writer is broken: commit failed (RESOURCE_EXHAUSTED: disk full; ...), or the document was
+  // deleted (NOT_FOUND).
   absl::AnyInvocable<void(absl::Status)> failed;
 };
 
@@ -202,41 +212,55 @@ struct MemoryStat {
   MemoryStore::Totals totals;
 };
 
-// Thread-safe. Calls block unless they say otherwise: the server runs them on its own worker threads.
+// Thread-safe. Calls block unless they say otherwise: the server runs them on its own worker
+// threads.
 class Engine {
  public:
-  // Loads nothing itself; recovery (re-deriving what was durable but not visible) begins at once, in the background.
-  // All arguments must outlive the engine.
-  static absl::StatusOr<std::unique_ptr<Engine>> Open(const EngineOptions& options, const Model& model, Backend& backend,
-                                                      MemoryStore& store, Metrics& metrics, Clock& clock);
+  // Loads nothing itself; recovery (re-deriving what was durable but not visible) begins at once,
+  // in the background. All arguments must outlive the engine.
+  static absl::StatusOr<std::unique_ptr<Engine>> Open(const EngineOptions& options,
+                                                      const Model& model, Backend& backend,
+                                                      MemoryStore& store, Metrics& metrics,
+                                                      Clock& clock);
   virtual ~Engine() = default;
 
-  virtual absl::StatusOr<MemoryStat> CreateMemory(absl::string_view name, absl::string_view display_name) = 0;
+  virtual absl::StatusOr<MemoryStat> CreateMemory(absl::string_view name,
+                                                  absl::string_view display_name) = 0;
   virtual absl::StatusOr<MemoryStat> GetMemory(absl::string_view name) = 0;
   // At most `limit` memories with id > after_id.
-  virtual absl::StatusOr<std::vector<MemoryStat>> ListMemories(absl::string_view tenant_name, absl::string_view after_id,
+  virtual absl::StatusOr<std::vector<MemoryStat>> ListMemories(absl::string_view tenant_name,
+                                                               absl::string_view after_id,
                                                                int limit) = 0;
   virtual absl::Status DeleteMemory(absl::string_view name) = 0;
   virtual absl::StatusOr<DocumentInfo> GetDocument(absl::string_view name) = 0;
-  virtual absl::StatusOr<std::vector<DocumentInfo>> ListDocuments(absl::string_view memory_name, DocumentId after,
-                                                                  int limit) = 0;
+  virtual absl::StatusOr<std::vector<DocumentInfo>> ListDocuments(absl::string_view memory_name,
+                                                                  DocumentId after, int limit) = 0;
   virtual absl::Status DeleteDocument(absl::string_view name) = 0;
   // Text [begin, end) of a document, at most 4 MiB a call. OUT_OF_RANGE beyond durable_bytes.
-  virtual absl::StatusOr<std::string> ReadText(absl::string_view document_name, int64_t byte_begin, int64_t byte_end) = 0;
+  virtual absl::StatusOr<std::string> ReadText(absl::string_view document_name, int64_t byte_begin,
+                                               int64_t byte_end) = 0;
 
-  // Becomes the one writer of a document, creating it if need be. ABORTED while another writer has it; NOT_FOUND without the
-  // memory. A sealed document opens too, so that sending the same bytes again changes nothing.
-  virtual absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(absl::string_view document_name, WriterCallbacks callbacks) = 0;
+  // Becomes the one writer of a document, creating it if need be. ABORTED while another writer has
+  // it; NOT_FOUND without the memory. A sealed document opens too, so that sending the same bytes
+  // again changes nothing.
+  virtual absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(absl::string_view document_name,
+                                                             WriterCallbacks callbacks) = 0;
 
-  virtual absl::StatusOr<RetrieveResult> Retrieve(const RetrieveOptions& options, const CallContext& context) = 0;
-  // Calls `emit` for each piece as it comes; `emit` may block for flow control and returns false to stop.
-  virtual absl::StatusOr<GenerateResult> Generate(const GenerateOptions& options, const CallContext& context,
-                                                  const std::function<bool(GeneratePiece)>& emit) = 0;
-  virtual absl::StatusOr<ScoreResult> Score(const ScoreOptions& options, const CallContext& context) = 0;
+  virtual absl::StatusOr<RetrieveResult> Retrieve(const RetrieveOptions& options,
+                                                  const CallContext& context) = 0;
+  // Calls `emit` for each piece as it comes; `emit` may block for flow control and returns false to
+  // stop.
+  virtual absl::StatusOr<GenerateResult> Generate(
+      const GenerateOptions& options, const CallContext& context,
+      const std::function<bool(GeneratePiece)>& emit) = 0;
+  virtual absl::StatusOr<ScoreResult> Score(const ScoreOptions& options,
+                                            const CallContext& context) = 0;
 
-  // OK while every background thread lives and recovery is over; otherwise UNAVAILABLE with the reason (readiness).
+  // OK while every background thread lives and recovery is over; otherwise UNAVAILABLE with the
+  // reason (readiness).
   virtual absl::Status Ready() const = 0;
-  // Stops taking text and questions (UNAVAILABLE), finishes what was accepted up to the deadline, flushes the store.
+  // Stops taking text and questions (UNAVAILABLE), finishes what was accepted up to the deadline,
+  // flushes the store.
   virtual absl::Status Drain(absl::Time deadline) = 0;
 };
 

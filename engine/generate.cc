@@ -135,8 +135,7 @@ std::set<TokenId> StopTokens(const Model& model) {
 }  // namespace
 
 absl::StatusOr<GenerateResult> Generate(const ReadEnvironment& environment,
-                                        const GenerateOptions& options,
-                                        const CallContext& context,
+                                        const GenerateOptions& options, const CallContext& context,
                                         const std::function<bool(GeneratePiece)>& emit) {
   const absl::Time start = absl::Now();
   RETURN_IF_ERROR(context.Check());

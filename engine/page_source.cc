@@ -82,8 +82,7 @@ absl::Status PageSource::Rederive(absl::Span<const ChunkAddress> missing) {
     const absl::Span<const TokenId> span = *ids;
     std::vector<SegmentChunks> chunks;
     RETURN_IF_ERROR(model_.ForwardLower(absl::MakeConstSpan(&span, 1), &chunks));
-    const absl::Status put = 
-        store_.PutPages(document, index, chunks[0].pages, segment->byte_end);
+    const absl::Status put = store_.PutPages(document, index, chunks[0].pages, segment->byte_end);
     if (!put.ok()) {
       give_up(put);
       continue;

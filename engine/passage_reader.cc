@@ -7,8 +7,7 @@
 
 namespace mneme {
 
-std::optional<Passage> PassageReader::Read(const ChunkHit& hit, bool with_text,
-                                           int context_bytes) {
+std::optional<Passage> PassageReader::Read(const ChunkHit& hit, bool with_text, int context_bytes) {
   const ChunkText& chunk = hit.text;
   const absl::StatusOr<DocumentInfo> info = store_.GetDocument(chunk.address.document);
   if (!info.ok()) return std::nullopt;

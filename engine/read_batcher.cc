@@ -148,9 +148,9 @@ void ReadBatcher::RunBatch(absl::Span<Waiting* const> batch) {
   // Steps of one pass want the same of the upper half.
   Pass lower_only, last_logits, all_logits;
   for (Waiting* waiting : batch) {
-    Pass& pass = !waiting->step->upper                                  ? lower_only
+    Pass& pass = !waiting->step->upper                                 ? lower_only
                  : waiting->step->logit_rows == LogitRows::kLastOfStep ? last_logits
-                                                                        : all_logits;
+                                                                       : all_logits;
     pass.steps.push_back(waiting);
   }
   if (!lower_only.steps.empty()) {
@@ -239,15 +239,14 @@ void ReadBatcher::Scan(const LandmarkView& view,
   const size_t query_count = queries.size() / dim;
   std::vector<int64_t> indices(query_count * static_cast<size_t>(k));
   std::vector<float> scores(indices.size());
-  const absl::Status status =
-      backend_.LandmarkTopK({.queries = queries.data(),
-                             .n_queries = static_cast<int64_t>(query_count),
-                             .dim = layout.landmark_dim,
-                             .dtype = layout.dtype,
-                             .slabs = view.slabs(),
-                             .k = k,
-                             .indices = indices.data(),
-                             .scores = scores.data()});
+  const absl::Status status = backend_.LandmarkTopK({.queries = queries.data(),
+                                                     .n_queries = static_cast<int64_t>(query_count),
+                                                     .dim = layout.landmark_dim,
+                                                     .dtype = layout.dtype,
+                                                     .slabs = view.slabs(),
+                                                     .k = k,
+                                                     .indices = indices.data(),
+                                                     .scores = scores.data()});
   metrics_.landmarks_scanned.Increment(static_cast<double>(view.chunk_count()));
   std::vector<ChunkHit*> selection;
   std::vector<float> chosen_scores, weights;

@@ -47,18 +47,16 @@ absl::Status WaitForBarriers(const ReadEnvironment& environment,
                              absl::Span<const ReadBarrier> barriers, const CallContext& context) {
   for (const ReadBarrier& barrier : barriers) {
     if (barrier.visible_bytes < 0) {
-      return absl::InvalidArgumentError(absl::StrCat("barrier of ", barrier.visible_bytes,
-                                                     " bytes on ", barrier.document,
-                                                     " is negative"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "barrier of ", barrier.visible_bytes, " bytes on ", barrier.document, " is negative"));
     }
     ASSIGN_OR_RETURN(const ResourceName name, ResourceName::ParseDocument(barrier.document));
     ASSIGN_OR_RETURN(const MemoryInfo memory,
                      environment.store.GetMemory(name.tenant, name.memory));
     ASSIGN_OR_RETURN(const DocumentInfo document,
                      environment.store.GetDocument(memory.uid, name.document));
-    RETURN_IF_ERROR(environment.visibility.Wait(document.uid, barrier.document,
-                                                barrier.visible_bytes, environment.scheduler,
-                                                context));
+    RETURN_IF_ERROR(environment.visibility.Wait(
+        document.uid, barrier.document, barrier.visible_bytes, environment.scheduler, context));
   }
   return absl::OkStatus();
 }

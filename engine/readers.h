@@ -12,12 +12,10 @@
 namespace mneme {
 
 absl::StatusOr<RetrieveResult> Retrieve(const ReadEnvironment& environment,
-                                        const RetrieveOptions& options,
-                                        const CallContext& context);
+                                        const RetrieveOptions& options, const CallContext& context);
 
 absl::StatusOr<GenerateResult> Generate(const ReadEnvironment& environment,
-                                        const GenerateOptions& options,
-                                        const CallContext& context,
+                                        const GenerateOptions& options, const CallContext& context,
                                         const std::function<bool(GeneratePiece)>& emit);
 
 absl::StatusOr<ScoreResult> Score(const ReadEnvironment& environment, const ScoreOptions& options,

@@ -67,8 +67,8 @@ absl::Status Recovery::Loop(BackgroundThread& thread) {
     thread.Beat();
     absl::MutexLock lock(&mutex_);
     if (stopping_) return absl::OkStatus();
-    changed_.WaitWithTimeout(&mutex_, left > 0 ? absl::Milliseconds(50)
-                                               : BackgroundThread::kBeatEvery);
+    changed_.WaitWithTimeout(&mutex_,
+                             left > 0 ? absl::Milliseconds(50) : BackgroundThread::kBeatEvery);
     if (stopping_) return absl::OkStatus();
   }
 }

@@ -23,8 +23,8 @@ absl::Status CheckOptions(const ReadEnvironment& environment, const RetrieveOpti
         absl::StrCat("k is ", options.k, "; it must be 1 to ", k_max));
   }
   if (options.context_bytes < 0 || options.context_bytes > kContextBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "context_bytes is ", options.context_bytes, "; it must be 0 to ", kContextBytesMax));
+    return absl::InvalidArgumentError(absl::StrCat("context_bytes is ", options.context_bytes,
+                                                   "; it must be 0 to ", kContextBytesMax));
   }
   return absl::OkStatus();
 }
@@ -61,8 +61,7 @@ absl::StatusOr<RetrieveResult> Retrieve(const ReadEnvironment& environment,
   for (const ChunkHit& hit : rows.back()) {
     if (result.passages.size() == static_cast<size_t>(options.k)) break;
     RETURN_IF_ERROR(context.Check());
-    std::optional<Passage> passage =
-        passages.Read(hit, /*with_text=*/true, options.context_bytes);
+    std::optional<Passage> passage = passages.Read(hit, /*with_text=*/true, options.context_bytes);
     if (!passage) continue;
     passage_of[hit.index] = result.passages.size();
     result.passages.push_back(*std::move(passage));

@@ -47,7 +47,7 @@ struct Scheduler::Document {
   bool deriving = false;
   bool deriving_open = false;
 
-  absl::Time text_time = absl::InfinitePast();       // when durable_bytes last grew
+  absl::Time text_time = absl::InfinitePast();        // when durable_bytes last grew
   absl::Time untaken_since = absl::InfiniteFuture();  // when it grew beyond taken_bytes
   // The open segment rests as long as deriving it last took, so that text that drips in costs at
   // most half of the derive thread.
@@ -60,9 +60,8 @@ struct Scheduler::Document {
   int64_t unread_bytes() const { return source == nullptr ? 0 : durable_bytes - read_bytes; }
 };
 
-Scheduler::Scheduler(const SchedulerOptions& options, const Model& model,
-                     const SegmentShape& shape, MemoryStore& store, EngineMetrics& metrics,
-                     Clock& clock, SchedulerHooks hooks)
+Scheduler::Scheduler(const SchedulerOptions& options, const Model& model, const SegmentShape& shape,
+                     MemoryStore& store, EngineMetrics& metrics, Clock& clock, SchedulerHooks hooks)
     : options_(options),
       model_(model),
       shape_(shape),
@@ -152,6 +151,10 @@ void Scheduler::Forget(DocumentId id) {
 
 bool Scheduler::full() const {
   absl::MutexLock lock(&mutex_);
+  return Full();
+}
+
+bool Scheduler::Full() const {
   const int64_t bytes = accepted_bytes_.load(std::memory_order_relaxed) + unread_bytes_;
   return queued_segments_ + bytes / (kBytesPerToken * shape_.segment_tokens) >=
          options_.queue_segments_max;
@@ -166,10 +169,10 @@ bool Scheduler::Done(DocumentId id) const {
 bool Scheduler::WaitIdle(absl::Time deadline) {
   absl::MutexLock lock(&mutex_);
   const auto idle = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return std::none_of(
-        documents_.begin(), documents_.end(),
-        [&](const auto& entry)
-            ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return HasWork(*entry.second); });
+    return std::none_of(documents_.begin(), documents_.end(),
+                        [&](const auto& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+                          return HasWork(*entry.second);
+                        });
   };
   while (!idle()) {
     if (changed_.WaitWithDeadline(&mutex_, deadline)) return idle();
@@ -273,19 +276,17 @@ std::optional<Scheduler::Step> Scheduler::NextStep(absl::Time now, absl::Time* d
                         document.read_bytes < document.durable_bytes;
     bool take_open = false;
     if (document.taken_bytes < document.durable_bytes && !document.open_waits()) {
-      const absl::Time open_due = std::max(
-          std::min(document.text_time + options_.idle_flush,
-                   document.untaken_since + kBusyFlushFactor * options_.idle_flush),
-          document.open_rests_until);
-      take_open = document.sealed || document.flush_bytes > document.taken_bytes ||
-                  open_due <= now;
+      const absl::Time open_due =
+          std::max(std::min(document.text_time + options_.idle_flush,
+                            document.untaken_since + kBusyFlushFactor * options_.idle_flush),
+                   document.open_rests_until);
+      take_open = document.sealed || document.flush_bytes > document.taken_bytes || open_due <= now;
       if (!take_open) *due = std::min(*due, open_due);
     }
     if (!unread && !take_open) continue;
     last_encoded_ = it->first;
-    return Step{.document = it->second,
-                .durable_bytes = document.durable_bytes,
-                .take_open = take_open};
+    return Step{
+        .document = it->second, .durable_bytes = document.durable_bytes, .take_open = take_open};
   }
   return std::nullopt;
 }
@@ -294,8 +295,10 @@ void Scheduler::FinishStep(DocumentId id, const Step& step,
                            absl::StatusOr<std::optional<SegmentGroup>> group) {
   const absl::Status status = group.status();
   const bool lost = absl::IsDataLoss(status) || absl::IsNotFound(status);
+  bool room = false;
   {
     absl::MutexLock lock(&mutex_);
+    const bool was_full = Full();
     Document& document = *step.document;
     document.encoding = false;
     const auto it = documents_.find(id);
@@ -328,17 +331,16 @@ void Scheduler::FinishStep(DocumentId id, const Step& step,
       DropIfDone(id);
     }
     CountQueue();
+    room = was_full && !Full();
     changed_.SignalAll();
   }
+  if (room) hooks_.room();
   if (status.ok()) return;
   metrics_.derive_failures.Increment();
   if (absl::IsDataLoss(status)) metrics_.documents_damaged.Increment();
   LogWarning("engine", "text of a document could not be read back",
              {{"document", Name(id)}, {"status", status.ToString()}});
-  if (lost) {
-    hooks_.failed(id, status);
-    hooks_.advanced();
-  }
+  if (lost) hooks_.failed(id, status);
 }
 
 absl::Status Scheduler::DeriveLoop(BackgroundThread& thread) {
@@ -359,7 +361,7 @@ absl::Status Scheduler::DeriveLoop(BackgroundThread& thread) {
       changed_.SignalAll();
     }
     DeriveBatch(std::move(batch), thread);
-    hooks_.advanced();
+    hooks_.room();
   }
 }
 

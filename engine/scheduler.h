@@ -1,7 +1,8 @@
-// Scheduler: durable text -> visible chunks. It knows which documents have text that is not derived,
-// cuts it into segments (encode thread), and runs batches of segments of any documents through the
-// lower half (derive thread). Text waits on disk, not here: the queue holds at most
-// queue_segments_max segments, and what has been accepted beyond it is counted, so that writers stop.
+// Scheduler: durable text -> visible chunks. It knows which documents have text that is not
+// derived, cuts it into segments (encode thread), and runs batches of segments of any documents
+// through the lower half (derive thread). Text waits on disk, not here: the queue holds at most
+// queue_segments_max segments, and what has been accepted beyond it is counted, so that writers
+// stop.
 //
 // Both threads serve documents in turn, so a short text does not wait for a long one to end.
 
@@ -48,8 +49,8 @@ struct SchedulerHooks {
   std::function<void(const DocumentInfo&)> visible;
   // A document cannot be derived further: DATA_LOSS or NOT_FOUND. The scheduler has forgotten it.
   std::function<void(DocumentId, const absl::Status&)> failed;
-  // A batch was derived: the queue may have room again.
-  std::function<void()> advanced;
+  // The queue may have room again.
+  std::function<void()> room;
 };
 
 // Thread-safe. What it borrows must outlive it.
@@ -76,6 +77,8 @@ class Scheduler {
 
   // Bytes accepted by writers that are not durable yet; they count as queued.
   void AddAccepted(int64_t bytes) { accepted_bytes_.fetch_add(bytes, std::memory_order_relaxed); }
+  // Accepted bytes were given up: whoever waits for room looks again.
+  void TellRoom() { hooks_.room(); }
   // Segments that wait, with accepted and durable text counted as the segments it will be, are at
   // queue_segments_max or beyond.
   bool full() const;
@@ -97,8 +100,8 @@ class Scheduler {
 
   absl::Status EncodeLoop(BackgroundThread& thread);
   absl::Status DeriveLoop(BackgroundThread& thread);
-  // The next document in turn that the encode thread can do something for; sets *due to the earliest
-  // time at which one may come without a signal.
+  // The next document in turn that the encode thread can do something for; sets *due to the
+  // earliest time at which one may come without a signal.
   std::optional<Step> NextStep(absl::Time now, absl::Time* due)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FinishStep(DocumentId id, const Step& step,
@@ -116,6 +119,7 @@ class Scheduler {
   void Requeue(DocumentId id, std::vector<SegmentGroup> groups);
   void DropIfDone(DocumentId document) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Erase(DocumentId document) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool Full() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountQueue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool HasWork(const Document& document) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Duration RetryWait(int failures) const;

@@ -1,7 +1,7 @@
 // Score: the log-likelihood of a text after a prompt, given memories.
 //
-// With a prompt the network reads `<q>` prompt `<a>` text, the form in which it answers, so that the
-// score is that of the text as an answer; without one, `<doc>` text, as at the beginning of a
+// With a prompt the network reads `<q>` prompt `<a>` text, the form in which it answers, so that
+// the score is that of the text as an answer; without one, `<doc>` text, as at the beginning of a
 // document. Each row reads the memories as it would when generating.
 
 #include <cmath>
@@ -50,10 +50,8 @@ absl::StatusOr<ScoreResult> Score(const ReadEnvironment& environment, const Scor
   const std::vector<std::string> texts = TokenTexts(options.text, tokens);
   ScoreResult result;
   const std::unique_ptr<ReaderState> state = model.NewReaderState();
-  ReadStep step{.state = state.get(),
-                .scope = &memories.scope,
-                .upper = true,
-                .logit_rows = LogitRows::kAll};
+  ReadStep step{
+      .state = state.get(), .scope = &memories.scope, .upper = true, .logit_rows = LogitRows::kAll};
   const auto vocab_size = static_cast<size_t>(model.config().vocab_size);
   const auto visit = [&](const ReadStep& done, size_t first_row) {
     for (size_t row = 0; row < done.ids.size(); ++row) {
@@ -65,8 +63,7 @@ absl::StatusOr<ScoreResult> Score(const ReadEnvironment& environment, const Scor
       result.tokens.emplace_back(texts[next - first_token], log_likelihood);
     }
   };
-  RETURN_IF_ERROR(
-      RunInSteps(environment, ids, /*select_all=*/true, context, step, visit));
+  RETURN_IF_ERROR(RunInSteps(environment, ids, /*select_all=*/true, context, step, visit));
   return result;
 }
 

@@ -16,11 +16,11 @@ constexpr size_t kFeedBytes = 2048;
 
 SegmentShape SegmentShape::Of(const Model& model) {
   const Tokenizer& tokenizer = model.tokenizer();
-  SegmentShape shape{.segment_tokens = model.config().segment_size,
-                     .chunk_tokens = model.config().chunk_size,
-                     .document_id = model.bundle().document_id,
-                     .inside_character =
-                         std::vector<bool>(static_cast<size_t>(tokenizer.vocab_size()), false)};
+  SegmentShape shape{
+      .segment_tokens = model.config().segment_size,
+      .chunk_tokens = model.config().chunk_size,
+      .document_id = model.bundle().document_id,
+      .inside_character = std::vector<bool>(static_cast<size_t>(tokenizer.vocab_size()), false)};
   for (int byte = 0x80; byte <= 0xBF; ++byte) {
     const TokenId id = tokenizer.PieceToId(absl::StrFormat("<0x%02X>", byte));
     if (id >= 0) shape.inside_character[static_cast<size_t>(id)] = true;
@@ -37,8 +37,8 @@ Segmenter::Segmenter(const Tokenizer& tokenizer, const SegmentShape& shape, Docu
 Segmenter::Segmenter(const Tokenizer& tokenizer, const SegmentShape& shape,
                      const SegmentDerived& from)
     : shape_(shape),
-      encoder_(tokenizer, {.byte_offset = from.encode_from_byte,
-                           .at_begin = from.encode_from_byte == 0}),
+      encoder_(tokenizer,
+               {.byte_offset = from.encode_from_byte, .at_begin = from.encode_from_byte == 0}),
       first_segment_index_(from.segment_index),
       fed_bytes_(from.encode_from_byte) {
   cutter_.shape = &shape_;
@@ -86,9 +86,9 @@ std::vector<Segment> Segmenter::OpenSegments() const {
 }
 
 Segmenter::Mark Segmenter::CurrentMark() const {
-  return {.byte_offset = encoder_.checkpoint().byte_offset,
-          .token_number =
-              cutter_.token_number - static_cast<int64_t>(begins_after_checkpoint_.size())};
+  return {
+      .byte_offset = encoder_.checkpoint().byte_offset,
+      .token_number = cutter_.token_number - static_cast<int64_t>(begins_after_checkpoint_.size())};
 }
 
 void Segmenter::Cutter::Take(absl::Span<const Token> tokens, int64_t byte_end, const Mark& mark,

@@ -1,10 +1,10 @@
 // Segmenter: the text of one document -> its segments.
 //
 // The token stream of a document is the document token followed by the tokens of its text; segments
-// are exactly segment_tokens of it, chunks chunk_tokens of a segment. Text comes in pieces. A segment
-// is whole once it has all its tokens and no later text can change them; the open rest can be cut at
-// any time as though the text ended there. Each segment carries a checkpoint from which its tokens
-// can be had again without the text before it.
+// are exactly segment_tokens of it, chunks chunk_tokens of a segment. Text comes in pieces. A
+// segment is whole once it has all its tokens and no later text can change them; the open rest can
+// be cut at any time as though the text ended there. Each segment carries a checkpoint from which
+// its tokens can be had again without the text before it.
 
 #ifndef MNEME_ENGINE_SEGMENTER_H_
 #define MNEME_ENGINE_SEGMENTER_H_
@@ -87,10 +87,10 @@ class Segmenter {
   // Cuts a run of tokens into segments.
   struct Cutter {
     const SegmentShape* shape = nullptr;
-    Segment open;               // ids empty: nothing since the last whole segment
-    int64_t skip_tokens = 0;    // to be dropped before the first segment begins
-    int64_t token_number = 0;   // of the next token
-    int64_t character_byte = 0; // where the character of the last token begins
+    Segment open;                // ids empty: nothing since the last whole segment
+    int64_t skip_tokens = 0;     // to be dropped before the first segment begins
+    int64_t token_number = 0;    // of the next token
+    int64_t character_byte = 0;  // where the character of the last token begins
 
     // Appends tokens that end at `byte_end`; `mark` is valid for all of them.
     void Take(absl::Span<const Token> tokens, int64_t byte_end, const Mark& mark,

@@ -22,12 +22,9 @@ struct DocumentAppend {
 
 TextCommitter::TextCommitter(const TextCommitterOptions& options, MemoryStore& store,
                              EngineMetrics& metrics, Clock& clock)
-    : options_(options),
-      store_(store),
-      metrics_(metrics) {
+    : options_(options), store_(store), metrics_(metrics) {
   thread_ = std::make_unique<BackgroundThread>(
-      "commit", metrics.registry, clock,
-      [this](BackgroundThread& thread) { return Loop(thread); });
+      "commit", metrics.registry, clock, [this](BackgroundThread& thread) { return Loop(thread); });
 }
 
 TextCommitter::~TextCommitter() { Stop(); }
@@ -65,7 +62,7 @@ bool TextCommitter::WaitIdle(absl::Time deadline) {
 absl::Status TextCommitter::Loop(BackgroundThread& thread) {
   for (;;) {
     std::vector<TextPiece> batch;
-    bool stopping = false;
+    bool stopping = false, room = false;
     {
       absl::MutexLock lock(&mutex_);
       committing_ = false;
@@ -86,6 +83,8 @@ absl::Status TextCommitter::Loop(BackgroundThread& thread) {
         batch.push_back(std::move(queue_.front()));
         queue_.pop_front();
       }
+      room = queue_bytes_ > options_.queue_bytes_max &&
+             queue_bytes_ - bytes <= options_.queue_bytes_max;
       queue_bytes_ -= bytes;
       metrics_.commit_queue_bytes.Set(static_cast<double>(queue_bytes_));
       committing_ = true;
@@ -97,6 +96,7 @@ absl::Status TextCommitter::Loop(BackgroundThread& thread) {
       }
     } else {
       Commit(std::move(batch));
+      if (room) options_.room();
     }
   }
 }

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,6 +38,8 @@ struct TextCommitterOptions {
   int64_t batch_bytes_max = 0;
   int64_t queue_bytes_max = 0;
   absl::Duration wait_max;
+  // Called on the committer's thread when the queue is no longer full.
+  std::function<void()> room;
 };
 
 // Thread-safe. What it borrows must outlive it.

@@ -38,9 +38,8 @@ TEST(BackgroundThreadTest, EndThatWasAskedForIsNoFailure) {
 
 TEST(BackgroundThreadTest, ErrorIsCountedAndMakesItUnhealthy) {
   Metrics metrics;
-  BackgroundThread thread("t", metrics, RealClock(), [](BackgroundThread&) {
-    return absl::InternalError("lost the device");
-  });
+  BackgroundThread thread("t", metrics, RealClock(),
+                          [](BackgroundThread&) { return absl::InternalError("lost the device"); });
   const absl::Status health = WaitUnhealthy(thread);
   EXPECT_EQ(health.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(health.message()), HasSubstr("lost the device"));

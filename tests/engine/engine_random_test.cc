@@ -123,10 +123,9 @@ class EngineRandomTest : public ::testing::Test {
           EXPECT_TRUE(expected_.removed(passage.document)) << passage.document;
           continue;
         }
-        EXPECT_EQ(passage.text,
-                  document->second.text.substr(
-                      static_cast<size_t>(passage.byte_begin),
-                      static_cast<size_t>(passage.byte_end - passage.byte_begin)));
+        EXPECT_EQ(passage.text, document->second.text.substr(
+                                    static_cast<size_t>(passage.byte_begin),
+                                    static_cast<size_t>(passage.byte_end - passage.byte_begin)));
       }
       EXPECT_LE(weights, 1 + 1e-5);
       // With all chunks asked for, everything that was visible before the question is there.
@@ -148,8 +147,7 @@ class EngineRandomTest : public ::testing::Test {
               answer += piece.text;
               return random() % 50 != 0;
             });
-        EXPECT_TRUE(generated.ok() || absl::IsCancelled(generated.status()))
-            << generated.status();
+        EXPECT_TRUE(generated.ok() || absl::IsCancelled(generated.status())) << generated.status();
       }
     }
   }

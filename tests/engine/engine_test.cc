@@ -117,9 +117,7 @@ TEST(EngineTest, ReadinessEndsWithABackgroundThread) {
   EngineHarness harness;
   harness.CreateMemory("m");
   ASSERT_TRUE(harness.WaitReady());
-  harness.model().OnForward([](FakeModel::Segments) -> absl::Status {
-    throw std::bad_alloc();
-  });
+  harness.model().OnForward([](FakeModel::Segments) -> absl::Status { throw std::bad_alloc(); });
   TestWriter writer(harness.engine(), harness.Document("m", "d"));
   writer.Send("text");
   while (harness.engine().Ready().ok()) absl::SleepFor(absl::Milliseconds(1));
@@ -157,10 +155,9 @@ TEST(EngineTest, DrainFinishesWhatWasAccepted) {
   EXPECT_EQ(engine.Ready().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(engine.OpenWriter(harness.Document("m", "e"), {}).status().code(),
             absl::StatusCode::kUnavailable);
-  EXPECT_EQ(engine.Retrieve({.memories = {harness.Memory("m")}, .question = "x"}, {})
-                .status()
-                .code(),
-            absl::StatusCode::kUnavailable);
+  EXPECT_EQ(
+      engine.Retrieve({.memories = {harness.Memory("m")}, .question = "x"}, {}).status().code(),
+      absl::StatusCode::kUnavailable);
 }
 
 TEST(EngineTest, DrainGivesUpAtItsDeadlineAndLosesNothing) {

@@ -62,8 +62,9 @@ class FaultChunkStore : public ChunkStore {
     if (!fault.ok()) return std::vector<absl::StatusOr<std::string>>(keys.size(), fault);
     return store_.MultiGet(table, keys);
   }
-  absl::Status Scan(Table table, absl::string_view begin, absl::string_view end,
-                    const std::function<bool(absl::string_view, absl::string_view)>& visit) override {
+  absl::Status Scan(
+      Table table, absl::string_view begin, absl::string_view end,
+      const std::function<bool(absl::string_view, absl::string_view)>& visit) override {
     const absl::Status fault = FaultOf(read_faults_, table);
     if (!fault.ok()) return fault;
     return store_.Scan(table, begin, end, visit);

@@ -185,7 +185,8 @@ TEST_F(GenerateTest, ReadersDecodeTogetherAndAnswerAsAlone) {
   std::vector<Answer> together(kReaders);
   for (int i = 0; i < kReaders; ++i) {
     threads.emplace_back([&, i] {
-      together[static_cast<size_t>(i)] = Ask(RandomQuestion(static_cast<uint64_t>(i), 5), options(i));
+      together[static_cast<size_t>(i)] =
+          Ask(RandomQuestion(static_cast<uint64_t>(i), 5), options(i));
     });
   }
   EXPECT_TRUE(harness_.WaitMetric("mneme_engine_queue_depth{queue=\"read_steps\"}", kReaders));
@@ -261,10 +262,7 @@ TEST_F(GenerateTest, DocumentDeletedUnderAnAnswerIsDoneWithout) {
   harness_.Ingest("m", "d", "again and again and again and again", true);
   std::atomic<int> pieces{0};
   const auto result = harness_.engine().Generate(
-      {.memories = {harness_.Memory("m")},
-       .question = "and",
-       .max_tokens = 60,
-       .temperature = 8},
+      {.memories = {harness_.Memory("m")}, .question = "and", .max_tokens = 60, .temperature = 8},
       {}, [&](GeneratePiece) {
         if (pieces.fetch_add(1) == 2) {
           EXPECT_TRUE(harness_.engine().DeleteDocument(harness_.Document("m", "d")).ok());

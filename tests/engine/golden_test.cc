@@ -114,7 +114,8 @@ TEST_P(GoldenTest, PassKeyIsFoundAndAnswered) {
   EXPECT_TRUE(read_the_key);
 
   // With the memory the answer is likely; without, it is not.
-  const auto with = engine_->Score({.memories = {memory}, .prompt = question, .text = " 40917"}, {});
+  const auto with =
+      engine_->Score({.memories = {memory}, .prompt = question, .text = " 40917"}, {});
   const auto without = engine_->Score({.prompt = question, .text = " 40917"}, {});
   ASSERT_TRUE(with.ok()) << with.status();
   ASSERT_TRUE(without.ok()) << without.status();

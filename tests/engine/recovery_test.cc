@@ -149,11 +149,11 @@ TEST_F(RecoveryTest, DamagedTextDoesNotKeepTheEngineFromBeingReady) {
   EXPECT_TRUE(harness_.engine().GetDocument(Name("d1"))->damaged);
   EXPECT_EQ(harness_.engine().OpenWriter(Name("d1"), {}).status().code(),
             absl::StatusCode::kDataLoss);
-  const auto blocked = harness_.engine().Retrieve(
-      {.memories = {harness_.Memory("m")},
-       .question = "x",
-       .barriers = {{.document = Name("d1"), .visible_bytes = 23}}},
-      {});
+  const auto blocked =
+      harness_.engine().Retrieve({.memories = {harness_.Memory("m")},
+                                  .question = "x",
+                                  .barriers = {{.document = Name("d1"), .visible_bytes = 23}}},
+                                 {});
   EXPECT_EQ(blocked.status().code(), absl::StatusCode::kDataLoss);
 }
 

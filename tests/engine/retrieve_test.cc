@@ -159,21 +159,19 @@ TEST_F(RetrieveTest, ContextIsAddedToTheTextAndCutBetweenCharacters) {
   const std::string text = RandomText(10, 400);
   harness_.Ingest("m", "d", text);
   for (int context = 0; context < 12; ++context) {
-    const auto result = harness_.engine().Retrieve({.memories = {harness_.Memory("m")},
-                                                    .question = "wind",
-                                                    .k = 30,
-                                                    .context_bytes = context},
-                                                   {});
+    const auto result = harness_.engine().Retrieve(
+        {.memories = {harness_.Memory("m")}, .question = "wind", .k = 30, .context_bytes = context},
+        {});
     ASSERT_TRUE(result.ok()) << result.status();
     for (const Passage& passage : result->passages) {
       EXPECT_EQ(ValidUtf8Prefix(passage.text).valid_bytes, passage.text.size());
-      const std::string own = text.substr(static_cast<size_t>(passage.byte_begin),
-                                          static_cast<size_t>(passage.byte_end -
-                                                              passage.byte_begin));
+      const std::string own =
+          text.substr(static_cast<size_t>(passage.byte_begin),
+                      static_cast<size_t>(passage.byte_end - passage.byte_begin));
       EXPECT_THAT(passage.text, HasSubstr(own));
       EXPECT_LE(passage.text.size(), own.size() + 2 * static_cast<size_t>(context));
-      EXPECT_GE(passage.text.size() + 6, std::min(own.size() + static_cast<size_t>(context),
-                                                  text.size()));
+      EXPECT_GE(passage.text.size() + 6,
+                std::min(own.size() + static_cast<size_t>(context), text.size()));
     }
   }
 }
@@ -235,9 +233,8 @@ TEST_F(RetrieveTest, DeadlineInThePastAndCancellationAreHonoured) {
                 .status()
                 .code(),
             absl::StatusCode::kDeadlineExceeded);
-  EXPECT_EQ(
-      harness_.engine().Retrieve(options, {.cancelled = [] { return true; }}).status().code(),
-      absl::StatusCode::kCancelled);
+  EXPECT_EQ(harness_.engine().Retrieve(options, {.cancelled = [] { return true; }}).status().code(),
+            absl::StatusCode::kCancelled);
 }
 
 TEST_F(RetrieveTest, QuestionSeesWhatItsBarrierNames) {
@@ -417,8 +414,7 @@ TEST_F(RetrieveTest, MemoryDeletedUnderAQuestionIsNotFoundOrLeftOut) {
     gate.Pass();
     return absl::OkStatus();
   });
-  std::thread question(
-      [&] { EXPECT_EQ(Ask("x").status().code(), absl::StatusCode::kNotFound); });
+  std::thread question([&] { EXPECT_EQ(Ask("x").status().code(), absl::StatusCode::kNotFound); });
   ASSERT_TRUE(gate.WaitArrived(1));
   ASSERT_TRUE(harness_.engine().DeleteMemory(harness_.Memory("m")).ok());
   gate.Open();

@@ -9,8 +9,9 @@ namespace mneme {
 namespace {
 
 TEST(Utf8Test, WellFormedTextIsValidToItsEnd) {
-  for (const std::string text : {"", "a", "plain ASCII text, longer than eight bytes", "ß", "日本語",
-                                 "😀 and then ASCII again", "\xF4\x8F\xBF\xBF", "\xEE\x80\x80"}) {
+  for (const std::string text :
+       {"", "a", "plain ASCII text, longer than eight bytes", "ß", "日本語",
+        "😀 and then ASCII again", "\xF4\x8F\xBF\xBF", "\xEE\x80\x80"}) {
     const Utf8Prefix prefix = ValidUtf8Prefix(text);
     EXPECT_EQ(prefix.valid_bytes, text.size()) << text;
     EXPECT_FALSE(prefix.incomplete);
@@ -22,17 +23,19 @@ TEST(Utf8Test, FirstBadByteIsFound) {
     std::string text;
     size_t bad;
   } cases[] = {
-      {"abc\x80", 3},                    // continuation without a lead
-      {"ab\xC0\xAF", 2},                 // overlong
-      {"\xC1\x81", 0},                   // overlong
-      {"\xE0\x80\x80", 0},               // overlong
-      {"x\xED\xA0\x80", 1},              // surrogate
-      {"\xF0\x80\x80\x80", 0},           // overlong
-      {"\xF4\x90\x80\x80", 0},           // above U+10FFFF
-      {"\xF5\x80\x80\x80", 0},           // above U+10FFFF
-      {"\xFF", 0},                       //
-      {"12345678\xC3(", 8},              // lead without its continuation
-      {"日本\xE8\xAA" "a", 6},           // three-byte sequence cut short
+      {"abc\x80", 3},           // continuation without a lead
+      {"ab\xC0\xAF", 2},        // overlong
+      {"\xC1\x81", 0},          // overlong
+      {"\xE0\x80\x80", 0},      // overlong
+      {"x\xED\xA0\x80", 1},     // surrogate
+      {"\xF0\x80\x80\x80", 0},  // overlong
+      {"\xF4\x90\x80\x80", 0},  // above U+10FFFF
+      {"\xF5\x80\x80\x80", 0},  // above U+10FFFF
+      {"\xFF", 0},              //
+      {"12345678\xC3(", 8},     // lead without its continuation
+      {"日本\xE8\xAA"
+       "a",
+       6},                               // three-byte sequence cut short
       {"1234567890123456\xFE tail", 16}  // beyond two words of ASCII
   };
   for (const auto& [text, bad] : cases) {
@@ -76,8 +79,7 @@ TEST(Utf8Test, RandomBytesNeverPassForMoreThanTheirWholeSequences) {
     for (uint64_t i = random() % 12; i > 0; --i) bytes += static_cast<char>(random());
     const Utf8Prefix prefix = ValidUtf8Prefix(bytes);
     // The prefix is valid alone, and one more byte of what is not incomplete is not.
-    EXPECT_EQ(ValidUtf8Prefix(bytes.substr(0, prefix.valid_bytes)).valid_bytes,
-              prefix.valid_bytes);
+    EXPECT_EQ(ValidUtf8Prefix(bytes.substr(0, prefix.valid_bytes)).valid_bytes, prefix.valid_bytes);
     if (prefix.incomplete) {
       EXPECT_LE(bytes.size() - prefix.valid_bytes, 3u);
     }

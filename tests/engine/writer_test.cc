@@ -44,7 +44,9 @@ TEST_F(WriterTest, TextBecomesDurableThenVisible) {
 TEST_F(WriterTest, BadByteIsNamedAndBytesBeforeItAreKept) {
   TestWriter writer(harness_.engine(), Name());
   writer.Send("0123456789");
-  const absl::Status status = writer->Append(10, "abc\xFF" "def");
+  const absl::Status status = writer->Append(10,
+                                             "abc\xFF"
+                                             "def");
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(Message(status), HasSubstr("byte 13"));
   EXPECT_EQ(writer->accepted_bytes(), 13);
@@ -114,8 +116,9 @@ TEST_F(WriterTest, SameBytesAgainChangeNothing) {
   }
   EXPECT_EQ(harness_.faults().synced_writes(), synced);
   // A piece that begins in stored text and goes beyond it adds what is new.
-  ASSERT_TRUE(writer->Append(static_cast<int64_t>(text.size()) - 3,
-                             text.substr(text.size() - 3) + "new").ok());
+  ASSERT_TRUE(
+      writer->Append(static_cast<int64_t>(text.size()) - 3, text.substr(text.size() - 3) + "new")
+          .ok());
   EXPECT_TRUE(writer.WaitVisible(static_cast<int64_t>(text.size()) + 3));
   EXPECT_EQ(harness_.DerivedDiffers("m", "d", text + "new"), "");
 }
@@ -257,6 +260,38 @@ TEST_F(WriterTest, FailedCommitIsNotAckedAndServiceReturns) {
   EXPECT_EQ(harness_.DerivedDiffers("m", "d", "safe found"), "");
 }
 
+TEST_F(WriterTest, TextThatAFailedWriterGivesUpMakesRoomForOthers) {
+  harness_.Stop();
+  harness_.options().queue_segments_max = 1;
+  harness_.options().idle_flush = absl::Hours(1);
+  harness_.Start();
+  Gate& gate = harness_.NewGate();
+  HoldCommits(gate);
+  harness_.faults().FailWrites(Table::kText, absl::ResourceExhaustedError("no space left"));
+  TestWriter failing(harness_.engine(), Name("failing")), other(harness_.engine(), Name("other"));
+  ASSERT_TRUE(failing->Append(0, std::string(4000, 'a')).ok());
+  EXPECT_FALSE(other->ready());
+  gate.Open();
+  EXPECT_FALSE(failing.WaitFailed().ok());
+  EXPECT_TRUE(other.WaitReadyCallback());
+  EXPECT_TRUE(other->ready());
+}
+
+TEST_F(WriterTest, TextThatNeedsFewerTokensThanThoughtMakesRoom) {
+  harness_.Stop();
+  harness_.options().queue_segments_max = 1;
+  harness_.options().idle_flush = absl::Hours(1);
+  harness_.Start();
+  Gate& gate = harness_.NewGate();
+  HoldCommits(gate);
+  TestWriter writer(harness_.engine(), Name());
+  // Counted as a segment of 64 tokens of 4 bytes, it is less.
+  ASSERT_TRUE(writer->Append(0, RandomQuestion(1, 55) + std::string(30, '\n')).ok());
+  EXPECT_FALSE(writer->ready());
+  gate.Open();
+  EXPECT_TRUE(writer.WaitReadyCallback());
+}
+
 TEST_F(WriterTest, NothingBehindAFailedPieceBecomesDurable) {
   Gate& gate = harness_.NewGate();
   TestWriter writer(harness_.engine(), Name());
@@ -283,9 +318,7 @@ TEST_F(WriterTest, DocumentThatIsGoneDoesNotFailItsNeighboursInABatch) {
   ASSERT_TRUE(gate.WaitArrived(1));
   ASSERT_TRUE(doomed->Append(0, "text").ok());
   ASSERT_TRUE(other->Append(1, "b").ok());
-  std::thread deleter([&] {
-    EXPECT_TRUE(harness_.engine().DeleteDocument(Name("doomed")).ok());
-  });
+  std::thread deleter([&] { EXPECT_TRUE(harness_.engine().DeleteDocument(Name("doomed")).ok()); });
   gate.Open();
   deleter.join();
   EXPECT_EQ(doomed.WaitFailed().code(), absl::StatusCode::kNotFound);
@@ -409,13 +442,12 @@ TEST_F(WriterTest, WriterMayBeDroppedInsideItsCallback) {
     absl::Notification dropped;
   };
   const auto shared = std::make_shared<Shared>();
-  auto opened =
-      harness_.engine().OpenWriter(Name(), {.progress = [shared](const IngestProgress&) {
-        absl::MutexLock lock(&shared->mutex);
-        if (shared->writer == nullptr) return;
-        shared->writer.reset();
-        shared->dropped.Notify();
-      }});
+  auto opened = harness_.engine().OpenWriter(Name(), {.progress = [shared](const IngestProgress&) {
+                                               absl::MutexLock lock(&shared->mutex);
+                                               if (shared->writer == nullptr) return;
+                                               shared->writer.reset();
+                                               shared->dropped.Notify();
+                                             }});
   ASSERT_TRUE(opened.ok());
   {
     absl::MutexLock lock(&shared->mutex);
