@@ -20,12 +20,19 @@
 #include "client/cli/progress_line.h"
 #include "client/cli/session.h"
 #include "client/cli/terminal.h"
+#include "client/rpc_error.h"
 #include "common/status_macros.h"
 
 namespace mneme {
 namespace {
 
 constexpr int kConcurrency = 4;
+
+// Why an ingest does not move at the moment.
+std::string WaitingReason(const absl::Status& status) {
+  if (IsBrokenConnection(status)) return "the connection to the server is lost";
+  return EscapeForTerminal(status.message());
+}
 
 // One source on its way to one document.
 struct Job {
@@ -127,8 +134,14 @@ IngestOutcome IngestRun::RunJob(const Job& job, size_t index) {
 
 void IngestRun::NoteProgress(size_t index, const IngestState& state) {
   absl::MutexLock lock(&mutex_);
+  const bool waited = !outcomes_[index].state.waiting_for.ok();
   outcomes_[index].state = state;
-  DrawProgress();
+  if (progress_.enabled()) {
+    DrawProgress();
+  } else if (!session_.json() && !waited && !state.waiting_for.ok()) {
+    absl::FPrintF(stderr, "mneme: %s: %s; trying again\n", jobs_[index].document,
+                  WaitingReason(state.waiting_for));
+  }
 }
 
 void IngestRun::DrawProgress() {
@@ -145,8 +158,7 @@ void IngestRun::DrawProgress() {
     sum.bytes_before += std::min(before, std::max<int64_t>(done, 0));
     sum.tokens_done += state.token_count;
     sum.tokens_before += state.token_count_before;
-    if (!state.waiting_for.ok())
-      sum.waiting_for = ErrorMessage(state.waiting_for, session_.address());
+    if (!state.waiting_for.ok()) sum.waiting_for = WaitingReason(state.waiting_for);
     if (jobs_[i].bytes && sum.bytes_total) {
       *sum.bytes_total += *jobs_[i].bytes;
     } else {
@@ -177,12 +189,7 @@ void IngestRun::PrintJob(const Job& job, const IngestOutcome& outcome) {
         WithCommas(state.token_count),
         state.durable_bytes == state.durable_bytes_before ? " (was stored already)" : ""));
     fflush(stdout);
-  } else if (absl::IsCancelled(outcome.status) && session_.interrupted()) {
-    absl::FPrintF(
-        stderr,
-        "mneme: %s: interrupted with %s bytes durable; the same command goes on from there\n",
-        job.document, WithCommas(state.durable_bytes));
-  } else if (jobs_.size() > 1) {
+  } else if (jobs_.size() > 1 && !session_.interrupted()) {
     absl::FPrintF(stderr, "mneme: %s: %s\n", EscapeForTerminal(job.path),
                   ErrorMessage(outcome.status, session_.address()));
   }
@@ -194,7 +201,7 @@ absl::Status IngestRun::Report(std::vector<absl::Status> errors) {
   Json documents = Json::array(), failures = Json::array();
   IngestState sum;
   absl::Status first_error;
-  size_t failed = errors.size();
+  size_t failed = errors.size(), succeeded = 0;
   for (const absl::Status& error : errors) {
     failures.push_back(ErrorJson(error, session_.address()));
     if (!session_.json())
@@ -218,7 +225,10 @@ absl::Status IngestRun::Report(std::vector<absl::Status> errors) {
     sum.durable_bytes_before += state.durable_bytes_before;
     sum.token_count += state.token_count;
     sum.token_count_before += state.token_count_before;
-    if (status.ok()) continue;
+    if (status.ok()) {
+      ++succeeded;
+      continue;
+    }
     ++failed;
     first_error.Update(status);
     Json error = ErrorJson(status, session_.address());
@@ -237,8 +247,14 @@ absl::Status IngestRun::Report(std::vector<absl::Status> errors) {
         WithCommas(static_cast<int64_t>(static_cast<double>(tokens) / std::max(seconds, 1e-3))));
   }
   if (first_error.ok() && !session_.interrupted()) return absl::OkStatus();
-  if (session_.interrupted())
-    return absl::CancelledError("interrupted; the same command goes on where this one stopped");
+  if (session_.interrupted()) {
+    const std::string where =
+        jobs_.size() == 1
+            ? absl::StrCat("interrupted with ", WithCommas(sum.durable_bytes), " bytes of ",
+                           jobs_[0].document, " durable")
+            : absl::StrCat("interrupted after ", succeeded, " of ", jobs_.size(), " files");
+    return absl::CancelledError(absl::StrCat(where, "; the same command goes on from there"));
+  }
   if (jobs_.size() + errors.size() == 1) return first_error;
   return absl::Status(first_error.code(),
                       absl::StrCat(failed, " of ", jobs_.size() + errors.size(), " files failed"));

@@ -10,6 +10,7 @@
 
 #include <unistd.h>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -61,7 +62,10 @@ int Finish(const absl::Status& status, const Session& session) {
   const absl::Status& shown = status.ok() ? output : status;
   if (shown.ok()) return 0;
   if (session.interrupted()) {
-    if (!session.json()) absl::FPrintF(stderr, "mneme: interrupted\n");
+    // A command that has more to say begins with the same word.
+    const bool told = absl::StartsWith(shown.message(), "interrupted");
+    if (!session.json())
+      absl::FPrintF(stderr, "mneme: %s\n", told ? shown.message() : "interrupted");
   } else if (!session.json()) {
     absl::FPrintF(stderr, "mneme: %s\n", ErrorMessage(shown, session.address()));
   }

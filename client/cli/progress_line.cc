@@ -65,7 +65,7 @@ std::string ProgressLine::Render(const JobProgress& progress, absl::Time now, in
   } else if (seconds > 0) {
     const double byte_rate = static_cast<double>(bytes - samples_.front().bytes) / seconds;
     const double token_rate = static_cast<double>(tokens - samples_.front().tokens) / seconds;
-    absl::StrAppend(&line, absl::StrFormat("  %.2f MB/s  %s tokens/s", byte_rate / 1e6,
+    absl::StrAppend(&line, absl::StrFormat("  %s/s  %s tokens/s", HumanBytes(byte_rate),
                                            WithCommas(std::llround(token_rate))));
     if (progress.bytes_total && byte_rate > 0) {
       absl::StrAppend(

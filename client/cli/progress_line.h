@@ -36,6 +36,7 @@ class ProgressLine {
   explicit ProgressLine(bool enabled) : enabled_(enabled) {}
   ~ProgressLine() { Clear(); }
 
+  bool enabled() const { return enabled_; }
   // Draws, at most ten times a second.
   void Update(const JobProgress& progress, absl::Time now);
   // Takes the line away, so that something else can be printed.

@@ -79,7 +79,7 @@ TEST(ProgressLineTest, SaysBytesPercentSpeedAndTimeLeft) {
   progress.bytes_done = 10'000'000;
   progress.tokens_done = 25'000;
   EXPECT_EQ(line.Render(progress, begin + absl::Seconds(5), 150),
-            "book.txt  [#####               ]  25%  10.0 MB of 40.0 MB  2.00 MB/s  5,000 tokens/s  "
+            "book.txt  [#####               ]  25%  10.0 MB of 40.0 MB  2.0 MB/s  5,000 tokens/s  "
             "ETA 0:15");
 }
 
@@ -93,7 +93,7 @@ TEST(ProgressLineTest, WhatWasThereBeforeIsNoSpeed) {
                        .tokens_before = 100};
   line.Render(progress, absl::UnixEpoch(), 150);
   EXPECT_THAT(line.Render(progress, absl::UnixEpoch() + absl::Seconds(1), 150),
-              HasSubstr("50%  5.0 MB of 10.0 MB  0.00 MB/s  0 tokens/s"));
+              HasSubstr("50%  5.0 MB of 10.0 MB  0 bytes/s  0 tokens/s"));
 }
 
 TEST(ProgressLineTest, FitsTheTerminal) {
