@@ -1,5 +1,6 @@
 // mneme-server: reads the configuration, opens the stack, serves until SIGTERM or SIGINT, drains.
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <fstream>
@@ -29,6 +30,7 @@ namespace {
 
 constexpr int kExitError = 1;
 constexpr int kExitUsage = 2;
+constexpr absl::Duration kEngineDrainMin = absl::Seconds(2);
 
 // SIGTERM and SIGINT, taken by AwaitStop alone: blocked here, and so in all threads begun later.
 sigset_t BlockStopSignals() {
@@ -72,6 +74,9 @@ absl::Status Serve(const ServerConfig& config) {
   Clock& clock = RealClock();
   Metrics metrics;
   Readiness readiness(metrics, clock);
+
+  // A file of an earlier run must not send anybody to the wrong place.
+  if (!config.server.port_file.empty()) std::remove(config.server.port_file.c_str());
 
   std::unique_ptr<HttpServer> http;
   std::string http_address;
@@ -122,7 +127,8 @@ absl::Status Serve(const ServerConfig& config) {
             {{"signal", signal_name},
              {"seconds", absl::StrCat(absl::ToDoubleSeconds(config.server.drain_timeout))}});
     (*server)->Drain(deadline);
-    status = stack->engine().Drain(deadline);
+    // However long the calls took, the engine gets time to finish what it holds.
+    status = stack->engine().Drain(std::max(deadline, absl::Now() + kEngineDrainMin));
   }
   readiness.Detach();
   server->reset();

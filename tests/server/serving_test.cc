@@ -1,9 +1,14 @@
 // Readiness as the world sees it (grpc.health.v1, /readyz), HTTP, reflection, and drain.
 
+#include <chrono>
+#include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include <grpcpp/client_context.h>
+#include <grpcpp/completion_queue.h>
+#include <grpcpp/generic/generic_stub.h>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -108,6 +113,50 @@ TEST_F(ServingTest, WatchEndsWithNotServingWhenTheServerDrains) {
   EXPECT_FALSE(watch->Read(&response));
   EXPECT_EQ(watch->Finish().error_code(), grpc::UNAVAILABLE);
   stopper.join();
+}
+
+// Sends one message on a bidirectional stream of bytes and returns the first answer.
+std::string AskStream(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+                      const std::string& message) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
+  grpc::CompletionQueue queue;
+  const auto next = [&queue] {
+    void* tag = nullptr;
+    bool ok = false;
+    return queue.Next(&tag, &ok) && ok;
+  };
+  grpc::GenericStub stub(channel);
+  const auto call = stub.PrepareCall(&context, method, &queue);
+  call->StartCall(nullptr);
+  EXPECT_TRUE(next());
+  const grpc::Slice slice(message);
+  call->Write(grpc::ByteBuffer(&slice, 1), nullptr);
+  EXPECT_TRUE(next());
+  grpc::ByteBuffer answer;
+  call->Read(&answer, nullptr);
+  EXPECT_TRUE(next());
+  std::vector<grpc::Slice> slices;
+  EXPECT_TRUE(answer.Dump(&slices).ok());
+  std::string bytes;
+  for (const grpc::Slice& part : slices) {
+    bytes.append(reinterpret_cast<const char*>(part.begin()), part.size());
+  }
+  context.TryCancel();
+  grpc::Status status;
+  call->Finish(&status, nullptr);
+  next();
+  queue.Shutdown();
+  return bytes;
+}
+
+TEST_F(ServingTest, ReflectionListsTheServices) {
+  // ServerReflectionRequest { list_services: "" }
+  const std::string answer = AskStream(
+      server_->NewChannel(), "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+      std::string("\x3a\x00", 2));
+  EXPECT_THAT(answer, HasSubstr("mneme.v1.MemoryService"));
+  EXPECT_THAT(answer, HasSubstr("grpc.health.v1.Health"));
 }
 
 TEST_F(ServingTest, HttpAnswersLivenessReadinessAndMetrics) {
