@@ -6,7 +6,7 @@
 #include "absl/time/clock.h"
 #include "common/check.h"
 #include "common/status_macros.h"
-#include "engine/utf8.h"
+#include "common/utf8.h"
 
 namespace mneme {
 namespace {
