@@ -245,6 +245,13 @@ void DocumentWriter::OnCommitted(int64_t byte_end, int64_t text_bytes, bool seal
   if (release) released_(*this);
 }
 
+bool DocumentWriter::Crowded() const {
+  if (environment_.committer.full()) return true;
+  if (!environment_.scheduler.full()) return false;
+  absl::MutexLock lock(&mutex_);
+  return accepted_bytes_ - progress_.visible_bytes >= environment_.options.document_share_bytes;
+}
+
 bool DocumentWriter::ready() {
   {
     absl::MutexLock lock(&mutex_);
@@ -300,6 +307,7 @@ void DocumentWriter::OnVisible(const DocumentInfo& info) {
     progress_.token_count = info.token_count;
     progress_due_ = true;
   }
+  PokeReady();
   Dispatch();
 }
 
