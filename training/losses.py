@@ -89,13 +89,17 @@ def batch_loss(model, batch, weights, gather_landmarks=None, recent=None):
     total = (weights.text * text + weights.answer * answer + weights.retrieval * at_a + weights.later * later + weights.switch * at_switch
              + weights.calibration * weights.unrelated * unrelated)
     exact = batch['answer_weight'] >= 1
-    figures = {'text': text, 'answer': loss[exact].mean(), 'correct': (logits.argmax(-1) == batch['label'])[exact].float().mean(),
-               'retrieval': at_a, 'later': later, 'switch': at_switch, 'hit': hit[first].float().mean(), 'unrelated': unrelated,
-               'hit_switch': hit[switch].float().mean()}
+    figures = {'text': text, 'answer': share(loss, exact), 'correct': share(logits.argmax(-1) == batch['label'], exact), 'retrieval': at_a,
+               'later': later, 'switch': at_switch, 'unrelated': unrelated, 'hit': share(hit, first), 'hit_switch': share(hit, switch)}
     for number, name in enumerate(KINDS):
         if name:
-            figures[f'hit_{name}'] = hit[first & (batch['query_kind'] == number)].float().mean()
+            figures[f'hit_{name}'] = share(hit, first & (batch['query_kind'] == number))
     return total, {k: v.detach() for k, v in figures.items()}
+
+
+def share(values, mask):
+    """Mean of `values` where `mask` is; NaN where it is nowhere. (Indexing with a mask would wait for the GPU.)"""
+    return (values * mask).sum() / mask.sum()
 
 
 def unrelated_loss(model, queries, landmarks, crowd, at, reader_tokens, chunks):

@@ -90,7 +90,7 @@ def about_text(world, rng, memory, stretches, count=24):
             piece, offset = piece[1:], offset + 1
         if position + offset + len(piece) > limit:
             continue
-        question = (prose.continuation(rng, world.tokenizer, piece, position + offset, memory.chunks) if rng.random() < 0.3 else
+        question = (prose.continuation(rng, world.tokenizer, piece, position + offset, memory.chunks) if rng.random() < 0.2 else
                     prose.keyword_question(rng, world.tokenizer, world.lex, piece, position + offset, memory.chunks))
         if question:
             questions.append(question)
@@ -120,18 +120,18 @@ def state(world, rng, theme, fact, frames=None):
 
 def single(world, rng, theme):
     """Single- and multi-key needles: from a few facts to many near-duplicates in one window."""
-    made = [theme.fact(rng) for _ in range(rng.choice((2, 6, 12, 24, 40, 56, 72)))]
+    made = [theme.fact(rng) for _ in range(rng.choice((3, 12, 24, 40, 56, 72)))]
     statements = [state(world, rng, theme, f) for f in made]
     extra = passkey(world, rng) if rng.random() < 0.12 else None
     memory, stretches = place(world, rng, statements + ([extra[1]] if extra else []))
     questions = [Question(world.tokenizer.encode(theme.ask(rng, f)), answer_parts(world.tokenizer, [f.value], [s.gold(memory)]))
                  for f, s in zip(made, statements)]
     rng.shuffle(questions)
-    questions = questions[:24]
+    questions = questions[:40]
     if extra:
         ask, statement, value = extra
         questions.insert(0, Question(ask, answer_parts(world.tokenizer, [value], [statement.gold(memory)]), own_row_only=True))
-    return memory, questions + about_text(world, rng, memory, stretches)
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
 def passkey(world, rng):
@@ -167,7 +167,7 @@ def multi_query(world, rng, theme):
     statements = [state(world, rng, theme, f) for f in made]
     memory, stretches = place(world, rng, statements)
     questions = []
-    for _ in range(10):
+    for _ in range(14):
         asked = range(len(made))
         if theme.style == 'sentence' and rng.random() < 0.7:         # several keys of one relation
             relation = rng.choice(made).relation
@@ -184,7 +184,7 @@ def multi_query(world, rng, theme):
             text = ' '.join(theme.ask(rng, f) for f in chosen)
         questions.append(Question(world.tokenizer.encode(text),
                                   answer_parts(world.tokenizer, [f.value for f in chosen], [statements[i].gold(memory) for i in picked])))
-    return memory, questions + about_text(world, rng, memory, stretches)
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
 def multi_value(world, rng, theme):
@@ -208,7 +208,7 @@ def multi_value(world, rng, theme):
         else:
             text = theme.ask(rng, fact) + rng.choice((' (all)', ' Name all.', ' List all values.'))
         questions.append(Question(world.tokenizer.encode(text), answer_parts(world.tokenizer, [f.value for f, _ in mine], golds, later)))
-    return memory, questions + about_text(world, rng, memory, stretches)
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
 def updates(world, rng, theme):
@@ -228,7 +228,7 @@ def updates(world, rng, theme):
         text = theme.ask(rng, first, facts.BEFORE_QUESTIONS if before else None)
         fact, gold, ignored = (first, a.gold(memory), set()) if before else (second, b.gold(memory), a.gold(memory))
         questions.append(Question(world.tokenizer.encode(text), answer_parts(world.tokenizer, [fact.value], [gold], [ignored])))
-    return memory, questions + about_text(world, rng, memory, stretches)
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
 ASSIGN = ('VAR {a} = {b}', '{a} = {b}', 'let {a} = {b};', 'Set {a} to {b}.', '{a} is the same as {b}.', 'VAR {a} = VAR {b}', '{a} := {b}', 'The value of {a} is {b}.')
@@ -262,7 +262,7 @@ def chains(world, rng, theme):
         asked = rng.randint(1, len(values) - 1)
         questions.append(Question(world.tokenizer.encode(rng.choice(CHAIN_VALUE).replace('{v}', values[asked])),
                                   answer_parts(world.tokenizer, values[asked - 1::-1], golds[asked - 1::-1], separator=' = ')))
-    return memory, questions + about_text(world, rng, memory, stretches)
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
 def two_hops(world, rng, theme):
@@ -280,7 +280,7 @@ def two_hops(world, rng, theme):
         text = rng.choice(('What is the {R} of the {Q} of {K}?', '{R} of the {Q} of {K}', "What is the {R} of {K}'s {Q}?"))
         text = text.replace('{R}', second).replace('{Q}', first).replace('{K}', a.key)
         questions.append(Question(world.tokenizer.encode(text), answer_parts(world.tokenizer, [a.value, b.value], [s.gold(memory), t.gold(memory)])))
-    return memory, questions + about_text(world, rng, memory, stretches)
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
 def text_questions(world, rng, theme):
@@ -299,8 +299,8 @@ def dialogue(world, rng, theme):
     return world.question_sets.dialogue(world, rng)
 
 
-TASKS = {single: 0.31, multi_query: 0.08, multi_value: 0.10, updates: 0.04, chains: 0.09, two_hops: 0.03, text_questions: 0.16,
-         real_questions: 0.17, dialogue: 0.02}
+TASKS = {single: 0.40, multi_query: 0.08, multi_value: 0.08, updates: 0.04, chains: 0.07, two_hops: 0.03, text_questions: 0.12,
+         real_questions: 0.18, dialogue: 0.02}
 TEXT_SHARE = 0.08                # rows that are plain language modelling
 
 

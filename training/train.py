@@ -18,7 +18,7 @@ import torch.distributed as distributed
 
 from training import bundle, checkpoint
 from training.batches import Batches, loader
-from training.config import Config
+from training.config import Config, read_config
 from training.losses import LossWeights, Recent, batch_loss
 from training.model import Ramba
 from training.optimizer import Optimizer
@@ -98,6 +98,7 @@ def train(args, config):
         step, spent = checkpoint.load(args.checkpoint, model, optimizer)
     elif args.initial:
         model.load_state_dict(bundle.load(args.initial)[0].state_dict())
+        spent = args.spent
     if peers.rank == 0:
         print(f'{sum(p.numel() for p in model.parameters())} parameters, from step {step}, {peers.count} processes', flush=True)
     parameters = list(model.parameters())
@@ -156,7 +157,8 @@ if __name__ == '__main__':
     parser.add_argument('prepared')
     parser.add_argument('checkpoint')
     parser.add_argument('--seconds', type=float, required=True, help='of training in all, over all runs')
-    parser.add_argument('--initial', help='bundle whose weights to begin with, for a new text or new tasks')
+    parser.add_argument('--initial', help='bundle whose weights and sizes to begin with, for a new text or new tasks')
+    parser.add_argument('--spent', type=float, default=0.0, help='seconds of this plan that the initial bundle has had already')
     parser.add_argument('--rows', type=int, default=24, help='rows of a batch, for each process')
     parser.add_argument('--row-tokens', type=int, default=4096)
     parser.add_argument('--reader-tokens', type=int, default=1024)
@@ -173,4 +175,5 @@ if __name__ == '__main__':
             parser.add_argument('--' + f.name.replace('_', '-'), type=type(f.default), default=f.default)
     args = parser.parse_args()
     vocabulary = Tokenizer(f'{args.prepared}/tokenizer.model').vocab_size
-    train(args, Config(vocab_size=vocabulary, **{f.name: getattr(args, f.name) for f in fields(Config) if f.name != 'vocab_size'}))
+    sizes = Config(vocab_size=vocabulary, **{f.name: getattr(args, f.name) for f in fields(Config) if f.name != 'vocab_size'})
+    train(args, read_config(args.initial) if args.initial else sizes)
