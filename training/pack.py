@@ -56,7 +56,7 @@ def unpack(packed, prepared, eval_folder):
     packed, prepared = Path(packed), Path(prepared)
     for name, folder in (('prepared.tar.xz', prepared), ('eval.tar.xz', eval_folder)):
         with tarfile.open(packed / name) as tar:
-            tar.extractall(folder, filter='data')
+            tar.extractall(folder)
     (prepared / 'tokens.npy').write_bytes(lzma.decompress((packed / 'tokens.npy.xz').read_bytes()))
     (prepared / 'documents.npy').write_bytes((packed / 'documents.npy').read_bytes())
 
