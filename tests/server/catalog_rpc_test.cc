@@ -297,6 +297,31 @@ TEST_F(CatalogRpcTest, BadRangesOfTextAreErrors) {
 
 TEST_F(CatalogRpcTest, StatusTellsVersionAndAddress) {
   grpc::ClientContext context;
+TEST_F(CatalogRpcTest, ARangeThatEndsBeforeItBeginsIsWrongWhateverTheDocument) {
+  std::string text;
+  ExpectFieldError(Read(*stub_, "tenants/default/memories/books/documents/none", 5, 2, &text),
+                   "byte_end", "2 is before byte_begin 5");
+}
+
+TEST_F(CatalogRpcTest, LongBadValuesAreShownInPartWithTheirDetails) {
+  ASSERT_TRUE(Create("books").ok());
+  v1::ListMemoriesResponse page;
+  ExpectFieldError(List("tenants/default", 0, std::string(3000, 't'), &page), "page_token",
+                   "...\" is no page token");
+  ExpectFieldError(Get(std::string(8000, 'n')), "name", "nnn");
+  grpc::ClientContext context;
+  v1::CreateMemoryRequest create;
+  create.set_parent("tenants/default");
+  create.set_memory_id("notes");
+  create.mutable_memory()->set_name(std::string(8000, 'm'));
+  v1::Memory memory;
+  ExpectFieldError(stub_->CreateMemory(&context, create, &memory), "memory.name",
+                   "...\" is not tenants/default/memories/notes");
+  ExpectFieldError(Create("notes", std::string(8000, 'r')), "request_id", "at most 64");
+  ExpectFieldError(Create(std::string(8000, 'i')), "memory_id", "at most 128");
+  ExpectFieldError(Create("notes", "", nullptr, std::string(8000, 'p')), "parent", "tenants/");
+}
+
   v1::GetStatusResponse status;
   ASSERT_TRUE(stub_->GetStatus(&context, v1::GetStatusRequest(), &status).ok());
   EXPECT_FALSE(status.version().empty());

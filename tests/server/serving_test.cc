@@ -73,6 +73,15 @@ TEST_F(ServingTest, CheckOfAnUnknownServiceIsNotFound) {
               "SERVICE_UNKNOWN");
 }
 
+TEST_F(ServingTest, ALongUnknownServiceIsNamedInPart) {
+  grpc::ClientContext context;
+  HealthCheckRequest request;
+  request.set_service(std::string(8000, 's'));
+  HealthCheckResponse response;
+  ExpectError(health_->Check(&context, request, &response), grpc::NOT_FOUND, "sss...\"",
+              "SERVICE_UNKNOWN");
+}
+
 TEST_F(ServingTest, WatchTellsEveryChange) {
   grpc::ClientContext context;
   const auto watch = health_->Watch(&context, HealthCheckRequest());
