@@ -290,13 +290,13 @@ TEST_F(CatalogRpcTest, BadRangesOfTextAreErrors) {
   ExpectFieldError(Read(*stub_, name, -1, 0, &text), "byte_begin", "-1");
   ExpectFieldError(Read(*stub_, name, 5, 4, &text), "byte_end", "4");
   ExpectFieldError(Read(*stub_, name, 0, -4, &text), "byte_end", "-4");
-  ExpectError(Read(*stub_, name, 0, 11, &text), grpc::OUT_OF_RANGE, "10", "OFFSET_OUT_OF_RANGE");
-  ExpectError(Read(*stub_, name, 11, 0, &text), grpc::OUT_OF_RANGE, "10", "OFFSET_OUT_OF_RANGE");
+  ExpectError(Read(*stub_, name, 0, 11, &text), grpc::OUT_OF_RANGE,
+              "byte_end 11 is beyond the 10 bytes of " + name, "OFFSET_OUT_OF_RANGE");
+  ExpectError(Read(*stub_, name, 12, 0, &text), grpc::OUT_OF_RANGE,
+              "byte_begin 12 is beyond the 10 bytes of " + name, "OFFSET_OUT_OF_RANGE");
   ExpectError(Read(*stub_, name + "x", 0, 0, &text), grpc::NOT_FOUND, name, "RESOURCE_NOT_FOUND");
 }
 
-TEST_F(CatalogRpcTest, StatusTellsVersionAndAddress) {
-  grpc::ClientContext context;
 TEST_F(CatalogRpcTest, ARangeThatEndsBeforeItBeginsIsWrongWhateverTheDocument) {
   std::string text;
   ExpectFieldError(Read(*stub_, "tenants/default/memories/books/documents/none", 5, 2, &text),
@@ -322,6 +322,8 @@ TEST_F(CatalogRpcTest, LongBadValuesAreShownInPartWithTheirDetails) {
   ExpectFieldError(Create("notes", "", nullptr, std::string(8000, 'p')), "parent", "tenants/");
 }
 
+TEST_F(CatalogRpcTest, StatusTellsVersionAndAddress) {
+  grpc::ClientContext context;
   v1::GetStatusResponse status;
   ASSERT_TRUE(stub_->GetStatus(&context, v1::GetStatusRequest(), &status).ok());
   EXPECT_FALSE(status.version().empty());
