@@ -268,7 +268,11 @@ CommandSpec ScoreCommand() {
       .flags = {{"--prompt", "P", "text before it that conditions and is not scored",
                  FlagSpec::Kind::kText}},
       .notes =
-          "Natural logarithms; perplexity = exp(-log_likelihood / token_count).\n\n"
+          "Natural logarithms; perplexity = exp(-log_likelihood / token_count).\n"
+          "With --prompt the text is scored as the answer that ask would give: after the space "
+          "that "
+          "parts it from the\n"
+          "question, unless it begins with white space itself.\n\n"
           "--json: {log_likelihood, token_count, perplexity, tokens: [{text, log_likelihood}]}\n",
       .run = Score};
 }
