@@ -38,6 +38,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "common/log.h"
+#include "common/status_facts.h"
 #include "common/status_macros.h"
 #include "memory_store/chunk_store.h"
 #include "memory_store/data_directory.h"
@@ -60,7 +61,7 @@ absl::Status ToStatus(const rocksdb::Status& status, absl::string_view what) {
   if (status.ok()) return absl::OkStatus();
   const std::string message = absl::StrCat(what, ": ", status.ToString());
   if (status.IsNoSpace() || status.subcode() == rocksdb::Status::kSpaceLimit)
-    return absl::ResourceExhaustedError(message);
+    return WithStorageFull(absl::ResourceExhaustedError(message));
   if (status.IsNotFound()) return absl::NotFoundError(message);
   if (status.IsCorruption()) return absl::DataLossError(message);
   return absl::InternalError(message);
@@ -576,9 +577,9 @@ absl::Status RocksDbChunkStore::CheckSpace(int64_t bytes) {
   const int64_t needed = bytes + static_cast<int64_t>(memtables_->memory_usage());
   if (free - needed >= options_.reserve_bytes) return absl::OkStatus();
   refused_writes_.Increment();
-  return absl::ResourceExhaustedError(absl::StrCat(
+  return WithStorageFull(absl::ResourceExhaustedError(absl::StrCat(
       "disk full: ", directory_->path(), " has ", free, " bytes free; this write needs ", needed,
-      " and ", options_.reserve_bytes, " are kept in reserve"));
+      " and ", options_.reserve_bytes, " are kept in reserve")));
 }
 
 absl::Status RocksDbChunkStore::Write(const WriteBatch& batch, Durability durability) {

@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "model/bundle.h"
-#include "server/storage_full_marker.h"
 
 namespace mneme {
 namespace {
@@ -66,7 +65,7 @@ absl::StatusOr<std::unique_ptr<Stack>> Stack::Open(const ServerConfig& config, M
   if (!chunk_store.ok()) {
     return While(absl::StrCat("data directory ", config.data_dir), chunk_store.status());
   }
-  stack->chunk_store_ = std::make_unique<StorageFullMarker>(*std::move(chunk_store));
+  stack->chunk_store_ = *std::move(chunk_store);
 
   MemoryStoreOptions tiers;
   tiers.page_bytes = stack->model_->page_layout().page_bytes();

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/status_facts.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "memory_store/chunk_store.h"
@@ -305,6 +306,7 @@ void FillAndRecover(int64_t reserve_bytes, int64_t left_bytes) {
   absl::Status status;
   while ((status = write(acked)).ok()) ASSERT_LT(++acked, 2000);
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_TRUE(IsStorageFull(status));
   const auto expect_all = [&] {
     for (int i = 0; i < acked; ++i) {
       ASSERT_TRUE(store->Get(Table::kText, absl::StrCat("key", i)).ok()) << i << " of " << acked;
