@@ -5,12 +5,6 @@
 #include "model/ramba_model.h"
 
 namespace mneme {
-namespace {
-
-// The reference's RMSNorms over heads and landmarks do not follow the config's epsilon.
-constexpr float kHeadNormEps = 1e-5f;
-
-}  // namespace
 
 absl::Status RambaModel::EmbedIds(Workspace& ws) const {
   const int64_t rows = static_cast<int64_t>(ws.host_ids.size());

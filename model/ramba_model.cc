@@ -10,8 +10,6 @@
 namespace mneme {
 namespace {
 
-// As in ramba_layers.cc: the reference's RMSNorm over landmarks does not follow the config's epsilon.
-constexpr float kHeadNormEps = 1e-5f;
 // Part of the derivation fingerprint: change it when the same bundle would derive other chunks.
 constexpr uint64_t kDerivationVersion = 1;
 
