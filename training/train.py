@@ -166,7 +166,7 @@ if __name__ == '__main__':
     parser.add_argument('--warmup-steps', type=int, default=150)
     parser.add_argument('--matrix-rate', type=float, default=0.012, help='peak learning rate of Muon')
     parser.add_argument('--other-rate', type=float, default=1.2e-3, help='peak learning rate of AdamW')
-    parser.add_argument('--recent-steps', type=int, default=6, help='steps whose landmarks are kept as further negatives')
+    parser.add_argument('--recent-steps', type=int, default=0, help='steps whose landmarks are kept as further negatives (NOTES.md: it failed)')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--log-every', type=int, default=50)
     parser.add_argument('--save-every', type=float, default=120, help='seconds')

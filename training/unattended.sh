@@ -25,7 +25,7 @@ whole_run() {
   for attempt in 1 2; do
     echo "$(date +%T) training, attempt $attempt"
     launch "$gpus" -m training.train prepared checkpoint --seconds "$seconds" --initial "$initial" --spent "${SPENT:-0}" \
-      --workers "$workers" --save-every 60 --matrix-rate 0.01 --other-rate 1e-3 ${OPTIONS:-} >> out/train.log 2>&1 && break
+      --workers "$workers" --save-every 60 --matrix-rate 0.006 --other-rate 6e-4 ${OPTIONS:-} >> out/train.log 2>&1 && break
     tail -5 out/train.log
   done
   export_bundle bundle || { echo "failed: no checkpoint"; return 1; }
