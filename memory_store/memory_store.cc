@@ -88,7 +88,7 @@ MemoryStore::Impl::Impl(const MemoryStoreOptions& options_in, ChunkStore& store_
       pool(options_in.page_bytes, options_in.host_page_bytes_max, metrics_in) {
   // Counted from zero, so that the first one shows as an increase.
   for (int kind = static_cast<int>(RecordKind::kCounter);
-       kind <= static_cast<int>(RecordKind::kPage); ++kind) {
+       kind <= static_cast<int>(RecordKind::kPurge); ++kind) {
     CorruptRecords(static_cast<RecordKind>(kind));
   }
 }
@@ -221,33 +221,6 @@ std::vector<MemoryInfo> MemoryStore::ListMemories(const std::string& tenant,
   return list;
 }
 
-absl::Status MemoryStore::DeleteMemory(MemoryId memory) {
-  Impl& impl = *impl_;
-  absl::WriterMutexLock gate(&impl.write_gate_);
-  {
-    absl::ReaderMutexLock lock(&impl.mutex_);
-    if (impl.catalog.FindMemory(memory) == nullptr) return NoMemory(memory);
-  }
-  WriteBatch batch;
-  batch.Delete(Table::kCatalog, MemoryKey(memory));
-  auto [documents_begin, documents_end] = DocumentRecordKeyRange(memory);
-  batch.DeleteRange(Table::kCatalog, std::move(documents_begin), std::move(documents_end));
-  for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
-    auto [begin, end] = RecordKeyRange(memory);
-    batch.DeleteRange(table, std::move(begin), std::move(end));
-  }
-  RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
-
-  absl::flat_hash_set<DocumentId> gone;
-  {
-    absl::MutexLock lock(&impl.mutex_);
-    for (const auto& [uid, document] : impl.catalog.FindMemory(memory)->documents) gone.insert(uid);
-    impl.catalog.RemoveMemory(memory);
-  }
-  impl.pool.EraseDocuments(gone);
-  return absl::OkStatus();
-}
-
 absl::StatusOr<DocumentInfo> MemoryStore::CreateDocument(MemoryId memory, const std::string& id) {
   Impl& impl = *impl_;
   absl::ReaderMutexLock gate(&impl.write_gate_);
@@ -326,31 +299,6 @@ std::vector<DocumentInfo> MemoryStore::AllDocuments() const {
   std::sort(list.begin(), list.end(),
             [](const DocumentInfo& a, const DocumentInfo& b) { return a.uid < b.uid; });
   return list;
-}
-
-absl::Status MemoryStore::DeleteDocument(DocumentId document) {
-  Impl& impl = *impl_;
-  absl::WriterMutexLock gate(&impl.write_gate_);
-  DocumentKey document_key;
-  {
-    absl::ReaderMutexLock lock(&impl.mutex_);
-    const DocumentEntry* entry = impl.catalog.FindDocument(document);
-    if (entry == nullptr) return NoDocument(document);
-    document_key = entry->key;
-  }
-  WriteBatch batch;
-  batch.Delete(Table::kCatalog, DocumentRecordKey(document_key));
-  for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
-    auto [begin, end] = RecordKeyRange(document_key);
-    batch.DeleteRange(table, std::move(begin), std::move(end));
-  }
-  RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
-  {
-    absl::MutexLock lock(&impl.mutex_);
-    impl.catalog.RemoveDocument(document);
-  }
-  impl.pool.EraseDocuments({document});
-  return absl::OkStatus();
 }
 
 absl::Status MemoryStore::AppendText(absl::Span<const TextAppend> appends) {

@@ -173,6 +173,18 @@ void PagePool::EraseDocuments(const absl::flat_hash_set<DocumentId>& documents) 
   }
 }
 
+absl::flat_hash_set<DocumentId> PagePool::Held(
+    const absl::flat_hash_set<DocumentId>& documents) const {
+  absl::flat_hash_set<DocumentId> held;
+  absl::MutexLock lock(&mutex_);
+  for (const Slot& slot : slots_) {
+    if (slot.state != State::kFree && documents.contains(slot.id.document)) {
+      held.insert(slot.id.document);
+    }
+  }
+  return held;
+}
+
 int64_t PagePool::used_bytes() const {
   absl::MutexLock lock(&mutex_);
   return static_cast<int64_t>(slots_.size() - free_.size()) * page_bytes_;
@@ -287,6 +299,8 @@ void PagePool::Unlink(SlotIndex index) {
 
 void PagePool::Free(SlotIndex index) {
   slots_[index].state = State::kFree;
+  // Nothing of a page outlives it.
+  std::memset(slots_[index].data, 0, static_cast<size_t>(page_bytes_));
   free_.push_back(index);
 }
 

@@ -43,7 +43,7 @@ struct PageId {
   }
 };
 
-// Thread-safe. No page is read or copied under its lock.
+// Thread-safe. No page is read or copied under its lock; one that leaves is overwritten with zeros.
 class PagePool {
  public:
   using SlotIndex = int32_t;
@@ -78,6 +78,8 @@ class PagePool {
   void Erase(absl::Span<const PageId> ids);
   // Forgets all pages of these documents.
   void EraseDocuments(const absl::flat_hash_set<DocumentId>& documents);
+  // Those of `documents` of which some slot has a page: one that was pinned when they were erased.
+  absl::flat_hash_set<DocumentId> Held(const absl::flat_hash_set<DocumentId>& documents) const;
 
   int64_t used_bytes() const;
   int64_t pinned_bytes() const;
