@@ -91,6 +91,10 @@ void PutPageRecords(DocumentKey document, int64_t segment_index, int64_t segment
   }
 }
 
+bool KeepsPages(const MemoryEntry& memory) {
+  return memory.info.policy.retention == Retention::kKeep;
+}
+
 // What a call of PutSegments does to one document: segments [first, end) take the place of all from
 // `first` on.
 struct Change {
@@ -98,6 +102,7 @@ struct Change {
   int64_t first = 0;
   int64_t end = 0;
   int64_t stored_end = 0;              // before
+  bool keeps_pages = true;             // on the disk
   std::vector<SegmentEntry> replaced;  // from `first` on, as it was before
 
   // Whether pages from this chunk on may be on disk, of the segment that one of this index
@@ -122,7 +127,8 @@ WriteBatch BatchOf(const std::vector<SegmentDerived>& segments,
   }
   for (const SegmentDerived& s : segments) {
     const Change& change = changes.at(s.document);
-    const int64_t page_count = static_cast<int64_t>(s.pages.size()) / options.page_bytes;
+    const int64_t page_count =
+        change.keeps_pages ? static_cast<int64_t>(s.pages.size()) / options.page_bytes : 0;
     if (change.MayLeavePages(s.segment_index, page_count)) {
       batch.DeleteRange(Table::kPages, PageKey(change.document, s.segment_index, page_count),
                         PageKey(change.document, s.segment_index + 1, 0));
@@ -138,6 +144,7 @@ WriteBatch BatchOf(const std::vector<SegmentDerived>& segments,
     record.landmarks = Bytes(s.landmarks.data(), static_cast<int64_t>(s.landmarks.size()));
     const std::string key = SegmentKey(change.document, s.segment_index);
     batch.Put(Table::kSegments, key, EncodeRecord(key, record));
+    if (!change.keeps_pages) continue;
     PutPageRecords(change.document, s.segment_index, s.byte_end, s.derivation_fingerprint,
                    options.page_bytes, s.pages, &batch);
   }
@@ -193,6 +200,7 @@ absl::Status MemoryStore::PutSegments(std::vector<SegmentDerived> segments) {
       Change& change = it->second;
       const int64_t segment_count = static_cast<int64_t>(document.segments.size());
       if (is_first) change.stored_end = document.stored_segments_end;
+      change.keeps_pages = KeepsPages(*document.memory);
       if (is_first && segment.segment_index < segment_count) {
         change.replaced.assign(document.segments.begin() + change.first, document.segments.end());
       }
@@ -256,6 +264,7 @@ absl::Status MemoryStore::PutPages(DocumentId document, int64_t segment_index,
   Impl& impl = *impl_;
   absl::ReaderMutexLock gate(&impl.write_gate_);
   DocumentKey document_key;
+  bool keeps_pages = true;
   {
     absl::MutexLock lock(&impl.mutex_);
     const auto nobody_derives = [&impl, document]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
@@ -281,12 +290,16 @@ absl::Status MemoryStore::PutPages(DocumentId document, int64_t segment_index,
     }
     segment_byte_end = segment.byte_end;
     document_key = entry->key;
+    keeps_pages = KeepsPages(*entry->memory);
     entry->derivation_in_flight = true;
   }
-  WriteBatch batch;
-  PutPageRecords(document_key, segment_index, segment_byte_end, impl.options.derivation_fingerprint,
-                 impl.options.page_bytes, pages, &batch);
-  const absl::Status status = impl.store.Write(batch, Durability::kWriteBehind);
+  absl::Status status;
+  if (keeps_pages) {
+    WriteBatch batch;
+    PutPageRecords(document_key, segment_index, segment_byte_end,
+                   impl.options.derivation_fingerprint, impl.options.page_bytes, pages, &batch);
+    status = impl.store.Write(batch, Durability::kWriteBehind);
+  }
   {
     absl::MutexLock lock(&impl.mutex_);
     impl.catalog.FindDocument(document)->derivation_in_flight = false;
@@ -359,6 +372,8 @@ ChunkText LandmarkView::Locate(int64_t index) const {
 absl::StatusOr<LandmarkView> MemoryStore::View(absl::Span<const MemoryId> memories) const {
   const absl::btree_set<MemoryId> distinct(memories.begin(), memories.end());
   std::vector<std::shared_ptr<const LandmarkSnapshot>> snapshots;
+  absl::flat_hash_set<DocumentId> expired;
+  const absl::Time now = impl_->clock.Now();
   {
     absl::MutexLock lock(&impl_->mutex_);  // a snapshot may have to be made
     for (const MemoryId memory : distinct) {
@@ -367,6 +382,17 @@ absl::StatusOr<LandmarkView> MemoryStore::View(absl::Span<const MemoryId> memori
         return absl::NotFoundError(absl::StrCat("no memory ", static_cast<uint64_t>(memory)));
       }
       snapshots.push_back(entry->landmarks.Snapshot());
+      for (const auto& [time, document] : entry->expiring) {
+        if (time > now) break;
+        expired.insert(document);
+      }
+    }
+  }
+  if (!expired.empty()) {
+    for (auto& snapshot : snapshots) {
+      snapshot = std::make_shared<const LandmarkSnapshot>(FilterSnapshot(
+          *snapshot, [&expired](const auto& s) { return !expired.contains(s.document); },
+          impl_->options.landmark_bytes));
     }
   }
   LandmarkView view;

@@ -30,6 +30,11 @@
 
 namespace mneme {
 
+// Of records, and back.
+MemoryPolicy PolicyOf(const MemoryRecord& record);
+absl::Time ExpireTimeOf(const DocumentRecord& record);
+MemoryRecord RecordOf(const MemoryInfo& info);
+
 struct LandmarkView::Impl {
   std::shared_ptr<const LandmarkSnapshot> snapshot;  // shared with the list it was taken from
 };
@@ -49,6 +54,7 @@ class TierCollectable;
 // A deletion that is not off the disk or out of memory yet.
 struct PendingPurge {
   PurgeRecord record;
+  uint64_t number = 0;  // tells it from a later one of the same id
   absl::flat_hash_set<DocumentId> documents;  // that may be in memory
   bool off_disk = false;
 };
@@ -76,6 +82,10 @@ struct MemoryStore::Impl {
 
   // Waits until no change of what is derived from these documents is under way.
   void AwaitDerivations(absl::Span<const ChunkAddress> chunks) const ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // From now on this is to be purged. `documents`: that may be in memory.
+  void AddPurge(PurgeId id, PurgeRecord record, absl::flat_hash_set<DocumentId> documents)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // Counts a record that failed its checks, and logs it.
   Counter& CorruptRecords(RecordKind kind) const;
@@ -112,6 +122,7 @@ struct MemoryStore::Impl {
   absl::flat_hash_set<std::pair<MemoryId, std::string>> creating_documents ABSL_GUARDED_BY(mutex_);
 
   std::map<PurgeId, PendingPurge> purges ABSL_GUARDED_BY(mutex_);
+  uint64_t last_purge_number ABSL_GUARDED_BY(mutex_) = 0;
 
   CounterRecord next_ids ABSL_GUARDED_BY(ids_mutex_);
   CounterRecord reserved_ids ABSL_GUARDED_BY(ids_mutex_);  // on disk: none from here on was given

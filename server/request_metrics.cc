@@ -9,7 +9,7 @@ namespace mneme {
 
 absl::string_view MethodName(Method method) {
   static constexpr std::array<absl::string_view, kMethodCount> kNames = {
-      "CreateMemory",    "GetMemory",    "ListMemories",   "DeleteMemory",   "ListDocuments",
+      "CreateMemory",    "GetMemory",    "ListMemories", "UpdateMemory",  "DeleteMemory",   "ListDocuments",
       "GetDocument",     "ReadDocument", "DeleteDocument", "Ingest",         "Retrieve",
       "Generate",        "Score",        "GetStatus",      "ListOperations", "GetOperation",
       "CancelOperation", "WaitOperation"};

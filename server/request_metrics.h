@@ -20,6 +20,7 @@ enum class Method {
   kCreateMemory,
   kGetMemory,
   kListMemories,
+  kUpdateMemory,
   kDeleteMemory,
   kListDocuments,
   kGetDocument,

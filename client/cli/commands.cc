@@ -4,7 +4,7 @@ namespace mneme {
 
 const std::vector<CommandSpec>& AllCommands() {
   static const auto& commands = *new std::vector<CommandSpec>{
-      CreateCommand(),   IngestCommand(),    SearchCommand(), AskCommand(),
+      CreateCommand(),   SetCommand(), IngestCommand(),    SearchCommand(), AskCommand(),
       MemoriesCommand(), DocumentsCommand(), ShowCommand(),   ForgetCommand(),
       DeleteCommand(),   ScoreCommand(),     StatusCommand(), VersionCommand()};
   return commands;
