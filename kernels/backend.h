@@ -106,6 +106,23 @@ struct CpuBackendOptions {
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const CpuBackendOptions& options);
 
+struct CudaBackendOptions {
+  // Which GPU, as the driver counts.
+  int device = 0;
+  // Most memory of the device that buffers and scratch take together; 0: all but a sixteenth.
+  int64_t device_bytes_max = 0;
+  // Most page-locked memory of the host, for staging.
+  int64_t pinned_bytes_max = int64_t{1} << 30;
+  // Passes that run side by side (RunPasses), each on a stream of its own.
+  int passes = 2;
+  // Products of many rows through cuBLASLt where the machine has it and it is exact.
+  bool cublas_lt = true;
+};
+
+// FAILED_PRECONDITION when this build has no CUDA backend, or the machine no driver or no GPU that
+// it can use.
+absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const CudaBackendOptions& options);
+
 // `device`: "cpu", "cuda" or "auto" (the fastest that this machine and this build have).
 // INVALID_ARGUMENT for another name, FAILED_PRECONDITION when this build or this machine lacks the
 // device.

@@ -204,6 +204,9 @@ struct HsaAttendParams {
   const float* weights = nullptr;        // [rows, pages_max]
   const int32_t* page_counts = nullptr;  // [rows], 0 .. pages_max; a row without pages gets zeros
   int64_t pages_max = 0;
+  // The caller vouches that every page the table names is memory of the backend; else a backend
+  // with memory of its own looks, and copies pages of the host.
+  bool pages_resident = false;
   DType page_dtype = DType::kF32;
   int64_t rows = 0;
   int64_t heads = 0;

@@ -27,7 +27,7 @@ absl::Status CudaGateNorm(const GateNormParams& params, CudaStream& stream);
 absl::Status CudaHeadNorm(const HeadNormParams& params, CudaStream& stream);
 absl::Status CudaChunkInput(const ChunkInputParams& params, CudaStream& stream);
 absl::Status CudaWritePages(const WritePagesParams& params, CudaStream& stream);
-// elementwise.cu
+// swiglu.cu
 absl::Status CudaSwiGlu(const SwiGluParams& params, CudaStream& stream);
 // conv_silu.cu
 absl::Status CudaConvSilu(const ConvSiluParams& params, CudaStream& stream);

@@ -1,0 +1,256 @@
+// Products of many rows with a weight.
+//
+// bf16: a block of 256 threads computes 128 rows x 128 outputs; operands stream through four stages
+// of shared memory (cp.async, 32 columns a stage), fragments come by ldmatrix from swizzled rows,
+// and eight warps (2 x 4) each hold 64 x 32 sums in registers. f32: a block of 256 threads computes
+// 64 x 64 outputs, each thread 4 x 4, with fused multiply-adds. Both walk k in order, so an output
+// depends on its row and its weight alone.
+
+#include <cstdint>
+
+#include "kernels/cuda/device_math.cuh"
+#include "kernels/cuda/gemm.h"
+#include "kernels/cuda/mma.cuh"
+
+namespace mneme {
+namespace {
+
+// ---- bf16 --------------------------------------------------------------------------------------
+
+constexpr int kTileRows = 128, kTileOutputs = 128, kTileK = 32;
+constexpr int kStages = 4;
+constexpr int kGemmThreads = 256;
+constexpr int kOperandElements = kTileRows * kTileK;  // of one operand in one stage
+constexpr int kStageElements = 2 * kOperandElements;
+static_assert(kTileRows == kTileOutputs, "both operands are loaded by one function");
+
+// Element offset of 16-byte vector `vector` (0 .. 3) of row `row`: rows of 64 bytes, vectors
+// swapped so that eight rows at one column lie in eight different groups of banks.
+__device__ __forceinline__ int Swizzled(int row, int vector) {
+  return row * kTileK + ((vector ^ ((row >> 1) & 3)) << 3);
+}
+
+// Rows [first, first + 128) and columns [k, k + 32) of a matrix [rows, cols] into one stage; zeros
+// outside the matrix.
+__device__ __forceinline__ void LoadOperand(__nv_bfloat16* to, const __nv_bfloat16* from,
+                                            int64_t stride, int64_t first, int64_t rows, int64_t k,
+                                            int64_t cols) {
+#pragma unroll
+  for (int i = 0; i < kTileRows * 4 / kGemmThreads; ++i) {
+    const int index = static_cast<int>(threadIdx.x) + i * kGemmThreads;
+    const int row = index / 4, vector = index % 4;
+    const int64_t column = k + vector * 8, left = cols - column;
+    const bool inside = first + row < rows && left > 0;
+    const int bytes = inside ? static_cast<int>(left < 8 ? left : 8) * 2 : 0;
+    const __nv_bfloat16* source = inside ? from + (first + row) * stride + column : from;
+    CopyAsync16(to + Swizzled(row, vector), source, bytes);
+  }
+}
+
+// Grid: (outputs / 128, rows / 128), both rounded up. Shared: kStages * kStageElements bf16.
+__global__ void __launch_bounds__(kGemmThreads)
+    GemmBf16Kernel(const __nv_bfloat16* __restrict__ a, int64_t a_stride, int64_t rows,
+                   const __nv_bfloat16* __restrict__ weight, int64_t weight_stride, int64_t n,
+                   int64_t k, const float* __restrict__ scale, float* __restrict__ out,
+                   bool accumulate) {
+  extern __shared__ __align__(128) uint8_t gemm_shared[];
+  __nv_bfloat16* stages = reinterpret_cast<__nv_bfloat16*>(gemm_shared);
+  const int64_t first_row = static_cast<int64_t>(blockIdx.y) * kTileRows;
+  const int64_t first_output = static_cast<int64_t>(blockIdx.x) * kTileOutputs;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp_row = warp / 4 * 64, warp_output = warp % 4 * 32;
+  const int steps = static_cast<int>((k + kTileK - 1) / kTileK);
+
+  const auto load = [&](int step) {
+    __nv_bfloat16* stage = stages + step % kStages * kStageElements;
+    const int64_t column = static_cast<int64_t>(step) * kTileK;
+    LoadOperand(stage, a, a_stride, first_row, rows, column, k);
+    LoadOperand(stage + kOperandElements, weight, weight_stride, first_output, n, column, k);
+  };
+#pragma unroll
+  for (int step = 0; step < kStages - 1; ++step) {
+    if (step < steps) load(step);
+    CommitCopies();
+  }
+
+  float sums[4][4][4] = {};  // [16 rows][8 outputs][fragment]
+  for (int step = 0; step < steps; ++step) {
+    WaitForCopies<kStages - 2>();
+    // Everybody's copies of this step have come, and everybody is done with the step before, whose
+    // stage is filled anew below.
+    __syncthreads();
+    if (step + kStages - 1 < steps) load(step + kStages - 1);
+    CommitCopies();
+    const __nv_bfloat16* as = stages + step % kStages * kStageElements;
+    const __nv_bfloat16* ws = as + kOperandElements;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {  // 16 columns each
+      uint32_t af[4][4], wf[2][4];
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+        // Matrices: rows 0-7, rows 8-15, then both of the next 8 columns.
+        const int row = warp_row + m * 16 + lane % 16;
+        LoadMatrices(af[m], as + Swizzled(row, half * 2 + lane / 16));
+      }
+#pragma unroll
+      for (int pair = 0; pair < 2; ++pair) {
+        // Matrices: outputs 0-7 at columns 0-7 and 8-15, then outputs 8-15 likewise.
+        const int row = warp_output + pair * 16 + lane / 16 * 8 + lane % 8;
+        LoadMatrices(wf[pair], ws + Swizzled(row, half * 2 + lane / 8 % 2));
+      }
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+#pragma unroll
+        for (int o = 0; o < 4; ++o) {
+          MmaBf16(sums[m][o], af[m], wf[o / 2][o % 2 * 2], wf[o / 2][o % 2 * 2 + 1]);
+        }
+      }
+    }
+  }
+
+  const int g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int o = 0; o < 4; ++o) {
+    const int64_t output = first_output + warp_output + o * 8 + t * 2;
+    if (output >= n) continue;  // n is a multiple of 8, so both of the pair are inside or neither
+    const float scale0 = scale == nullptr ? 1.0f : scale[output];
+    const float scale1 = scale == nullptr ? 1.0f : scale[output + 1];
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+#pragma unroll
+      for (int part = 0; part < 2; ++part) {
+        const int64_t row = first_row + warp_row + m * 16 + part * 8 + g;
+        if (row >= rows) continue;
+        float* to = out + row * n + output;
+        const float v0 = sums[m][o][part * 2] * scale0, v1 = sums[m][o][part * 2 + 1] * scale1;
+        to[0] = accumulate ? to[0] + v0 : v0;
+        to[1] = accumulate ? to[1] + v1 : v1;
+      }
+    }
+  }
+}
+
+// ---- f32 ---------------------------------------------------------------------------------------
+
+constexpr int kF32Tile = 64, kF32TileK = 16;
+
+// Grid: (outputs / 64, rows / 64), both rounded up; 256 threads.
+__global__ void __launch_bounds__(256)
+    GemmF32Kernel(const float* __restrict__ a, int64_t a_stride, int64_t rows,
+                  const float* __restrict__ weight, int64_t weight_stride, int64_t n, int64_t k,
+                  const float* __restrict__ scale, float* __restrict__ out, bool accumulate) {
+  // Columns first, padded: threads of a warp write along k and read along rows.
+  __shared__ float as[kF32TileK][kF32Tile + 4], ws[kF32TileK][kF32Tile + 4];
+  const int64_t first_row = static_cast<int64_t>(blockIdx.y) * kF32Tile;
+  const int64_t first_output = static_cast<int64_t>(blockIdx.x) * kF32Tile;
+  const int tid = static_cast<int>(threadIdx.x), tx = tid % 16, ty = tid / 16;
+  float sums[4][4] = {};
+  for (int64_t k0 = 0; k0 < k; k0 += kF32TileK) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = ty + i * 16;
+      const int64_t column = k0 + tx;
+      const bool in_k = column < k;
+      as[tx][row] =
+          in_k && first_row + row < rows ? a[(first_row + row) * a_stride + column] : 0.0f;
+      ws[tx][row] = in_k && first_output + row < n
+                        ? weight[(first_output + row) * weight_stride + column]
+                        : 0.0f;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int c = 0; c < kF32TileK; ++c) {
+      float av[4], wv[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        av[i] = as[c][ty * 4 + i];
+        wv[i] = ws[c][tx * 4 + i];
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sums[i][j] = fmaf(av[i], wv[j], sums[i][j]);
+      }
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int64_t row = first_row + ty * 4 + i;
+    if (row >= rows) continue;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int64_t output = first_output + tx * 4 + j;
+      if (output >= n) continue;
+      const float v = scale == nullptr ? sums[i][j] : sums[i][j] * scale[output];
+      float* to = out + row * n + output;
+      *to = accumulate ? *to + v : v;
+    }
+  }
+}
+
+// ---- rows --------------------------------------------------------------------------------------
+
+// Grid: rows, rounded up to what a grid may have; a block strides over rows.
+template <typename T>
+__global__ void CopyRowsKernel(const T* __restrict__ from, int64_t from_stride, T* __restrict__ to,
+                               int64_t to_stride, int64_t rows, int64_t width) {
+  for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
+    for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
+      to[r * to_stride + i] = from[r * from_stride + i];
+    }
+  }
+}
+
+}  // namespace
+
+absl::Status LaunchGemm(const GemmParams& p, CudaStream& stream) {
+  if (p.rows == 0) return absl::OkStatus();
+  stream.NoteWork();
+  if (p.dtype == DType::kF32) {
+    // Rows beyond what a grid's y allows come in further launches.
+    constexpr int64_t kRowsMax = int64_t{65535} * kF32Tile;
+    for (int64_t r = 0; r < p.rows; r += kRowsMax) {
+      const int64_t rows = p.rows - r < kRowsMax ? p.rows - r : kRowsMax;
+      const dim3 grid(static_cast<unsigned>(CeilDiv(p.n, kF32Tile)),
+                      static_cast<unsigned>(CeilDiv(rows, kF32Tile)));
+      GemmF32Kernel<<<grid, 256, 0, stream.get()>>>(
+          static_cast<const float*>(p.a) + r * p.a_stride, p.a_stride, rows,
+          static_cast<const float*>(p.weight), p.weight_stride, p.n, p.k, p.scale, p.out + r * p.n,
+          p.accumulate);
+    }
+    return LaunchStatus("Matmul in f32");
+  }
+  constexpr int kSharedBytes = kStages * kStageElements * 2;
+  if (absl::Status status = AllowShared(GemmBf16Kernel, kSharedBytes); !status.ok()) return status;
+  constexpr int64_t kRowsMax = int64_t{65535} * kTileRows;
+  for (int64_t r = 0; r < p.rows; r += kRowsMax) {
+    const int64_t rows = p.rows - r < kRowsMax ? p.rows - r : kRowsMax;
+    const dim3 grid(static_cast<unsigned>(CeilDiv(p.n, kTileOutputs)),
+                    static_cast<unsigned>(CeilDiv(rows, kTileRows)));
+    GemmBf16Kernel<<<grid, kGemmThreads, kSharedBytes, stream.get()>>>(
+        static_cast<const __nv_bfloat16*>(p.a) + r * p.a_stride, p.a_stride, rows,
+        static_cast<const __nv_bfloat16*>(p.weight), p.weight_stride, p.n, p.k, p.scale,
+        p.out + r * p.n, p.accumulate);
+  }
+  return LaunchStatus("Matmul in bf16");
+}
+
+absl::Status LaunchCopyRows(const void* from, int64_t from_stride, void* to, int64_t to_stride,
+                            int64_t rows, int64_t width, int bytes, CudaStream& stream) {
+  if (rows == 0 || width == 0) return absl::OkStatus();
+  stream.NoteWork();
+  const unsigned grid = static_cast<unsigned>(rows < (1 << 20) ? rows : (1 << 20));
+  if (bytes == 2) {
+    CopyRowsKernel<<<grid, 128, 0, stream.get()>>>(static_cast<const uint16_t*>(from), from_stride,
+                                                   static_cast<uint16_t*>(to), to_stride, rows,
+                                                   width);
+  } else {
+    CopyRowsKernel<<<grid, 128, 0, stream.get()>>>(static_cast<const uint32_t*>(from), from_stride,
+                                                   static_cast<uint32_t*>(to), to_stride, rows,
+                                                   width);
+  }
+  return LaunchStatus("copy of rows");
+}
+
+}  // namespace mneme
