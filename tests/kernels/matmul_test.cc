@@ -1,4 +1,4 @@
-// Matrix products and embedding on every instruction set against their double twins.
+// Matrix products and embedding on every backend against their double twins.
 
 #include "tests/kernels/kernel_test_util.h"
 #include "tests/reference/matmul_reference.h"
@@ -236,7 +236,7 @@ TEST_P(MatmulTest, EmbedGivesTheStoredRows) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isas, MatmulTest, testing::ValuesIn(BackendCases()), BackendCaseName);
+INSTANTIATE_TEST_SUITE_P(Backends, MatmulTest, testing::ValuesIn(BackendCases()), BackendCaseName);
 
 }  // namespace
 }  // namespace mneme

@@ -1,4 +1,4 @@
-// Convolution and state space recurrence on every instruction set against their double twins.
+// Convolution and state space recurrence on every backend against their double twins.
 
 #include "tests/reference/recurrence_reference.h"
 
@@ -39,7 +39,8 @@ class RecurrenceTest : public KernelTest {
     const int64_t offset = Uniform(0, 9);
     MakeSequences(lengths, offset, heads * head_dim * state_size);
     const int64_t width = heads * head_dim + 2 * state_size;
-    xbc_ = Normal(rows_ * (width + 3));
+    const int64_t stride = width + Gap();
+    xbc_ = Normal(rows_ * stride);
     dt_ = Normal(rows_ * (heads + 2), 2, -1);
     dt_bias_ = Normal(heads);
     a_log_.clear();
@@ -49,7 +50,7 @@ class RecurrenceTest : public KernelTest {
     }
     d_skip_ = Normal(heads);
     return {.xbc = xbc_.data(),
-            .xbc_stride = width + 3,
+            .xbc_stride = stride,
             .dt = dt_.data(),
             .dt_stride = heads + 2,
             .dt_bias = dt_bias_.data(),
@@ -106,8 +107,8 @@ TEST_P(RecurrenceTest, ConvSiluMatchesItsTwinAndKeepsTheNewestRows) {
 struct SsdShape {
   int64_t heads, head_dim, state_size;
 };
-constexpr SsdShape kShapes[] = {{1, 1, 1},   {3, 20, 7},  {2, 16, 32}, {6, 32, 16},
-                                {2, 48, 96}, {2, 64, 64}, {2, 64, 128}};
+constexpr SsdShape kShapes[] = {{1, 1, 1},   {3, 20, 7},   {2, 16, 32},  {6, 32, 16},  {2, 48, 96},
+                                {2, 64, 64}, {2, 64, 128}, {1, 128, 16}, {1, 72, 256}, {1, 8, 300}};
 
 TEST_P(RecurrenceTest, SsdInF32MatchesTheTokenByTokenTwin) {
   for (const SsdShape& shape : kShapes) {
@@ -206,7 +207,8 @@ TEST_P(RecurrenceTest, SequencesDoNotDependOnTheirCompany) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isas, RecurrenceTest, testing::ValuesIn(BackendCases()), BackendCaseName);
+INSTANTIATE_TEST_SUITE_P(Backends, RecurrenceTest, testing::ValuesIn(BackendCases()),
+                         BackendCaseName);
 
 }  // namespace
 }  // namespace mneme
