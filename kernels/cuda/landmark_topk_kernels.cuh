@@ -516,28 +516,11 @@ struct WgmmaShape {
       kGroups * kQueries * (kCapacity * 8 + 8) + kWarps * kBestMax * 8;
 };
 
-// Waits for the `threads` threads that use barrier `id`; true when `flag` is set in one of them.
-__device__ __forceinline__ bool BarrierOr(int id, int threads, bool flag) {
-  __syncwarp();
-#ifdef MNEME_CUDA_EMULATION
-  return EmulatedBarrierOr(id, threads, flag);
-#else
-  int any;
-  asm volatile(
-      "{\n .reg .pred p, q;\n setp.ne.s32 p, %1, 0;\n"
-      " barrier.cta.red.or.aligned.pred q, %2, %3, p;\n selp.s32 %0, 1, 0, q;\n}"
-      : "=r"(any)
-      : "r"(flag ? 1 : 0), "r"(id), "r"(threads)
-      : "memory");
-  return any != 0;
-#endif
-}
-
 // Grid: one block a multiprocessor; block: 8 warps, two warpgroups; shared: kSharedBytes: queries
 // in cores [hi, lo][dim / 8][query / 8][8 queries][8 dimensions]; rings [warp][stage][16 rows][64],
 // 16-byte chunks of a row swapped by chunk ^ (row % 8); the groups' lists.
 __global__ void __launch_bounds__(WgmmaShape::kWarps* kWarp, 1) ScanWgmmaKernel(const Args args) {
-#if defined(MNEME_HAS_WGMMA) || defined(MNEME_CUDA_EMULATION)
+#ifdef MNEME_HAS_WGMMA
   using S = WgmmaShape;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int group = warp / 4, group_warp = warp % 4, group_thread = threadIdx.x % 128;
@@ -873,49 +856,40 @@ inline Plan PlanScan(const Shape& shape, const Machine& machine) {
   return plan;
 }
 
-// Sets `kernel` free to use the plan's shared memory and launches it.
-inline cudaError_t LaunchKernel(void (*kernel)(Args), const Plan& plan, const Args& args,
-                                cudaStream_t stream) {
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(plan.shared_bytes));
-  if (error != cudaSuccess) return error;
-  kernel<<<plan.blocks, plan.threads, plan.shared_bytes, stream>>>(args);
-  return cudaGetLastError();
-}
-
 // One pass: scan and merge. `indices` and `scores` [n_queries, k] are device memory.
 inline cudaError_t LaunchScan(const Plan& plan, const Args& args, int64_t* indices, float* scores,
                               cudaStream_t stream) {
+  const auto scan = [&](void (*kernel)(Args)) {
+    return Launch(kernel, dim3(plan.blocks), dim3(plan.threads), plan.shared_bytes, stream, args);
+  };
   cudaError_t error = cudaSuccess;
   if (args.tile_count > 0) {
     switch (plan.variant) {
       case Variant::kSimple:
-        error = LaunchKernel(args.dtype == DType::kBf16 ? ScanSimpleKernel<__nv_bfloat16>
-                                                        : ScanSimpleKernel<float>,
-                             plan, args, stream);
+        error = scan(args.dtype == DType::kBf16 ? ScanSimpleKernel<__nv_bfloat16>
+                                                : ScanSimpleKernel<float>);
         break;
       case Variant::kMma8:
-        error = LaunchKernel(ScanMmaKernel<MmaShape<8>>, plan, args, stream);
+        error = scan(ScanMmaKernel<MmaShape<8>>);
         break;
       case Variant::kMma16:
-        error = LaunchKernel(ScanMmaKernel<MmaShape<16>>, plan, args, stream);
+        error = scan(ScanMmaKernel<MmaShape<16>>);
         break;
       case Variant::kMma32:
-        error = LaunchKernel(ScanMmaKernel<MmaShape<32>>, plan, args, stream);
+        error = scan(ScanMmaKernel<MmaShape<32>>);
         break;
       case Variant::kMma64:
-        error = LaunchKernel(ScanMmaKernel<MmaShape<64>>, plan, args, stream);
+        error = scan(ScanMmaKernel<MmaShape<64>>);
         break;
       case Variant::kWgmma128:
-        error = LaunchKernel(ScanWgmmaKernel, plan, args, stream);
+        error = scan(ScanWgmmaKernel);
         break;
     }
-    if (error != cudaSuccess) return error;
   }
-  MergeListsKernel<<<args.n_queries, kMergeThreads, 0, stream>>>(
-      args.partial, args.tile_count > 0 ? plan.lists : 0, args.k, indices, scores);
-  return cudaGetLastError();
+  if (error != cudaSuccess) return error;
+  return Launch(MergeListsKernel, dim3(args.n_queries), dim3(kMergeThreads), 0, stream,
+                static_cast<const uint64_t*>(args.partial), args.tile_count > 0 ? plan.lists : 0,
+                args.k, indices, scores);
 }
 
 }  // namespace mneme::landmark_scan

@@ -97,6 +97,20 @@ __device__ __forceinline__ int LoadAcquire(const int* word) {
   return value;
 }
 
+// A barrier of `threads` threads (whole warps) under the number `id`, 1 .. 15; true when `flag` is
+// set in one of them.
+__device__ __forceinline__ bool BarrierOr(int id, int threads, bool flag) {
+  int any;
+  __syncwarp();
+  asm volatile(
+      "{\n .reg .pred p, q;\n setp.ne.s32 p, %1, 0;\n"
+      " barrier.cta.red.or.aligned.pred q, %2, %3, p;\n selp.s32 %0, 1, 0, q;\n}"
+      : "=r"(any)
+      : "r"(flag ? 1 : 0), "r"(id), "r"(threads)
+      : "memory");
+  return any != 0;
+}
+
 // ---- Hopper's warpgroup products (sm_90a) ------------------------------------------------------
 
 // B operand in shared memory without swizzle: cores of 8 columns (of B) x 8 k, 128 contiguous bytes
@@ -159,6 +173,22 @@ __device__ __forceinline__ void WgmmaBf16<128>(float (&d)[16][4], const uint32_t
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
+
+// ---- on the host -------------------------------------------------------------------------------
+
+// Queues kernel(args...) with `shared_bytes` of dynamic shared memory.
+template <typename... Params, typename... Values>
+cudaError_t Launch(void (*kernel)(Params...), dim3 grid, dim3 block, int64_t shared_bytes,
+                   cudaStream_t stream, Values... values) {
+  if (shared_bytes > 48 * 1024) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) return error;
+  }
+  kernel<<<grid, block, static_cast<size_t>(shared_bytes), stream>>>(values...);
+  return cudaGetLastError();
+}
 
 }  // namespace mneme
 
