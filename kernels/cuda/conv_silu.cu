@@ -11,6 +11,7 @@
 #include "common/status_macros.h"
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/tensor_core.cuh"
 
 namespace mneme {
 namespace {
@@ -113,23 +114,16 @@ absl::Status CudaConvSilu(const ConvSiluParams& p, CudaStream& stream) {
                    stream.UploadOf(pieces.data(), static_cast<int64_t>(pieces.size())));
   const unsigned columns = static_cast<unsigned>(CeilDiv(p.channels, kThreads));
   const dim3 grid(static_cast<unsigned>(pieces.size()), columns);
-  switch (p.taps) {
-    case 2:
-      ConvSiluKernel<2><<<grid, kThreads, 0, stream.get()>>>(p, table);
-      break;
-    case 3:
-      ConvSiluKernel<3><<<grid, kThreads, 0, stream.get()>>>(p, table);
-      break;
-    case 4:
-      ConvSiluKernel<4><<<grid, kThreads, 0, stream.get()>>>(p, table);
-      break;
-    default:
-      ConvSiluKernel<0><<<grid, kThreads, 0, stream.get()>>>(p, table);
-  }
-  RETURN_IF_ERROR(LaunchStatus("ConvSilu"));
+  const auto kernel = p.taps == 2   ? ConvSiluKernel<2>
+                      : p.taps == 3 ? ConvSiluKernel<3>
+                      : p.taps == 4 ? ConvSiluKernel<4>
+                                    : ConvSiluKernel<0>;
+  RETURN_IF_ERROR(
+      LaunchStatus(Launch(kernel, grid, kThreads, 0, stream.get(), p, table), "ConvSilu"));
   if (long_sequences == 0) return absl::OkStatus();
-  ConvStateKernel<<<dim3(long_sequences, columns), kThreads, 0, stream.get()>>>(p, table);
-  return LaunchStatus("ConvSilu, state");
+  return LaunchStatus(
+      Launch(ConvStateKernel, dim3(long_sequences, columns), kThreads, 0, stream.get(), p, table),
+      "ConvSilu, state");
 }
 
 }  // namespace mneme

@@ -71,7 +71,7 @@ absl::StatusOr<std::unique_ptr<CudaWeight>> CudaWeight::Pack(absl::Span<const We
     weight->plan_ = cublas_lt->Plan({.dtype = weight->compute_dtype(),
                                      .weight_stride = weight->stride_,
                                      .n = weight->out_columns(),
-                                     .k = weight->cols(),
+                                     .k = weight->product_k(),
                                      .scale = weight->scale_});
   }
   return weight;
@@ -153,15 +153,16 @@ absl::Status CudaWeight::ManyRows(const MatmulParams& p, CudaStream& stream) con
                      .weight = dense_,
                      .weight_stride = stride_,
                      .n = out_columns(),
-                     .k = cols(),
+                     .k = product_k(),
                      .scale = scale_,
                      .out = p.out,
                      .accumulate = p.accumulate};
   const int bytes = DTypeBytes(compute_dtype());
-  if (reinterpret_cast<uintptr_t>(p.a) % 16 != 0 || p.a_stride * bytes % 16 != 0) {
+  if (reinterpret_cast<uintptr_t>(p.a) % 16 != 0 || p.a_stride * bytes % 16 != 0 ||
+      product_k() != cols()) {
     ASSIGN_OR_RETURN(void* aligned, stream.Scratch(p.rows * stride_ * bytes));
     RETURN_IF_ERROR(
-        LaunchCopyRows(p.a, p.a_stride, aligned, stride_, p.rows, cols(), bytes, stream));
+        LaunchCopyRows(p.a, p.a_stride, cols(), aligned, stride_, p.rows, bytes, stream));
     gemm.a = aligned;
     gemm.a_stride = stride_;
   }

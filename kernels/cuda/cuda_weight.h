@@ -43,6 +43,10 @@ class CudaWeight : public PackedWeight {
              const CublasLt* cublas_lt, MemoryPool& memory);
   absl::Status Fill(absl::Span<const WeightSource> parts, CudaStream& stream);
   absl::Status ManyRows(const MatmulParams& params, CudaStream& stream) const;
+  // Terms of a product of many rows: columns, with zeros up to whole 16-byte vectors of bf16.
+  int64_t product_k() const {
+    return compute_dtype() == DType::kBf16 ? RoundUpTo(cols(), 8) : cols();
+  }
 
   const DType stored_dtype_;
   const int64_t stride_;  // of both forms, in elements

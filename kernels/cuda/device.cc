@@ -48,8 +48,7 @@ absl::Status CudaErrorStatus(cudaError_t error, absl::string_view what) {
   }
 }
 
-absl::Status LaunchStatus(absl::string_view kernel) {
-  const cudaError_t error = cudaGetLastError();
+absl::Status LaunchStatus(cudaError_t error, absl::string_view kernel) {
   return error == cudaSuccess ? absl::OkStatus() : CudaErrorStatus(error, kernel);
 }
 

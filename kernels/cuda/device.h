@@ -30,8 +30,8 @@ absl::Status CudaErrorStatus(cudaError_t error, absl::string_view what);
     }                                                                                     \
   } while (false)
 
-// The error of a launch that just happened: return LaunchStatus("RmsNorm") after <<<>>>.
-absl::Status LaunchStatus(absl::string_view kernel);
+// OK, or the error of a launch: return LaunchStatus(Launch(..), "RmsNorm").
+absl::Status LaunchStatus(cudaError_t error, absl::string_view kernel);
 
 struct DeviceInfo {
   int ordinal = 0;
@@ -40,7 +40,7 @@ struct DeviceInfo {
   int multiprocessors = 0;
   int64_t memory_bytes = 0;
   int64_t l2_bytes = 0;
-  // Most shared memory of a block, after AllowShared.
+  // Most shared memory of a block, after cudaFuncSetAttribute.
   int64_t shared_bytes_max = 0;
   int64_t shared_bytes_sm = 0;  // of a multiprocessor
 
@@ -50,15 +50,6 @@ struct DeviceInfo {
 
 constexpr int64_t CeilDiv(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
 constexpr int64_t RoundUpTo(int64_t value, int64_t unit) { return CeilDiv(value, unit) * unit; }
-
-// Lets `kernel` be launched with `bytes` of dynamic shared memory (needed above 48 KiB).
-template <typename Kernel>
-absl::Status AllowShared(Kernel* kernel, int64_t bytes) {
-  if (bytes <= 48 * 1024) return absl::OkStatus();
-  RETURN_IF_CUDA_ERROR(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                            static_cast<int>(bytes)));
-  return absl::OkStatus();
-}
 
 // Memory of the device, or page-locked memory of the host, up to a limit that holds. Released
 // blocks are kept for the next request of the same size, as the driver's own allocation stops the

@@ -10,7 +10,7 @@
 
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/gemm.h"
-#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/tensor_core.cuh"
 
 namespace mneme {
 namespace {
@@ -31,7 +31,7 @@ __device__ __forceinline__ int Swizzled(int row, int vector) {
 }
 
 // Rows [first, first + 128) and columns [k, k + 32) of a matrix [rows, cols] into one stage; zeros
-// outside the matrix.
+// outside the matrix, whose columns are a multiple of 8.
 __device__ __forceinline__ void LoadOperand(__nv_bfloat16* to, const __nv_bfloat16* from,
                                             int64_t stride, int64_t first, int64_t rows, int64_t k,
                                             int64_t cols) {
@@ -39,11 +39,10 @@ __device__ __forceinline__ void LoadOperand(__nv_bfloat16* to, const __nv_bfloat
   for (int i = 0; i < kTileRows * 4 / kGemmThreads; ++i) {
     const int index = static_cast<int>(threadIdx.x) + i * kGemmThreads;
     const int row = index / 4, vector = index % 4;
-    const int64_t column = k + vector * 8, left = cols - column;
-    const bool inside = first + row < rows && left > 0;
-    const int bytes = inside ? static_cast<int>(left < 8 ? left : 8) * 2 : 0;
+    const int64_t column = k + vector * 8;
+    const bool inside = first + row < rows && column < cols;
     const __nv_bfloat16* source = inside ? from + (first + row) * stride + column : from;
-    CopyAsync16(to + Swizzled(row, vector), source, bytes);
+    CopyAsync16(to + Swizzled(row, vector), source, inside);
   }
 }
 
@@ -53,8 +52,7 @@ __global__ void __launch_bounds__(kGemmThreads)
                    const __nv_bfloat16* __restrict__ weight, int64_t weight_stride, int64_t n,
                    int64_t k, const float* __restrict__ scale, float* __restrict__ out,
                    bool accumulate) {
-  extern __shared__ __align__(128) uint8_t gemm_shared[];
-  __nv_bfloat16* stages = reinterpret_cast<__nv_bfloat16*>(gemm_shared);
+  __nv_bfloat16* stages = reinterpret_cast<__nv_bfloat16*>(DynamicShared());
   const int64_t first_row = static_cast<int64_t>(blockIdx.y) * kTileRows;
   const int64_t first_output = static_cast<int64_t>(blockIdx.x) * kTileOutputs;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -70,17 +68,17 @@ __global__ void __launch_bounds__(kGemmThreads)
 #pragma unroll
   for (int step = 0; step < kStages - 1; ++step) {
     if (step < steps) load(step);
-    CommitCopies();
+    CopyAsyncCommit();
   }
 
   float sums[4][4][4] = {};  // [16 rows][8 outputs][fragment]
   for (int step = 0; step < steps; ++step) {
-    WaitForCopies<kStages - 2>();
+    CopyAsyncWait<kStages - 2>();
     // Everybody's copies of this step have come, and everybody is done with the step before, whose
     // stage is filled anew below.
     __syncthreads();
     if (step + kStages - 1 < steps) load(step + kStages - 1);
-    CommitCopies();
+    CopyAsyncCommit();
     const __nv_bfloat16* as = stages + step % kStages * kStageElements;
     const __nv_bfloat16* ws = as + kOperandElements;
 #pragma unroll
@@ -90,13 +88,13 @@ __global__ void __launch_bounds__(kGemmThreads)
       for (int m = 0; m < 4; ++m) {
         // Matrices: rows 0-7, rows 8-15, then both of the next 8 columns.
         const int row = warp_row + m * 16 + lane % 16;
-        LoadMatrices(af[m], as + Swizzled(row, half * 2 + lane / 16));
+        LoadMatrix4(af[m], as + Swizzled(row, half * 2 + lane / 16));
       }
 #pragma unroll
       for (int pair = 0; pair < 2; ++pair) {
         // Matrices: outputs 0-7 at columns 0-7 and 8-15, then outputs 8-15 likewise.
         const int row = warp_output + pair * 16 + lane / 16 * 8 + lane % 8;
-        LoadMatrices(wf[pair], ws + Swizzled(row, half * 2 + lane / 8 % 2));
+        LoadMatrix4(wf[pair], ws + Swizzled(row, half * 2 + lane / 8 % 2));
       }
 #pragma unroll
       for (int m = 0; m < 4; ++m) {
@@ -191,15 +189,23 @@ __global__ void __launch_bounds__(256)
 
 // ---- rows --------------------------------------------------------------------------------------
 
-// Grid: rows, rounded up to what a grid may have; a block strides over rows.
+// Grid: rows, rounded down to what a grid may have; a block strides over rows.
 template <typename T>
-__global__ void CopyRowsKernel(const T* __restrict__ from, int64_t from_stride, T* __restrict__ to,
-                               int64_t to_stride, int64_t rows, int64_t width) {
+__global__ void CopyRowsKernel(const T* __restrict__ from, int64_t from_stride, int64_t width,
+                               T* __restrict__ to, int64_t to_stride, int64_t rows) {
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
-    for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
-      to[r * to_stride + i] = from[r * from_stride + i];
+    for (int64_t i = threadIdx.x; i < to_stride; i += blockDim.x) {
+      to[r * to_stride + i] = i < width ? from[r * from_stride + i] : T{0};
     }
   }
+}
+
+template <typename T>
+cudaError_t LaunchCopy(const void* from, int64_t from_stride, int64_t width, void* to,
+                       int64_t to_stride, int64_t rows, cudaStream_t stream) {
+  const unsigned grid = static_cast<unsigned>(rows < (1 << 20) ? rows : (1 << 20));
+  return Launch(CopyRowsKernel<T>, grid, 128, 0, stream, static_cast<const T*>(from), from_stride,
+                width, static_cast<T*>(to), to_stride, rows);
 }
 
 }  // namespace
@@ -207,50 +213,36 @@ __global__ void CopyRowsKernel(const T* __restrict__ from, int64_t from_stride, 
 absl::Status LaunchGemm(const GemmParams& p, CudaStream& stream) {
   if (p.rows == 0) return absl::OkStatus();
   stream.NoteWork();
-  if (p.dtype == DType::kF32) {
-    // Rows beyond what a grid's y allows come in further launches.
-    constexpr int64_t kRowsMax = int64_t{65535} * kF32Tile;
-    for (int64_t r = 0; r < p.rows; r += kRowsMax) {
-      const int64_t rows = p.rows - r < kRowsMax ? p.rows - r : kRowsMax;
-      const dim3 grid(static_cast<unsigned>(CeilDiv(p.n, kF32Tile)),
-                      static_cast<unsigned>(CeilDiv(rows, kF32Tile)));
-      GemmF32Kernel<<<grid, 256, 0, stream.get()>>>(
-          static_cast<const float*>(p.a) + r * p.a_stride, p.a_stride, rows,
-          static_cast<const float*>(p.weight), p.weight_stride, p.n, p.k, p.scale, p.out + r * p.n,
-          p.accumulate);
-    }
-    return LaunchStatus("Matmul in f32");
+  const bool halves = p.dtype == DType::kBf16;
+  const int64_t tile_rows = halves ? kTileRows : kF32Tile;
+  const int64_t tile_outputs = halves ? kTileOutputs : kF32Tile;
+  // Rows beyond what a grid's y allows come in further launches.
+  const int64_t rows_max = 65535 * tile_rows;
+  cudaError_t error = cudaSuccess;
+  for (int64_t r = 0; r < p.rows && error == cudaSuccess; r += rows_max) {
+    const int64_t rows = p.rows - r < rows_max ? p.rows - r : rows_max;
+    const dim3 grid(static_cast<unsigned>(CeilDiv(p.n, tile_outputs)),
+                    static_cast<unsigned>(CeilDiv(rows, tile_rows)));
+    float* const out = p.out + r * p.n;
+    error = halves ? Launch(GemmBf16Kernel, grid, kGemmThreads, kStages * kStageElements * 2,
+                            stream.get(), static_cast<const __nv_bfloat16*>(p.a) + r * p.a_stride,
+                            p.a_stride, rows, static_cast<const __nv_bfloat16*>(p.weight),
+                            p.weight_stride, p.n, p.k, p.scale, out, p.accumulate)
+                   : Launch(GemmF32Kernel, grid, 256, 0, stream.get(),
+                            static_cast<const float*>(p.a) + r * p.a_stride, p.a_stride, rows,
+                            static_cast<const float*>(p.weight), p.weight_stride, p.n, p.k, p.scale,
+                            out, p.accumulate);
   }
-  constexpr int kSharedBytes = kStages * kStageElements * 2;
-  if (absl::Status status = AllowShared(GemmBf16Kernel, kSharedBytes); !status.ok()) return status;
-  constexpr int64_t kRowsMax = int64_t{65535} * kTileRows;
-  for (int64_t r = 0; r < p.rows; r += kRowsMax) {
-    const int64_t rows = p.rows - r < kRowsMax ? p.rows - r : kRowsMax;
-    const dim3 grid(static_cast<unsigned>(CeilDiv(p.n, kTileOutputs)),
-                    static_cast<unsigned>(CeilDiv(rows, kTileRows)));
-    GemmBf16Kernel<<<grid, kGemmThreads, kSharedBytes, stream.get()>>>(
-        static_cast<const __nv_bfloat16*>(p.a) + r * p.a_stride, p.a_stride, rows,
-        static_cast<const __nv_bfloat16*>(p.weight), p.weight_stride, p.n, p.k, p.scale,
-        p.out + r * p.n, p.accumulate);
-  }
-  return LaunchStatus("Matmul in bf16");
+  return LaunchStatus(error, "Matmul of many rows");
 }
 
-absl::Status LaunchCopyRows(const void* from, int64_t from_stride, void* to, int64_t to_stride,
-                            int64_t rows, int64_t width, int bytes, CudaStream& stream) {
-  if (rows == 0 || width == 0) return absl::OkStatus();
+absl::Status LaunchCopyRows(const void* from, int64_t from_stride, int64_t width, void* to,
+                            int64_t to_stride, int64_t rows, int bytes, CudaStream& stream) {
+  if (rows == 0) return absl::OkStatus();
   stream.NoteWork();
-  const unsigned grid = static_cast<unsigned>(rows < (1 << 20) ? rows : (1 << 20));
-  if (bytes == 2) {
-    CopyRowsKernel<<<grid, 128, 0, stream.get()>>>(static_cast<const uint16_t*>(from), from_stride,
-                                                   static_cast<uint16_t*>(to), to_stride, rows,
-                                                   width);
-  } else {
-    CopyRowsKernel<<<grid, 128, 0, stream.get()>>>(static_cast<const uint32_t*>(from), from_stride,
-                                                   static_cast<uint32_t*>(to), to_stride, rows,
-                                                   width);
-  }
-  return LaunchStatus("copy of rows");
+  const auto launch = bytes == 2 ? LaunchCopy<uint16_t> : LaunchCopy<uint32_t>;
+  return LaunchStatus(launch(from, from_stride, width, to, to_stride, rows, stream.get()),
+                      "copy of rows");
 }
 
 }  // namespace mneme

@@ -21,7 +21,7 @@ struct GemmParams {
   const void* weight = nullptr;  // [n, k], aligned to 16 bytes; zeros in the gaps of rows
   int64_t weight_stride = 0;     // a multiple of 16 bytes
   int64_t n = 0;                 // a multiple of 8
-  int64_t k = 0;
+  int64_t k = 0;                 // a multiple of 8 for kBf16
   const float* scale = nullptr;  // [n], or null: 1
   float* out = nullptr;          // [rows, n], no gaps
   bool accumulate = false;
@@ -62,9 +62,9 @@ struct GatherParams {
 };
 absl::Status LaunchGather(const GatherParams& params, CudaStream& stream);
 
-// to[r, i] = from[r, i] for i < width, in elements of `bytes` (2 or 4).
-absl::Status LaunchCopyRows(const void* from, int64_t from_stride, void* to, int64_t to_stride,
-                            int64_t rows, int64_t width, int bytes, CudaStream& stream);
+// Rows of `width` elements into rows of `to_stride`, the rest zeros. Elements of `bytes`: 2 or 4.
+absl::Status LaunchCopyRows(const void* from, int64_t from_stride, int64_t width, void* to,
+                            int64_t to_stride, int64_t rows, int bytes, CudaStream& stream);
 
 }  // namespace mneme
 

@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/tensor_core.cuh"
 
 namespace mneme {
 namespace {
@@ -111,7 +112,7 @@ struct Constant {
   static constexpr int value = kValue;
 };
 template <typename Fn>
-void WithVectors(int64_t width, bool aligned, Fn fn) {
+auto WithVectors(int64_t width, bool aligned, Fn fn) {
   if (!aligned || width % 4 != 0 || width > 2048) return fn(Constant<0>());
   if (width <= 128) return fn(Constant<1>());
   if (width <= 512) return fn(Constant<4>());
@@ -207,15 +208,12 @@ absl::Status CudaRmsNorm(const RmsNormParams& p, CudaStream& stream) {
   const int out_bytes = DTypeBytes(p.out_dtype);
   const bool aligned = Aligned(p.in, p.in_stride, 4, 16) && Aligned(p.weight, 0, 4, 16) &&
                        Aligned(p.out, p.out_stride, out_bytes, 4 * out_bytes);
-  WithVectors(p.width, aligned, [&](auto vectors) {
+  return WithVectors(p.width, aligned, [&](auto vectors) {
     constexpr int kVectors = decltype(vectors)::value;
-    if (p.out_dtype == DType::kBf16) {
-      RmsNormKernel<kVectors, __nv_bfloat16><<<Blocks(p.rows), kThreads, 0, stream.get()>>>(p);
-    } else {
-      RmsNormKernel<kVectors, float><<<Blocks(p.rows), kThreads, 0, stream.get()>>>(p);
-    }
+    const auto kernel = p.out_dtype == DType::kBf16 ? RmsNormKernel<kVectors, __nv_bfloat16>
+                                                    : RmsNormKernel<kVectors, float>;
+    return LaunchStatus(Launch(kernel, Blocks(p.rows), kThreads, 0, stream.get(), p), "RmsNorm");
   });
-  return LaunchStatus("RmsNorm");
 }
 
 absl::Status CudaGateNorm(const GateNormParams& p, CudaStream& stream) {
@@ -224,43 +222,39 @@ absl::Status CudaGateNorm(const GateNormParams& p, CudaStream& stream) {
   const bool aligned = Aligned(p.y, p.y_stride, 4, 16) && Aligned(p.z, p.z_stride, 4, 16) &&
                        Aligned(p.weight, 0, 4, 16) &&
                        Aligned(p.out, p.out_stride, out_bytes, 4 * out_bytes);
-  WithVectors(p.width, aligned, [&](auto vectors) {
+  return WithVectors(p.width, aligned, [&](auto vectors) {
     constexpr int kVectors = decltype(vectors)::value;
-    if (p.out_dtype == DType::kBf16) {
-      GateNormKernel<kVectors, __nv_bfloat16><<<Blocks(p.rows), kThreads, 0, stream.get()>>>(p);
-    } else {
-      GateNormKernel<kVectors, float><<<Blocks(p.rows), kThreads, 0, stream.get()>>>(p);
-    }
+    const auto kernel = p.out_dtype == DType::kBf16 ? GateNormKernel<kVectors, __nv_bfloat16>
+                                                    : GateNormKernel<kVectors, float>;
+    return LaunchStatus(Launch(kernel, Blocks(p.rows), kThreads, 0, stream.get(), p), "GateNorm");
   });
-  return LaunchStatus("GateNorm");
 }
 
 absl::Status CudaHeadNorm(const HeadNormParams& p, CudaStream& stream) {
   if (p.rows == 0) return absl::OkStatus();
-  HeadNormKernel<<<Blocks(p.rows * p.heads), kThreads, 0, stream.get()>>>(p);
-  return LaunchStatus("HeadNorm");
+  return LaunchStatus(
+      Launch(HeadNormKernel, Blocks(p.rows * p.heads), kThreads, 0, stream.get(), p), "HeadNorm");
 }
 
 absl::Status CudaChunkInput(const ChunkInputParams& p, CudaStream& stream) {
   if (p.chunks == 0) return absl::OkStatus();
   const bool aligned = Aligned(p.hidden, p.hidden_stride, 4, 16) && Aligned(p.weight, 0, 4, 16) &&
                        Aligned(p.out, p.out_stride, 4, 16);
-  WithVectors(p.width, aligned, [&](auto vectors) {
-    ChunkInputKernel<decltype(vectors)::value>
-        <<<Blocks(p.chunks * (p.chunk_tokens + 1)), kThreads, 0, stream.get()>>>(p);
+  return WithVectors(p.width, aligned, [&](auto vectors) {
+    return LaunchStatus(
+        Launch(ChunkInputKernel<decltype(vectors)::value>, Blocks(p.chunks * (p.chunk_tokens + 1)),
+               kThreads, 0, stream.get(), p),
+        "ChunkInput");
   });
-  return LaunchStatus("ChunkInput");
 }
 
 absl::Status CudaWritePages(const WritePagesParams& p, CudaStream& stream) {
   if (p.chunks == 0) return absl::OkStatus();
-  const unsigned blocks = Blocks(p.chunks * 2 * p.chunk_tokens);
-  if (p.page_dtype == DType::kBf16) {
-    WritePagesKernel<__nv_bfloat16><<<blocks, kThreads, 0, stream.get()>>>(p);
-  } else {
-    WritePagesKernel<float><<<blocks, kThreads, 0, stream.get()>>>(p);
-  }
-  return LaunchStatus("WritePages");
+  const auto kernel =
+      p.page_dtype == DType::kBf16 ? WritePagesKernel<__nv_bfloat16> : WritePagesKernel<float>;
+  return LaunchStatus(
+      Launch(kernel, Blocks(p.chunks * 2 * p.chunk_tokens), kThreads, 0, stream.get(), p),
+      "WritePages");
 }
 
 }  // namespace mneme

@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/gemm.h"
+#include "kernels/cuda/tensor_core.cuh"
 
 namespace mneme {
 namespace {
@@ -94,21 +95,20 @@ __global__ void __launch_bounds__(kWarps * 32)
 }
 
 template <typename W>
-void LaunchRows(const RowProductParams& p, cudaStream_t stream) {
+cudaError_t LaunchRows(const RowProductParams& p, cudaStream_t stream) {
   const bool vectors = reinterpret_cast<uintptr_t>(p.a) % 16 == 0 && p.a_stride % 4 == 0;
   const unsigned blocks = static_cast<unsigned>(CeilDiv(p.n, kWarps * kOutputs));
   constexpr int64_t kRowsMax = int64_t{65535} * 8;
-  for (int64_t r = 0; r < p.rows; r += kRowsMax) {
+  cudaError_t error = cudaSuccess;
+  for (int64_t r = 0; r < p.rows && error == cudaSuccess; r += kRowsMax) {
     const int64_t rows = p.rows - r < kRowsMax ? p.rows - r : kRowsMax;
-    if (rows == 1) {
-      RowProductKernel<W, 1><<<dim3(blocks, 1), kWarps * 32, 0, stream>>>(p, r, vectors);
-    } else if (rows <= 4) {
-      RowProductKernel<W, 4><<<dim3(blocks, 1), kWarps * 32, 0, stream>>>(p, r, vectors);
-    } else {
-      const dim3 grid(blocks, static_cast<unsigned>(CeilDiv(rows, 8)));
-      RowProductKernel<W, 8><<<grid, kWarps * 32, 0, stream>>>(p, r, vectors);
-    }
+    const auto kernel = rows == 1   ? RowProductKernel<W, 1>
+                        : rows <= 4 ? RowProductKernel<W, 4>
+                                    : RowProductKernel<W, 8>;
+    const dim3 grid(blocks, static_cast<unsigned>(CeilDiv(rows, 8)));
+    error = Launch(kernel, grid, kWarps * 32, 0, stream, p, r, vectors);
   }
+  return error;
 }
 
 // Grid: rows, rounded down to what a grid may have; a block strides over rows.
@@ -138,34 +138,20 @@ __global__ void GatherKernel(GatherParams p) {
 absl::Status LaunchRowProduct(const RowProductParams& p, CudaStream& stream) {
   if (p.rows == 0) return absl::OkStatus();
   stream.NoteWork();
-  switch (p.weight_dtype) {
-    case DType::kI8:
-      LaunchRows<int8_t>(p, stream.get());
-      break;
-    case DType::kBf16:
-      LaunchRows<__nv_bfloat16>(p, stream.get());
-      break;
-    default:
-      LaunchRows<float>(p, stream.get());
-  }
-  return LaunchStatus("Matmul of few rows");
+  const auto launch = p.weight_dtype == DType::kI8     ? LaunchRows<int8_t>
+                      : p.weight_dtype == DType::kBf16 ? LaunchRows<__nv_bfloat16>
+                                                       : LaunchRows<float>;
+  return LaunchStatus(launch(p, stream.get()), "Matmul of few rows");
 }
 
 absl::Status LaunchGather(const GatherParams& p, CudaStream& stream) {
   if (p.rows == 0) return absl::OkStatus();
   stream.NoteWork();
   const unsigned grid = static_cast<unsigned>(p.rows < (1 << 20) ? p.rows : (1 << 20));
-  switch (p.weight_dtype) {
-    case DType::kI8:
-      GatherKernel<int8_t><<<grid, 128, 0, stream.get()>>>(p);
-      break;
-    case DType::kBf16:
-      GatherKernel<__nv_bfloat16><<<grid, 128, 0, stream.get()>>>(p);
-      break;
-    default:
-      GatherKernel<float><<<grid, 128, 0, stream.get()>>>(p);
-  }
-  return LaunchStatus("Embed");
+  const auto kernel = p.weight_dtype == DType::kI8     ? GatherKernel<int8_t>
+                      : p.weight_dtype == DType::kBf16 ? GatherKernel<__nv_bfloat16>
+                                                       : GatherKernel<float>;
+  return LaunchStatus(Launch(kernel, grid, 128, 0, stream.get(), p), "Embed");
 }
 
 }  // namespace mneme

@@ -24,7 +24,7 @@
 #include "common/status_macros.h"
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/kernels.h"
-#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/tensor_core.cuh"
 
 namespace mneme {
 namespace {
@@ -127,10 +127,9 @@ __global__ void __launch_bounds__(128)
                   bool aligned) {
   constexpr int kN = kStateTiles * 8;
   constexpr int kBcStride = kN + 8;
-  extern __shared__ __align__(16) uint8_t ssd_shared[];
-  __nv_bfloat16* const Bs = reinterpret_cast<__nv_bfloat16*>(ssd_shared);  // [tokens, N]
-  __nv_bfloat16* const Cs = Bs + kTokens * kBcStride;                      // [tokens, N]
-  __nv_bfloat16* const Xs = Cs + kTokens * kBcStride;                      // [tokens, width]
+  __nv_bfloat16* const Bs = reinterpret_cast<__nv_bfloat16*>(DynamicShared());  // [tokens, N]
+  __nv_bfloat16* const Cs = Bs + kTokens * kBcStride;                           // [tokens, N]
+  __nv_bfloat16* const Xs = Cs + kTokens * kBcStride;                           // [tokens, width]
   __nv_bfloat16* const Xout = Xs + kTokens * kXStride;  // the same times decay to the end
   __nv_bfloat16* const Ms = Xout + kTokens * kXStride;  // [tokens, tokens]
   const Decays decays(reinterpret_cast<float*>(Ms + kTokens * kMStride), kTokens);
@@ -198,13 +197,13 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
       for (int s = 0; s < kN / 16; ++s) {
         uint32_t c[4];
-        LoadMatrices(c, Cs + (m * 16 + lane % 16) * kBcStride + s * 16 + lane / 16 * 8);
+        LoadMatrix4(c, Cs + (m * 16 + lane % 16) * kBcStride + s * 16 + lane / 16 * 8);
 #pragma unroll
         for (int pair = 0; pair < kTokens / 16; ++pair) {
           if (pair > m) continue;
           uint32_t b[4];
-          LoadMatrices(b, Bs + (pair * 16 + lane / 16 * 8 + lane % 8) * kBcStride + s * 16 +
-                              lane / 8 % 2 * 8);
+          LoadMatrix4(b, Bs + (pair * 16 + lane / 16 * 8 + lane % 8) * kBcStride + s * 16 +
+                             lane / 8 % 2 * 8);
           MmaBf16(products[pair * 2], c, b[0], b[1]);
           MmaBf16(products[pair * 2 + 1], c, b[2], b[3]);
         }
@@ -244,7 +243,7 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
       for (int m = 0; m < kTokens / 16; ++m) {
         uint32_t c[4];
-        LoadMatrices(c, Cs + (m * 16 + lane % 16) * kBcStride + s * 16 + lane / 16 * 8);
+        LoadMatrix4(c, Cs + (m * 16 + lane % 16) * kBcStride + s * 16 + lane / 16 * 8);
         MmaBf16(y[m][0], c, b00, b01);
         MmaBf16(y[m][1], c, b10, b11);
       }
@@ -264,11 +263,11 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
     for (int s = 0; s < kTokens / 16; ++s) {
       uint32_t b[4];
-      LoadMatricesTransposed(b, Xs + (s * 16 + lane % 16) * kXStride + warp * 16 + lane / 16 * 8);
+      LoadMatrix4Transposed(b, Xs + (s * 16 + lane % 16) * kXStride + warp * 16 + lane / 16 * 8);
 #pragma unroll
       for (int m = s; m < kTokens / 16; ++m) {
         uint32_t a[4];
-        LoadMatrices(a, Ms + (m * 16 + lane % 16) * kMStride + s * 16 + lane / 16 * 8);
+        LoadMatrix4(a, Ms + (m * 16 + lane % 16) * kMStride + s * 16 + lane / 16 * 8);
         MmaBf16(y[m][0], a, b[0], b[1]);
         MmaBf16(y[m][1], a, b[2], b[3]);
       }
@@ -303,13 +302,12 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
     for (int s = 0; s < kTokens / 16; ++s) {
       uint32_t a[4];  // (p, token): x transposed
-      LoadMatricesTransposed(
+      LoadMatrix4Transposed(
           a, Xout + (s * 16 + lane / 16 * 8 + lane % 8) * kXStride + warp * 16 + lane / 8 % 2 * 8);
 #pragma unroll
       for (int pair = 0; pair < kN / 16; ++pair) {
         uint32_t b[4];  // (token, n)
-        LoadMatricesTransposed(b,
-                               Bs + (s * 16 + lane % 16) * kBcStride + pair * 16 + lane / 16 * 8);
+        LoadMatrix4Transposed(b, Bs + (s * 16 + lane % 16) * kBcStride + pair * 16 + lane / 16 * 8);
         MmaBf16(state[pair * 2], a, b[0], b[1]);
         MmaBf16(state[pair * 2 + 1], a, b[2], b[3]);
       }
@@ -330,15 +328,14 @@ template <int kStateTiles>
 absl::Status LaunchBf16(const SsdParams& p, const SequenceRows* sequences, int64_t count,
                         cudaStream_t stream) {
   constexpr int64_t kShared = Bf16SharedBytes(kStateTiles * 8);
-  RETURN_IF_ERROR(AllowShared(SsdBf16Kernel<kStateTiles>, kShared));
   const int64_t warps = p.head_dim >= kWidthMax ? kWidthMax / 16 : CeilDiv(p.head_dim, 16);
   const int64_t slices = CeilDiv(p.head_dim, warps * 16);
   const bool aligned = reinterpret_cast<uintptr_t>(p.xbc) % 16 == 0 && p.xbc_stride % 4 == 0 &&
                        p.head_dim % 4 == 0 && p.state_size % 4 == 0;
   const dim3 grid(static_cast<unsigned>(p.heads * slices), static_cast<unsigned>(count));
-  SsdBf16Kernel<kStateTiles><<<grid, static_cast<unsigned>(warps * 32), kShared, stream>>>(
-      p, sequences, static_cast<int>(slices), aligned);
-  return LaunchStatus("Ssd in bf16");
+  return LaunchStatus(Launch(SsdBf16Kernel<kStateTiles>, grid, static_cast<unsigned>(warps * 32),
+                             kShared, stream, p, sequences, static_cast<int>(slices), aligned),
+                      "Ssd in bf16");
 }
 
 // ---- f32 ---------------------------------------------------------------------------------------
@@ -356,14 +353,13 @@ constexpr int64_t F32SharedBytes(int64_t tokens, int64_t state_size) {
 // `tokens`: of a block, at most 32, dividing 64.
 __global__ void __launch_bounds__(kF32Threads)
     SsdF32Kernel(SsdParams p, const SequenceRows* __restrict__ sequences, int slices, int tokens) {
-  extern __shared__ __align__(16) uint8_t ssd_shared[];
   const int N = static_cast<int>(p.state_size);
-  float* const Cs = reinterpret_cast<float*>(ssd_shared);  // [tokens, N]
-  float* const Bs = Cs + tokens * N;                       // [tokens, N + 1]
-  float* const state = Bs + tokens * (N + 1);              // [N, width]
-  float* const Xs = state + N * kF32Width;                 // [tokens, width]
-  float* const Xout = Xs + tokens * kF32Width;             // the same times decay to the end
-  float* const Ms = Xout + tokens * kF32Width;             // [tokens, tokens + 1]
+  float* const Cs = reinterpret_cast<float*>(DynamicShared());  // [tokens, N]
+  float* const Bs = Cs + tokens * N;                            // [tokens, N + 1]
+  float* const state = Bs + tokens * (N + 1);                   // [N, width]
+  float* const Xs = state + N * kF32Width;                      // [tokens, width]
+  float* const Xout = Xs + tokens * kF32Width;                  // the same times decay to the end
+  float* const Ms = Xout + tokens * kF32Width;                  // [tokens, tokens + 1]
   const Decays decays(Ms + tokens * (tokens + 1), tokens);
 
   const SequenceRows sequence = sequences[blockIdx.y];
@@ -444,16 +440,15 @@ absl::Status LaunchF32(const SsdParams& p, const SequenceRows* sequences, int64_
         absl::StrCat("Ssd: a state of ", p.state_size, " needs ", shared,
                      " bytes of shared memory, the device has ", stream.device().shared_bytes_max));
   }
-  RETURN_IF_ERROR(AllowShared(SsdF32Kernel, shared));
   const int64_t slices = CeilDiv(p.head_dim, kF32Width);
   const dim3 grid(static_cast<unsigned>(p.heads * slices), static_cast<unsigned>(count));
-  SsdF32Kernel<<<grid, kF32Threads, static_cast<size_t>(shared), stream.get()>>>(
-      p, sequences, static_cast<int>(slices), tokens);
-  return LaunchStatus("Ssd in f32");
+  return LaunchStatus(Launch(SsdF32Kernel, grid, kF32Threads, shared, stream.get(), p, sequences,
+                             static_cast<int>(slices), tokens),
+                      "Ssd in f32");
 }
 
-absl::Status Launch(const SsdParams& p, const SequenceRows* sequences, int64_t count,
-                    CudaStream& stream) {
+absl::Status LaunchSsd(const SsdParams& p, const SequenceRows* sequences, int64_t count,
+                       CudaStream& stream) {
   if (p.compute_dtype == DType::kBf16) {
     if (p.state_size <= 16) return LaunchBf16<2>(p, sequences, count, stream.get());
     if (p.state_size <= 32) return LaunchBf16<4>(p, sequences, count, stream.get());
@@ -475,7 +470,7 @@ absl::Status CudaSsd(const SsdParams& p, CudaStream& stream) {
   for (int64_t first = 0; first < p.sequence_count; first += kSequencesMax) {
     const int64_t left = p.sequence_count - first;
     RETURN_IF_ERROR(
-        Launch(p, sequences + first, left < kSequencesMax ? left : kSequencesMax, stream));
+        LaunchSsd(p, sequences + first, left < kSequencesMax ? left : kSequencesMax, stream));
   }
   return absl::OkStatus();
 }

@@ -12,6 +12,7 @@
 #include "common/status_macros.h"
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/tensor_core.cuh"
 
 namespace mneme {
 namespace {
@@ -72,9 +73,11 @@ absl::Status CudaSsmStep(const SsdParams& p, CudaStream& stream) {
     const int64_t left = p.sequence_count - first;
     const dim3 grid(static_cast<unsigned>(p.heads),
                     static_cast<unsigned>(left < kSequencesMax ? left : kSequencesMax));
-    SsmStepKernel<<<grid, kThreads, 0, stream.get()>>>(p, sequences + first, lanes);
+    RETURN_IF_ERROR(LaunchStatus(
+        Launch(SsmStepKernel, grid, kThreads, 0, stream.get(), p, sequences + first, lanes),
+        "SsmStep"));
   }
-  return LaunchStatus("SsmStep");
+  return absl::OkStatus();
 }
 
 }  // namespace mneme

@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/tensor_core.cuh"
 
 namespace mneme {
 namespace {
@@ -44,10 +45,11 @@ __global__ void __launch_bounds__(kThreads) SwiGluKernel(SwiGluParams p, int64_t
 }
 
 template <int kValues, typename Out>
-void Launch(const SwiGluParams& p, cudaStream_t stream) {
+cudaError_t LaunchSwiGlu(const SwiGluParams& p, cudaStream_t stream) {
   const int64_t pieces = CeilDiv(p.width, kThreads * kValues);
   const int64_t blocks = p.rows * pieces < (1 << 22) ? p.rows * pieces : (1 << 22);
-  SwiGluKernel<kValues, Out><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(p, pieces);
+  return Launch(SwiGluKernel<kValues, Out>, static_cast<unsigned>(blocks), kThreads, 0, stream, p,
+                pieces);
 }
 
 }  // namespace
@@ -58,12 +60,11 @@ absl::Status CudaSwiGlu(const SwiGluParams& p, CudaStream& stream) {
   const bool fours = p.width % 4 == 0 && p.gate_up_stride % 4 == 0 && p.out_stride % 4 == 0 &&
                      reinterpret_cast<uintptr_t>(p.gate_up) % 16 == 0 &&
                      reinterpret_cast<uintptr_t>(p.out) % (4 * out_bytes) == 0;
-  if (p.out_dtype == DType::kBf16) {
-    fours ? Launch<4, __nv_bfloat16>(p, stream.get()) : Launch<1, __nv_bfloat16>(p, stream.get());
-  } else {
-    fours ? Launch<4, float>(p, stream.get()) : Launch<1, float>(p, stream.get());
-  }
-  return LaunchStatus("SwiGlu");
+  const auto launch =
+      p.out_dtype == DType::kBf16
+          ? (fours ? LaunchSwiGlu<4, __nv_bfloat16> : LaunchSwiGlu<1, __nv_bfloat16>)
+          : (fours ? LaunchSwiGlu<4, float> : LaunchSwiGlu<1, float>);
+  return LaunchStatus(launch(p, stream.get()), "SwiGlu");
 }
 
 }  // namespace mneme

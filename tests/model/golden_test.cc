@@ -36,9 +36,19 @@ std::string FromEnvironment(const char* name, const std::string& otherwise) {
   return value != nullptr ? value : otherwise;
 }
 
-class GoldenTest : public testing::TestWithParam<Precision> {
+// A device and a precision; without a GPU the tests of "cuda" skip.
+struct GoldenCase {
+  std::string device;
+  Precision precision;
+};
+
+class GoldenTest : public testing::TestWithParam<GoldenCase> {
  protected:
   void SetUp() override {
+    auto backend = CreateBackend(GetParam().device, {});
+    if (absl::IsFailedPrecondition(backend.status())) GTEST_SKIP() << backend.status();
+    ASSERT_TRUE(backend.ok()) << backend.status();
+    backend_ = *std::move(backend);
     auto bundle = LoadBundle(
         FromEnvironment("MNEME_BUNDLE", absl::StrCat(MNEME_SOURCE_DIR, "/models/mneme-small")));
     ASSERT_TRUE(bundle.ok()) << bundle.status();
@@ -46,10 +56,8 @@ class GoldenTest : public testing::TestWithParam<Precision> {
         "MNEME_GOLDEN", absl::StrCat(MNEME_SOURCE_DIR, "/tests/data/golden.safetensors")));
     ASSERT_TRUE(golden.ok()) << golden.status();
     golden_ = *std::move(golden);
-    auto backend = CreateBackend("cpu", {});
-    ASSERT_TRUE(backend.ok()) << backend.status();
-    backend_ = *std::move(backend);
-    auto model = RambaModel::Create(*std::move(bundle), *backend_, {.precision = GetParam()});
+    auto model =
+        RambaModel::Create(*std::move(bundle), *backend_, {.precision = GetParam().precision});
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
   }
@@ -68,7 +76,7 @@ class GoldenTest : public testing::TestWithParam<Precision> {
   }
 
   const Tolerance& tolerance() const {
-    return GetParam() == Precision::kF32 ? kF32Tolerance : kBf16Tolerance;
+    return GetParam().precision == Precision::kF32 ? kF32Tolerance : kBf16Tolerance;
   }
 
   // Largest difference over largest magnitude; also printed, so that a run tells what was measured.
@@ -212,7 +220,7 @@ class GoldenReadTest : public GoldenTest {
         const auto want_row = want_index.begin() + (begin + r) * kept;
         // Every row in f32. In bf16 the rows whose logits give the answer (from <a> on); the eight
         // best of chunks that hardly differ may swap the last place elsewhere.
-        if (GetParam() == Precision::kF32 || begin + r >= rows - 6) {
+        if (GetParam().precision == Precision::kF32 || begin + r >= rows - 6) {
           EXPECT_EQ(row_index, std::vector<int32_t>(want_row, want_row + kept))
               << "row " << begin + r;
         }
@@ -256,14 +264,21 @@ TEST_P(GoldenReadTest, QuestionAsOnePromptIsAnswered) { ReadInSteps(1000); }
 TEST_P(GoldenReadTest, QuestionTokenByTokenIsAnswered) { ReadInSteps(1); }
 TEST_P(GoldenReadTest, QuestionInPiecesIsAnswered) { ReadInSteps(7); }
 
-std::string PrecisionName(const testing::TestParamInfo<Precision>& parameter) {
-  return parameter.param == Precision::kF32 ? "F32" : "Bf16";
+std::vector<GoldenCase> GoldenCases() {
+  std::vector<GoldenCase> cases = {{"cpu", Precision::kF32}, {"cpu", Precision::kBf16}};
+#if defined(MNEME_HAVE_CUDA)
+  cases.push_back({"cuda", Precision::kF32});
+  cases.push_back({"cuda", Precision::kBf16});
+#endif
+  return cases;
 }
 
-INSTANTIATE_TEST_SUITE_P(Precisions, GoldenTest, testing::Values(Precision::kF32, Precision::kBf16),
-                         PrecisionName);
-INSTANTIATE_TEST_SUITE_P(Precisions, GoldenReadTest,
-                         testing::Values(Precision::kF32, Precision::kBf16), PrecisionName);
+std::string CaseName(const testing::TestParamInfo<GoldenCase>& info) {
+  return info.param.device + (info.param.precision == Precision::kF32 ? "_f32" : "_bf16");
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, GoldenTest, testing::ValuesIn(GoldenCases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Cases, GoldenReadTest, testing::ValuesIn(GoldenCases()), CaseName);
 
 }  // namespace
 }  // namespace mneme

@@ -1,5 +1,5 @@
-// The network on random bundles of odd shapes against its double twin, on every instruction set,
-// and its promises about company, steps, forks and bad input.
+// The network on random bundles of odd shapes against its double twin, on every instruction
+// set and device, and its promises about company, steps, forks and bad input.
 
 #include "model/ramba_model.h"
 
@@ -25,10 +25,12 @@ struct TestModel {
   std::unique_ptr<RambaModel> model;
 };
 
-TestModel MakeModel(const RandomShape& shape, absl::string_view matrix_dtype, Precision precision,
+// `device`: "cpu", with `options`, or "cuda".
+TestModel MakeModel(absl::string_view device, const RandomShape& shape,
+                    absl::string_view matrix_dtype, Precision precision,
                     CpuBackendOptions options = {.threads = 2}) {
   TestModel setup;
-  setup.backend = CreateCpuBackend(options).value();
+  setup.backend = CreateBackend(device, options).value();
   setup.model = RambaModel::Create(RandomBundle(shape, matrix_dtype, 1), *setup.backend,
                                    {.precision = precision})
                     .value();
@@ -212,38 +214,63 @@ RandomShape SmallestShape() {
           .segment_size = 4};
 }
 
-TEST(RambaModelTest, OddShapesMatchTheTwinOnEveryInstructionSet) {
+// On every device of this build; without a GPU the tests of "cuda" skip.
+class RambaModelTest : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    const absl::Status status = CreateBackend(GetParam(), {.threads = 1}).status();
+    if (absl::IsFailedPrecondition(status)) GTEST_SKIP() << status;
+    ASSERT_TRUE(status.ok()) << status;
+  }
+};
+
+std::vector<std::string> Devices() {
+#if defined(MNEME_HAVE_CUDA)
+  return {"cpu", "cuda"};
+#else
+  return {"cpu"};
+#endif
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, RambaModelTest, testing::ValuesIn(Devices()),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(RambaModelTest, OddShapesMatchTheTwinOnEveryInstructionSet) {
   for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx}) {
     if (isa > DetectCpuIsa()) continue;
+    if (GetParam() != "cpu" && isa != CpuIsa::kPortable) continue;
     SCOPED_TRACE(CpuIsaName(isa));
     CompareWithReference(
-        MakeModel(OddShape(), "I8", Precision::kF32, {.threads = 2, .isa_max = isa}), kF32);
+        MakeModel(GetParam(), OddShape(), "I8", Precision::kF32, {.threads = 2, .isa_max = isa}),
+        kF32);
     CompareWithReference(
-        MakeModel(OddShape(), "I8", Precision::kBf16, {.threads = 2, .isa_max = isa}), kBf16);
+        MakeModel(GetParam(), OddShape(), "I8", Precision::kBf16, {.threads = 2, .isa_max = isa}),
+        kBf16);
   }
 }
 
-TEST(RambaModelTest, WideStatesAndLongSegmentsMatchTheTwin) {
-  CompareWithReference(MakeModel(WideStateShape(), "I8", Precision::kF32), kF32);
-  CompareWithReference(MakeModel(WideStateShape(), "I8", Precision::kBf16), kBf16);
+TEST_P(RambaModelTest, WideStatesAndLongSegmentsMatchTheTwin) {
+  CompareWithReference(MakeModel(GetParam(), WideStateShape(), "I8", Precision::kF32), kF32);
+  CompareWithReference(MakeModel(GetParam(), WideStateShape(), "I8", Precision::kBf16), kBf16);
 }
 
-TEST(RambaModelTest, TheSmallestShapeMatchesTheTwin) {
-  CompareWithReference(MakeModel(SmallestShape(), "F32", Precision::kF32), kF32);
+TEST_P(RambaModelTest, TheSmallestShapeMatchesTheTwin) {
+  CompareWithReference(MakeModel(GetParam(), SmallestShape(), "F32", Precision::kF32), kF32);
 }
 
-TEST(RambaModelTest, MatricesInF32AndBf16MatchTheTwin) {
+TEST_P(RambaModelTest, MatricesInF32AndBf16MatchTheTwin) {
   for (const char* dtype : {"F32", "BF16"}) {
     SCOPED_TRACE(dtype);
-    CompareWithReference(MakeModel(OddShape(), dtype, Precision::kF32), kF32);
-    CompareWithReference(MakeModel(OddShape(), dtype, Precision::kBf16), kBf16);
+    CompareWithReference(MakeModel(GetParam(), OddShape(), dtype, Precision::kF32), kF32);
+    CompareWithReference(MakeModel(GetParam(), OddShape(), dtype, Precision::kBf16), kBf16);
   }
 }
 
-TEST(RambaModelTest, SegmentsDoNotDependOnTheirCompanyNorOnThreads) {
+TEST_P(RambaModelTest, SegmentsDoNotDependOnTheirCompanyNorOnThreads) {
   for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
-    const TestModel one = MakeModel(WideStateShape(), "I8", precision, {.threads = 1});
-    const TestModel three = MakeModel(WideStateShape(), "I8", precision, {.threads = 3});
+    const TestModel one = MakeModel(GetParam(), WideStateShape(), "I8", precision, {.threads = 1});
+    const TestModel three =
+        MakeModel(GetParam(), WideStateShape(), "I8", precision, {.threads = 3});
     std::vector<std::vector<TokenId>> segments;
     for (int64_t length : {1, 64, 65, 192, 130, 7, 191}) {
       segments.push_back(RandomIds(one.model->config(), length, static_cast<uint32_t>(length)));
@@ -257,9 +284,9 @@ TEST(RambaModelTest, SegmentsDoNotDependOnTheirCompanyNorOnThreads) {
   }
 }
 
-TEST(RambaModelTest, ReadersDoNotDependOnTheirCompany) {
+TEST_P(RambaModelTest, ReadersDoNotDependOnTheirCompany) {
   for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
-    const TestModel setup = MakeModel(OddShape(), "I8", precision);
+    const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", precision);
     const Model& model = *setup.model;
     const ModelConfig& c = model.config();
     // Prompts of several lengths and single tokens, mixed; then all by one token.
@@ -299,8 +326,8 @@ TEST(RambaModelTest, ReadersDoNotDependOnTheirCompany) {
   }
 }
 
-TEST(RambaModelTest, AForkGoesItsOwnWay) {
-  const TestModel setup = MakeModel(OddShape(), "I8", Precision::kBf16);
+TEST_P(RambaModelTest, AForkGoesItsOwnWay) {
+  const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kBf16);
   const Model& model = *setup.model;
   const std::vector<TokenId> prompt = RandomIds(model.config(), 20, 3), next = {7};
   const auto state = model.NewReaderState();
@@ -316,8 +343,8 @@ TEST(RambaModelTest, AForkGoesItsOwnWay) {
   EXPECT_EQ(first.hidden, second.hidden);
 }
 
-TEST(RambaModelTest, CallsFromManyThreadsGiveTheSame) {
-  const TestModel setup = MakeModel(OddShape(), "I8", Precision::kBf16);
+TEST_P(RambaModelTest, CallsFromManyThreadsGiveTheSame) {
+  const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kBf16);
   const std::vector<TokenId> ids = RandomIds(setup.model->config(), 64, 9);
   const SegmentChunks want = Derive(*setup.model, {ids})[0];
   std::vector<SegmentChunks> got(4);
@@ -334,8 +361,8 @@ TEST(RambaModelTest, CallsFromManyThreadsGiveTheSame) {
   }
 }
 
-TEST(RambaModelTest, BadIngestIsRefusedWithItsValue) {
-  const TestModel setup = MakeModel(OddShape(), "I8", Precision::kF32);
+TEST_P(RambaModelTest, BadIngestIsRefusedWithItsValue) {
+  const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kF32);
   std::vector<SegmentChunks> out;
   const auto status_of = [&](std::vector<TokenId> ids) {
     const absl::Span<const TokenId> span(ids);
@@ -350,8 +377,8 @@ TEST(RambaModelTest, BadIngestIsRefusedWithItsValue) {
   EXPECT_TRUE(out.empty());
 }
 
-TEST(RambaModelTest, BadReaderStepsAreRefused) {
-  const TestModel setup = MakeModel(OddShape(), "I8", Precision::kF32);
+TEST_P(RambaModelTest, BadReaderStepsAreRefused) {
+  const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kF32);
   const Model& model = *setup.model;
   const auto state = model.NewReaderState();
   const std::vector<TokenId> good = {1, 2}, bad = {1, 9999};
@@ -381,8 +408,8 @@ TEST(RambaModelTest, BadReaderStepsAreRefused) {
   EXPECT_EQ(read_upper(lower, {{}, {}}), absl::StatusCode::kOk);
 }
 
-TEST(RambaModelTest, NoStepsAreNoWork) {
-  const TestModel setup = MakeModel(OddShape(), "I8", Precision::kF32);
+TEST_P(RambaModelTest, NoStepsAreNoWork) {
+  const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kF32);
   LowerRows lower;
   std::vector<float> logits;
   EXPECT_TRUE(setup.model->ReadLower({}, &lower).ok());
@@ -390,9 +417,9 @@ TEST(RambaModelTest, NoStepsAreNoWork) {
   EXPECT_TRUE(logits.empty());
 }
 
-TEST(RambaModelTest, WhatIsStoredTellsItsDerivation) {
-  const TestModel f32 = MakeModel(OddShape(), "I8", Precision::kF32),
-                  bf16 = MakeModel(OddShape(), "I8", Precision::kBf16);
+TEST_P(RambaModelTest, WhatIsStoredTellsItsDerivation) {
+  const TestModel f32 = MakeModel(GetParam(), OddShape(), "I8", Precision::kF32),
+                  bf16 = MakeModel(GetParam(), OddShape(), "I8", Precision::kBf16);
   EXPECT_NE(f32.model->derivation_fingerprint(), bf16.model->derivation_fingerprint());
   EXPECT_NE(f32.model->derivation_fingerprint(), f32.model->bundle().fingerprint);
   EXPECT_EQ(f32.model->page_layout().page_bytes(), 2 * 16 * 32 * 4);

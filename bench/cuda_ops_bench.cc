@@ -1,0 +1,425 @@
+// Each operation of the network on a GPU, at the shapes of ingest and decode: time, bytes that must
+// move, operations that must be done, and the share of what the same device reaches, in the same
+// run, on a plain copy and on a large product of bf16 matrices.
+//
+// Usage: cuda_ops_bench [small|370m] [rows] [own]
+// `own`: products of many rows by our own kernel, without cuBLASLt.
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "bench/measure.h"
+#include "kernels/backend.h"
+
+namespace mneme::bench {
+namespace {
+
+constexpr int kRepetitions = 21;
+constexpr double kSecondsPerRepetition = 0.004;
+
+template <typename T>
+T OrDie(absl::StatusOr<T> value) {
+  if (!value.ok()) {
+    std::fprintf(stderr, "%s\n", value.status().ToString().c_str());
+    std::exit(1);
+  }
+  return *std::move(value);
+}
+void OrDie(const absl::Status& status) {
+  if (!status.ok()) {
+    std::fprintf(stderr, "%s\n", status.ToString().c_str());
+    std::exit(1);
+  }
+}
+
+// Sizes as in docs/model.md.
+struct Shape {
+  int64_t d_model, heads, head_dim, state, taps, attention_heads, ffn, chunk, landmark, vocab;
+  int64_t inner() const { return heads * head_dim; }
+  int64_t conv_dim() const { return inner() + 2 * state; }
+  int64_t in_proj() const { return 2 * inner() + 2 * state + heads; }
+};
+constexpr Shape kSmall = {.d_model = 384,
+                          .heads = 12,
+                          .head_dim = 64,
+                          .state = 64,
+                          .taps = 4,
+                          .attention_heads = 6,
+                          .ffn = 1024,
+                          .chunk = 64,
+                          .landmark = 256,
+                          .vocab = 8192};
+constexpr Shape k370m = {.d_model = 1024,
+                         .heads = 32,
+                         .head_dim = 64,
+                         .state = 128,
+                         .taps = 4,
+                         .attention_heads = 16,
+                         .ffn = 2816,
+                         .chunk = 64,
+                         .landmark = 1024,
+                         .vocab = 32000};
+
+class Bench {
+ public:
+  Bench(Backend& backend, const Shape& shape, int64_t rows)
+      : backend_(backend), shape_(shape), rows_(rows) {
+    std::normal_distribution<float> normal;
+    noise_.resize(1 << 20);
+    for (float& v : noise_) v = normal(random_);
+  }
+
+  void Run() {
+    MeasureCeilings();
+    std::printf("%-34s %10s %8s %8s %9s %9s %7s\n", "operation", "median us", "min", "max", "GB/s",
+                "TFLOP/s", "floor");
+    Ingest();
+    Decode();
+  }
+
+ private:
+  using Work = std::function<absl::Status()>;
+
+  Buffer Floats(int64_t count) {
+    Buffer buffer = OrDie(backend_.Allocate(count * 4));
+    for (int64_t at = 0; at < count; at += static_cast<int64_t>(noise_.size())) {
+      const int64_t part = std::min<int64_t>(count - at, static_cast<int64_t>(noise_.size()));
+      OrDie(backend_.CopyIn(buffer.as<float>(at * 4), noise_.data(), part * 4));
+    }
+    return buffer;
+  }
+  Buffer Halves(int64_t count) {
+    std::vector<Bf16> halves;
+    for (float v : noise_) halves.push_back(FloatToBf16(v));
+    Buffer buffer = OrDie(backend_.Allocate(count * 2));
+    for (int64_t at = 0; at < count; at += static_cast<int64_t>(halves.size())) {
+      const int64_t part = std::min<int64_t>(count - at, static_cast<int64_t>(halves.size()));
+      OrDie(backend_.CopyIn(buffer.as<Bf16>(at * 2), halves.data(), part * 2));
+    }
+    return buffer;
+  }
+  std::unique_ptr<PackedWeight> Weight(int64_t rows, int64_t cols, bool embed = false) {
+    std::vector<int8_t> values(rows * cols);
+    for (int8_t& v : values) v = static_cast<int8_t>(random_() % 255 - 127);
+    const std::vector<float> scale(rows, 0.01f);
+    return OrDie(backend_.PackWeight({{.dtype = DType::kI8,
+                                       .rows = rows,
+                                       .cols = cols,
+                                       .data = values.data(),
+                                       .scale = scale.data()}},
+                                     {.compute_dtype = DType::kBf16, .embed = embed}));
+  }
+
+  // Seconds of one call among many that are queued back to back.
+  Spread Measure(const Work& work) {
+    char sink[4];
+    const auto run = [&](int64_t count) {
+      return Seconds([&] {
+        for (int64_t i = 0; i < count; ++i) OrDie(work());
+        OrDie(backend_.CopyOut(sink, sync_.data(), 4));
+      });
+    };
+    run(3);
+    const double once = run(10) / 10;
+    const int64_t count = std::max<int64_t>(3, static_cast<int64_t>(kSecondsPerRepetition / once));
+    std::vector<double> seconds;
+    for (int i = 0; i < kRepetitions; ++i)
+      seconds.push_back(run(count) / static_cast<double>(count));
+    return SpreadOf(std::move(seconds));
+  }
+
+  void MeasureCeilings() {
+    const int64_t bytes = int64_t{1} << 30;
+    const Buffer from = Floats(bytes / 4), to = OrDie(backend_.Allocate(bytes));
+    const double copy =
+        Measure([&] { return backend_.Copy(to.data(), from.data(), bytes); }).median;
+    bytes_per_second_ = 2.0 * static_cast<double>(bytes) / copy;
+    const int64_t n = 8192;
+    const Buffer a = Halves(n * n), out = OrDie(backend_.Allocate(n * n * 4));
+    std::vector<Bf16> random(n * n);
+    for (Bf16& v : random) v = FloatToBf16(noise_[random_() % noise_.size()]);
+    const auto weight = OrDie(
+        backend_.PackWeight({{.dtype = DType::kBf16, .rows = n, .cols = n, .data = random.data()}},
+                            {.compute_dtype = DType::kBf16}));
+    const double product = Measure([&] {
+                             return backend_.Matmul({.a = a.data(),
+                                                     .a_dtype = DType::kBf16,
+                                                     .a_stride = n,
+                                                     .rows = n,
+                                                     .weight = weight.get(),
+                                                     .out = out.as<float>()});
+                           }).median;
+    ops_per_second_ = 2.0 * static_cast<double>(n) * static_cast<double>(n * n) / product;
+    std::printf("copy %.3f TB/s read and written; bf16 product of %lld cubed %.0f TFLOP/s\n\n",
+                bytes_per_second_ / 1e12, static_cast<long long>(n), ops_per_second_ / 1e12);
+  }
+
+  // `bytes`: each input read once and each output written once. `ops`: multiplications and
+  // additions.
+  void Line(const std::string& name, double bytes, double ops, const Work& work) {
+    const Spread s = Measure(work);
+    const double floor = std::max(bytes / bytes_per_second_, ops / ops_per_second_);
+    std::printf("%-34s %10.2f %8.2f %8.2f %9.0f %9.1f %6.1f%%\n", name.c_str(), s.median * 1e6,
+                s.min * 1e6, s.max * 1e6, bytes / s.median / 1e9, ops / s.median / 1e12,
+                100 * floor / s.median);
+    std::fflush(stdout);
+  }
+
+  void Product(const std::string& name, const PackedWeight& weight, const Buffer& a,
+               const Buffer& out, int64_t rows, bool accumulate, bool per_row) {
+    const double cells = static_cast<double>(rows * weight.rows());
+    const double bytes = static_cast<double>(rows * weight.cols()) * (per_row ? 4 : 2) +
+                         static_cast<double>(weight.rows() * weight.cols()) * (per_row ? 1 : 2) +
+                         cells * (accumulate ? 8 : 4);
+    Line(name + " " + std::to_string(weight.rows()) + "x" + std::to_string(weight.cols()), bytes,
+         2 * cells * static_cast<double>(weight.cols()), [&] {
+           return backend_.Matmul({.a = a.data(),
+                                   .a_dtype = per_row ? DType::kF32 : DType::kBf16,
+                                   .a_stride = weight.cols(),
+                                   .rows = rows,
+                                   .weight = &weight,
+                                   .out = out.as<float>(),
+                                   .accumulate = accumulate,
+                                   .per_row = per_row});
+         });
+  }
+
+  void Ingest() {
+    const Shape& c = shape_;
+    const int64_t R = rows_, chunks = R / c.chunk, E = chunks * (c.chunk + 1);
+    const double rows = static_cast<double>(R), erows = static_cast<double>(E);
+    std::printf("-- ingest, %lld rows in sequences of 4096\n", static_cast<long long>(R));
+    const int64_t wide = std::max({2 * c.ffn, c.in_proj() + 16, 3 * c.d_model, c.conv_dim()});
+    const Buffer hidden = Floats(E * c.d_model), product = Floats(E * wide),
+                 conv = Floats(R * c.conv_dim()), y = Floats(R * c.inner()),
+                 operand = Halves(E * std::max(c.inner(), c.ffn)), weight = Floats(wide * c.taps),
+                 heads = Floats(3 * c.heads);
+    const float* w = weight.as<float>();
+    std::vector<int32_t> ids(R);
+    for (int32_t& id : ids) id = static_cast<int32_t>(random_() % c.vocab);
+    const Buffer device_ids = OrDie(backend_.Allocate(R * 4));
+    OrDie(backend_.CopyIn(device_ids.data(), ids.data(), R * 4));
+    const int64_t length = std::min<int64_t>(R, 4096), sequences = R / length;
+    const int64_t state_floats = (c.taps - 1) * c.conv_dim() + c.inner() * c.state;
+    const Buffer states = OrDie(backend_.Allocate(sequences * state_floats * 4));
+    OrDie(backend_.Zero(states.data(), states.bytes()));
+    std::vector<SequenceRows> sequence_rows;
+    for (int64_t i = 0; i < sequences; ++i) {
+      sequence_rows.push_back({.row_begin = i * length,
+                               .row_count = length,
+                               .state = states.as<float>() + i * state_floats});
+    }
+    const auto d = static_cast<double>(c.d_model), inner = static_cast<double>(c.inner());
+    const auto N = static_cast<double>(c.state), conv_dim = static_cast<double>(c.conv_dim());
+
+    const auto table = Weight(c.vocab, c.d_model, /*embed=*/true);
+    Line("Embed", rows * d * 5, 0, [&] {
+      return backend_.Embed({.ids = device_ids.as<int32_t>(),
+                             .rows = R,
+                             .table = table.get(),
+                             .out = hidden.as<float>(),
+                             .out_stride = c.d_model});
+    });
+    Line("RmsNorm", rows * d * 6, 0, [&] {
+      return backend_.RmsNorm({.in = hidden.as<float>(),
+                               .in_stride = c.d_model,
+                               .weight = w,
+                               .eps = 1e-5f,
+                               .rows = R,
+                               .width = c.d_model,
+                               .out = operand.data(),
+                               .out_dtype = DType::kBf16,
+                               .out_stride = c.d_model});
+    });
+    const auto in_proj = Weight(c.in_proj(), c.d_model);
+    Product("Matmul in_proj", *in_proj, operand, product, R, false, false);
+    Line("ConvSilu", rows * conv_dim * 8, rows * conv_dim * 2 * static_cast<double>(c.taps), [&] {
+      return backend_.ConvSilu({.in = product.as<float>() + c.inner(),
+                                .in_stride = in_proj->out_columns(),
+                                .weight = w,
+                                .bias = w,
+                                .taps = c.taps,
+                                .channels = c.conv_dim(),
+                                .sequences = sequence_rows.data(),
+                                .sequence_count = sequences,
+                                .rows = R,
+                                .out = conv.as<float>(),
+                                .out_stride = c.conv_dim()});
+    });
+    SsdParams ssd = {.xbc = conv.as<float>(),
+                     .xbc_stride = c.conv_dim(),
+                     .dt = product.as<float>() + 2 * c.inner() + 2 * c.state,
+                     .dt_stride = in_proj->out_columns(),
+                     .dt_bias = heads.as<float>(),
+                     .a_log = heads.as<float>() + c.heads,
+                     .d_skip = heads.as<float>() + 2 * c.heads,
+                     .heads = c.heads,
+                     .head_dim = c.head_dim,
+                     .state_size = c.state,
+                     .sequences = sequence_rows.data(),
+                     .sequence_count = sequences,
+                     .state_offset = (c.taps - 1) * c.conv_dim(),
+                     .rows = R,
+                     .y = y.as<float>(),
+                     .y_stride = c.inner(),
+                     .compute_dtype = DType::kBf16};
+    // In blocks of 64: C B, M x and the two products with the state.
+    const double ssd_ops =
+        rows * static_cast<double>(c.heads) *
+        (64 * N + 64 * static_cast<double>(c.head_dim) + 4 * N * static_cast<double>(c.head_dim));
+    Line("Ssd", rows * (conv_dim + inner + static_cast<double>(c.heads)) * 4, ssd_ops,
+         [&] { return backend_.Ssd(ssd); });
+    Line("GateNorm", rows * inner * 10, 0, [&] {
+      return backend_.GateNorm({.y = y.as<float>(),
+                                .y_stride = c.inner(),
+                                .z = product.as<float>(),
+                                .z_stride = in_proj->out_columns(),
+                                .weight = w,
+                                .eps = 1e-5f,
+                                .rows = R,
+                                .width = c.inner(),
+                                .out = operand.data(),
+                                .out_dtype = DType::kBf16,
+                                .out_stride = c.inner()});
+    });
+    Product("Matmul out_proj, added", *Weight(c.d_model, c.inner()), operand, hidden, R, true,
+            false);
+
+    Line("ChunkInput", (rows + erows) * d * 4, 0, [&] {
+      return backend_.ChunkInput({.hidden = y.as<float>(),
+                                  .hidden_stride = c.d_model,
+                                  .weight = w,
+                                  .eps = 1e-5f,
+                                  .cls = w,
+                                  .chunks = chunks,
+                                  .chunk_tokens = c.chunk,
+                                  .width = c.d_model,
+                                  .out = hidden.as<float>(),
+                                  .out_stride = c.d_model});
+    });
+    const auto qkv = Weight(3 * c.d_model, c.d_model);
+    Product("Matmul qkv", *qkv, operand, product, E, false, false);
+    const int64_t head_dim = c.d_model / c.attention_heads;
+    Line("HeadNorm with positions", erows * d * 8, 0, [&] {
+      return backend_.HeadNorm({.data = product.as<float>(),
+                                .stride = qkv->out_columns(),
+                                .weight = w,
+                                .eps = 1e-5f,
+                                .rows = E,
+                                .heads = c.attention_heads,
+                                .head_dim = head_dim,
+                                .cosine = conv.as<float>(),
+                                .sine = conv.as<float>(),
+                                .period = c.chunk + 1});
+    });
+    Line("ChunkAttention", erows * d * 14, erows * 4 * d * static_cast<double>(c.chunk + 1), [&] {
+      return backend_.ChunkAttention({.qkv = product.as<float>(),
+                                      .qkv_stride = qkv->out_columns(),
+                                      .groups = chunks,
+                                      .group_rows = c.chunk + 1,
+                                      .heads = c.attention_heads,
+                                      .head_dim = head_dim,
+                                      .out = operand.data(),
+                                      .out_dtype = DType::kBf16,
+                                      .out_stride = c.d_model});
+    });
+    const auto gate_up = Weight(2 * c.ffn, c.d_model);
+    Product("Matmul gate_up", *gate_up, operand, product, E, false, false);
+    const auto ffn = static_cast<double>(c.ffn);
+    Line("SwiGlu", erows * ffn * 10, 0, [&] {
+      return backend_.SwiGlu({.gate_up = product.as<float>(),
+                              .gate_up_stride = gate_up->out_columns(),
+                              .rows = E,
+                              .width = c.ffn,
+                              .out = operand.data(),
+                              .out_dtype = DType::kBf16,
+                              .out_stride = c.ffn});
+    });
+    Product("Matmul down, added", *Weight(c.d_model, c.ffn), operand, hidden, E, true, false);
+    Line("WritePages", rows * static_cast<double>(head_dim) * 12, 0, [&] {
+      return backend_.WritePages({.k = product.as<float>(),
+                                  .v = product.as<float>() + head_dim,
+                                  .stride = 2 * head_dim,
+                                  .k_norm_weight = w,
+                                  .eps = 1e-5f,
+                                  .chunks = chunks,
+                                  .chunk_tokens = c.chunk,
+                                  .head_dim = head_dim,
+                                  .pages = operand.data(),
+                                  .page_dtype = DType::kBf16});
+    });
+  }
+
+  void Decode() {
+    const Shape& c = shape_;
+    const auto in_proj = Weight(c.in_proj(), c.d_model), logits = Weight(c.vocab, c.d_model);
+    for (const int64_t readers : {1, 16, 256}) {
+      std::printf("-- decode, %lld readers\n", static_cast<long long>(readers));
+      const Buffer a = Floats(readers * c.d_model), out = Floats(readers * (c.vocab + 16)),
+                   xbc = Floats(readers * c.conv_dim()), heads = Floats(3 * c.heads);
+      Product("Matmul in_proj, per row", *in_proj, a, out, readers, false, true);
+      Product("Matmul logits, per row", *logits, a, out, readers, false, true);
+      const int64_t state_floats = c.inner() * c.state;
+      const Buffer states = Floats(readers * state_floats), y = Floats(readers * c.inner());
+      std::vector<SequenceRows> sequences;
+      for (int64_t i = 0; i < readers; ++i) {
+        sequences.push_back(
+            {.row_begin = i, .row_count = 1, .state = states.as<float>() + i * state_floats});
+      }
+      Line("SsmStep", static_cast<double>(readers * state_floats) * 8,
+           static_cast<double>(readers * state_floats) * 5, [&] {
+             return backend_.SsmStep({.xbc = xbc.as<float>(),
+                                      .xbc_stride = c.conv_dim(),
+                                      .dt = a.as<float>(),
+                                      .dt_stride = c.heads,
+                                      .dt_bias = heads.as<float>(),
+                                      .a_log = heads.as<float>() + c.heads,
+                                      .d_skip = heads.as<float>() + 2 * c.heads,
+                                      .heads = c.heads,
+                                      .head_dim = c.head_dim,
+                                      .state_size = c.state,
+                                      .sequences = sequences.data(),
+                                      .sequence_count = readers,
+                                      .rows = readers,
+                                      .y = y.as<float>(),
+                                      .y_stride = c.inner()});
+           });
+    }
+  }
+
+  Backend& backend_;
+  const Shape shape_;
+  const int64_t rows_;
+  std::mt19937 random_{7};
+  std::vector<float> noise_;
+  const Buffer sync_ = OrDie(backend_.Allocate(4));
+  double bytes_per_second_ = 1, ops_per_second_ = 1;
+};
+
+int Main(int argc, char** argv) {
+  const bool large = argc > 1 && std::strcmp(argv[1], "370m") == 0;
+  const int64_t rows = argc > 2 ? std::atoll(argv[2]) : 131072;
+  const bool own = argc > 3 && std::strcmp(argv[3], "own") == 0;
+  if (rows < 64 || (rows > 4096 && rows % 4096 != 0) || rows % 64 != 0) {
+    std::fprintf(stderr, "rows must be a multiple of 64, above 4096 of 4096\n");
+    return 2;
+  }
+  const std::unique_ptr<Backend> backend = OrDie(CreateCudaBackend({.cublas_lt = !own}));
+  std::printf("device %s\nshapes %s, %d repetitions of at least %.0f ms\n",
+              backend->description().c_str(), large ? "RAMba-370M" : "shipped bundle", kRepetitions,
+              kSecondsPerRepetition * 1e3);
+  Bench(*backend, large ? k370m : kSmall, rows).Run();
+  return 0;
+}
+
+}  // namespace
+}  // namespace mneme::bench
+
+int main(int argc, char** argv) { return mneme::bench::Main(argc, argv); }

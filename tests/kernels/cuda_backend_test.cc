@@ -1,0 +1,201 @@
+// What the CUDA backend promises beyond its operations: limits of memory, order of copies, threads
+// that hand memory to each other. Skips without a GPU; without the CUDA backend in the build, only
+// the refusal is tested.
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "kernels/backend.h"
+
+namespace mneme {
+namespace {
+
+class CudaBackendTest : public testing::Test {
+ protected:
+  void SetUp() override { Open({}); }
+
+  void Open(const CudaBackendOptions& options) {
+    absl::StatusOr<std::unique_ptr<Backend>> backend = CreateCudaBackend(options);
+    if (absl::IsFailedPrecondition(backend.status())) GTEST_SKIP() << backend.status();
+    ASSERT_TRUE(backend.ok()) << backend.status();
+    backend_ = *std::move(backend);
+  }
+
+  Buffer Filled(const std::vector<float>& values) {
+    const int64_t bytes = static_cast<int64_t>(values.size() * sizeof(float));
+    Buffer buffer = backend_->Allocate(bytes).value();
+    EXPECT_TRUE(backend_->CopyIn(buffer.data(), values.data(), bytes).ok());
+    return buffer;
+  }
+  std::vector<float> Values(const Buffer& buffer) {
+    std::vector<float> values(buffer.bytes() / sizeof(float));
+    EXPECT_TRUE(backend_->CopyOut(values.data(), buffer.data(), buffer.bytes()).ok());
+    return values;
+  }
+
+  std::unique_ptr<Backend> backend_;
+};
+
+std::vector<float> Numbers(int64_t count, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  std::vector<float> values(count);
+  for (float& v : values) v = uniform(random);
+  return values;
+}
+
+TEST(CreateCudaBackendTest, OptionsThatCannotBeAreRefused) {
+#if defined(MNEME_HAVE_CUDA)
+  EXPECT_TRUE(absl::IsInvalidArgument(CreateCudaBackend({.passes = 0}).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(CreateCudaBackend({.device_bytes_max = -1}).status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(CreateCudaBackend({.device = 4096}).status()));
+#else
+  EXPECT_TRUE(absl::IsFailedPrecondition(CreateCudaBackend({}).status()));
+#endif
+}
+
+TEST_F(CudaBackendTest, DescriptionNamesTheDevice) {
+  EXPECT_EQ(backend_->name(), "cuda");
+  EXPECT_EQ(backend_->description().rfind("cuda, ", 0), 0u) << backend_->description();
+  std::printf("%s\n", backend_->description().c_str());
+}
+
+TEST_F(CudaBackendTest, CopiesOfAnySizeComeBack) {
+  for (const int64_t count : {0, 1, 3, 1000, 131071, 131072, 131073, 3000001}) {
+    const std::vector<float> values = Numbers(count, static_cast<uint32_t>(count));
+    EXPECT_EQ(Values(Filled(values)), values) << count;
+  }
+}
+
+// The source of a copy may change as soon as CopyIn returns.
+TEST_F(CudaBackendTest, CopyInHasReadItsSource) {
+  const int64_t count = 100000;
+  std::vector<Buffer> buffers;
+  std::vector<float> source(count);
+  for (int i = 0; i < 40; ++i) {
+    buffers.push_back(backend_->Allocate(count * 4).value());
+    source.assign(count, static_cast<float>(i));
+    // Work that keeps the stream busy, so that the copies are queued behind it.
+    ASSERT_TRUE(backend_->Zero(buffers[0].data(), buffers[0].bytes()).ok());
+    ASSERT_TRUE(backend_->CopyIn(buffers[i].data(), source.data(), count * 4).ok());
+  }
+  for (int i = 1; i < 40; ++i) {
+    EXPECT_EQ(Values(buffers[i]), std::vector<float>(count, static_cast<float>(i)));
+  }
+}
+
+TEST_F(CudaBackendTest, OperationsOfAThreadTakeEffectInOrder) {
+  const std::vector<float> values = Numbers(1 << 20, 1);
+  const Buffer first = Filled(values), second = Filled(Numbers(1 << 20, 2));
+  ASSERT_TRUE(backend_->Copy(second.data(), first.data(), first.bytes()).ok());
+  ASSERT_TRUE(backend_->Zero(first.data(), first.bytes()).ok());
+  ASSERT_TRUE(backend_->Copy(first.as<void>(4096), second.data(), 4096).ok());
+  EXPECT_EQ(Values(second), values);
+  const std::vector<float> mixed = Values(first);
+  EXPECT_EQ(mixed[0], 0.0f);
+  EXPECT_EQ(mixed[1024], values[0]);
+}
+
+TEST_F(CudaBackendTest, WhatOneThreadCopiesOrZeroesAnotherSeesWhenTheCallReturns) {
+  const int64_t count = 1 << 20;
+  const Buffer buffer = Filled(std::vector<float>(count, 1.0f));
+  for (int round = 0; round < 20; ++round) {
+    const std::vector<float> values(count, static_cast<float>(round));
+    std::thread writer([&] {
+      if (round % 2 == 0) {
+        EXPECT_TRUE(backend_->Zero(buffer.data(), buffer.bytes()).ok());
+      } else {
+        EXPECT_TRUE(backend_->CopyIn(buffer.data(), values.data(), count * 4).ok());
+      }
+    });
+    writer.join();
+    const std::vector<float> want = round % 2 == 0 ? std::vector<float>(count, 0.0f) : values;
+    ASSERT_EQ(Values(buffer), want) << "round " << round;
+  }
+}
+
+TEST_F(CudaBackendTest, ManyThreadsWorkSideBySide) {
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (int id = 0; id < 8; ++id) {
+    threads.emplace_back([&, id] {
+      const std::vector<float> values = Numbers(20000, static_cast<uint32_t>(id));
+      const std::vector<float> weight(200, 1.0f);
+      for (int round = 0; round < 20; ++round) {
+        const Buffer in = Filled(values), scale = Filled(weight), out = Filled(values);
+        const RmsNormParams p = {.in = in.as<float>(),
+                                 .in_stride = 200,
+                                 .weight = scale.as<float>(),
+                                 .eps = 1e-5f,
+                                 .rows = 100,
+                                 .width = 200,
+                                 .out = out.data(),
+                                 .out_stride = 200};
+        if (!backend_->RmsNorm(p).ok()) ++wrong;
+        const std::vector<float> normed = Values(out);
+        for (int row = 0; row < 100; ++row) {
+          double squares = 0;
+          for (int i = 0; i < 200; ++i)
+            squares += double{normed[row * 200 + i]} * normed[row * 200 + i];
+          if (squares < 199 || squares > 201) ++wrong;
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong.load(), 0);
+}
+
+TEST_F(CudaBackendTest, MemoryBeyondTheLimitIsRefusedAndComesBackWhenReleased) {
+  ASSERT_NO_FATAL_FAILURE(Open({.device_bytes_max = 64 << 20}));
+  if (IsSkipped()) return;
+  Buffer half = backend_->Allocate(32 << 20).value();
+  const absl::Status status = backend_->Allocate(48 << 20).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  half = Buffer();
+  EXPECT_TRUE(backend_->Allocate(48 << 20).ok());
+  EXPECT_TRUE(backend_->Allocate(60 << 20).ok());  // of another size: kept blocks give way
+  EXPECT_TRUE(absl::IsInvalidArgument(backend_->Allocate(-1).status()));
+}
+
+TEST_F(CudaBackendTest, MoreThanTheDeviceHasIsRefusedAndTheDeviceGoesOn) {
+  const absl::Status status = backend_->Allocate(int64_t{1} << 50).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  const std::vector<float> values = Numbers(100, 3);
+  EXPECT_EQ(Values(Filled(values)), values);
+}
+
+TEST_F(CudaBackendTest, AThreadOutlivesItsBackend) {
+  std::atomic<int> stage{0};
+  std::thread worker([&] {
+    Values(Filled(Numbers(10, 1)));
+    stage = 1;
+    stage.notify_all();
+    stage.wait(1);
+  });
+  stage.wait(0);
+  backend_.reset();
+  stage = 2;
+  stage.notify_all();
+  worker.join();
+  // And a new backend serves threads that had the old one.
+  ASSERT_NO_FATAL_FAILURE(Open({}));
+  const std::vector<float> values = Numbers(10, 2);
+  EXPECT_EQ(Values(Filled(values)), values);
+}
+
+TEST_F(CudaBackendTest, PassesRunOnceEach) {
+  std::vector<std::atomic<int>> runs(17);
+  backend_->RunPasses(17, [&](int64_t pass) { ++runs[pass]; });
+  for (const std::atomic<int>& count : runs) EXPECT_EQ(count.load(), 1);
+}
+
+}  // namespace
+}  // namespace mneme
