@@ -43,7 +43,7 @@ elseif(MNEME_CUDA MATCHES "^(AUTO|ON)$")
   unset(CMAKE_MESSAGE_LOG_LEVEL)
   if(NOT cuda_problem)
     if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-      set(CMAKE_CUDA_ARCHITECTURES 80-real 90)  # machine code of both, and of 90 the portable form for later ones
+      set(CMAKE_CUDA_ARCHITECTURES 80-real 90-virtual)  # and 90a (kernels/CMakeLists.txt); later ones compile 90's portable form
     endif()
     enable_language(CUDA)
     if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake before 3.26 knows nvcc's flags up to C++17
