@@ -508,8 +508,8 @@ __global__ void FillNormalKernel(__nv_bfloat16* halves, float* floats, int64_t c
 }
 
 void FillNormal(uint16_t* halves, float* floats, int64_t count, uint64_t seed) {
-  FillNormalKernel<<<2048, 256>>>(reinterpret_cast<__nv_bfloat16*>(halves), floats, count, seed);
-  MNEME_CUDA(cudaGetLastError());
+  MNEME_CUDA(Launch(FillNormalKernel, dim3(2048), dim3(256), 0, nullptr,
+                    reinterpret_cast<__nv_bfloat16*>(halves), floats, count, seed));
   MNEME_CUDA(cudaDeviceSynchronize());
 }
 

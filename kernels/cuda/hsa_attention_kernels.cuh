@@ -5,10 +5,10 @@
 // cores, and a page is read whole: scores of 64 keys fit in registers, softmax needs one step.
 //
 // Prefill. The bytes of the pages are the cost: 8 pages of 16 KiB a token, out of the L2 cache. A
-// block takes 32 neighbouring tokens, sorts their (page, token) pairs by page, and a copying warp
-// brings each page into a ring in shared memory once; sixteen warps of two tokens each, whose sums
+// block takes 30 neighbouring tokens, sorts their (page, token) pairs by page, and a copying warp
+// brings each page into a ring in shared memory once; fifteen warps of two tokens each, whose sums
 // stay in registers, take from the ring what their tokens read. With 256 pages chosen at random
-// that moves 1.6 times fewer bytes, and where neighbours read the same pages up to 32 times fewer.
+// that moves 1.5 times fewer bytes, and where neighbours read the same pages up to 30 times fewer.
 //
 // Decode. One block a token (and 16 heads), one warp a page, sums joined at the end in the order of
 // the warps.
@@ -161,11 +161,13 @@ inline Alignment AlignmentOf(const HsaAttendParams& p) {
 
 // ---- prefill -----------------------------------------------------------------------------------
 
-inline constexpr int kBlockTokens = 32;
+// With the copying warp 16 warps, which may then use 128 registers each.
+inline constexpr int kBlockTokens = 30;
 inline constexpr int kTokenWarps = kBlockTokens / 2;
-inline constexpr int kPrefillThreads = (kTokenWarps + 1) * kLanes;  // and the copying warp
-inline constexpr int kPagesMax = 16;                                // of one token
-inline constexpr int kPairsMax = kBlockTokens * kPagesMax;
+inline constexpr int kPrefillThreads = (kTokenWarps + 1) * kLanes;
+inline constexpr int kPagesMax = 16;   // of one token
+inline constexpr int kPairsMax = 512;  // a power of two
+static_assert(kBlockTokens * kPagesMax <= kPairsMax && kPairsMax <= kPrefillThreads);
 inline constexpr int kSlots = 9;      // pages in the ring
 inline constexpr int kUnderWay = 5;   // copies that may be under way while one more starts
 inline constexpr int64_t kPrefillSharedBytes = kBlockTokens * kTileBytes + kSlots * kPageBytes +
@@ -274,8 +276,8 @@ __device__ __forceinline__ void WriteToken(const HsaAttendParams& p, int64_t row
   }
 }
 
-// Grid: (blocks of 32 rows, groups of 16 heads); block: kPrefillThreads; shared:
-// kPrefillSharedBytes: q [32 tokens][16 heads][64], ring [kSlots][2 * 64][64], keys, pages.
+// Grid: (blocks of kBlockTokens rows, groups of 16 heads); block: kPrefillThreads; shared:
+// kPrefillSharedBytes: q [tokens][16 heads][64], ring [kSlots][2 * 64][64], keys, pages.
 // bf16 pages, D = S = 64, pages_max <= kPagesMax.
 template <typename Out>
 __global__ void __launch_bounds__(kPrefillThreads, 1)
@@ -551,7 +553,7 @@ inline bool CanCompute(Variant variant, const HsaAttendParams& p, const Machine&
          kPrefillSharedBytes <= machine.shared_bytes_max;
 }
 
-// Prefill's blocks of 32 rows pay when there are enough of them to occupy most of the machine.
+// Prefill's blocks of rows pay when there are enough of them to occupy most of the machine.
 inline Variant Choose(const HsaAttendParams& p, const Machine& machine) {
   if (p.rows >= int64_t{kBlockTokens} * machine.multiprocessors / 2 &&
       CanCompute(Variant::kPrefill, p, machine)) {
