@@ -31,9 +31,9 @@
 namespace mneme::hsa {
 
 inline constexpr int kLanes = 32;
-inline constexpr int kHeads = 16;        // rows of a tile
-inline constexpr int kWidth = 64;        // D of the fast kernels
-inline constexpr int kPageTokens = 64;   // S of the fast kernels
+inline constexpr int kHeads = 16;       // rows of a tile
+inline constexpr int kWidth = 64;       // D of the fast kernels
+inline constexpr int kPageTokens = 64;  // S of the fast kernels
 inline constexpr int kRowBytes = kWidth * 2;
 inline constexpr int kTileBytes = kHeads * kRowBytes;           // q of one token
 inline constexpr int kPageBytes = 2 * kPageTokens * kRowBytes;  // K, then V
@@ -168,8 +168,8 @@ inline constexpr int kPrefillThreads = (kTokenWarps + 1) * kLanes;
 inline constexpr int kPagesMax = 16;   // of one token
 inline constexpr int kPairsMax = 512;  // a power of two
 static_assert(kBlockTokens * kPagesMax <= kPairsMax && kPairsMax <= kPrefillThreads);
-inline constexpr int kSlots = 9;      // pages in the ring
-inline constexpr int kUnderWay = 5;   // copies that may be under way while one more starts
+inline constexpr int kSlots = 9;     // pages in the ring
+inline constexpr int kUnderWay = 5;  // copies that may be under way while one more starts
 inline constexpr int64_t kPrefillSharedBytes = kBlockTokens * kTileBytes + kSlots * kPageBytes +
                                                kPairsMax * (8 + 8 + 2) + (kTokenWarps + 2) * 4 +
                                                (kPairsMax / kLanes) * 4;
@@ -231,7 +231,8 @@ __device__ __forceinline__ void WriteToken(const HsaAttendParams& p, int64_t row
                                            unsigned char* tile, bool vectors,
                                            const float (&sums)[kWidth / 8][4]) {
   const int lane = threadIdx.x % kLanes;
-  Out* out = static_cast<Out*>(p.out) + row * p.out_stride + static_cast<int64_t>(first_head) * kWidth;
+  Out* out =
+      static_cast<Out*>(p.out) + row * p.out_stride + static_cast<int64_t>(first_head) * kWidth;
   const int heads = static_cast<int>(p.heads) - first_head;
   if constexpr (sizeof(Out) == 2) {
     if (vectors) {  // through shared memory, as a lane's own pieces are 4 bytes
@@ -401,7 +402,8 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
   unsigned char* own = tiles + warp * 2 * kTileBytes;
 #pragma unroll
   for (int t = 0; t < 2; ++t) {
-    if (row + t < p.rows) WriteToken<Out>(p, row + t, first_head, own + t * kTileBytes, aligned.out, sums[t]);
+    if (row + t < p.rows)
+      WriteToken<Out>(p, row + t, first_head, own + t * kTileBytes, aligned.out, sums[t]);
   }
 }
 
@@ -480,7 +482,8 @@ __device__ __forceinline__ float BlockReduce(float v, bool maximum, float* parti
   if (threadIdx.x % kLanes == 0) partial[threadIdx.x / kLanes] = v;
   __syncthreads();
   v = partial[0];
-  for (int w = 1; w < kSimpleThreads / kLanes; ++w) v = maximum ? fmaxf(v, partial[w]) : v + partial[w];
+  for (int w = 1; w < kSimpleThreads / kLanes; ++w)
+    v = maximum ? fmaxf(v, partial[w]) : v + partial[w];
   __syncthreads();
   return v;
 }
