@@ -31,7 +31,8 @@ class DeviceArray {
   explicit DeviceArray(int64_t count) : count_(count) {
     MNEME_CUDA(cudaMalloc(&data_, static_cast<size_t>(std::max<int64_t>(count, 1)) * sizeof(T)));
   }
-  explicit DeviceArray(const std::vector<T>& host) : DeviceArray(static_cast<int64_t>(host.size())) {
+  explicit DeviceArray(const std::vector<T>& host)
+      : DeviceArray(static_cast<int64_t>(host.size())) {
     Set(host);
   }
   DeviceArray(const DeviceArray&) = delete;
@@ -178,7 +179,8 @@ __host__ __device__ inline uint32_t Hash(uint64_t seed, uint64_t index) {
 __host__ __device__ inline float Normal(uint64_t seed, uint64_t index) {
   float sum = 0;
   for (int i = 0; i < 4; ++i) {
-    sum += static_cast<float>(Hash(seed + static_cast<uint64_t>(i), index)) * (1.0f / 4294967296.0f);
+    sum +=
+        static_cast<float>(Hash(seed + static_cast<uint64_t>(i), index)) * (1.0f / 4294967296.0f);
   }
   return (sum - 2.0f) * 1.7320508f;
 }

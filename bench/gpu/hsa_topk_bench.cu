@@ -73,18 +73,17 @@ class Scan {
   bool possible() const { return possible_; }
   void Run(cudaStream_t stream) const {
     for (int64_t q = 0; q < shape_.n_queries; q += plan_.pass_queries) {
-      const landmark_scan::Args args = {
-          .queries = queries_ + q * shape_.dim,
-          .n_queries =
-              static_cast<int>(std::min<int64_t>(plan_.pass_queries, shape_.n_queries - q)),
-          .dim = static_cast<int>(shape_.dim),
-          .dtype = shape_.dtype,
-          .slabs = table_.get(),
-          .slab_count = static_cast<int>(table_.count()),
-          .tile_count = tile_count_,
-          .k = shape_.k,
-          .capacity = plan_.capacity,
-          .partial = partial_.get()};
+      const landmark_scan::Args args = {.queries = queries_ + q * shape_.dim,
+                                        .n_queries = static_cast<int>(std::min<int64_t>(
+                                            plan_.pass_queries, shape_.n_queries - q)),
+                                        .dim = static_cast<int>(shape_.dim),
+                                        .dtype = shape_.dtype,
+                                        .slabs = table_.get(),
+                                        .slab_count = static_cast<int>(table_.count()),
+                                        .tile_count = tile_count_,
+                                        .k = shape_.k,
+                                        .capacity = plan_.capacity,
+                                        .partial = partial_.get()};
       MNEME_CUDA(landmark_scan::LaunchScan(plan_, args, indices.get() + q * shape_.k,
                                            scores.get() + q * shape_.k, stream));
     }
@@ -110,9 +109,9 @@ class Scan {
 };
 
 constexpr landmark_scan::Variant kScanVariants[] = {
-    landmark_scan::Variant::kSimple, landmark_scan::Variant::kMma8, landmark_scan::Variant::kMma16,
-    landmark_scan::Variant::kMma32,  landmark_scan::Variant::kMma64,
-    landmark_scan::Variant::kWgmma128};
+    landmark_scan::Variant::kSimple, landmark_scan::Variant::kMma8,
+    landmark_scan::Variant::kMma16,  landmark_scan::Variant::kMma32,
+    landmark_scan::Variant::kMma64,  landmark_scan::Variant::kWgmma128};
 const char* ScanName(landmark_scan::Variant variant) {
   constexpr const char* kNames[] = {"simple", "mma8", "mma16", "mma32", "mma64", "wgmma128"};
   return kNames[static_cast<int>(variant)];
@@ -161,8 +160,8 @@ void CheckScan(const Device& device, const ScanCase& c, Content content, uint32_
   }
   std::vector<float> queries(static_cast<size_t>(c.n_queries * c.dim));
   for (float& v : queries) v = normal(random);
-  const bool counted = content == Content::kFewValues || content == Content::kRising ||
-                       content == Content::kFalling;
+  const bool counted =
+      content == Content::kFewValues || content == Content::kRising || content == Content::kFalling;
   for (int64_t q = 0; counted && q < c.n_queries; ++q) queries[static_cast<size_t>(q * c.dim)] = 1;
   const bool exact = counted || content == Content::kEqual;  // equal rows have equal scores
 
@@ -188,11 +187,8 @@ void CheckScan(const Device& device, const ScanCase& c, Content content, uint32_
               });
   }
   const DeviceArray<float> device_queries(queries);
-  const landmark_scan::Shape shape = {.dtype = c.dtype,
-                                      .dim = c.dim,
-                                      .n_queries = c.n_queries,
-                                      .k = c.k,
-                                      .aligned = true};
+  const landmark_scan::Shape shape = {
+      .dtype = c.dtype, .dim = c.dim, .n_queries = c.n_queries, .k = c.k, .aligned = true};
   // As the kernels' tests: float32 sums of products and the query's bf16 split.
   const double tolerance = 1e-4 * std::sqrt(static_cast<double>(c.dim));
   for (const landmark_scan::Variant variant : kScanVariants) {
@@ -292,9 +288,9 @@ void CheckHsa(const Device& device, const HsaCase& c, uint32_t seed) {
   const DeviceArray<float> device_q(q), device_floats(floats);
   const DeviceArray<uint16_t> device_halves(halves);
   const int page_bytes = DTypeBytes(c.page_dtype);
-  const unsigned char* pool =
-      c.page_dtype == DType::kBf16 ? reinterpret_cast<const unsigned char*>(device_halves.get())
-                                   : reinterpret_cast<const unsigned char*>(device_floats.get());
+  const unsigned char* pool = c.page_dtype == DType::kBf16
+                                  ? reinterpret_cast<const unsigned char*>(device_halves.get())
+                                  : reinterpret_cast<const unsigned char*>(device_floats.get());
   std::vector<const void*> pages(static_cast<size_t>(c.rows * c.pages_max), nullptr);
   std::vector<int64_t> first(pages.size(), 0);
   std::vector<float> weights(pages.size(), std::nanf(""));
@@ -554,7 +550,8 @@ void TimeHsa(const Device& device, Timer& timer, Report& report, const std::stri
              int64_t batch, int64_t tokens, int64_t heads, Pattern pattern, DType out_dtype,
              uint32_t seed) {
   constexpr int64_t D = hsa::kWidth, S = hsa::kPageTokens, kPages = 8;
-  const int64_t rows = batch * tokens, width = heads * D, chunks = std::max<int64_t>(tokens / S, kPages);
+  const int64_t rows = batch * tokens, width = heads * D,
+                chunks = std::max<int64_t>(tokens / S, kPages);
   const int64_t page_elements = 2 * S * D;
   const DeviceArray<uint16_t> pool(batch * chunks * page_elements);
   const DeviceArray<float> q(rows * width);
@@ -568,7 +565,8 @@ void TimeHsa(const Device& device, Timer& timer, Report& report, const std::stri
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t item = r / tokens, t = r % tokens;
     const bool repeat = pattern == Pattern::kShared64 && t % 64 != 0;
-    const int64_t among = pattern == Pattern::kCausal ? std::clamp<int64_t>(t / S, kPages, chunks) : chunks;
+    const int64_t among =
+        pattern == Pattern::kCausal ? std::clamp<int64_t>(t / S, kPages, chunks) : chunks;
     std::set<int64_t> chosen;
     while (!repeat && static_cast<int64_t>(chosen.size()) < kPages) {
       chosen.insert(static_cast<int64_t>(random() % static_cast<uint64_t>(among)));
@@ -576,8 +574,8 @@ void TimeHsa(const Device& device, Timer& timer, Report& report, const std::stri
     auto next = chosen.rbegin();
     for (int64_t i = 0; i < kPages; ++i) {
       const size_t at = static_cast<size_t>(r * kPages + i);
-      pages[at] = repeat ? pages[at - kPages]
-                         : pool.get() + (item * chunks + *next++) * page_elements;
+      pages[at] =
+          repeat ? pages[at - kPages] : pool.get() + (item * chunks + *next++) * page_elements;
       weights[at] = 0.125f;
       used.insert(pages[at]);
     }
@@ -653,8 +651,8 @@ void TimeChunkAttention(Timer& timer, Report& report, int64_t groups, int64_t he
   p.out_dtype = DType::kBf16;
   p.out_stride = width;
   const Timing timing = timer.Measure([&] {
-    MNEME_CUDA(chunk_attention::LaunchChunkAttention(chunk_attention::Variant::kFast, p,
-                                                     timer.stream()));
+    MNEME_CUDA(
+        chunk_attention::LaunchChunkAttention(chunk_attention::Variant::kFast, p, timer.stream()));
   });
   report.Add("chunk attention " + std::to_string(groups) + " x 65 rows, " + std::to_string(heads) +
                  " heads",
@@ -718,9 +716,10 @@ int Main(int argc, char** argv) {
   if (flags.time) {
     Timer timer(flags.repetitions);
     const Roofline roofline = {MeasureCopyBandwidth(timer), flags.tflops * 1e12};
-    std::printf("device copy %.3f TB/s (read and written), matrix rate taken as %.0f TFLOP/s, %d "
-                "repetitions, L2 cold\n",
-                roofline.bytes_per_s / 1e12, flags.tflops, flags.repetitions);
+    std::printf(
+        "device copy %.3f TB/s (read and written), matrix rate taken as %.0f TFLOP/s, %d "
+        "repetitions, L2 cold\n",
+        roofline.bytes_per_s / 1e12, flags.tflops, flags.repetitions);
     Report report(roofline);
     TimeScans(device, timer, report, flags.seed);
     constexpr DType kBf16 = DType::kBf16;

@@ -9,15 +9,14 @@ namespace mneme {
 
 absl::Status CudaChunkAttention(const ChunkAttentionParams& params, CudaStream& stream) {
   using chunk_attention::Variant;
-  const Variant variant = chunk_attention::CanCompute(Variant::kFast, params) ? Variant::kFast
-                                                                             : Variant::kSimple;
+  const Variant variant =
+      chunk_attention::CanCompute(Variant::kFast, params) ? Variant::kFast : Variant::kSimple;
   if (!chunk_attention::CanCompute(variant, params)) {
     return absl::InvalidArgumentError(absl::StrCat("ChunkAttention: groups of ", params.group_rows,
                                                    " rows of width ", params.head_dim,
                                                    " do not fit in shared memory"));
   }
-  RETURN_IF_CUDA_ERROR(
-      chunk_attention::LaunchChunkAttention(variant, params, stream.get()));
+  RETURN_IF_CUDA_ERROR(chunk_attention::LaunchChunkAttention(variant, params, stream.get()));
   return absl::OkStatus();
 }
 

@@ -141,7 +141,8 @@ __global__ void __launch_bounds__(kTiles* kLanes)
     }
   }
   __syncwarp();
-  __nv_bfloat16* out = static_cast<__nv_bfloat16*>(p.out) + first_row * p.out_stride + head * kWidth;
+  __nv_bfloat16* out =
+      static_cast<__nv_bfloat16*>(p.out) + first_row * p.out_stride + head * kWidth;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int row = i * 4 + lane / 8;

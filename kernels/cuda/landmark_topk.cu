@@ -40,11 +40,10 @@ absl::Status CudaLandmarkTopK(const LandmarkTopKParams& params, CudaStream& stre
                                       .major = device.major,
                                       .shared_bytes_max = device.shared_bytes_max});
   int64_t tile_count = 0;
-  const std::vector<Slab> slabs =
-      landmark_scan::CutSlabs(host_slabs, plan.tile_rows, &tile_count);
+  const std::vector<Slab> slabs = landmark_scan::CutSlabs(host_slabs, plan.tile_rows, &tile_count);
   ASSIGN_OR_RETURN(const Slab* table,
                    stream.UploadOf(slabs.data(), static_cast<int64_t>(slabs.size())));
-  ASSIGN_OR_RETURN(uint64_t* partial, stream.ScratchOf<uint64_t>(plan.partial_keys(shape.k)));
+  ASSIGN_OR_RETURN(uint64_t * partial, stream.ScratchOf<uint64_t>(plan.partial_keys(shape.k)));
   for (int64_t q = 0; q < params.n_queries; q += plan.pass_queries) {
     const int64_t count = std::min<int64_t>(plan.pass_queries, params.n_queries - q);
     const landmark_scan::Args args = {.queries = params.queries + q * params.dim,

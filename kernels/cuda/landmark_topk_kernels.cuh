@@ -293,7 +293,8 @@ __global__ void __launch_bounds__(kSimpleWarps* kWarp) ScanSimpleKernel(const Ar
         const float x = static_cast<float>(row[d]);
 #pragma unroll
         for (int q = 0; q < kSimpleQueries; ++q) {
-          if (q < args.n_queries) sums[q] += x * args.queries[static_cast<int64_t>(q) * args.dim + d];
+          if (q < args.n_queries)
+            sums[q] += x * args.queries[static_cast<int64_t>(q) * args.dim + d];
         }
       }
       float mine = 0;  // lane q: the score of query q
@@ -330,9 +331,9 @@ struct MmaShape {
   static constexpr int kStages = 4;
   static constexpr int kPitch = kSlice * 2 + 16;
   static constexpr int kStageBytes = kRows * kPitch;
-  static constexpr int kRowChunks = kSlice / 8;               // of 16 bytes
-  static constexpr int kRowsAtOnce = kWarp / kRowChunks;      // rows that one copy of a warp covers
-  static constexpr int kCopies = kRows / kRowsAtOnce;         // copies a stage and lane
+  static constexpr int kRowChunks = kSlice / 8;           // of 16 bytes
+  static constexpr int kRowsAtOnce = kWarp / kRowChunks;  // rows that one copy of a warp covers
+  static constexpr int kCopies = kRows / kRowsAtOnce;     // copies a stage and lane
   static constexpr int kGroup = kQueries / 8 < 4 ? kQueries / 8 : 4;  // query tiles side by side
 
   static int64_t SharedBytes(int64_t dim, int capacity, int k) {
@@ -355,9 +356,9 @@ __global__ void __launch_bounds__(S::kWarps* kWarp, 1) ScanMmaKernel(const Args 
   unsigned char* query_hi = DynamicShared() + S::kWarps * S::kStages * S::kStageBytes;
   unsigned char* query_lo = query_hi + S::kQueries * query_pitch;
   uint64_t* sorted;
-  const Lists lists = PlaceLists(query_lo + S::kQueries * query_pitch +
-                                     warp * ListBytes(S::kQueries, args.capacity, args.k),
-                                 S::kQueries, args, &sorted);
+  const Lists lists = PlaceLists(
+      query_lo + S::kQueries * query_pitch + warp * ListBytes(S::kQueries, args.capacity, args.k),
+      S::kQueries, args, &sorted);
   const int64_t list = static_cast<int64_t>(blockIdx.x) * S::kWarps + warp;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * S::kWarps;
   const int slices = (padded + S::kSlice - 1) / S::kSlice;
@@ -370,7 +371,8 @@ __global__ void __launch_bounds__(S::kWarps* kWarp, 1) ScanMmaKernel(const Args 
   // Starts the copy of the next slice, if there is one; always closes a group.
   const auto copy_next = [&] {
     if (copy_cursor.tile >= 0) {
-      unsigned char* to = ring + copy_stage * S::kStageBytes + copy_row * S::kPitch + copy_chunk * 16;
+      unsigned char* to =
+          ring + copy_stage * S::kStageBytes + copy_row * S::kPitch + copy_chunk * 16;
       const int chunk = copy_slice * S::kRowChunks + copy_chunk;
       const bool inside = chunk * 8 < args.dim;
       const unsigned char* from = copy_cursor.rows + (inside ? chunk * 16 : 0);
@@ -475,8 +477,7 @@ __global__ void __launch_bounds__(S::kWarps* kWarp, 1) ScanMmaKernel(const Args 
           for (int i = 0; i < 4; ++i) {
             if (sums[m][j][i] >= bounds[j][i % 2]) {
               lists.Append(j * 8 + lane % 4 * 2 + i % 2, sums[m][j][i],
-                           cursor.first_row +
-                               static_cast<uint32_t>(m * 16 + i / 2 * 8 + lane / 4));
+                           cursor.first_row + static_cast<uint32_t>(m * 16 + i / 2 * 8 + lane / 4));
             }
           }
         }
@@ -509,11 +510,11 @@ struct WgmmaShape {
   static constexpr int kQueryBytes = kQueries * kDim * 2;  // of hi, and of lo
   static constexpr int kCapacity = 24;
   static constexpr int kBestMax = 16;
-  static constexpr int kCoreBytes = 128;                           // 8 queries x 8 dimensions
-  static constexpr int kLeading = kQueries / 8 * kCoreBytes;       // to the next 8 dimensions
-  static constexpr int64_t kSharedBytes =
-      2 * kQueryBytes + kWarps * kStages * kStageBytes +
-      kGroups * kQueries * (kCapacity * 8 + 8) + kWarps * kBestMax * 8;
+  static constexpr int kCoreBytes = 128;                      // 8 queries x 8 dimensions
+  static constexpr int kLeading = kQueries / 8 * kCoreBytes;  // to the next 8 dimensions
+  static constexpr int64_t kSharedBytes = 2 * kQueryBytes + kWarps * kStages * kStageBytes +
+                                          kGroups * kQueries * (kCapacity * 8 + 8) +
+                                          kWarps * kBestMax * 8;
 };
 
 // Grid: one block a multiprocessor; block: 8 warps, two warpgroups; shared: kSharedBytes: queries
@@ -699,9 +700,8 @@ inline constexpr int kMergeLists = 8;  // of one thread, at most
 
 // Merges the lists of one query. Grid: n_queries; block: kMergeThreads; each round takes the best
 // head of all lists. `lists` is at most kMergeThreads * kMergeLists; 0 gives no candidates.
-__global__ void __launch_bounds__(kMergeThreads) MergeListsKernel(const uint64_t* partial, int lists,
-                                                                  int k, int64_t* indices,
-                                                                  float* scores) {
+__global__ void __launch_bounds__(kMergeThreads)
+    MergeListsKernel(const uint64_t* partial, int lists, int k, int64_t* indices, float* scores) {
   __shared__ uint64_t warp_best[2][kMergeThreads / kWarp];
   const int query = blockIdx.x, n_queries = gridDim.x;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -843,10 +843,8 @@ inline Plan PlanScan(const Shape& shape, const Machine& machine) {
     Variant variant;
     int64_t at_least;  // queries from which on it pays
   };
-  constexpr Choice kChoices[] = {{Variant::kMma64, 33},
-                                 {Variant::kMma32, 17},
-                                 {Variant::kMma16, 9},
-                                 {Variant::kMma8, 1}};
+  constexpr Choice kChoices[] = {
+      {Variant::kMma64, 33}, {Variant::kMma32, 17}, {Variant::kMma16, 9}, {Variant::kMma8, 1}};
   for (const Choice& choice : kChoices) {
     if (shape.n_queries >= choice.at_least && PlanVariant(choice.variant, shape, machine, &plan)) {
       return plan;

@@ -135,8 +135,8 @@ void RunGrid(dim3 grid, dim3 block, int64_t shared_bytes, const std::function<vo
   static std::vector<unsigned char*> stacks;
   const size_t threads = block.x;
   while (stacks.size() < threads) {
-    stacks.push_back(static_cast<unsigned char*>(mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
-                                                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
+    stacks.push_back(static_cast<unsigned char*>(
+        mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)));
   }
   std::vector<unsigned char> memory(static_cast<size_t>(shared_bytes + kGuardBytes + 1024));
   dynamic_shared = memory.data() + (1024 - reinterpret_cast<uintptr_t>(memory.data()) % 1024);
@@ -161,7 +161,8 @@ void RunGrid(dim3 grid, dim3 block, int64_t shared_bytes, const std::function<vo
       for (int64_t i = 0; i < kGuardBytes; ++i) {
         if (dynamic_shared[shared_bytes + i] == 0xcd) continue;
         std::fprintf(stderr, "emulation: shared memory written at %lld of %lld bytes\n",
-                     static_cast<long long>(shared_bytes + i), static_cast<long long>(shared_bytes));
+                     static_cast<long long>(shared_bytes + i),
+                     static_cast<long long>(shared_bytes));
         std::abort();
       }
     }
