@@ -29,7 +29,7 @@ struct Flags {
 };
 
 bool ParseFlags(int argc, char** argv, Flags* flags) {
-  for (int i = 1; i < argc; ++i) {
+  for (int i = 1; i < argc; i += 2) {
     const std::string name = argv[i];
     const int64_t value = i + 1 < argc ? std::atoll(argv[i + 1]) : 0;
     if (value <= 0) return false;
@@ -44,7 +44,6 @@ bool ParseFlags(int argc, char** argv, Flags* flags) {
     } else {
       return false;
     }
-    ++i;
   }
   return true;
 }

@@ -224,9 +224,12 @@ absl::Status Client::ReadDocument(const v1::ReadDocumentRequest& request,
       status = StatusFromRpc(stream->Finish());
     }
     if (status.ok()) return status;
+    const bool begun = rest.byte_begin() > request.byte_begin();
     // A break after the very last byte leaves nothing to ask for.
-    if (rest.byte_end() != 0 && rest.byte_begin() >= rest.byte_end()) return absl::OkStatus();
-    const bool broken = IsBrokenConnection(status) && rest.byte_begin() > request.byte_begin();
+    if (begun && rest.byte_end() != 0 && rest.byte_begin() >= rest.byte_end()) {
+      return absl::OkStatus();
+    }
+    const bool broken = IsBrokenConnection(status) && begun;
     if (call.cancellation != nullptr && call.cancellation->cancelled()) return status;
     if (!(IsRetryable(status) || broken) || !retrier.WaitForNext(status)) return status;
   }

@@ -45,7 +45,8 @@ std::optional<absl::Duration> RetryDelayOf(const absl::Status& status) {
 
 bool IsRetryable(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsAborted(status) ||
-         (absl::IsResourceExhausted(status) && RetryDelayOf(status).has_value());
+         (absl::IsResourceExhausted(status) && RetryDelayOf(status).has_value()) ||
+         (absl::IsCancelled(status) && !ErrorInfoOf(status).has_value());
 }
 
 bool IsBrokenConnection(const absl::Status& status) {

@@ -27,7 +27,9 @@ std::optional<google::rpc::ErrorInfo> ErrorInfoOf(const absl::Status& status);
 std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
 
 // True when another attempt of an idempotent call may succeed: UNAVAILABLE; ABORTED (the first
-// attempt still runs); RESOURCE_EXHAUSTED with a RetryInfo (a limit of the moment, not of a size).
+// attempt still runs); RESOURCE_EXHAUSTED with a RetryInfo (a limit of the moment, not of a size);
+// CANCELLED by gRPC itself: by a server that stops as the call arrives, or by the caller, for whom
+// a Retrier does not wait.
 bool IsRetryable(const absl::Status& status);
 
 // True when a stream or connection broke under the call, whatever code gRPC gave it, rather than

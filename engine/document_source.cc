@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/status_macros.h"
-#include "engine/utf8.h"
+#include "common/utf8.h"
 
 namespace mneme {
 namespace {

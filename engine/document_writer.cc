@@ -5,8 +5,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/check.h"
+#include "common/status_facts.h"
 #include "common/status_macros.h"
-#include "engine/utf8.h"
+#include "common/utf8.h"
 
 namespace mneme {
 namespace {
@@ -18,10 +19,13 @@ constexpr int64_t kCompareBytes = 1 << 20;
 absl::Status CompareAt(int64_t byte_offset, absl::string_view sent, absl::string_view stored) {
   const auto [a, b] = std::mismatch(sent.begin(), sent.end(), stored.begin(), stored.end());
   if (a == sent.end()) return absl::OkStatus();
-  return absl::AlreadyExistsError(
-      absl::StrCat("byte ", byte_offset + (a - sent.begin()),
-                   " of the document is already stored with another value; text that is sent "
-                   "again must be the same"));
+  const int64_t differs_at = byte_offset + (a - sent.begin());
+  return WithByteOffset(
+      absl::AlreadyExistsError(absl::StrCat(
+          "byte ", differs_at,
+          " of the document is already stored with another value; text that is sent again must "
+          "be the same")),
+      differs_at);
 }
 
 }  // namespace
@@ -98,9 +102,10 @@ absl::Status DocumentWriter::Append(int64_t byte_offset, absl::string_view text)
     } else {
       tail_.clear();
       accepted_bytes_ = begin + static_cast<int64_t>(prefix.valid_bytes);
-      result = absl::InvalidArgumentError(
-          absl::StrCat("text is not UTF-8 at byte ", accepted_bytes_,
-                       " of the document; the bytes before it are kept"));
+      result = WithByteOffset(absl::InvalidArgumentError(
+                                  absl::StrCat("text is not UTF-8 at byte ", accepted_bytes_,
+                                               " of the document; the bytes before it are kept")),
+                              accepted_bytes_);
     }
     joined.resize(prefix.valid_bytes);
     if (!joined.empty()) {
@@ -165,9 +170,11 @@ absl::Status DocumentWriter::Seal() {
     absl::MutexLock lock(&mutex_);
     RETURN_IF_ERROR(Usable());
     if (!tail_.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "the text ends inside a UTF-8 sequence that begins at byte ",
-          accepted_bytes_ - static_cast<int64_t>(tail_.size()), "; the document is not sealed"));
+      const int64_t begun_at = accepted_bytes_ - static_cast<int64_t>(tail_.size());
+      return WithByteOffset(absl::InvalidArgumentError(absl::StrCat(
+                                "the text ends inside a UTF-8 sequence that begins at byte ",
+                                begun_at, "; the document is not sealed")),
+                            begun_at);
     }
     if (accepted_bytes_ == 0) {
       return absl::InvalidArgumentError(
@@ -192,9 +199,10 @@ absl::Status DocumentWriter::Flush() {
     durable = progress_.durable_bytes >= flush_at;
     if (!durable) flush_at_ = flush_at;
     if (!tail_.empty()) {
-      result = absl::InvalidArgumentError(
-          absl::StrCat("the text ends inside a UTF-8 sequence that begins at byte ", flush_at,
-                       "; the bytes before it are kept"));
+      result = WithByteOffset(absl::InvalidArgumentError(absl::StrCat(
+                                  "the text ends inside a UTF-8 sequence that begins at byte ",
+                                  flush_at, "; the bytes before it are kept")),
+                              flush_at);
     }
   }
   if (durable) environment_.scheduler.Flush(info_.uid, flush_at);
@@ -235,6 +243,13 @@ void DocumentWriter::OnCommitted(int64_t byte_end, int64_t text_bytes, bool seal
     release = ReleaseNow();
   }
   if (release) released_(*this);
+}
+
+bool DocumentWriter::Crowded() const {
+  if (environment_.committer.full()) return true;
+  if (!environment_.scheduler.full()) return false;
+  absl::MutexLock lock(&mutex_);
+  return accepted_bytes_ - progress_.visible_bytes >= environment_.options.document_share_bytes;
 }
 
 bool DocumentWriter::ready() {
@@ -292,6 +307,7 @@ void DocumentWriter::OnVisible(const DocumentInfo& info) {
     progress_.token_count = info.token_count;
     progress_due_ = true;
   }
+  PokeReady();
   Dispatch();
 }
 

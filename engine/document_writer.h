@@ -89,7 +89,9 @@ class DocumentWriter : public std::enable_shared_from_this<DocumentWriter> {
   TextPiece NewPiece(std::string text, int64_t byte_end, bool seal)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnCommitted(int64_t byte_end, int64_t text_bytes, bool seal, const absl::Status& status);
-  bool Crowded() const { return environment_.scheduler.full() || environment_.committer.full(); }
+  // No room for more text: in the commit queue, or in the derive queue, of which every document has
+  // a share to itself.
+  bool Crowded() const ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status Usable() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Runs the callbacks that are due, unless another thread is at it: then that one does.
   void Dispatch() ABSL_LOCKS_EXCLUDED(mutex_);

@@ -297,8 +297,8 @@ class EngineImpl : public Engine {
   absl::Status Drain(absl::Time deadline) override {
     if (!draining_.exchange(true)) LogInfo("engine", "draining");
     bool done = committer_.WaitIdle(deadline);
-    scheduler_.FlushAll();
-    done = scheduler_.WaitIdle(deadline) && done;
+    scheduler_.StopSoon();
+    visibility_.Notify();
     done = gate_.WaitIdle(deadline) && done;
     for (const auto& writer : registry_.All()) {
       writer->Fail(absl::UnavailableError("the engine is draining and takes no more text"));
@@ -308,8 +308,8 @@ class EngineImpl : public Engine {
     RETURN_IF_ERROR(flushed);
     if (!done) {
       return absl::DeadlineExceededError(
-          "the deadline passed before all durable text was derived and all readers had ended; "
-          "nothing durable is lost");
+          "the deadline passed before all accepted text was durable and all readers had ended; "
+          "nothing that was acked is lost");
     }
     return absl::OkStatus();
   }

@@ -44,6 +44,9 @@ struct EngineOptions {
   // Bytes one writer may have accepted but not yet durable; beyond it Append must not be called
   // (see Writer::ready).
   int64_t writer_pending_bytes_max = int64_t{4} << 20;
+  // Text of one document that may wait to be derived even when queue_segments_max is reached, so
+  // that a short text never waits for somebody else's long one to be taken. It waits on disk.
+  int64_t document_share_bytes = int64_t{64} << 10;
   // Bytes of all writers that may wait for the group commit; beyond it no writer is ready.
   int64_t commit_queue_bytes_max = int64_t{64} << 20;
   // A background thread that shows no sign of life for so long makes the engine not ready.

@@ -8,9 +8,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
+#include "common/utf8.h"
 #include "engine/passage_reader.h"
 #include "engine/readers.h"
-#include "engine/utf8.h"
 #include "model/sampler.h"
 
 namespace mneme {

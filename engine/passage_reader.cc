@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "engine/utf8.h"
+#include "common/utf8.h"
 
 namespace mneme {
 

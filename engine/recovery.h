@@ -5,7 +5,7 @@
 #ifndef MNEME_ENGINE_RECOVERY_H_
 #define MNEME_ENGINE_RECOVERY_H_
 
-#include <atomic>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -22,26 +22,24 @@ namespace mneme {
 // Thread-safe. What it borrows must outlive it.
 class Recovery {
  public:
-  Recovery(MemoryStore& store, Scheduler& scheduler, EngineMetrics& metrics, Clock& clock);
+  Recovery(const MemoryStore& store, Scheduler& scheduler, EngineMetrics& metrics, Clock& clock);
   ~Recovery();
 
-  // OK when over; UNAVAILABLE with the documents that are left until then, or when its thread
-  // failed.
+  // UNAVAILABLE when its thread failed. While it works the engine serves: what is left to derive
+  // has not been visible to anybody.
   absl::Status Health(absl::Duration stall_max) const;
 
  private:
   absl::Status Loop(BackgroundThread& thread);
 
-  MemoryStore& store_;
   Scheduler& scheduler_;
   EngineMetrics& metrics_;
   Clock& clock_;
   mutable absl::Mutex mutex_;
   absl::CondVar changed_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::atomic<bool> over_{false};
-  std::atomic<int64_t> documents_left_{0};
-  BackgroundThread thread_;  // last: it uses all of the above
+  std::vector<DocumentInfo> waiting_;  // newest last; the thread's, once it runs
+  BackgroundThread thread_;            // last: it uses all of the above
 };
 
 }  // namespace mneme

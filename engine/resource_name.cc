@@ -26,9 +26,10 @@ std::string Shown(absl::string_view text) {
 // Parses `collections.size()` pairs of collection and id.
 absl::StatusOr<ResourceName> Parse(absl::string_view name,
                                    absl::Span<const absl::string_view> collections) {
+  constexpr std::array<absl::string_view, 3> kIds = {"{tenant}", "{memory}", "{document}"};
   std::string form;
-  for (absl::string_view collection : collections) {
-    absl::StrAppend(&form, form.empty() ? "" : "/", collection, "/{", collection, "}");
+  for (size_t i = 0; i < collections.size(); ++i) {
+    absl::StrAppend(&form, i == 0 ? "" : "/", collections[i], "/", kIds[i]);
   }
   const std::vector<absl::string_view> parts = absl::StrSplit(name, '/');
   if (parts.size() != 2 * collections.size()) {

@@ -79,12 +79,19 @@ Scheduler::Scheduler(const SchedulerOptions& options, const Model& model, const 
 
 Scheduler::~Scheduler() { Stop(); }
 
+void Scheduler::StopSoon() {
+  absl::MutexLock lock(&mutex_);
+  stopping_ = true;
+  changed_.SignalAll();
+}
+
+bool Scheduler::stopping() const {
+  absl::MutexLock lock(&mutex_);
+  return stopping_;
+}
+
 void Scheduler::Stop() {
-  {
-    absl::MutexLock lock(&mutex_);
-    stopping_ = true;
-    changed_.SignalAll();
-  }
+  StopSoon();
   encode_thread_.reset();
   derive_thread_.reset();
 }
@@ -123,14 +130,6 @@ void Scheduler::Flush(DocumentId id, int64_t byte_end) {
   changed_.SignalAll();
 }
 
-void Scheduler::FlushAll() {
-  absl::MutexLock lock(&mutex_);
-  for (auto& [id, document] : documents_) {
-    document->flush_bytes = std::max(document->flush_bytes, document->durable_bytes);
-  }
-  changed_.SignalAll();
-}
-
 void Scheduler::Hold(DocumentId id) {
   absl::MutexLock lock(&mutex_);
   ++At(id).holds;
@@ -164,20 +163,6 @@ bool Scheduler::Done(DocumentId id) const {
   absl::MutexLock lock(&mutex_);
   const auto it = documents_.find(id);
   return it == documents_.end() || !HasWork(*it->second);
-}
-
-bool Scheduler::WaitIdle(absl::Time deadline) {
-  absl::MutexLock lock(&mutex_);
-  const auto idle = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return std::none_of(documents_.begin(), documents_.end(),
-                        [&](const auto& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-                          return HasWork(*entry.second);
-                        });
-  };
-  while (!idle()) {
-    if (changed_.WaitWithDeadline(&mutex_, deadline)) return idle();
-  }
-  return true;
 }
 
 absl::Status Scheduler::Health(absl::Duration stall_max) const {

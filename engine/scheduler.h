@@ -59,6 +59,10 @@ class Scheduler {
   Scheduler(const SchedulerOptions& options, const Model& model, const SegmentShape& shape,
             MemoryStore& store, EngineMetrics& metrics, Clock& clock, SchedulerHooks hooks);
   ~Scheduler();
+  // Lets the threads end after the step they are at, and returns at once: what is left to derive is
+  // left for the next start.
+  void StopSoon();
+  bool stopping() const;
   // Ends the threads. Idempotent; nothing is derived any more.
   void Stop();
 
@@ -68,7 +72,6 @@ class Scheduler {
   // Derives the text up to byte_end, once durable, without waiting for the document to be idle.
   // Nothing for a document without text to derive.
   void Flush(DocumentId document, int64_t byte_end);
-  void FlushAll();
   // Between Hold and Release the place in the text is kept in memory even when all is visible.
   void Hold(DocumentId document);
   void Release(DocumentId document);
@@ -85,8 +88,6 @@ class Scheduler {
 
   // True when all text of the document that is durable has become visible, or never will.
   bool Done(DocumentId document) const;
-  // Waits until no document has text to derive; false at the deadline (real time).
-  bool WaitIdle(absl::Time deadline);
   absl::Status Health(absl::Duration stall_max) const;
 
  private:

@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_format.h"
 #include "common/check.h"
-#include "engine/utf8.h"
+#include "common/utf8.h"
 
 namespace mneme {
 namespace {

@@ -37,6 +37,11 @@ absl::Status VisibilityBoard::Wait(DocumentId document, absl::string_view name,
                                               visible_bytes, " were asked for"));
     }
     RETURN_IF_ERROR(context.Check());
+    if (scheduler.stopping()) {
+      return absl::UnavailableError(absl::StrCat("the engine is draining; ", name,
+                                                 " is visible up to byte ", info->visible_bytes,
+                                                 ", ", visible_bytes, " were asked for"));
+    }
     scheduler.Flush(document, std::min(visible_bytes, info->durable_bytes));
     absl::MutexLock lock(&mutex_);
     if (notices == notices_) notified_.WaitWithTimeout(&mutex_, kCancelTick);

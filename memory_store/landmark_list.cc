@@ -1,6 +1,7 @@
 #include "memory_store/landmark_list.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <tuple>
 #include <utility>
@@ -18,6 +19,12 @@ SegmentOrder OrderOf(const S& segment) {
 }
 
 }  // namespace
+
+void CacheLineBytes::Append(const uint8_t* data, int64_t size) {
+  lines_.resize(static_cast<size_t>((size_ + size + sizeof(Line) - 1) / sizeof(Line)));
+  std::memcpy(reinterpret_cast<uint8_t*>(lines_.data()) + size_, data, static_cast<size_t>(size));
+  size_ += size;
+}
 
 void LandmarkSnapshot::Append(std::shared_ptr<const LandmarkBlock> block, size_t segment_begin,
                               size_t segment_end, int64_t landmark_bytes) {
@@ -96,7 +103,7 @@ void LandmarkList::AppendRows(const LandmarkSegment& segment, LandmarkBlock* blo
                              segment.byte_end, block->row_count(), row_count});
   block->byte_begin.insert(block->byte_begin.end(), segment.byte_begin.begin(),
                            segment.byte_begin.end());
-  block->rows.insert(block->rows.end(), segment.rows, segment.rows + row_count * landmark_bytes_);
+  block->rows.Append(segment.rows, row_count * landmark_bytes_);
 }
 
 void LandmarkList::Rebuild(size_t first, size_t last, absl::Span<const LandmarkSegment> segments) {
@@ -130,7 +137,7 @@ void LandmarkList::Put(const LandmarkSegment& segment) {
     // At the end: as ingest goes. Only a block that a snapshot has seen is copied.
     if (blocks_.empty() || blocks_.back()->row_count() + row_count > kBlockRows) {
       if (!blocks_.empty() && !blocks_.back()->in_snapshot) {
-        blocks_.back()->rows.shrink_to_fit();
+        blocks_.back()->rows.ShrinkToFit();
         blocks_.back()->byte_begin.shrink_to_fit();
       }
       blocks_.push_back(std::make_shared<LandmarkBlock>());

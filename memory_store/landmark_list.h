@@ -11,7 +11,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <new>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -20,21 +19,20 @@
 
 namespace mneme {
 
-// For std::vector: its elements begin on a cache line.
-template <typename T>
-struct CacheLineAllocator {
-  using value_type = T;
-  static constexpr std::align_val_t kAlignment{64};
+// Bytes that begin on a cache line and only grow. Thread-compatible.
+class CacheLineBytes {
+ public:
+  void Append(const uint8_t* data, int64_t size);
+  void ShrinkToFit() { lines_.shrink_to_fit(); }
+  const uint8_t* data() const { return reinterpret_cast<const uint8_t*>(lines_.data()); }
 
-  CacheLineAllocator() = default;
-  template <typename U>
-  CacheLineAllocator(const CacheLineAllocator<U>&) {}
+ private:
+  struct alignas(64) Line {
+    uint8_t bytes[64];
+  };
 
-  T* allocate(size_t count) {
-    return static_cast<T*>(::operator new(count * sizeof(T), kAlignment));
-  }
-  void deallocate(T* data, size_t) { ::operator delete(data, kAlignment); }
-  friend bool operator==(const CacheLineAllocator&, const CacheLineAllocator&) = default;
+  std::vector<Line> lines_;  // moved as blocks of memory, as a vector of bytes would not be
+  int64_t size_ = 0;
 };
 
 // Rows of consecutive segments. Thread-compatible; immutable once a snapshot holds it.
@@ -48,9 +46,9 @@ struct LandmarkBlock {
     int64_t row_count = 0;  // one a chunk, more than 0
   };
 
-  std::vector<Segment> segments;                           // ascending (document, segment_index)
-  std::vector<int64_t> byte_begin;                         // [row_count], first byte of each chunk
-  std::vector<uint8_t, CacheLineAllocator<uint8_t>> rows;  // [row_count, landmark_bytes]
+  std::vector<Segment> segments;    // ascending (document, segment_index)
+  std::vector<int64_t> byte_begin;  // [row_count], first byte of each chunk
+  CacheLineBytes rows;              // [row_count, landmark_bytes]
   bool in_snapshot = false;
 
   int64_t row_count() const { return static_cast<int64_t>(byte_begin.size()); }

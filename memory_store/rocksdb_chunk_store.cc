@@ -38,6 +38,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "common/log.h"
+#include "common/status_facts.h"
 #include "common/status_macros.h"
 #include "memory_store/chunk_store.h"
 #include "memory_store/data_directory.h"
@@ -60,7 +61,7 @@ absl::Status ToStatus(const rocksdb::Status& status, absl::string_view what) {
   if (status.ok()) return absl::OkStatus();
   const std::string message = absl::StrCat(what, ": ", status.ToString());
   if (status.IsNoSpace() || status.subcode() == rocksdb::Status::kSpaceLimit)
-    return absl::ResourceExhaustedError(message);
+    return WithStorageFull(absl::ResourceExhaustedError(message));
   if (status.IsNotFound()) return absl::NotFoundError(message);
   if (status.IsCorruption()) return absl::DataLossError(message);
   return absl::InternalError(message);
@@ -506,6 +507,8 @@ absl::Status RocksDbChunkStore::OpenDb(Metrics& metrics) {
   db_options.max_open_files = kOpenFilesMax;
   db_options.max_total_wal_size = kWalBytesMax;
   db_options.write_buffer_manager = memtables_;
+  // What is in memory is in the log too, but for the guard's record.
+  db_options.avoid_flush_during_shutdown = true;
   db_options.bytes_per_sync = 1 << 20;
   db_options.wal_bytes_per_sync = 1 << 20;
   db_options.info_log = std::make_shared<ForwardingLogger>();
@@ -574,9 +577,9 @@ absl::Status RocksDbChunkStore::CheckSpace(int64_t bytes) {
   const int64_t needed = bytes + static_cast<int64_t>(memtables_->memory_usage());
   if (free - needed >= options_.reserve_bytes) return absl::OkStatus();
   refused_writes_.Increment();
-  return absl::ResourceExhaustedError(absl::StrCat(
+  return WithStorageFull(absl::ResourceExhaustedError(absl::StrCat(
       "disk full: ", directory_->path(), " has ", free, " bytes free; this write needs ", needed,
-      " and ", options_.reserve_bytes, " are kept in reserve"));
+      " and ", options_.reserve_bytes, " are kept in reserve")));
 }
 
 absl::Status RocksDbChunkStore::Write(const WriteBatch& batch, Durability durability) {
@@ -676,7 +679,14 @@ absl::Status RocksDbChunkStore::Scan(
 }
 
 absl::Status RocksDbChunkStore::Flush() {
-  return ToStatus(db_->FlushWAL(/*sync=*/true), absl::StrCat("sync of ", directory_->path()));
+  // A synced write of nothing syncs what was written before. (FlushWAL would do without the write,
+  // but does not look whether the log had an error, and then ends the process.)
+  rocksdb::WriteBatch nothing;
+  nothing.PutLogData("sync");
+  rocksdb::WriteOptions write_options;
+  write_options.sync = true;
+  if (lenient_) return WriteLenient(write_options, &nothing);
+  return ToStatus(WriteToDb(write_options, &nothing), absl::StrCat("sync of ", directory_->path()));
 }
 
 }  // namespace

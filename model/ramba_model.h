@@ -52,6 +52,8 @@ class RambaModel : public Model {
 
  private:
   class State;
+  // The reference's RMSNorms over heads and landmarks do not follow the config's epsilon.
+  static constexpr float kHeadNormEps = 1e-5f;
   // A run of steps that one pass takes: [begin, end), and the row of the whole call where it
   // starts.
   struct StepRange;

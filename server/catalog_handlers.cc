@@ -84,7 +84,7 @@ absl::StatusOr<v1::Memory> CatalogHandlers::CreateMemory(const v1::CreateMemoryR
   }
   if (!request.memory().name().empty() && request.memory().name() != name.ToString()) {
     return FieldError("memory.name", request.memory().name(),
-                      absl::StrCat("\"", request.memory().name(), "\" is not ", name.ToString()));
+                      absl::StrCat(Quoted(request.memory().name()), " is not ", name.ToString()));
   }
   ASSIGN_OR_RETURN(const std::string result,
                    requests_.Run("CreateMemory", request.request_id(), Identity(request),
@@ -151,7 +151,7 @@ absl::StatusOr<v1::ListDocumentsResponse> CatalogHandlers::ListDocuments(
                      ParsePageToken("ListDocuments", request.parent(), request.page_token()));
     if (!absl::SimpleAtoi(position, &after)) {
       return FieldError("page_token", request.page_token(),
-                        absl::StrCat("\"", request.page_token(), "\" is damaged"));
+                        absl::StrCat(Quoted(request.page_token()), " is damaged"));
     }
   }
   ASSIGN_OR_RETURN(const std::vector<DocumentInfo> documents,

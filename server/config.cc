@@ -1,6 +1,7 @@
 #include "server/config.h"
 
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <limits>
@@ -21,6 +22,7 @@
 #include "absl/strings/strip.h"
 #include "common/log.h"
 #include "common/status_macros.h"
+#include "common/utf8.h"
 #include "server/listen_address.h"
 
 namespace mneme {
@@ -168,6 +170,9 @@ ConfigKey TenantsKey() {
               if (absl::Status status = CheckResourceId(id, "tenant"); !status.ok()) {
                 return NotAllowed(value, absl::StrCat(allowed, " (", status.message(), ")"));
               }
+              if (absl::c_linear_search(tenants, id)) {
+                return NotAllowed(value, absl::StrCat(allowed, " (", id, " stands there twice)"));
+              }
               tenants.emplace_back(id);
             }
             config.server.tenants = std::move(tenants);
@@ -314,6 +319,10 @@ const ConfigKey* FindKey(absl::string_view full_name) {
 
 absl::Status SetKey(const ConfigKey& key, absl::string_view value, absl::string_view source,
                     ServerConfig* config) {
+  if (absl::StrContains(value, '\0')) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": ", key.full_name(), ": the value has a NUL character"));
+  }
   if (absl::Status status = key.set(*config, value); !status.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat(source, ": ", key.full_name(), ": ", status.message()));
@@ -349,7 +358,7 @@ absl::Status ApplyYamlNode(const YAML::Node& root, absl::string_view source, Ser
   if (!root.IsMap()) {
     return absl::InvalidArgumentError(absl::StrCat(where(root), ": not a map of sections"));
   }
-  std::set<std::string> sections, seen;
+  std::set<std::string> sections, seen_sections, seen;
   for (const ConfigKey& key : ConfigKeys()) sections.insert(key.section);
   for (const auto& section : root) {
     const std::string section_name = section.first.IsScalar() ? section.first.Scalar() : "";
@@ -357,6 +366,10 @@ absl::Status ApplyYamlNode(const YAML::Node& root, absl::string_view source, Ser
       return absl::InvalidArgumentError(absl::StrCat(where(section.first), ": unknown section \"",
                                                      section_name,
                                                      "\": ", absl::StrJoin(sections, ", ")));
+    }
+    if (!seen_sections.insert(section_name).second) {
+      return absl::InvalidArgumentError(absl::StrCat(where(section.first), ": section \"",
+                                                     section_name, "\" stands there twice"));
     }
     if (section.second.IsNull()) continue;
     if (!section.second.IsMap()) {
@@ -385,7 +398,9 @@ absl::Status ApplyYamlNode(const YAML::Node& root, absl::string_view source, Ser
 absl::Status ApplyFile(const std::string& path, ServerConfig* config) {
   std::ifstream file(path, std::ios::binary);
   std::ostringstream contents;
-  if (!file || !(contents << file.rdbuf())) {
+  // An empty file cannot be inserted, but it was read; a folder opens, but cannot be read.
+  const bool is_empty = file.is_open() && file.peek() == EOF && !file.bad();
+  if (!is_empty && (!file || !(contents << file.rdbuf()))) {
     return absl::NotFoundError(absl::StrCat("--config: cannot read \"", path, "\""));
   }
   return ApplyYaml(contents.str(), path, config);
@@ -480,8 +495,19 @@ absl::Span<const ConfigKey> ConfigKeys() {
 }
 
 absl::Status ApplyYaml(absl::string_view yaml, absl::string_view source, ServerConfig* config) {
+  const size_t valid_bytes = ValidUtf8Prefix(yaml).valid_bytes;
+  if (valid_bytes < yaml.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": not valid UTF-8 at byte ", valid_bytes));
+  }
   try {  // yaml-cpp reports by exception
-    return ApplyYamlNode(YAML::Load(std::string(yaml)), source, config);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(yaml));
+    if (documents.size() > 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(source, ":", documents[1].Mark().line + 1,
+                       ": a second YAML document (after \"---\"): a configuration has one"));
+    }
+    return documents.empty() ? absl::OkStatus() : ApplyYamlNode(documents[0], source, config);
   } catch (const YAML::Exception& e) {
     return absl::InvalidArgumentError(
         absl::StrCat(source, ":", e.mark.line + 1, ": not YAML: ", e.msg));

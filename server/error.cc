@@ -5,7 +5,8 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "engine/utf8.h"
+#include "common/status_facts.h"
+#include "common/utf8.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
@@ -18,8 +19,13 @@ constexpr char kRetryInfoUrl[] = "type.googleapis.com/google.rpc.RetryInfo";
 constexpr char kBadRequestUrl[] = "type.googleapis.com/google.rpc.BadRequest";
 
 constexpr absl::Duration kUsualRetryDelay = absl::Seconds(1);
-// Values shown in metadata and messages, at most; longer ones are cut.
-constexpr size_t kShownBytesMax = 256;
+// Space on a full disk does not come back within a second.
+constexpr absl::Duration kStorageRetryDelay = absl::Seconds(5);
+// Longer texts are cut. gRPC's peers take 8 KiB of metadata, into which the message goes three
+// times: escaped (a byte beyond ASCII takes three), in the details, and as a field's description
+// (base64, four bytes for three). Two names of documents fit into one message.
+constexpr size_t kMessageBytesMax = 900;
+constexpr size_t kValueBytesMax = 256;
 
 // Text that may quote a client, fit for a protobuf string: bytes that are not UTF-8 become \xNN.
 std::string ValidText(absl::string_view text) {
@@ -33,9 +39,16 @@ std::string ValidText(absl::string_view text) {
   }
 }
 
-std::string Shown(absl::string_view value) {
-  return absl::StrCat(ValidText(value.substr(0, kShownBytesMax)),
-                      value.size() > kShownBytesMax ? "..." : "");
+// ValidText, of at most `bytes_max` bytes: what is longer is cut between two characters and ends in
+// an ellipsis.
+std::string Shown(absl::string_view value, size_t bytes_max) {
+  constexpr absl::string_view kEllipsis = "...";
+  // Text only grows when it is made valid: what lies beyond bytes_max is not shown.
+  std::string shown = ValidText(value.substr(0, bytes_max + 1));
+  if (shown.size() <= bytes_max) return shown;
+  shown.resize(Utf8CutBytes(shown, bytes_max - kEllipsis.size()));
+  absl::StrAppend(&shown, kEllipsis);
+  return shown;
 }
 
 template <typename Message>
@@ -74,12 +87,18 @@ absl::string_view UsualReason(absl::StatusCode code) {
 
 }  // namespace
 
+std::string Quoted(absl::string_view value) {
+  return absl::StrCat("\"", Shown(value, kValueBytesMax), "\"");
+}
+
 absl::Status WithReason(absl::Status status, absl::string_view reason,
                         const ErrorMetadata& metadata) {
   google::rpc::ErrorInfo info;
   info.set_reason(std::string(reason));
   info.set_domain(kDomain);
-  for (const auto& [key, value] : metadata) (*info.mutable_metadata())[key] = Shown(value);
+  for (const auto& [key, value] : metadata) {
+    (*info.mutable_metadata())[key] = Shown(value, kValueBytesMax);
+  }
   SetDetail(kErrorInfoUrl, info, &status);
   return status;
 }
@@ -98,7 +117,7 @@ absl::Status WithField(absl::Status status, absl::string_view field, absl::strin
   google::rpc::BadRequest bad;
   auto* violation = bad.add_field_violations();
   violation->set_field(std::string(field));
-  violation->set_description(ValidText(status.message()));
+  violation->set_description(Shown(status.message(), kMessageBytesMax));
   SetDetail(kBadRequestUrl, bad, &status);
   return WithReason(std::move(status), reason,
                     {{"field", std::string(field)}, {"value", std::string(value)}});
@@ -122,23 +141,27 @@ grpc::Status ToGrpcStatus(const absl::Status& status, absl::string_view method,
   absl::Status full = status;
   google::rpc::ErrorInfo info;
   if (!GetDetail(full, kErrorInfoUrl, &info)) {
-    info.set_reason(std::string(UsualReason(status.code())));
+    const bool is_storage_full = IsStorageFull(status);
+    info.set_reason(std::string(is_storage_full ? "STORAGE_FULL" : UsualReason(status.code())));
     info.set_domain(kDomain);
     const bool may_retry = status.code() == absl::StatusCode::kResourceExhausted ||
                            status.code() == absl::StatusCode::kUnavailable;
     if (may_retry && !full.GetPayload(kRetryInfoUrl).has_value()) {
-      full = WithRetryAfter(std::move(full), kUsualRetryDelay);
+      full =
+          WithRetryAfter(std::move(full), is_storage_full ? kStorageRetryDelay : kUsualRetryDelay);
     }
   }
   auto& metadata = *info.mutable_metadata();
   if (!method.empty()) metadata["method"] = std::string(method);
-  if (!resource.empty() && !metadata.contains("resource")) metadata["resource"] = Shown(resource);
+  if (!resource.empty() && !metadata.contains("resource")) {
+    metadata["resource"] = Shown(resource, kValueBytesMax);
+  }
   SetDetail(kErrorInfoUrl, info, &full);
 
   google::rpc::Status wire;
   wire.set_code(static_cast<int>(full.code()));
-  // A message may quote a name that a client sent: keep it valid UTF-8.
-  const std::string message = ValidText(full.message());
+  // A message may quote what a client sent.
+  const std::string message = Shown(full.message(), kMessageBytesMax);
   wire.set_message(message);
   for (const char* url : {kErrorInfoUrl, kBadRequestUrl, kRetryInfoUrl}) {
     const auto payload = full.GetPayload(url);

@@ -21,6 +21,10 @@ namespace mneme {
 
 using ErrorMetadata = std::map<std::string, std::string>;
 
+// A value for a message: in quotes, valid UTF-8, and in part ("begins so...") if long. What a
+// client sent goes into a message only so: an error must fit the 8 KiB of metadata that gRPC takes.
+std::string Quoted(absl::string_view value);
+
 // `status` with an ErrorInfo of this reason (UPPER_SNAKE_CASE) and metadata; replaces an earlier
 // one.
 absl::Status WithReason(absl::Status status, absl::string_view reason,
@@ -38,9 +42,10 @@ absl::Status FieldError(absl::string_view field, absl::string_view value,
 // The server takes no new calls, or breaks this one off, because it stops.
 absl::Status DrainingError();
 
-// Packs a status for the wire. An error without ErrorInfo gets one with the code's usual reason;
-// RESOURCE_EXHAUSTED and UNAVAILABLE without any details of their own get a RetryInfo. `method` and
-// `resource` become metadata unless empty.
+// Packs a status for the wire. An error without ErrorInfo gets one with the code's usual reason
+// (STORAGE_FULL for a full disk); RESOURCE_EXHAUSTED and UNAVAILABLE without any details of their
+// own get a RetryInfo. `method` and `resource` become metadata unless empty. Message and metadata
+// are cut where they are too long for gRPC's metadata.
 grpc::Status ToGrpcStatus(const absl::Status& status, absl::string_view method,
                           absl::string_view resource);
 

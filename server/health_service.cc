@@ -119,7 +119,7 @@ grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* cont
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   if (!IsKnown(request->service())) {
     reactor->Finish(ToGrpcStatus(
-        WithReason(absl::NotFoundError(absl::StrCat("no service \"", request->service(), "\"")),
+        WithReason(absl::NotFoundError(absl::StrCat("no service ", Quoted(request->service()))),
                    "SERVICE_UNKNOWN", {{"service", request->service()}}),
         "Check", ""));
     return reactor;

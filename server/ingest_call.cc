@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "common/status_facts.h"
 #include "common/status_macros.h"
 #include "server/error.h"
 #include "server/wire_message.h"
@@ -12,9 +13,11 @@
 namespace mneme {
 namespace {
 
-// Errors of the writer, with the reason that a client can act on.
+// Errors of the writer, with the reason that a client can act on. `byte_offset`: where the refused
+// bytes begin, unless the writer says which one is wrong.
 absl::Status WithIngestReason(const absl::Status& status, int64_t byte_offset) {
-  const ErrorMetadata metadata = {{"byte_offset", absl::StrCat(byte_offset)}};
+  const ErrorMetadata metadata = {
+      {"byte_offset", absl::StrCat(ByteOffsetOf(status).value_or(byte_offset))}};
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
       return WithReason(status, "TEXT_INVALID", metadata);
@@ -31,9 +34,6 @@ absl::Status WithIngestReason(const absl::Status& status, int64_t byte_offset) {
 
 // Errors that come while text is on its way to the disk.
 absl::Status WithBrokenReason(const absl::Status& status) {
-  if (absl::IsResourceExhausted(status)) {
-    return WithRetryAfter(WithReason(status, "STORAGE_FULL"), absl::Seconds(5));
-  }
   if (absl::IsNotFound(status)) return WithReason(status, "DOCUMENT_DELETED");
   return status;
 }
@@ -135,16 +135,18 @@ void IngestCall::Step(const Events& events) {
   }
   if (!ending_) {
     absl::Status status;
+    held_ |= events.message;
     if (events.draining) {
       status = DrainingError();
-    } else if (events.message) {
+    } else if (held_ && (writer_ == nullptr || writer_->ready())) {
+      held_ = false;
       status = TakeMessage();
     } else if (events.half_closed) {
       status = HalfClose();
     }
     if (!status.ok() || events.half_closed) {
       BeginEnd(std::move(status));
-    } else if (!reading_ && writer_->ready()) {
+    } else if (!reading_ && !held_) {
       Read();
     }
   }
@@ -161,7 +163,7 @@ absl::Status IngestCall::TakeMessage() {
   } else if (!request.document().empty() && request.document() != document_) {
     return FieldError(
         "document", request.document(),
-        absl::StrCat("\"", request.document(), "\" is not the stream's document ", document_));
+        absl::StrCat(Quoted(request.document()), " is not the stream's document ", document_));
   }
   const int64_t text_bytes = static_cast<int64_t>(request.text().size());
   if (text_bytes > kIngestTextBytesMax) {

@@ -2,7 +2,8 @@
 //
 // gRPC's and the engine's threads only note what happened and wake the stream; one worker thread at
 // a time then takes the next step. At most one message is read ahead: while the writer is not ready
-// no read is started, so the client is held back by gRPC's flow control. Acks carry the latest
+// it is held and no other read is started, so the client is held back by gRPC's flow control; the
+// end of the stream is seen all the same. Acks carry the latest
 // progress; one is being written at a time.
 
 #ifndef MNEME_SERVER_INGEST_CALL_H_
@@ -96,6 +97,7 @@ class IngestCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   bool wait_visible_ = false;
   bool sealed_ = false;
   bool reading_ = true;  // a read is outstanding
+  bool held_ = false;    // a message lies in read_buffer_ until the writer is ready
   bool ending_ = false;
   absl::Status outcome_;
   int64_t settled_bytes_ = 0;      // becomes durable before the end, when ending

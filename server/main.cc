@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -159,6 +160,9 @@ int Main(const std::vector<std::string>& args, const std::vector<std::string>& e
   LogLevel level = LogLevel::kInfo;
   ParseLogLevel(command->config.log_level, &level);
   SetLogLevel(level);
+  // Distributions build abseil with its search for cycles of locks, which costs a global lock at
+  // each.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   const absl::Status status = Serve(command->config);
   if (!status.ok()) return fail(status, kExitError);
   LogInfo("server", "stopped");

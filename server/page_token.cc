@@ -42,18 +42,18 @@ absl::StatusOr<std::string> ParsePageToken(absl::string_view method, absl::strin
   std::string bytes;
   if (!absl::WebSafeBase64Unescape(token, &bytes) || bytes.size() < kHeaderBytes ||
       bytes[0] != kVersion) {
-    return FieldError("page_token", token, absl::StrCat("\"", token, "\" is no page token"));
+    return FieldError("page_token", token, absl::StrCat(Quoted(token), " is no page token"));
   }
   const absl::string_view all = bytes;
   const absl::string_view head = all.substr(0, 5);
   const absl::string_view position = all.substr(kHeaderBytes);
   if (BigEndian(Crc32c(position, Crc32c(head))) != all.substr(5, 4)) {
-    return FieldError("page_token", token, absl::StrCat("\"", token, "\" is damaged"));
+    return FieldError("page_token", token, absl::StrCat(Quoted(token), " is damaged"));
   }
   if (head.substr(1) != ListIdentity(method, parent)) {
     return FieldError(
         "page_token", token,
-        absl::StrCat("\"", token, "\" belongs to another list than ", method, " of ", parent));
+        absl::StrCat(Quoted(token), " belongs to another list than ", method, " of ", parent));
   }
   return std::string(position);
 }

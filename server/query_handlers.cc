@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "server/error.h"
@@ -34,11 +35,13 @@ void Fill(const StageSeconds& seconds, v1::Timing* timing) {
   timing->set_total_seconds(seconds.total);
 }
 
-// `value` if in 0 (meaning `usual`) .. max.
+// `value` if in 0 (meaning `usual`, which may be 0 itself) .. max.
 absl::StatusOr<int> CountOrUsual(absl::string_view field, int value, int usual, int max) {
   if (value < 0 || value > max) {
     return FieldError(field, absl::StrCat(value),
-                      absl::StrCat(value, " is not in 1 .. ", max, " (0 means ", usual, ")"));
+                      usual > 0
+                          ? absl::StrCat(value, " is not in 1 .. ", max, " (0 means ", usual, ")")
+                          : absl::StrCat(value, " is not in 0 .. ", max));
   }
   return value == 0 ? usual : value;
 }
@@ -87,7 +90,12 @@ absl::StatusOr<v1::ScoreResponse> QueryHandlers::Score(const v1::ScoreRequest& r
                    check_.Memories(request.memories(), 0, limits_.memories_per_read_max));
   if (request.text().empty()) return FieldError("text", "", "is empty: at least 1 byte");
   options.prompt = request.prompt();
-  options.text = request.text();
+  // The network begins an answer with the space that parts it from the question, which Generate
+  // leaves out: with it the score is that of the answer as it was generated.
+  const bool begins_answer =
+      !request.prompt().empty() &&
+      !absl::ascii_isspace(static_cast<unsigned char>(request.text().front()));
+  options.text = absl::StrCat(begins_answer ? " " : "", request.text());
   ASSIGN_OR_RETURN(options.barriers, check_.Barriers(request.barriers()));
 
   ASSIGN_OR_RETURN(const ScoreResult result, engine_.Score(options, context));

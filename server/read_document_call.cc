@@ -66,17 +66,18 @@ absl::Status ReadDocumentCall::Open(const grpc::ByteBuffer& bytes) {
     return FieldError("byte_begin", absl::StrCat(request.byte_begin()),
                       absl::StrCat(request.byte_begin(), " is negative"));
   }
-  ASSIGN_OR_RETURN(const DocumentInfo info, engine_.GetDocument(name_));
-  next_ = request.byte_begin();
-  end_ = request.byte_end() == 0 ? info.durable_bytes : request.byte_end();
-  if (request.byte_end() < 0 || (request.byte_end() != 0 && end_ < next_)) {
+  if (request.byte_end() != 0 && request.byte_end() < request.byte_begin()) {
     return FieldError(
         "byte_end", absl::StrCat(request.byte_end()),
         absl::StrCat(request.byte_end(), " is before byte_begin ", request.byte_begin()));
   }
-  if (next_ > info.durable_bytes || end_ > info.durable_bytes) {
-    return WithReason(absl::OutOfRangeError(absl::StrCat("bytes ", next_, " .. ", end_, " of ",
-                                                         name_, ": it has ", info.durable_bytes)),
+  ASSIGN_OR_RETURN(const DocumentInfo info, engine_.GetDocument(name_));
+  next_ = request.byte_begin();
+  end_ = request.byte_end() == 0 ? info.durable_bytes : request.byte_end();
+  if (const int64_t wanted = std::max(next_, end_); wanted > info.durable_bytes) {
+    return WithReason(absl::OutOfRangeError(absl::StrCat(
+                          request.byte_end() == 0 ? "byte_begin " : "byte_end ", wanted,
+                          " is beyond the ", info.durable_bytes, " bytes of ", name_)),
                       "OFFSET_OUT_OF_RANGE", {{"durable_bytes", absl::StrCat(info.durable_bytes)}});
   }
   return absl::OkStatus();

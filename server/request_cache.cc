@@ -34,13 +34,13 @@ absl::StatusOr<std::string> RequestCache::Run(
     if (!is_new) {
       if (entry->second.request_hash != request_hash) {
         return FieldError("request_id", request_id,
-                          absl::StrCat("\"", request_id, "\" was used with another request"));
+                          absl::StrCat(Quoted(request_id), " was used with another request"));
       }
       if (entry->second.done) return entry->second.result;
       return WithRetryAfter(
-          WithReason(
-              absl::AbortedError(absl::StrCat("request_id \"", request_id, "\" is still running")),
-              "REQUEST_RUNNING", {{"request_id", std::string(request_id)}}),
+          WithReason(absl::AbortedError(
+                         absl::StrCat("request_id ", Quoted(request_id), " is still running")),
+                     "REQUEST_RUNNING", {{"request_id", std::string(request_id)}}),
           absl::Milliseconds(100));
     }
     entry->second.request_hash = request_hash;

@@ -8,7 +8,7 @@
 #include <grpcpp/support/slice.h>
 
 #include "absl/strings/str_cat.h"
-#include "engine/utf8.h"
+#include "common/utf8.h"
 #include "server/error.h"
 
 namespace mneme {

@@ -22,7 +22,7 @@ from training import bundle, needles
 from training.bm25 import Bm25, word_chunks
 from training.corpus import Lexicon, open_text
 from training.memory import LargeMemory
-from training.rows import Memory
+from training.rows import Memory, Part
 from training.tokenizer import Tokenizer
 
 SEGMENT = 4096
@@ -188,6 +188,25 @@ class Evaluation:
             said += [self.tokenizer.decode(r[b:]) for r, b in zip(rows, begins)]
         return said
 
+    def other_text(self, path, count, prompt=24, answer=8, seed=3):
+        """Text of another kind: English facts among it, one a segment, and verbatim recall: some tokens of it, what followed?
+        There, recall looks for the chunk that holds the first token of the answer."""
+        ids, rng = np.array(self.tokenizer.encode(Path(path).read_text(encoding='utf-8')), np.int32), random.Random(seed)
+        segments = min(256, len(ids) // SEGMENT)
+        made, chunks = needles.dense_needles(self.tokenizer, self.lex, rng, segments), Memory(self.tokenizer, 0, self.chunk)
+        memory, rows = self.memory(segments * SEGMENT), []
+        for i, needle in enumerate(made):
+            rows.append(insert(ids[i * SEGMENT:(i + 1) * SEGMENT].astype(np.int64), needle.statements, rng, i * SEGMENT))
+        for at in range(0, segments, BATCH_ROWS):
+            memory.ingest(torch.from_numpy(np.stack(rows[at:at + BATCH_ROWS])).to(self.device))
+        text, asked = np.concatenate(rows), [(n.prompt, n.parts(self.tokenizer, chunks)) for n in made[::max(1, segments // count)]]
+        for _ in range(count):
+            at = rng.randrange(prompt, len(text) - answer)
+            asked.append((text[at - prompt:at].tolist(), [Part(text[at:at + answer].tolist(), chunks.chunks(at, at + 1))]))
+        answers, facts_asked = self.ask(memory, asked), len(asked) - count
+        return [dict(size=size_name(segments * SEGMENT), family=f'{Path(path).stem}: {"dense" if i < facts_asked else "verbatim"}', depth=0.5,
+                     **judged(parts, a)) for i, ((_, parts), a) in enumerate(zip(asked, answers))]
+
     def perplexity(self, lengths, readers=32, reader_tokens=1024):
         """Of `readers` windows of held-out books, each with the `length` tokens before it as memory, for each length."""
         text = np.concatenate(self.books)
@@ -314,6 +333,7 @@ if __name__ == '__main__':
     parser.add_argument('--set-tokens', default='1M')
     parser.add_argument('--answers', type=int, default=256)
     parser.add_argument('--perplexity', nargs='*', default=['0K', '4K', '64K', '1M'])
+    parser.add_argument('--other', nargs='*', default=[], help='text files of other kinds (code, another language)')
     parser.add_argument('--hay-tokens', type=int, default=6_000_000)
     args = parser.parse_args()
     torch.set_float32_matmul_precision('high')
@@ -336,6 +356,9 @@ if __name__ == '__main__':
     if args.perplexity:
         report['perplexity'] = evaluation.perplexity([parse_size(s) for s in args.perplexity])
         finish('perplexity')
+    for path in args.other:
+        report['dense'] += evaluation.other_text(path, args.questions_each)
+        finish(path)
     if args.sizes:
         report['needles'] = evaluation.needles([parse_size(s) for s in args.sizes], args.questions_each)
         finish('needles')

@@ -113,11 +113,15 @@ class Theme:
     used: set = field(default_factory=set)
     keys: list = field(default_factory=list)
 
-    def fact(self, rng):
-        """A fact whose identity no other fact of the theme has."""
+    def fact(self, rng, fresh=False):
+        """A fact whose identity no other fact of the theme has; a fresh one has a key unlike the others', of its own."""
         shapes = words.KEYS | words.HELD_OUT_KEYS
         for _ in range(50):
-            if self.keys and rng.random() < self.near:
+            if fresh:
+                key = shapes[rng.choice(self.key_shapes)](rng, self.lex)
+                if key in self.keys:
+                    continue
+            elif self.keys and rng.random() < self.near:
                 key = words.near_duplicate(rng, self.lex, rng.choice(self.keys))
             elif self.keys and (len(self.relations) > 1 or self.contexts) and rng.random() < 0.4:
                 key = rng.choice(self.keys)
@@ -128,7 +132,8 @@ class Theme:
             if fact.identity not in self.used:
                 break
         self.used.add(fact.identity)
-        self.keys.append(key)
+        if not fresh:
+            self.keys.append(key)
         return fact
 
     def state(self, rng, fact, frames=None):
@@ -214,14 +219,14 @@ def theme(rng, lex, held_out=False, style=None, fragments=()):
     if style == 'context':
         make = rng.choice((lambda: words.person(rng, lex), lambda: words.pseudo_word(rng).capitalize(), lambda: f'the {rng.choice(lex.nouns)}'))
         contexts = sorted({make() for _ in range(rng.choice((3, 8, 20)))})
-    chosen = rng.sample(shapes, rng.choice((1, 1, 2, 4)))
+    chosen = rng.sample(shapes, min(len(shapes), rng.choice((1, 1, 2, 4, 8))))
     if not held_out and rng.random() < 0.5:
         chosen[0] = 'compound'
     return Theme(lex, style, chosen, rng.sample(list(words.VALUES), rng.choice((1, 1, 2, 4))),
-                 [relation(rng, lex, held_out) for _ in range(rng.choice((1, 1, 2, 5)))], contexts,
+                 [relation(rng, lex, held_out) for _ in range(rng.choice((1, 1, 2, 5, 20)))], contexts,
                  rng.sample(frames, min(len(frames), rng.choice((1, 2, 4, 12)))), rng.sample(questions, min(len(questions), rng.choice((2, 4, 12)))),
                  near=rng.choice((0, 0, 0.3, 0.6)),
-                 loose=rng.choice((0.2, 0.5, 0.8, 1.0)) if fragments else 0.0, fragments=list(fragments))
+                 loose=rng.choice((0.1, 0.4, 0.7, 1.0)) if fragments else 0.0, fragments=list(fragments))
 
 
 class Pool:

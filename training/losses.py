@@ -4,13 +4,17 @@ Text and answers: cross-entropy of the next token. Retrieval: at the `<a>` token
 that holds the answer must score highest among the chunks of *all* rows of the batch (in-batch negatives), and scores are
 calibrated around zero, because stick-breaking reads a chunk with weight sigmoid(score) before any older one: a wrong newer
 chunk with a score above zero would take the weight of the right one, and in a memory of millions of chunks there is always
-a newer one. So gold chunks are pushed above zero and the sum of exp(score) over all others below one."""
+a newer one. So gold chunks are pushed above zero and the sum of exp(score) over all others below one.
+
+A batch has a few thousand chunks, a memory millions. Two things stand for the rest: `Recent`, the landmarks of the last steps
+(cross-batch memory: arXiv 1912.06798), which are negatives without gradient; and `crowd`, how many like it each negative stands for."""
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from training.rows import GOLD, IGNORED
+from training.rows import FIRST, GOLD, IGNORED, KINDS, SWITCH
 
 
 @dataclass
@@ -19,11 +23,30 @@ class LossWeights:
     answer: float = 1.0
     retrieval: float = 0.5       # at <a>
     later: float = 0.25          # at later answer tokens
-    unrelated: float = 0.05      # plain text against the chunks of other rows
+    switch: float = 0.25         # where an answer goes on from another chunk
+    unrelated: float = 0.15      # plain text against the chunks of other rows
+    crowd: float = 8.0           # chunks of a large memory for which each negative stands
     calibration: float = 1.0     # of the terms around zero beside the contrast; training raises it from 0 at the beginning
 
 
-def retrieval_terms(scores, gold, own_row, own_row_only, calibration=1.0):
+class Recent:
+    """Landmarks of the last `steps` steps, oldest replaced first. `skip` steps go by before any is kept: those of a young network
+    are no use a moment later."""
+
+    def __init__(self, steps, skip=0):
+        self.steps, self.skip, self.kept = steps, skip, []
+
+    def push(self, landmarks):
+        """landmarks [K,R] of one step."""
+        self.skip -= 1
+        if self.skip < 0:
+            self.kept = [*self.kept, landmarks.detach()][-self.steps:] if self.steps else []
+
+    def rows(self):
+        return self.kept
+
+
+def retrieval_terms(scores, gold, own_row, own_row_only, calibration=1.0, crowd=1.0):
     """Loss of each query and whether its best chunk is right.
     scores [n, K] of n queries against all K chunks; gold [n, C] uint8 of the own row's chunks; own_row [n] where those
     begin in K; own_row_only [n] bool. -> (loss [n], hit [n])"""
@@ -34,15 +57,15 @@ def retrieval_terms(scores, gold, own_row, own_row_only, calibration=1.0):
     kind.scatter_(1, columns, gold)
     positive = kind == GOLD
     gold_mass = scores.masked_fill(~positive, float('-inf')).logsumexp(-1)
-    rest_mass = scores.masked_fill(kind != 0, float('-inf')).logsumexp(-1)
+    rest_mass = scores.masked_fill(kind != 0, float('-inf')).logsumexp(-1) + calibration * math.log(crowd)
     loss = F.softplus(rest_mass - gold_mass) + calibration * (F.softplus(-gold_mass) + F.softplus(rest_mass))
     best = scores.masked_fill(kind == IGNORED, float('-inf')).argmax(-1, keepdim=True)
     return loss, positive.gather(1, best).squeeze(1)
 
 
-def batch_loss(model, batch, weights, gather_landmarks=None):
+def batch_loss(model, batch, weights, gather_landmarks=None, recent=None):
     """Loss of one batch (see batches.collate) and a dict of detached figures for the log.
-    gather_landmarks: landmarks [K,R] -> those of the other processes."""
+    gather_landmarks: landmarks [K,R] -> those of the other processes. recent: Recent, or None."""
     hidden, queries, landmarks = model(batch['memory'], batch['memory_segment'], batch['reader'], batch['reader_segment'])
     logits = model.logits(hidden)
     loss = F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), batch['label'].view(-1), reduction='none').view(batch['label'].shape)
@@ -51,26 +74,40 @@ def batch_loss(model, batch, weights, gather_landmarks=None):
     with torch.autocast(hidden.device.type, enabled=False):
         flat = landmarks.float().reshape(-1, landmarks.shape[-1])
         everyone = torch.cat([flat, gather_landmarks(flat)]) if gather_landmarks else flat
+        if recent:
+            now, everyone = everyone, torch.cat([everyone, *recent.rows()])
+            recent.push(now)
         asked = queries.float().reshape(-1, queries.shape[-1])
-        at, first = batch['query_at'], batch['query_first']
+        at, first, switch = batch['query_at'], batch['query_is'] == FIRST, batch['query_is'] == SWITCH
         own_row = torch.div(at, queries.shape[1], rounding_mode='floor') * landmarks.shape[1]
-        each, hit = retrieval_terms(model.score(asked[at], everyone), batch['gold'], own_row, batch['own_row_only'], weights.calibration)
+        each, hit = retrieval_terms(model.score(asked[at], everyone), batch['gold'], own_row, batch['own_row_only'],
+                                    weights.calibration, weights.crowd)
         at_a = (each * first).sum() / first.sum().clamp(min=1)
         later = (each * ~first).sum() / (~first).sum().clamp(min=1)
-        unrelated = unrelated_loss(model, asked, flat, batch['text_at'], queries.shape[1], landmarks.shape[1])
-    total = (weights.text * text + weights.answer * answer + weights.retrieval * at_a + weights.later * later
+        at_switch = (each * switch).sum() / switch.sum().clamp(min=1)
+        unrelated = unrelated_loss(model, asked, everyone, weights.crowd, batch['text_at'], queries.shape[1], landmarks.shape[1])
+    total = (weights.text * text + weights.answer * answer + weights.retrieval * at_a + weights.later * later + weights.switch * at_switch
              + weights.calibration * weights.unrelated * unrelated)
     exact = batch['answer_weight'] >= 1
-    figures = {'text': text, 'answer': loss[exact].mean(), 'correct': (logits.argmax(-1) == batch['label'])[exact].float().mean(),
-               'retrieval': at_a, 'later': later, 'hit': hit[first].float().mean(), 'unrelated': unrelated}
+    figures = {'text': text, 'answer': share(loss, exact), 'correct': share(logits.argmax(-1) == batch['label'], exact), 'retrieval': at_a,
+               'later': later, 'switch': at_switch, 'unrelated': unrelated, 'hit': share(hit, first), 'hit_switch': share(hit, switch)}
+    for number, name in enumerate(KINDS):
+        if name:
+            figures[f'hit_{name}'] = share(hit, first & (batch['query_kind'] == number))
     return total, {k: v.detach() for k, v in figures.items()}
 
 
-def unrelated_loss(model, queries, landmarks, at, reader_tokens, chunks):
-    """Plain text must not find anything in other rows: softplus(log sum exp score) over their chunks. at [n]: positions."""
+def share(values, mask):
+    """Mean of `values` where `mask` is; NaN where it is nowhere. (Indexing with a mask would wait for the GPU.)"""
+    return (values * mask).sum() / mask.sum()
+
+
+def unrelated_loss(model, queries, landmarks, crowd, at, reader_tokens, chunks):
+    """Plain text must not find anything in other rows: softplus(log sum exp score) over their chunks. landmarks [K,R], those of
+    the own rows first; at [n]: positions."""
     if len(at) == 0:
         return queries.sum() * 0
     scores = model.score(queries[at], landmarks)
     row = torch.div(at, reader_tokens, rounding_mode='floor')
     own = torch.div(torch.arange(scores.shape[1], device=at.device), chunks, rounding_mode='floor') == row[:, None]
-    return F.softplus(scores.masked_fill(own, float('-inf')).logsumexp(-1)).mean()
+    return F.softplus(scores.masked_fill(own, float('-inf')).logsumexp(-1) + math.log(crowd)).mean()

@@ -58,14 +58,15 @@ class Maker:
 
     def passkey(self):
         """RULER's pass key sentence; the key makes 64 questions about one memory possible."""
-        fact = facts.Fact('sentence', 'pass key', self.sentence.fact(self.rng).key, '', words.digits(self.rng, 5, 6))
+        fact = facts.Fact('sentence', 'pass key', self.sentence.fact(self.rng, fresh=True).key, '', words.digits(self.rng, 5, 6))
         text, starts = facts.fill('The pass key for {K} is {V}. Remember it. {V} is the pass key for {K}.', fact)
         question = facts.fill('What is the pass key for {K}? The pass key is', fact)[0]
         statement = Statement(self.tokenizer, text, starts, fact.value)
         return Needle('passkey', [statement], self.tokenizer.encode(question), [fact.value], [statement])
 
     def single(self):
-        fact = self.sentence.fact(self.rng)
+        """A key of its own, as in RULER's single needle: near-duplicates are multi_key's and dense's."""
+        fact = self.sentence.fact(self.rng, fresh=True)
         return self.one('single', self.sentence, fact, self.state(self.sentence, fact))
 
     def multi_key(self):

@@ -19,7 +19,7 @@ def continuation(rng, tokenizer, ids, position, chunks_of):
     if '\ufffd' in tail or not tail.strip():
         return None
     first = position + prompt
-    return Question([int(i) for i in ids[:prompt]], split_by_chunk(tokenizer, tail, first, answer, chunks_of), weight=0.5)
+    return Question([int(i) for i in ids[:prompt]], split_by_chunk(tokenizer, tail, first, answer, chunks_of), kind='continuation', weight=0.5)
 
 
 def split_by_chunk(tokenizer, text, first, count, chunks_of):
@@ -61,7 +61,7 @@ def keyword_question(rng, tokenizer, lex, ids, position, chunks_of):
     gold = chunks_of(position + a, position + b)
     whole = tokenizer.token_span(ids, text, begin, end - begin)
     ignored = chunks_of(position + whole[0], position + whole[1]) - gold
-    return Question(tokenizer.encode(question), [Part(tokenizer.encode_answer(answer), gold, ignored)], weight=0.3)
+    return Question(tokenizer.encode(question), [Part(tokenizer.encode_answer(answer), gold, ignored)], kind='keywords', weight=0.3)
 
 
 def sentence_span(rng, text):

@@ -4,6 +4,7 @@ A record is {source, title, context, qas: [{q, a, alt, start}]}; `start` is a ch
 for spans only. bAbI has {facts, qas: [{q, a, upto, support}]} instead."""
 import json
 
+from training import renaming
 from training.prose import split_by_chunk
 from training.rows import Part, Question
 
@@ -54,6 +55,8 @@ class QuestionSets:
         if self.alone and rng.random() < 0.35:
             records.insert(rng.randrange(min(5, len(records) + 1)), rng.choice(self.alone))
         for record in records:
+            if rng.random() < 0.6 and not record['source'].startswith(ALONE):
+                record = renamed_record(rng, world.lex, record)
             ids = world.tokenizer.encode(record['context'])[:PASSAGE_TOKENS_MAX]
             if memory.room < 2 * world.chunk_size:
                 break
@@ -62,7 +65,7 @@ class QuestionSets:
             position = memory.append(ids)
             asked = record['qas']
             for qa in rng.sample(asked, min(3, len(asked))):
-                question = as_question(world.tokenizer, memory, record, qa, ids, position)
+                question = as_question(world.tokenizer, memory, record, qa, ids, position, reworded(rng, world.lex, qa['q']))
                 if question:
                     questions.append(question)
         return memory, questions
@@ -90,7 +93,30 @@ def babi_stories(record):
     return stories
 
 
-def as_question(tokenizer, memory, record, qa, ids, position):
+def renamed_record(rng, lex, record):
+    """The record with other names and years, in passage, questions and answers alike."""
+    names = renaming.renamed(rng, lex, record['context'])
+    context, asked = renaming.apply(names, record['context']), []
+    for qa in record['qas']:
+        made = {'q': renaming.apply(names, qa['q']), 'a': renaming.apply(names, qa['a'] or '')}
+        if qa.get('start') is not None:
+            start = len(renaming.apply(names, record['context'][:qa['start']]))
+            if context[start:start + len(made['a'])] == made['a']:   # not where the answer begins inside a name
+                made['start'] = start
+        asked.append(made)
+    return {'source': record['source'], 'context': context, 'qas': asked}
+
+
+def reworded(rng, lex, question):
+    """The question as people type it: often in lower case, without a question mark, at times its rarer words alone."""
+    if rng.random() < 0.1:
+        kept = [w for w in question.rstrip('?').split() if lex.weight(w) > 1.5 or w[0].isupper()]
+        question = ' '.join(kept) if len(kept) > 2 else question
+    question = question.lower() if rng.random() < 0.45 else question
+    return question.rstrip('?').rstrip() if rng.random() < 0.4 else question
+
+
+def as_question(tokenizer, memory, record, qa, ids, position, asked=None):
     """One question -> Question, or None where the answer lies past the end of the kept passage.
     Gold: the chunk of the answer's span where it has one, else every chunk of the passage."""
     text, answer = record['context'], qa['a']
@@ -106,7 +132,7 @@ def as_question(tokenizer, memory, record, qa, ids, position):
             return None
         gold = memory.chunks(position + first, position + min(last, len(ids)))
     answer = answer or ' '.join(text.split()[:12])
-    return Question(tokenizer.encode(qa['q']), [Part(tokenizer.encode_answer(answer)[:ANSWER_TOKENS_MAX], gold, whole - gold)],
+    return Question(tokenizer.encode(asked or qa['q']), [Part(tokenizer.encode_answer(answer)[:ANSWER_TOKENS_MAX], gold, whole - gold)],
                     own_row_only=record['source'].startswith(ALONE), weight=0.3)
 
 

@@ -7,6 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 IGNORED, GOLD = 2, 1            # values of Row.gold
+FIRST, LATER, SWITCH = 1, 2, 3  # values of Row.query; SWITCH: the answer goes on from another chunk
+SWITCH_TOKENS = 2               # a value's first tokens: the space piece that SentencePiece may write, and the value's own
+
+
+# Families whose retrieval the log shows one by one.
+KINDS = ['', 'single', 'multi_query', 'multi_value', 'updates', 'chains', 'two_hops', 'keywords', 'continuation', 'real_questions', 'dialogue']
 
 
 @dataclass
@@ -22,6 +28,7 @@ class Question:
     prompt: list                 # token ids between <q> and <a>
     parts: list                  # [Part]
     own_row_only: bool = False   # ambiguous outside its own memory: other rows are no negatives
+    kind: str = ''               # family, for the log
     weight: float = 1.0          # of its answer tokens in the loss
 
 
@@ -35,7 +42,8 @@ class Row:
     label: np.ndarray            # int64 [L]
     text_weight: np.ndarray      # float32 [L], of plain text
     answer_weight: np.ndarray    # float32 [L], of answers
-    query: np.ndarray            # uint8 [L]: 0 none, 1 at <a>, 2 later in an answer
+    query: np.ndarray            # uint8 [L]: 0 none, FIRST at <a>, LATER or SWITCH in an answer
+    kind: np.ndarray             # uint8 [L]: KINDS of the question at its <a>
     gold: np.ndarray             # uint8 [L, C]
     own_row_only: np.ndarray     # bool [L]
 
@@ -85,19 +93,18 @@ def finish_row(tokenizer, memory, questions, reader_max):
         if len(ids) + len(block) > length + 1:
             continue
         at = len(ids) + len(question.prompt) + 1               # position of <a>
-        row.query[at] = 1
-        for part in question.parts:
-            for _ in part.ids:
+        row.query[at], row.kind[at] = FIRST, KINDS.index(question.kind)
+        for number_of_part, part in enumerate(question.parts):
+            for offset in range(len(part.ids)):
                 row.answer_weight[at] = question.weight
                 row.own_row_only[at] = question.own_row_only
-                row.query[at] = row.query[at] or 2
-                row.gold[at, [c for c in part.ignored if c < chunks]] = IGNORED
-                row.gold[at, list(part.gold)] = GOLD
-                if not part.gold:
-                    row.query[at] = 0
+                begins = number_of_part > 0 and offset < SWITCH_TOKENS
+                mark(row, at, part, row.query[at] or (SWITCH if begins else LATER), chunks)
                 at += 1
-        if at < length:
-            row.answer_weight[at] = question.weight            # <doc> ends the answer
+        if at < length:                                        # <doc> ends the answer; only the chunk that was read last tells
+            row.answer_weight[at] = question.weight
+            row.own_row_only[at] = question.own_row_only
+            mark(row, at, question.parts[-1], LATER, chunks)
         ids += block
         segment += [number + 1] * len(block)
     padding = length + 1 - len(ids)
@@ -105,6 +112,13 @@ def finish_row(tokenizer, memory, questions, reader_max):
     row.reader, row.label = ids[:-1], ids[1:]
     row.reader_segment = np.array(segment + [len(questions) + 1] * padding, np.int64)[:-1]
     return row
+
+
+def mark(row, at, part, query, chunks):
+    """Position `at` of the reader must find the gold chunks of `part`."""
+    row.query[at] = query if part.gold else 0
+    row.gold[at, [c for c in part.ignored if c < chunks]] = IGNORED
+    row.gold[at, list(part.gold)] = GOLD
 
 
 def finish_text_row(memory, text, length, chunks):
@@ -117,5 +131,5 @@ def finish_text_row(memory, text, length, chunks):
 
 def empty_row(memory, length, chunks):
     return Row(memory.array(), np.concatenate(memory.segments)[:memory.max], None, np.zeros(length, np.int64), None,
-               np.zeros(length, np.float32), np.zeros(length, np.float32), np.zeros(length, np.uint8),
+               np.zeros(length, np.float32), np.zeros(length, np.float32), np.zeros(length, np.uint8), np.zeros(length, np.uint8),
                np.zeros((length, chunks), np.uint8), np.zeros(length, bool))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training import facts, prose, words
+from training import facts, prose, renaming, words
 from training.rows import Part, Question, Memory, finish_row, finish_text_row
 
 
@@ -22,6 +22,16 @@ class World:
 
     def memory(self):
         return Memory(self.tokenizer, self.memory_tokens, self.chunk_size)
+
+    def hay(self, rng, length):
+        """`length` tokens of real text, half the time under other names."""
+        ids = self.corpus.window(rng, length + length // 4 + 32)
+        if rng.random() < 0.5:
+            text = self.tokenizer.decode(ids)
+            other = np.asarray(self.tokenizer.encode(renaming.apply(renaming.renamed(rng, self.lex, text), text)), np.int64)
+            if len(other) >= length:
+                return other[:length]
+        return ids[:length]
 
 
 class Statement:
@@ -46,7 +56,7 @@ def place(world, rng, statements, in_order=False, memory=None):
     if not in_order:
         rng.shuffle(order)
     total = sum(len(s.ids) for s in order)
-    hay = world.corpus.window(rng, max(1, memory.room - total))
+    hay = world.hay(rng, max(1, memory.room - total))
     cuts = sorted(rng.randrange(len(hay)) for _ in order)
     if rng.random() < 0.15:                                       # a list: statements follow one another
         block, at = rng.randint(2, 12), 0
@@ -80,7 +90,7 @@ def about_text(world, rng, memory, stretches, count=24):
             piece, offset = piece[1:], offset + 1
         if position + offset + len(piece) > limit:
             continue
-        question = (prose.continuation(rng, world.tokenizer, piece, position + offset, memory.chunks) if rng.random() < 0.3 else
+        question = (prose.continuation(rng, world.tokenizer, piece, position + offset, memory.chunks) if rng.random() < 0.2 else
                     prose.keyword_question(rng, world.tokenizer, world.lex, piece, position + offset, memory.chunks))
         if question:
             questions.append(question)
@@ -90,11 +100,12 @@ def about_text(world, rng, memory, stretches, count=24):
 
 
 def answer_parts(tokenizer, values, golds, ignored=None, separator=', '):
-    """Answer "v1, v2, v3": one Part for each value, each with its own gold chunks."""
+    """Answer "v1, v2, v3": one Part for each value, each with its own gold chunks. The separator belongs to the value before it:
+    that a value has ended can only be read in the chunk that holds it."""
     text = ' ' + separator.join(values)
     ids, parts, at, done = tokenizer.encode(text), [], 1, 0
     for i, value in enumerate(values):
-        end = tokenizer.token_span(ids, text, at, len(value))[1] if i + 1 < len(values) else len(ids)
+        end = tokenizer.token_span(ids, text, at, len(value) + len(separator.rstrip()))[1] if i + 1 < len(values) else len(ids)
         parts.append(Part(ids[done:end], golds[i], ignored[i] - golds[i] if ignored else set()))
         done, at = end, at + len(value) + len(separator)
     return parts
@@ -109,18 +120,18 @@ def state(world, rng, theme, fact, frames=None):
 
 def single(world, rng, theme):
     """Single- and multi-key needles: from a few facts to many near-duplicates in one window."""
-    made = [theme.fact(rng) for _ in range(rng.choice((2, 6, 12, 24, 40, 56)))]
+    made = [theme.fact(rng) for _ in range(rng.choice((3, 12, 24, 40, 56, 72)))]
     statements = [state(world, rng, theme, f) for f in made]
     extra = passkey(world, rng) if rng.random() < 0.12 else None
     memory, stretches = place(world, rng, statements + ([extra[1]] if extra else []))
     questions = [Question(world.tokenizer.encode(theme.ask(rng, f)), answer_parts(world.tokenizer, [f.value], [s.gold(memory)]))
                  for f, s in zip(made, statements)]
     rng.shuffle(questions)
-    questions = questions[:18]
+    questions = questions[:40]
     if extra:
         ask, statement, value = extra
         questions.insert(0, Question(ask, answer_parts(world.tokenizer, [value], [statement.gold(memory)]), own_row_only=True))
-    return memory, questions + about_text(world, rng, memory, stretches)
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
 def passkey(world, rng):
@@ -134,24 +145,46 @@ def passkey(world, rng):
     return world.tokenizer.encode(facts.fill(ask, fact)[0]), Statement(world.tokenizer, text, starts, value), value
 
 
+SEVERAL_KEYS = ('What are the {R}s for {K}?', 'What are the {R}s of {K}?', '{R}s of {K}?', 'Give me the {R}s for {K}.', '{R} for {K}', '{K}: {R}s?',
+                'What are the special magic {R}s for {K} mentioned in the text?', 'Which {R}s do {K} have?', 'List the {R}s that go with {K}.',
+                'I need the {R}s for all of these: {K}', 'Tell me every {R}: {K}.', 'For {K}, say the {R}s in this order.')
+EVERY_VALUE = ('What are all the {R}s for {K}?', 'What are all the special magic {R}s for {K} mentioned in the text?', 'List every {R} of {K}.',
+               'All {R}s of {K}?', '{K}: all {R}s', 'Tell me each {R} that {K} has.', 'Which {R}s were given for {K}?', 'every {R} for {K}',
+               'Name all values of {R} for {K}.', 'What {R}s does {K} have?', '{R}s of {K}', 'Find all {R}s belonging to {K}.')
+
+
+def around(rng, theme, text):
+    """A question among fragments of real text, at times."""
+    if not theme.fragments or rng.random() < 0.5:
+        return text
+    piece = ' '.join(rng.choice(theme.fragments).split()[:rng.randint(1, 7)])
+    return f'{piece} {text}' if rng.random() < 0.5 else f'{text} {piece}'
+
+
 def multi_query(world, rng, theme):
     """Several keys asked in one question, answered in the order of the question."""
     made = [theme.fact(rng) for _ in range(rng.choice((8, 16, 32)))]
     statements = [state(world, rng, theme, f) for f in made]
     memory, stretches = place(world, rng, statements)
     questions = []
-    for _ in range(10):
-        picked = rng.sample(range(len(made)), rng.randint(2, 4))
+    for _ in range(14):
+        asked = range(len(made))
+        if theme.style == 'sentence' and rng.random() < 0.7:         # several keys of one relation
+            relation = rng.choice(made).relation
+            asked = [i for i in asked if made[i].relation == relation]
+        if len(asked) < 2:
+            continue
+        picked = rng.sample(list(asked), rng.randint(2, min(4, len(asked))))
         chosen = [made[i] for i in picked]
-        if theme.style == 'sentence' and len({f.relation for f in chosen}) == 1 and rng.random() < 0.8:
-            listed = ', '.join(f.key for f in chosen[:-1]) + f' and {chosen[-1].key}'
-            text = rng.choice(('What are the {R}s for {K}?', 'What are the {R}s of {K}?', '{R}s of {K}?', 'Give me the {R}s for {K}.'))
-            text = text.replace('{R}', chosen[0].relation).replace('{K}', listed)
+        if theme.style != 'context' and len({f.relation for f in chosen if theme.style == 'sentence'}) < 2 and rng.random() < 0.8:
+            listed = rng.choice((', ', ', ', '; ', ' and ')).join(f.key for f in chosen[:-1]) + rng.choice((' and ', ' and ', ', ', ' & ')) + chosen[-1].key
+            frame = rng.choice(SEVERAL_KEYS) if theme.style == 'sentence' else rng.choice(('{K}', 'What are {K}?', 'Look up {K}.', 'values of {K}'))
+            text = around(rng, theme, frame.replace('{R}', chosen[0].relation).replace('{K}', listed))
         else:
             text = ' '.join(theme.ask(rng, f) for f in chosen)
         questions.append(Question(world.tokenizer.encode(text),
                                   answer_parts(world.tokenizer, [f.value for f in chosen], [statements[i].gold(memory) for i in picked])))
-    return memory, questions + about_text(world, rng, memory, stretches)
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
 def multi_value(world, rng, theme):
@@ -170,12 +203,12 @@ def multi_value(world, rng, theme):
         golds = [s.gold(memory) for _, s in mine]
         later = [set().union(*golds[i + 1:]) for i in range(len(golds))]
         fact = group[0]
-        text = theme.ask(rng, fact) if theme.style != 'sentence' else facts.fill(rng.choice(
-            ('What are all the {R}s for {K}?', 'What are all the special magic {R}s for {K} mentioned in the text?',
-             'List every {R} of {K}.', 'All {R}s of {K}?')), fact)[0]
-        text += '' if theme.style == 'sentence' else rng.choice((' (all)', ' Name all.', ' List all values.'))
+        if theme.style == 'sentence':
+            text = around(rng, theme, facts.fill(rng.choice(EVERY_VALUE), fact)[0])
+        else:
+            text = theme.ask(rng, fact) + rng.choice((' (all)', ' Name all.', ' List all values.'))
         questions.append(Question(world.tokenizer.encode(text), answer_parts(world.tokenizer, [f.value for f, _ in mine], golds, later)))
-    return memory, questions + about_text(world, rng, memory, stretches)
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
 def updates(world, rng, theme):
@@ -195,7 +228,7 @@ def updates(world, rng, theme):
         text = theme.ask(rng, first, facts.BEFORE_QUESTIONS if before else None)
         fact, gold, ignored = (first, a.gold(memory), set()) if before else (second, b.gold(memory), a.gold(memory))
         questions.append(Question(world.tokenizer.encode(text), answer_parts(world.tokenizer, [fact.value], [gold], [ignored])))
-    return memory, questions + about_text(world, rng, memory, stretches)
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
 ASSIGN = ('VAR {a} = {b}', '{a} = {b}', 'let {a} = {b};', 'Set {a} to {b}.', '{a} is the same as {b}.', 'VAR {a} = VAR {b}', '{a} := {b}', 'The value of {a} is {b}.')
@@ -224,14 +257,12 @@ def chains(world, rng, theme):
     for values, links in all_chains:
         golds = [s.gold(memory) for s in links]
         if rng.random() < 0.6:
-            around = rng.choice(theme.fragments or ['']).split()[:rng.randint(0, 6)] if rng.random() < 0.5 else []
-            asked = rng.choice(CHAIN_ALL).replace('{v}', values[0])
-            questions.append(Question(world.tokenizer.encode(' '.join([*around, asked] if rng.random() < 0.5 else [asked, *around])),
-                                      answer_parts(world.tokenizer, values[1:], golds)))
+            text = around(rng, theme, rng.choice(CHAIN_ALL).replace('{v}', values[0]))
+            questions.append(Question(world.tokenizer.encode(text), answer_parts(world.tokenizer, values[1:], golds)))
         asked = rng.randint(1, len(values) - 1)
         questions.append(Question(world.tokenizer.encode(rng.choice(CHAIN_VALUE).replace('{v}', values[asked])),
                                   answer_parts(world.tokenizer, values[asked - 1::-1], golds[asked - 1::-1], separator=' = ')))
-    return memory, questions + about_text(world, rng, memory, stretches)
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
 def two_hops(world, rng, theme):
@@ -249,7 +280,7 @@ def two_hops(world, rng, theme):
         text = rng.choice(('What is the {R} of the {Q} of {K}?', '{R} of the {Q} of {K}', "What is the {R} of {K}'s {Q}?"))
         text = text.replace('{R}', second).replace('{Q}', first).replace('{K}', a.key)
         questions.append(Question(world.tokenizer.encode(text), answer_parts(world.tokenizer, [a.value, b.value], [s.gold(memory), t.gold(memory)])))
-    return memory, questions + about_text(world, rng, memory, stretches)
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
 def text_questions(world, rng, theme):
@@ -268,21 +299,21 @@ def dialogue(world, rng, theme):
     return world.question_sets.dialogue(world, rng)
 
 
-TASKS = {single: 0.36, multi_query: 0.06, multi_value: 0.06, updates: 0.04, chains: 0.08, two_hops: 0.03, text_questions: 0.16,
-         real_questions: 0.12, dialogue: 0.02}
-TEXT_SHARE = 0.07                # rows that are plain language modelling
+TASKS = {single: 0.40, multi_query: 0.08, multi_value: 0.08, updates: 0.04, chains: 0.07, two_hops: 0.03, text_questions: 0.12,
+         real_questions: 0.18, dialogue: 0.02}
+TEXT_SHARE = 0.08                # rows that are plain language modelling
 
 
 def text_row(world, rng):
     """Language modelling: the reader continues the memory. At times part of the memory is of another document."""
     text = world.corpus.window(rng, world.memory_tokens + world.reader_tokens + 1)
     memory, other = world.memory(), 0
-    if rng.random() < 0.4:
-        other = world.chunk_size * rng.randrange(world.memory_tokens // world.chunk_size)
-    if other:
+    if rng.random() < 0.5:
+        other = world.chunk_size * rng.randint(1, world.memory_tokens // world.chunk_size)
         memory.append(world.corpus.window(rng, other))
         memory.segment += 1
-    memory.append(text[other:world.memory_tokens])
+    if other < world.memory_tokens:
+        memory.append(text[other:world.memory_tokens])
     return finish_text_row(memory, text[world.memory_tokens:], world.reader_tokens, world.memory_tokens // world.chunk_size)
 
 
@@ -297,6 +328,8 @@ def batch_rows(world, rng, count):
             continue
         task = rng.choices(tasks, [TASKS[t] for t in tasks])[0]
         memory, questions = task(world, rng, rng.choice(themes))
+        for question in questions:
+            question.kind = question.kind or task.__name__
         if memory.length < world.memory_tokens:                  # never a chunk of padding alone
             memory.append(world.corpus.window(rng, memory.room))
         rows.append(finish_row(world.tokenizer, memory, questions, world.reader_tokens))

@@ -18,13 +18,14 @@ import torch.distributed as distributed
 
 from training import bundle, checkpoint
 from training.batches import Batches, loader
-from training.config import Config
-from training.losses import LossWeights, batch_loss
+from training.config import Config, read_config
+from training.losses import LossWeights, Recent, batch_loss
 from training.model import Ramba
 from training.optimizer import Optimizer
 from training.tokenizer import Tokenizer
 
 CALIBRATION_STEPS = 400         # chunks are first told apart, then their scores are moved to the right side of zero
+RECENT_SKIP = 800               # steps of a fresh network whose landmarks are not kept as negatives; a trained one skips its warm-up
 UNTIMED_STEPS = 10              # compilation happens in these
 AGREE_EVERY = 10                # steps between looks at the clock, which all processes must share
 
@@ -97,6 +98,7 @@ def train(args, config):
         step, spent = checkpoint.load(args.checkpoint, model, optimizer)
     elif args.initial:
         model.load_state_dict(bundle.load(args.initial)[0].state_dict())
+        spent = args.spent
     if peers.rank == 0:
         print(f'{sum(p.numel() for p in model.parameters())} parameters, from step {step}, {peers.count} processes', flush=True)
     parameters = list(model.parameters())
@@ -106,6 +108,7 @@ def train(args, config):
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
     batches = iter(loader(Batches(args.prepared, config, args.rows, f'{args.seed}/{step}/{peers.rank}', args.reader_tokens, args.row_tokens), args.workers))
     first_step, started, saved, logged, weights = step, None, time.time(), [], LossWeights()
+    recent = Recent(args.recent_steps, args.warmup_steps if step or args.initial else RECENT_SKIP)
     while True:
         if (step - first_step) % AGREE_EVERY == 0:
             now = peers.agree(spent + (time.time() - started if started else 0.0))
@@ -114,7 +117,7 @@ def train(args, config):
         batch = {k: v.to(peers.device, non_blocking=True) for k, v in next(batches).items()}
         weights.calibration = 1.0 if args.initial else min(1.0, step / CALIBRATION_STEPS)
         with torch.autocast(peers.device.split(':')[0], torch.bfloat16, enabled=torch.cuda.is_available()):
-            loss, figures = batch_loss(model, batch, weights, peers.landmarks if peers.count > 1 else None)
+            loss, figures = batch_loss(model, batch, weights, peers.landmarks if peers.count > 1 else None, recent)
         for p in parameters:
             p.grad = None
         loss.backward()
@@ -154,7 +157,8 @@ if __name__ == '__main__':
     parser.add_argument('prepared')
     parser.add_argument('checkpoint')
     parser.add_argument('--seconds', type=float, required=True, help='of training in all, over all runs')
-    parser.add_argument('--initial', help='bundle whose weights to begin with, for a new text or new tasks')
+    parser.add_argument('--initial', help='bundle whose weights and sizes to begin with, for a new text or new tasks')
+    parser.add_argument('--spent', type=float, default=0.0, help='seconds of this plan that the initial bundle has had already')
     parser.add_argument('--rows', type=int, default=24, help='rows of a batch, for each process')
     parser.add_argument('--row-tokens', type=int, default=4096)
     parser.add_argument('--reader-tokens', type=int, default=1024)
@@ -162,6 +166,7 @@ if __name__ == '__main__':
     parser.add_argument('--warmup-steps', type=int, default=150)
     parser.add_argument('--matrix-rate', type=float, default=0.012, help='peak learning rate of Muon')
     parser.add_argument('--other-rate', type=float, default=1.2e-3, help='peak learning rate of AdamW')
+    parser.add_argument('--recent-steps', type=int, default=0, help='steps whose landmarks are kept as further negatives (NOTES.md: it failed)')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--log-every', type=int, default=50)
     parser.add_argument('--save-every', type=float, default=120, help='seconds')
@@ -170,4 +175,5 @@ if __name__ == '__main__':
             parser.add_argument('--' + f.name.replace('_', '-'), type=type(f.default), default=f.default)
     args = parser.parse_args()
     vocabulary = Tokenizer(f'{args.prepared}/tokenizer.model').vocab_size
-    train(args, Config(vocab_size=vocabulary, **{f.name: getattr(args, f.name) for f in fields(Config) if f.name != 'vocab_size'}))
+    sizes = Config(vocab_size=vocabulary, **{f.name: getattr(args, f.name) for f in fields(Config) if f.name != 'vocab_size'})
+    train(args, read_config(args.initial) if args.initial else sizes)

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "common/status_macros.h"
+#include "common/utf8.h"
 
 namespace mneme {
 namespace {
@@ -93,9 +94,17 @@ absl::Status UnknownFlag(const CommandSpec* command, absl::string_view name) {
   return absl::InvalidArgumentError(absl::StrCat(message, suggestion));
 }
 
+// What is put to the server travels as UTF-8.
+absl::Status CheckUtf8(absl::string_view what, absl::string_view text) {
+  const size_t valid_bytes = ValidUtf8Prefix(text).valid_bytes;
+  if (valid_bytes == text.size()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(what, " is not UTF-8 at byte ", valid_bytes));
+}
+
 // One flag word and, where it takes one, its value; advances *i to the last word used.
 absl::Status TakeFlag(const std::vector<std::string>& arguments, size_t* i, CommandLine* line) {
   const std::string& word = arguments[*i];
+  RETURN_IF_ERROR(CheckUtf8(absl::StrCat("argument ", *i + 1), word));
   std::string name = word;
   std::optional<std::string> value;
   if (absl::StartsWith(word, "--")) {
@@ -114,6 +123,7 @@ absl::Status TakeFlag(const std::vector<std::string>& arguments, size_t* i, Comm
       if (*i + 1 >= arguments.size())
         return absl::InvalidArgumentError(absl::StrCat(name, " needs a value"));
       value = arguments[++*i];
+      RETURN_IF_ERROR(CheckUtf8(name, *value));
     }
     RETURN_IF_ERROR(CheckValue(*flag, *value));
   }
@@ -209,6 +219,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<CommandSpec>& com
       absl::Status status = TakeFlag(arguments, &i, &line);
       if (wrong.ok()) wrong = status;
     } else if (line.command == nullptr) {
+      RETURN_IF_ERROR(CheckUtf8("the command", word));
       for (const CommandSpec& command : commands) {
         if (command.name == word) line.command = &command;
       }
@@ -236,6 +247,10 @@ absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<CommandSpec>& com
                                                    line.positionals[wanted.size()], "\" (",
                                                    UsageLine(*line.command), ")"));
   }
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    if (static_cast<int>(i) == line.command->path_positional) continue;
+    RETURN_IF_ERROR(CheckUtf8(wanted[i].first, line.positionals[i]));
+  }
   if (line.command->check != nullptr) RETURN_IF_ERROR(line.command->check(line));
   return line;
 }
@@ -254,8 +269,9 @@ std::string ProgramHelp(const std::vector<CommandSpec>& commands) {
       &help, "\nflags of every command:\n", FlagHelp(GlobalFlags()),
       "\nM is a memory's id (demo) or its full name (tenants/default/memories/demo), D a "
       "document's.\n"
-      "exit status: 0 done, 1 error, 2 wrong usage, 130 interrupted. With --json an error is one "
-      "object on\n"
+      "exit status: 0 done, 1 error, 2 wrong usage, 130 interrupted. With --json an error (also of "
+      "usage) "
+      "is one object on\n"
       "standard error: {\"error\": {\"code\", \"message\", \"reason\", \"metadata\"}}.\n");
   return help;
 }

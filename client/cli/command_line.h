@@ -45,6 +45,9 @@ struct CommandSpec {
   std::vector<FlagSpec> flags;
   // Paragraphs below the flags: what happens, what --json prints, examples.
   std::string notes;
+  // Index of the positional that is a path, whose bytes the file system decides; all other
+  // arguments are UTF-8. -1: none is.
+  int path_positional = -1;
   absl::Status (*run)(Session&) = nullptr;
   // What the table cannot say; nullptr: nothing more. INVALID_ARGUMENT means wrong usage.
   absl::Status (*check)(const CommandLine&) = nullptr;

@@ -117,7 +117,14 @@ CommandSpec ShowCommand() {
               "A file or pipe gets the stored bytes exactly; on a terminal control characters are "
               "shown as \\xNN.\n\n"
               "--json: {document, name, byte_begin, byte_end, text}\n",
-          .run = Show};
+          .run = Show,
+          .check = [](const CommandLine& line) -> absl::Status {
+            const int64_t begin = line.Integer("--begin", 0);
+            const int64_t end = line.Integer("--end", begin);
+            if (end >= begin) return absl::OkStatus();
+            return absl::InvalidArgumentError(
+                absl::StrCat("--end ", end, " is before --begin ", begin));
+          }};
 }
 
 CommandSpec ForgetCommand() {

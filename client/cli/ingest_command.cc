@@ -184,9 +184,9 @@ void IngestRun::PrintJob(const Job& job, const IngestOutcome& outcome) {
   const IngestState& state = outcome.state;
   if (outcome.status.ok()) {
     Print(absl::StrFormat(
-        "%s: %s bytes durable, %s visible, %s tokens%s\n", job.document,
-        WithCommas(state.durable_bytes), WithCommas(state.visible_bytes),
-        WithCommas(state.token_count),
+        "%s: %s durable, %s visible, %s%s\n", job.document,
+        Counted(state.durable_bytes, "byte", "bytes"), WithCommas(state.visible_bytes),
+        Counted(state.token_count, "token", "tokens"),
         state.durable_bytes == state.durable_bytes_before ? " (was stored already)" : ""));
     fflush(stdout);
   } else if (jobs_.size() > 1 && !session_.interrupted()) {
@@ -242,8 +242,9 @@ absl::Status IngestRun::Report(std::vector<absl::Status> errors) {
   } else if (!session_.interrupted() && sum.durable_bytes > sum.durable_bytes_before) {
     const int64_t tokens = sum.token_count - sum.token_count_before;
     absl::FPrintF(
-        stderr, "%s new bytes, %s tokens in %.1f s (%s tokens/s)\n",
-        WithCommas(sum.durable_bytes - sum.durable_bytes_before), WithCommas(tokens), seconds,
+        stderr, "%s, %s in %.1f s (%s tokens/s)\n",
+        Counted(sum.durable_bytes - sum.durable_bytes_before, "new byte", "new bytes"),
+        Counted(tokens, "token", "tokens"), seconds,
         WithCommas(static_cast<int64_t>(static_cast<double>(tokens) / std::max(seconds, 1e-3))));
   }
   if (first_error.ok() && !session_.interrupted()) return absl::OkStatus();
@@ -263,7 +264,9 @@ absl::Status IngestRun::Report(std::vector<absl::Status> errors) {
 absl::Status CheckMemory(Session& session) {
   const std::string& memory = session.positional(0);
   auto found = session.client().GetMemory(session.MemoryName(memory), session.call());
-  if (!absl::IsNotFound(found.status())) return found.status();
+  // Creating it helps only where its tenant exists.
+  const auto info = ErrorInfoOf(found.status());
+  if (!info || info->reason() != "RESOURCE_NOT_FOUND") return found.status();
   absl::Status hint(absl::StatusCode::kNotFound,
                     absl::StrCat(found.status().message(), "; mneme create ", memory, " makes it"));
   found.status().ForEachPayload(
@@ -333,17 +336,19 @@ CommandSpec IngestCommand() {
           "what is new; other text under a stored document's name is an error. A broken connection "
           "or a restarted server is\n"
           "waited out for a minute.\n\n"
-          "Characters of a file's name that an id may not have become _, folders are parted by ~. "
-          "Files of a folder that\n"
-          "are not UTF-8 are reported and left out, the others go on, and the exit status is 1. A "
-          "single file or standard\n"
-          "input keeps what came before its first bad byte. Symbolic links in a folder are not "
-          "followed.\n\n"
+          "Characters of a file's name that an id may not have become _, folders are parted by ~, "
+          "and a name that does not\n"
+          "begin with a letter or digit gets doc before it (-dash becomes doc-dash). Files of a "
+          "folder that are not UTF-8\n"
+          "are reported and left out, the others go on, and the exit status is 1. A single file or "
+          "standard input keeps what\n"
+          "came before its first bad byte. Symbolic links in a folder are not followed.\n\n"
           "--json: {documents: [{document, name, path, durable_bytes, visible_bytes, tokens, "
           "new_bytes}],\n"
           "errors: [{code, message, reason, metadata, path, document}], seconds}\n\n"
           "examples: mneme ingest demo book.txt\n"
           "          dmesg | mneme ingest logs - --document dmesg\n",
+      .path_positional = 1,
       .run = Ingest,
       .check = [](const CommandLine& line) -> absl::Status {
         const std::string& path = line.positionals[1];

@@ -1,6 +1,7 @@
 // mneme: Mneme's command line. Parses, connects, runs one command, and turns its status into words
 // and an exit status.
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -50,10 +51,19 @@ Cancellation& WatchSignals() {
   return cancellation;
 }
 
-int UsageError(absl::string_view message, const CommandSpec* command) {
+void PrintErrorJson(const absl::Status& status, absl::string_view address) {
+  const Json error = {{"error", ErrorJson(status, address)}};
+  absl::FPrintF(stderr, "%s\n", error.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+int UsageError(const absl::Status& status, const CommandSpec* command, bool json) {
+  if (json) {
+    PrintErrorJson(status, "");
+    return kExitUsage;
+  }
   std::string hint =
       command != nullptr ? absl::StrCat("mneme ", command->name, " --help") : "mneme --help";
-  absl::FPrintF(stderr, "mneme: %s\n       %s shows how it is used\n", message, hint);
+  absl::FPrintF(stderr, "mneme: %s\n       %s shows how it is used\n", status.message(), hint);
   return kExitUsage;
 }
 
@@ -69,10 +79,7 @@ int Finish(const absl::Status& status, const Session& session) {
   } else if (!session.json()) {
     absl::FPrintF(stderr, "mneme: %s\n", ErrorMessage(shown, session.address()));
   }
-  if (session.json()) {
-    const Json error = {{"error", ErrorJson(shown, session.address())}};
-    absl::FPrintF(stderr, "%s\n", error.dump(-1, ' ', false, Json::error_handler_t::replace));
-  }
+  if (session.json()) PrintErrorJson(shown, session.address());
   // The cancellation that ended the call was made after the signal's number was stored.
   return session.interrupted() ? kExitSignalBase + signal_received : kExitError;
 }
@@ -85,7 +92,10 @@ int Main(const std::vector<std::string>& arguments) {
     for (const CommandSpec& candidate : AllCommands()) {
       if (!arguments.empty() && candidate.name == arguments[0]) command = &candidate;
     }
-    return UsageError(line.status().message(), command);
+    // What the arguments are is not known, but this one is a flag wherever it stands before --.
+    const auto flags_end = std::find(arguments.begin(), arguments.end(), "--");
+    const bool json = std::find(arguments.begin(), flags_end, "--json") != flags_end;
+    return UsageError(line.status(), command, json);
   }
   if (line->Has("--help")) {
     Print(line->command != nullptr ? CommandHelp(*line->command) : ProgramHelp(AllCommands()));
@@ -99,9 +109,10 @@ int Main(const std::vector<std::string>& arguments) {
   const std::string address =
       line->Text("--address", environment_set ? from_environment : "127.0.0.1:7420");
   if (address.find(':') == std::string::npos) {
-    return UsageError(absl::StrCat(line->Has("--address") ? "--address " : "MNEME_ADDRESS ",
-                                   address, ": HOST:PORT is expected"),
-                      line->command);
+    return UsageError(absl::InvalidArgumentError(
+                          absl::StrCat(line->Has("--address") ? "--address " : "MNEME_ADDRESS ",
+                                       address, ": HOST:PORT is expected")),
+                      line->command, line->Has("--json"));
   }
   Cancellation& cancellation = WatchSignals();
   CallOptions call{.cancellation = &cancellation};

@@ -122,6 +122,19 @@ class PassageSet {
   int64_t tokens_ = 0;
 };
 
+// Why an answer names no passage.
+std::string WhyNothingWasRead(Session& session, const v1::GenerateRequest& request) {
+  int64_t chunks = 0;
+  for (const std::string& name : request.memories()) {
+    const auto memory = session.client().GetMemory(name, session.call());
+    chunks += memory.ok() ? memory->chunk_count() : 1;
+  }
+  const bool one = request.memories_size() == 1;
+  if (chunks > 0) return "no passage had weight, the answer is the network's own";
+  return absl::StrCat(one ? "the memory holds" : "the memories hold",
+                      " no text that can be found yet");
+}
+
 absl::Status Ask(Session& session) {
   v1::GenerateRequest request;
   for (const std::string& name : session.MemoryNames(session.positional(0)))
@@ -165,6 +178,10 @@ absl::Status Ask(Session& session) {
     return absl::OkStatus();
   }
   if (answer.empty()) Print("(the network gave no answer)\n");
+  if (passages.empty()) {
+    fflush(stdout);
+    absl::FPrintF(stderr, "mneme: no passage was read: %s\n", WhyNothingWasRead(session, request));
+  }
   const int64_t shown = std::min<int64_t>(session.line().Integer("-k", kAnswerPassages),
                                           static_cast<int64_t>(passages.size()));
   if (shown > 0) Print("\nread from:\n");
@@ -198,8 +215,8 @@ absl::Status Score(Session& session) {
                {"tokens", tokens}});
     return absl::OkStatus();
   }
-  Print(absl::StrFormat("log-likelihood %.4f over %d tokens, perplexity %.2f\n",
-                        score.log_likelihood(), score.token_count(), perplexity));
+  Print(absl::StrFormat("log-likelihood %.4f over %s, perplexity %.2f\n", score.log_likelihood(),
+                        Counted(score.token_count(), "token", "tokens"), perplexity));
   for (const auto& token : score.tokens()) {
     Print(absl::StrFormat("%10.4f  %s\n", token.log_likelihood(), EscapeForTerminal(token.text())));
   }
@@ -250,7 +267,8 @@ CommandSpec AskCommand() {
           .notes =
               "The answer is printed as it comes, then the passages it was read from, by weight: "
               "each one's share "
-              "of the\nattention, averaged over the answer's tokens.\n\n"
+              "of the\nattention, averaged over the answer's tokens.\n"
+              "When there was nothing to read from, standard error says so.\n\n"
               "--json: {answer, results: [{document, memory, name, byte_begin, byte_end, score, "
               "weight, text,\n"
               "chunk_index}], tokens, finish_reason, timing}; finish_reason is stop or length\n\n"
@@ -268,7 +286,11 @@ CommandSpec ScoreCommand() {
       .flags = {{"--prompt", "P", "text before it that conditions and is not scored",
                  FlagSpec::Kind::kText}},
       .notes =
-          "Natural logarithms; perplexity = exp(-log_likelihood / token_count).\n\n"
+          "Natural logarithms; perplexity = exp(-log_likelihood / token_count).\n"
+          "With --prompt the text is scored as the answer that ask would give: after the space "
+          "that "
+          "parts it from the\n"
+          "question, unless it begins with white space itself.\n\n"
           "--json: {log_likelihood, token_count, perplexity, tokens: [{text, log_likelihood}]}\n",
       .run = Score};
 }

@@ -1,5 +1,6 @@
 // status, version.
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
@@ -49,16 +50,19 @@ absl::Status Status(Session& session) {
        absl::StrCat(session.address(), ", version ", status.version(), " (", status.commit(),
                     "), up ", HumanSeconds(status.uptime_seconds()),
                     ready.ok() ? ", ready" : absl::StrCat(", not ready: ", ready.message())));
-  line("runs on", absl::StrCat(status.backend(), ", ", status.device()));
+  // The words for a device begin with its backend where that says something.
+  line("runs on", absl::StartsWith(status.device(), status.backend())
+                      ? status.device()
+                      : absl::StrCat(status.backend(), ", ", status.device()));
   line("model",
        absl::StrCat(absl::StrFormat("%.1f", static_cast<double>(status.parameter_count()) / 1e6),
                     " million parameters, fingerprint ", status.bundle_fingerprint()));
-  line("holds", absl::StrCat(WithCommas(status.memory_count()), " memories, ",
-                             WithCommas(status.document_count()), " documents, ",
-                             WithCommas(status.durable_bytes()), " bytes durable, ",
+  line("holds", absl::StrCat(Counted(status.memory_count(), "memory", "memories"), ", ",
+                             Counted(status.document_count(), "document", "documents"), ", ",
+                             Counted(status.durable_bytes(), "byte", "bytes"), " durable, ",
                              WithCommas(status.visible_bytes()), " visible, ",
-                             WithCommas(status.token_count()), " tokens, ",
-                             WithCommas(status.chunk_count()), " chunks"));
+                             Counted(status.token_count(), "token", "tokens"), ", ",
+                             Counted(status.chunk_count(), "chunk", "chunks")));
   for (const auto& tier : status.tiers()) {
     line(
         tier.name(),

@@ -127,6 +127,10 @@ std::string WithCommas(int64_t number) {
   return number < 0 ? "-" + digits : digits;
 }
 
+std::string Counted(int64_t number, absl::string_view one, absl::string_view many) {
+  return absl::StrCat(WithCommas(number), " ", number == 1 ? one : many);
+}
+
 std::string HumanBytes(double bytes) {
   if (bytes < 1e3) return absl::StrFormat("%.0f bytes", bytes);
   if (bytes < 1e6) return absl::StrFormat("%.1f kB", bytes / 1e3);

@@ -27,6 +27,8 @@ int CountColumns(absl::string_view text);
 
 // 1234567 -> "1,234,567".
 std::string WithCommas(int64_t number);
+// (1, "memory", "memories") -> "1 memory", (1234, ...) -> "1,234 memories".
+std::string Counted(int64_t number, absl::string_view one, absl::string_view many);
 // 1234567 -> "1.2 MB".
 std::string HumanBytes(double bytes);
 // "0:07", "12:34", "1:02:03".

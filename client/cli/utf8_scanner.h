@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "absl/strings/string_view.h"
 
@@ -19,15 +20,11 @@ class Utf8Scanner {
   std::optional<int64_t> Scan(absl::string_view piece);
   // The same for the end of the text: the offset of a sequence that it cuts.
   std::optional<int64_t> InvalidAtEnd() const;
-  int64_t bytes_seen() const { return bytes_seen_; }
+  int64_t bytes_seen() const { return valid_bytes_ + static_cast<int64_t>(begun_.size()); }
 
  private:
-  int64_t bytes_seen_ = 0;
-  // Of the sequence under way: where it began, bytes still missing, and what the next one may be.
-  int64_t sequence_begin_ = 0;
-  int missing_ = 0;
-  uint8_t next_least_ = 0x80;
-  uint8_t next_most_ = 0xbf;
+  int64_t valid_bytes_ = 0;  // in whole sequences
+  std::string begun_;        // of a sequence that the last piece cut, 0 to 3 bytes
 };
 
 }  // namespace mneme

@@ -196,10 +196,19 @@ __attribute__((target("avx2,fma"))) void ScoreStripAvx2(const T* strip, int64_t 
   ScoreStrip(strip, rows, dim, queries, n_queries, scores);
 }
 
+// clang has no such word for its target attribute, and takes whole registers for vector types
+// anyway.
+#if defined(__clang__)
+#define MNEME_AVX512_TARGET "avx512f,avx512bw,avx512dq,avx512vl,fma"
+#else
+#define MNEME_AVX512_TARGET "avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512"
+#endif
 template <typename T>
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512"))) void
-ScoreStripAvx512(const T* strip, int64_t rows, int64_t dim, const PackedQueries& queries,
-                 int64_t n_queries, float* scores) {
+__attribute__((target(MNEME_AVX512_TARGET))) void ScoreStripAvx512(const T* strip, int64_t rows,
+                                                                   int64_t dim,
+                                                                   const PackedQueries& queries,
+                                                                   int64_t n_queries,
+                                                                   float* scores) {
   ScoreStrip(strip, rows, dim, queries, n_queries, scores);
 }
 

@@ -177,7 +177,8 @@ MNEME_INLINE F32x16 Exp(F32x16 x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   const F32x16 y = p * (r * r) + r + 1.0f;
-  return (F32x16)(((I32x16)y + ((I32x16)shifted << 23)) & ~vanishes);
+  // Unsigned: of an x that vanishes this may leave the range.
+  return (F32x16)(((U32x16)y + ((U32x16)shifted << 23)) & ~(U32x16)vanishes);
 }
 
 // 1 / x to about 1 ulp, for x where neither x nor 1 / x leaves the range of normal floats.

@@ -71,13 +71,16 @@ void ThreadPool::ParallelFor(int64_t n_tasks, absl::FunctionRef<void(int64_t)> f
     for (int64_t i = 0; i < wanted; ++i) loop_added_.Signal();
   }
   RunTasks(loop);
+  // What helpers still run is about as long as what was just finished here: mostly not worth a
+  // sleep.
+  for (int i = 0; i < kSpins && loop.helpers.load(std::memory_order_acquire) > 0; ++i) SpinPause();
   absl::MutexLock lock(&mutex_);
   Loop** link = &loops_;
   while (*link != &loop) link = &(*link)->next_loop;
   *link = loop.next_loop;
   // A worker takes tasks only between entering and leaving the loop, so with no helper left all
   // tasks have returned.
-  while (loop.helpers > 0) helper_left_.Wait(&mutex_);
+  while (loop.helpers.load(std::memory_order_acquire) > 0) helper_left_.Wait(&mutex_);
 }
 
 ThreadPool::Loop* ThreadPool::FindLoop() {
@@ -92,11 +95,12 @@ void ThreadPool::Work() {
   mutex_.Lock();
   while (!stopping_) {
     if (Loop* loop = FindLoop(); loop != nullptr) {
-      ++loop->helpers;
+      loop->helpers.fetch_add(1);
       mutex_.Unlock();
       RunTasks(*loop);
+      const bool last = loop->helpers.fetch_sub(1) == 1;  // from here on the loop may be gone
       mutex_.Lock();
-      if (--loop->helpers == 0) helper_left_.SignalAll();
+      if (last) helper_left_.SignalAll();
       continue;
     }
     const uint64_t seen = loops_added_count_.load(std::memory_order_acquire);

@@ -38,7 +38,7 @@ class ThreadPool {
     absl::FunctionRef<void(int64_t)> fn;
     int64_t n_tasks;
     std::atomic<int64_t> next_task{0};
-    int helpers = 0;  // workers inside this loop, guarded by mutex_ of the pool
+    std::atomic<int> helpers{0};  // workers inside this loop; they enter under the pool's mutex_
     Loop* next_loop = nullptr;
   };
 

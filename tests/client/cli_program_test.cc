@@ -90,6 +90,31 @@ TEST_F(CliProgramTest, WrongUsageIsStatusTwoAndNamed) {
   EXPECT_EQ(service().calls(), 0);
 }
 
+TEST_F(CliProgramTest, WrongUsageIsAnObjectToo) {
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"search", "m", "--json"},
+        {"--json", "search", "m", "q", "--nonsense"},
+        {"status", "--json", "--address", "nonsense"}}) {
+    Program::Result result = Run(arguments);
+    EXPECT_EQ(result.status, 2);
+    EXPECT_EQ(result.output, "");
+    const json error = json::parse(result.errors)["error"];
+    EXPECT_EQ(error["code"], "INVALID_ARGUMENT");
+    EXPECT_FALSE(error["message"].get<std::string>().empty());
+  }
+  // Behind -- it is text.
+  EXPECT_THAT(Run({"search", "m", "q", "--", "--json"}).errors, StartsWith("mneme: "));
+}
+
+TEST_F(CliProgramTest, TextThatIsNotUtf8IsOneClearLine) {
+  Program::Result result = Run({"search", "m", "bad\xff"});
+  EXPECT_EQ(result.status, 2);
+  EXPECT_EQ(
+      result.errors,
+      "mneme: TEXT is not UTF-8 at byte 3\n       mneme search --help shows how it is used\n");
+  EXPECT_EQ(service().calls(), 0);
+}
+
 TEST_F(CliProgramTest, HelpAndVersionNeedNoServer) {
   for (const std::vector<std::string>& arguments :
        {std::vector<std::string>{"--help"}, {"ask", "--help"}, {"--version"}, {"version"}}) {
@@ -117,6 +142,14 @@ TEST_F(CliProgramTest, ErrorsAreStatusOneInWordsOrAsJson) {
   EXPECT_EQ(error["reason"], "RESOURCE_NOT_FOUND");
   EXPECT_EQ(error["metadata"]["value"], "x");
   EXPECT_THAT(error["message"].get<std::string>(), HasSubstr("does not exist"));
+}
+
+TEST_F(CliProgramTest, NoMemoryIsToBeCreatedForAnUnknownTenant) {
+  const std::string path = folder_.Write("f", "text");
+  service().FailNextCalls({ServerError(grpc::NOT_FOUND, "no tenant \"zz\"", "TENANT_NOT_FOUND")});
+  Program::Result result = Run({"ingest", "tenants/zz/memories/m", path});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_EQ(result.errors, "mneme: no tenant \"zz\"\n");
 }
 
 TEST_F(CliProgramTest, NoServerIsOneClearLine) {
@@ -205,9 +238,9 @@ TEST_F(CliProgramTest, IngestOfAFolderGoesOnPastBadFiles) {
   Program::Result result = Run({"ingest", "m", folder_.path() + "/in"});
   EXPECT_EQ(result.status, 1);
   EXPECT_EQ(result.output,
-            "a.txt: 6 bytes durable, 6 visible, 1 tokens\nsub~b.txt: 6 bytes durable, 6 visible, 1 "
-            "tokens\n"
-            "z.txt: 6 bytes durable, 6 visible, 1 tokens\n");
+            "a.txt: 6 bytes durable, 6 visible, 1 token\nsub~b.txt: 6 bytes durable, 6 visible, 1 "
+            "token\n"
+            "z.txt: 6 bytes durable, 6 visible, 1 token\n");
   EXPECT_THAT(result.errors, AllOf(HasSubstr("/in/bad.bin: not UTF-8 at byte 4"),
                                    HasSubstr("1 of 4 files failed")));
   EXPECT_EQ(service().TextOf(DocumentName("sub~b.txt")), "text b");
@@ -337,6 +370,54 @@ TEST_F(CliProgramTest, AskStreamsTheAnswerAndNamesWhatItRead) {
   ASSERT_EQ(object["results"].size(), 2u);
   EXPECT_EQ(object["results"][0]["weight"], 0.825);
   EXPECT_THAT(object["results"][0]["text"].get<std::string>(), HasSubstr("40917"));
+}
+
+TEST_F(CliProgramTest, AskSaysWhenNothingWasRead) {
+  Program::Result result = Run({"ask", "m", "What key?"});
+  EXPECT_EQ(result.status, 0);
+  EXPECT_EQ(result.output, "(the network gave no answer)\n");
+  EXPECT_EQ(result.errors,
+            "mneme: no passage was read: the memory holds no text that can be found yet\n");
+
+  service().PutDocument(DocumentName("d"), "some text");
+  std::vector<v1::GenerateResponse> responses(1);
+  responses[0].set_text("an answer");
+  responses[0].set_token_count(2);
+  service().SetGenerateResponses(responses);
+  result = Run({"ask", "m", "What key?"});
+  EXPECT_EQ(result.status, 0);
+  EXPECT_EQ(result.output, "an answer\n");
+  EXPECT_THAT(result.errors, StartsWith("mneme: no passage was read: no passage had weight"));
+
+  result = Run({"ask", "m", "What key?", "--json"});
+  EXPECT_EQ(result.status, 0);
+  EXPECT_EQ(result.errors, "");
+  EXPECT_EQ(json::parse(result.output)["results"], json::array());
+}
+
+TEST_F(CliProgramTest, StatusForPeople) {
+  v1::GetStatusResponse status;
+  status.set_backend("cpu");
+  status.set_device("cpu, 2 threads");
+  status.set_memory_count(1);
+  status.set_document_count(1);
+  status.set_durable_bytes(1234);
+  service().SetStatusResponse(status);
+  const std::string output = Run({"status"}).output;
+  EXPECT_THAT(output, HasSubstr("runs on    cpu, 2 threads\n"));
+  EXPECT_THAT(
+      output,
+      HasSubstr("holds      1 memory, 1 document, 1,234 bytes durable, 0 visible, 0 tokens, "
+                "0 chunks\n"));
+}
+
+TEST_F(CliProgramTest, ShowOfAnEmptyRangeStillAsksTheServer) {
+  service().PutDocument(DocumentName("d"), "text");
+  Program::Result result = Run({"show", "m", "d", "--begin", "2", "--end", "2"});
+  EXPECT_EQ(result.status, 0) << result.errors;
+  EXPECT_EQ(result.output, "");
+  EXPECT_EQ(Run({"show", "m", "none", "--begin", "2", "--end", "2"}).status, 1);
+  EXPECT_EQ(Run({"show", "m", "d", "--begin", "5", "--end", "2"}).status, 2);
 }
 
 TEST_F(CliProgramTest, ShowGivesTheVeryBytesToAPipeAndHarmlessTextToATerminal) {

@@ -62,6 +62,9 @@ TEST(TerminalTest, NumbersAreReadable) {
   EXPECT_EQ(WithCommas(999), "999");
   EXPECT_EQ(WithCommas(1234567), "1,234,567");
   EXPECT_EQ(WithCommas(-1234), "-1,234");
+  EXPECT_EQ(Counted(1, "memory", "memories"), "1 memory");
+  EXPECT_EQ(Counted(0, "memory", "memories"), "0 memories");
+  EXPECT_EQ(Counted(1234, "memory", "memories"), "1,234 memories");
   EXPECT_EQ(HumanBytes(12), "12 bytes");
   EXPECT_EQ(HumanBytes(835116), "835.1 kB");
   EXPECT_EQ(HumanBytes(2.5e9), "2.50 GB");

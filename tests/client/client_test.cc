@@ -49,6 +49,15 @@ TEST(ClientTest, UnavailableIsTriedAgain) {
   EXPECT_EQ(server.service().calls(), 3);
 }
 
+TEST(ClientTest, CallThatGrpcCancelledAtAStopIsTriedAgainOneThatTheServerCancelledNot) {
+  FakeServer server;
+  server.service().FailNextCalls({grpc::Status(grpc::CANCELLED, ""),
+                                  ServerError(grpc::CANCELLED, "by the operator", "CANCELLED")});
+  Client client(QuickOptions(server));
+  EXPECT_EQ(client.GetStatus().status().message(), "by the operator");
+  EXPECT_EQ(server.service().calls(), 2);
+}
+
 TEST(ClientTest, GivesUpAfterAttemptsMax) {
   FakeServer server;
   server.service().FailNextCalls(std::vector<grpc::Status>(10, Unavailable()));

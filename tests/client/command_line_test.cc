@@ -76,6 +76,23 @@ TEST(CommandLineTest, WhatIsWrongIsNamed) {
   EXPECT_THAT(ErrorOf({"ingest", "m", "/tmp", "--document", "d"}), HasSubstr("/tmp is a folder"));
 }
 
+TEST(CommandLineTest, WhatIsNotUtf8IsNamedUnlessItIsAPath) {
+  EXPECT_EQ(ErrorOf({"search", "m", "bad\xff"}), "TEXT is not UTF-8 at byte 3");
+  EXPECT_EQ(ErrorOf({"search", "m\xff", "q"}), "M is not UTF-8 at byte 1");
+  EXPECT_EQ(ErrorOf({"score", "m", "text", "--prompt", "\xc3"}), "--prompt is not UTF-8 at byte 0");
+  EXPECT_EQ(ErrorOf({"score", "m", "text", "--prompt=\xc3"}), "argument 4 is not UTF-8 at byte 9");
+  EXPECT_EQ(ErrorOf({"se\xff"}), "the command is not UTF-8 at byte 2");
+  EXPECT_TRUE(Parse({"ingest", "m", "file\xff", "--document", "d"}).ok());
+  EXPECT_EQ(ErrorOf({"ingest", "m\xff", "file"}), "M is not UTF-8 at byte 1");
+}
+
+TEST(CommandLineTest, ARangeThatEndsBeforeItBeginsIsWrongUsage) {
+  EXPECT_EQ(ErrorOf({"show", "m", "d", "--begin", "5", "--end", "2"}),
+            "--end 2 is before --begin 5");
+  EXPECT_TRUE(Parse({"show", "m", "d", "--begin", "5", "--end", "5"}).ok());
+  EXPECT_TRUE(Parse({"show", "m", "d", "--begin", "5"}).ok());
+}
+
 TEST(CommandLineTest, HelpNeedsNothingElse) {
   EXPECT_TRUE(Parse({"--help"}).ok());
   EXPECT_TRUE(Parse({"search", "--help"}).ok());

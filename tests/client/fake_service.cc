@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -97,6 +98,11 @@ void FakeService::SetRetrieveResponse(v1::RetrieveResponse response) {
   retrieve_response_ = std::move(response);
 }
 
+void FakeService::SetStatusResponse(v1::GetStatusResponse response) {
+  absl::MutexLock lock(&mutex_);
+  status_response_ = std::move(response);
+}
+
 void FakeService::SetGenerateResponses(std::vector<v1::GenerateResponse> responses) {
   absl::MutexLock lock(&mutex_);
   generate_responses_ = std::move(responses);
@@ -142,6 +148,10 @@ grpc::Status FakeService::GetMemory(grpc::ServerContext* context,
                        "RESOURCE_NOT_FOUND");
   }
   response->set_name(request->name());
+  for (const auto& [name, document] : documents_) {
+    if (absl::StartsWith(name, absl::StrCat(request->name(), "/")) && !document.text.empty())
+      response->set_chunk_count(response->chunk_count() + 1);
+  }
   return grpc::Status::OK;
 }
 
@@ -178,6 +188,13 @@ grpc::Status FakeService::ReadDocument(grpc::ServerContext* context,
                                        const v1::ReadDocumentRequest* request,
                                        grpc::ServerWriter<v1::ReadDocumentResponse>* writer) {
   grpc::Status error = Enter(context);
+  {
+    absl::MutexLock lock(&mutex_);
+    if (documents_.count(request->name()) == 0) {
+      return ServerError(grpc::NOT_FOUND, absl::StrCat(request->name(), " does not exist"),
+                         "RESOURCE_NOT_FOUND");
+    }
+  }
   const std::string text = TextOf(request->name());
   const int64_t end =
       request->byte_end() > 0 ? request->byte_end() : static_cast<int64_t>(text.size());
@@ -308,6 +325,8 @@ grpc::Status FakeService::Generate(grpc::ServerContext* context, const v1::Gener
 grpc::Status FakeService::GetStatus(grpc::ServerContext* context, const v1::GetStatusRequest*,
                                     v1::GetStatusResponse* response) {
   if (grpc::Status error = Enter(context); !error.ok()) return error;
+  absl::MutexLock lock(&mutex_);
+  *response = status_response_;
   response->set_version("fake");
   return grpc::Status::OK;
 }

@@ -59,9 +59,10 @@ class FakeService final : public v1::MemoryService::Service {
   int64_t received_bytes();
   std::set<std::string> request_ids();
   v1::RetrieveRequest last_retrieve();
-  // What Retrieve and Generate answer.
+  // What Retrieve, Generate and GetStatus answer.
   void SetRetrieveResponse(v1::RetrieveResponse response);
   void SetGenerateResponses(std::vector<v1::GenerateResponse> responses);
+  void SetStatusResponse(v1::GetStatusResponse response);
 
   grpc::Status CreateMemory(grpc::ServerContext*, const v1::CreateMemoryRequest*,
                             v1::Memory*) override;
@@ -104,6 +105,7 @@ class FakeService final : public v1::MemoryService::Service {
   v1::RetrieveRequest last_retrieve_ ABSL_GUARDED_BY(mutex_);
   v1::RetrieveResponse retrieve_response_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::GenerateResponse> generate_responses_ ABSL_GUARDED_BY(mutex_);
+  v1::GetStatusResponse status_response_ ABSL_GUARDED_BY(mutex_);
 };
 
 // The fake on a free port of loopback, for as long as the object lives.

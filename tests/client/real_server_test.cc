@@ -21,7 +21,6 @@ namespace {
 using nlohmann::json;
 using ::testing::HasSubstr;
 
-constexpr char kMemory[] = "tenants/default/memories/m";
 constexpr char kDocument[] = "tenants/default/memories/m/documents/d";
 
 int PortOf(const TestServer& server) {

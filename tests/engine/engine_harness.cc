@@ -227,7 +227,7 @@ void EngineHarness::Ingest(const std::string& memory, const std::string& documen
 
 bool EngineHarness::WaitReady() {
   const absl::Time until = absl::Now() + kPatience;
-  while (!engine_->Ready().ok()) {
+  while (!engine_->Ready().ok() || Metric("mneme_recovery_documents_left") != 0) {
     if (absl::Now() > until) return false;
     absl::SleepFor(absl::Milliseconds(1));
   }

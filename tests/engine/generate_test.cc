@@ -8,7 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "engine/utf8.h"
+#include "common/utf8.h"
 #include "tests/engine/engine_harness.h"
 
 namespace mneme {

@@ -7,7 +7,7 @@
 
 #include <random>
 
-#include "engine/utf8.h"
+#include "common/utf8.h"
 #include "tests/engine/engine_harness.h"
 #include "tests/engine/fake_model.h"
 

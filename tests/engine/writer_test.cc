@@ -263,6 +263,7 @@ TEST_F(WriterTest, FailedCommitIsNotAckedAndServiceReturns) {
 TEST_F(WriterTest, TextThatAFailedWriterGivesUpMakesRoomForOthers) {
   harness_.Stop();
   harness_.options().queue_segments_max = 1;
+  harness_.options().document_share_bytes = 0;
   harness_.options().idle_flush = absl::Hours(1);
   harness_.Start();
   Gate& gate = harness_.NewGate();
@@ -280,6 +281,7 @@ TEST_F(WriterTest, TextThatAFailedWriterGivesUpMakesRoomForOthers) {
 TEST_F(WriterTest, TextThatNeedsFewerTokensThanThoughtMakesRoom) {
   harness_.Stop();
   harness_.options().queue_segments_max = 1;
+  harness_.options().document_share_bytes = 0;
   harness_.options().idle_flush = absl::Hours(1);
   harness_.Start();
   Gate& gate = harness_.NewGate();
@@ -290,6 +292,40 @@ TEST_F(WriterTest, TextThatNeedsFewerTokensThanThoughtMakesRoom) {
   EXPECT_FALSE(writer->ready());
   gate.Open();
   EXPECT_TRUE(writer.WaitReadyCallback());
+}
+
+TEST_F(WriterTest, ShortTextIsTakenHoweverMuchOfALongOneWaits) {
+  harness_.Stop();
+  harness_.options().queue_segments_max = 1;
+  harness_.options().document_share_bytes = 100;
+  harness_.Start();
+  Gate& gate = harness_.NewGate();
+  harness_.model().OnForward([&](FakeModel::Segments) {
+    gate.Pass();
+    return absl::OkStatus();
+  });
+  TestWriter long_text(harness_.engine(), Name("long")),
+      short_text(harness_.engine(), Name("short"));
+  ASSERT_TRUE(long_text->Append(0, RandomText(3, 20'000)).ok());
+  ASSERT_TRUE(gate.WaitArrived(1));
+  EXPECT_FALSE(long_text->ready());
+  EXPECT_TRUE(short_text->ready());
+  short_text.Send("abc");
+  EXPECT_TRUE(short_text.WaitDurable(3));
+  EXPECT_TRUE(short_text->ready());
+  gate.Open();
+  EXPECT_TRUE(long_text.WaitReadyCallback());
+}
+
+TEST_F(WriterTest, DrainGivesUpOnADiskThatHangs) {
+  Gate& gate = harness_.NewGate();
+  HoldCommits(gate);
+  TestWriter writer(harness_.engine(), Name());
+  writer.Send("text");
+  ASSERT_TRUE(gate.WaitArrived(1));
+  EXPECT_EQ(harness_.engine().Drain(absl::Now() + absl::Milliseconds(20)).code(),
+            absl::StatusCode::kDeadlineExceeded);
+  gate.Open();
 }
 
 TEST_F(WriterTest, NothingBehindAFailedPieceBecomesDurable) {
@@ -328,6 +364,7 @@ TEST_F(WriterTest, DocumentThatIsGoneDoesNotFailItsNeighboursInABatch) {
 TEST_F(WriterTest, FullQueueStopsWritersUntilThereIsRoom) {
   harness_.Stop();
   harness_.options().queue_segments_max = 4;
+  harness_.options().document_share_bytes = 0;
   harness_.options().batch_segments_max = 2;
   harness_.Start();
   Gate& gate = harness_.NewGate();

@@ -111,11 +111,18 @@ class Output {
     ASSERT_EQ(static_cast<int64_t>(want.size()), rows_ * width_);
     double magnitude = 1e-30;
     for (double v : want) magnitude = std::max(magnitude, std::fabs(v));
+    ExpectWithin(want, std::vector<double>(want.size(), magnitude), tolerance);
+  }
+  // The same with a magnitude for each value.
+  void ExpectWithin(const std::vector<double>& want, const std::vector<double>& magnitudes,
+                    double tolerance) const {
+    ASSERT_EQ(static_cast<int64_t>(want.size()), rows_ * width_);
+    ASSERT_EQ(magnitudes.size(), want.size());
     for (int64_t r = 0; r < rows_; ++r) {
       for (int64_t c = 0; c < width_; ++c) {
         const double w = want[r * width_ + c];
         const double rounding = dtype_ == DType::kBf16 ? std::fabs(w) / 256 : 0;
-        ASSERT_LE(std::fabs(at(r, c) - w), tolerance * magnitude + rounding)
+        ASSERT_LE(std::fabs(at(r, c) - w), tolerance * magnitudes[r * width_ + c] + rounding)
             << "row " << r << " column " << c << ": " << at(r, c) << ", should be " << w;
       }
       for (int64_t c = width_; c < stride_; ++c) {

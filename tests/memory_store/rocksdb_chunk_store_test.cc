@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/status_facts.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "memory_store/chunk_store.h"
@@ -305,6 +306,7 @@ void FillAndRecover(int64_t reserve_bytes, int64_t left_bytes) {
   absl::Status status;
   while ((status = write(acked)).ok()) ASSERT_LT(++acked, 2000);
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_TRUE(IsStorageFull(status));
   const auto expect_all = [&] {
     for (int i = 0; i < acked; ++i) {
       ASSERT_TRUE(store->Get(Table::kText, absl::StrCat("key", i)).ok()) << i << " of " << acked;
@@ -338,6 +340,38 @@ TEST(RocksDbFullDiskTest, RecoversByItselfWhenSpaceRunsOutAllTheSame) {
 
 TEST(RocksDbFullDiskTest, RecoversByItselfWhenNotEvenTheFirstWriteFits) {
   FillAndRecover(0, int64_t{64} << 10);
+}
+
+TEST(RocksDbFullDiskTest, ClosesAndLosesNothingWhileTheDiskIsFull) {
+  SmallDisk disk(int64_t{128} << 20);
+  if (!disk.mounted()) GTEST_SKIP() << "may not mount a small file system here";
+  Metrics metrics;
+  RocksDbOptions options;
+  options.data_dir = disk.path() + "/data";
+  options.reserve_bytes = 0;
+  auto store = OpenRocksDbChunkStore(options, metrics).value();
+  WriteBatch small;
+  small.Put(Table::kText, "small", "text");
+  ASSERT_TRUE(store->Write(small, Durability::kWriteBehind).ok());
+  EXPECT_TRUE(store->Flush().ok());
+  disk.Fill(64 << 10);
+  // The log took some space beforehand.
+  int acked = 0;
+  absl::Status status;
+  const auto key = [](int i) { return absl::StrCat("large", i); };
+  do {
+    WriteBatch large;
+    large.Put(Table::kText, key(acked), std::string(1 << 20, 'x'));
+    status = store->Write(large, Durability::kSynced);
+  } while (status.ok() && ++acked < 128);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_EQ(store->Flush().code(), absl::StatusCode::kResourceExhausted);
+  store.reset();
+  disk.Free();
+  store = OpenRocksDbChunkStore(options, metrics).value();
+  EXPECT_EQ(store->Get(Table::kText, "small").value(), "text");
+  for (int i = 0; i < acked; ++i) EXPECT_TRUE(store->Get(Table::kText, key(i)).ok()) << i;
+  EXPECT_EQ(store->Get(Table::kText, key(acked)).status().code(), absl::StatusCode::kNotFound);
 }
 
 }  // namespace

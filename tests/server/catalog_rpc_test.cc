@@ -290,9 +290,36 @@ TEST_F(CatalogRpcTest, BadRangesOfTextAreErrors) {
   ExpectFieldError(Read(*stub_, name, -1, 0, &text), "byte_begin", "-1");
   ExpectFieldError(Read(*stub_, name, 5, 4, &text), "byte_end", "4");
   ExpectFieldError(Read(*stub_, name, 0, -4, &text), "byte_end", "-4");
-  ExpectError(Read(*stub_, name, 0, 11, &text), grpc::OUT_OF_RANGE, "10", "OFFSET_OUT_OF_RANGE");
-  ExpectError(Read(*stub_, name, 11, 0, &text), grpc::OUT_OF_RANGE, "10", "OFFSET_OUT_OF_RANGE");
+  ExpectError(Read(*stub_, name, 0, 11, &text), grpc::OUT_OF_RANGE,
+              "byte_end 11 is beyond the 10 bytes of " + name, "OFFSET_OUT_OF_RANGE");
+  ExpectError(Read(*stub_, name, 12, 0, &text), grpc::OUT_OF_RANGE,
+              "byte_begin 12 is beyond the 10 bytes of " + name, "OFFSET_OUT_OF_RANGE");
   ExpectError(Read(*stub_, name + "x", 0, 0, &text), grpc::NOT_FOUND, name, "RESOURCE_NOT_FOUND");
+}
+
+TEST_F(CatalogRpcTest, ARangeThatEndsBeforeItBeginsIsWrongWhateverTheDocument) {
+  std::string text;
+  ExpectFieldError(Read(*stub_, "tenants/default/memories/books/documents/none", 5, 2, &text),
+                   "byte_end", "2 is before byte_begin 5");
+}
+
+TEST_F(CatalogRpcTest, LongBadValuesAreShownInPartWithTheirDetails) {
+  ASSERT_TRUE(Create("books").ok());
+  v1::ListMemoriesResponse page;
+  ExpectFieldError(List("tenants/default", 0, std::string(3000, 't'), &page), "page_token",
+                   "...\" is no page token");
+  ExpectFieldError(Get(std::string(8000, 'n')), "name", "nnn");
+  grpc::ClientContext context;
+  v1::CreateMemoryRequest create;
+  create.set_parent("tenants/default");
+  create.set_memory_id("notes");
+  create.mutable_memory()->set_name(std::string(8000, 'm'));
+  v1::Memory memory;
+  ExpectFieldError(stub_->CreateMemory(&context, create, &memory), "memory.name",
+                   "...\" is not tenants/default/memories/notes");
+  ExpectFieldError(Create("notes", std::string(8000, 'r')), "request_id", "at most 64");
+  ExpectFieldError(Create(std::string(8000, 'i')), "memory_id", "at most 128");
+  ExpectFieldError(Create("notes", "", nullptr, std::string(8000, 'p')), "parent", "tenants/");
 }
 
 TEST_F(CatalogRpcTest, StatusTellsVersionAndAddress) {

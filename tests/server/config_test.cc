@@ -120,6 +120,34 @@ TEST(ConfigTest, EmptyYamlChangesNothing) {
   }
 }
 
+TEST(ConfigTest, AnEmptyFileIsLikeOneOfComments) {
+  TemporaryFolder folder;
+  for (const char* contents : {"", "# nothing\n", "---\n"}) {
+    const auto command = Parse({"--config", WriteFile(folder, contents)});
+    ASSERT_TRUE(command.ok()) << command.status();
+    EXPECT_EQ(ToYaml(command->config), ToYaml(ServerConfig()));
+  }
+  EXPECT_THAT(ErrorOf({"--config", folder.path()}), HasSubstr("cannot read"));
+}
+
+TEST(ConfigTest, WhatWouldBeIgnoredIsAnErrorThatNamesIt) {
+  TemporaryFolder folder;
+  const std::pair<std::string, std::string> wrong[] = {
+      {"server:\n  reader_threads: 3\n---\nserver:\n  reader_threads: 4\n",
+       "config.yaml:4: a second YAML document"},
+      {"server:\n  reader_threads: 3\nserver:\n  ingest_threads: 4\n",
+       "config.yaml:3: section \"server\" stands there twice"},
+      {"server:\nserver:\n  ingest_threads: 4\n", "section \"server\" stands there twice"},
+      {"store:\n  data_dir: \"a\xff\"\n", "config.yaml: not valid UTF-8 at byte 21"},
+      {"store:\n  data_dir: \"a\\0b\"\n", "store.data_dir: the value has a NUL character"},
+      {"server:\n  tenants: [a, b, a]\n", "server.tenants: \"a,b,a\" is not allowed"},
+  };
+  for (const auto& [yaml, part] : wrong) {
+    EXPECT_THAT(ErrorOf({"--config", WriteFile(folder, yaml)}), HasSubstr(part)) << yaml;
+  }
+  EXPECT_THAT(ErrorOf({"--set", "server.tenants=a,a"}), HasSubstr("a stands there twice"));
+}
+
 TEST(ConfigTest, BytesTakeSuffixes) {
   const auto command =
       Parse({"--set", "store.reserve_bytes=3MiB", "--set", "store.host_page_bytes_max=2 GiB"});

@@ -148,6 +148,7 @@ TEST_F(EndToEndTest, InvalidUtf8IsNamedAndEarlierBytesKept) {
                                                  "ab\xff"
                                                  "cd"}});
   ExpectError(bad.status, grpc::INVALID_ARGUMENT, "byte 12", "TEXT_INVALID");
+  EXPECT_EQ(DetailsOf(bad.status).info->metadata().at("byte_offset"), "12");
   EXPECT_EQ(bad.last.durable_bytes(), 12);
   EXPECT_EQ(Get(Document("bad")).durable_bytes(), 12);
   // It goes on from there.
@@ -162,6 +163,7 @@ TEST_F(EndToEndTest, ASequenceMayBeSplitButNotLeftOpen) {
   EXPECT_EQ(split.last.durable_bytes(), 5);
   const Ingested open = Ingest(Document("open"), {{0, "ok \xe2\x82"}});
   ExpectError(open.status, grpc::INVALID_ARGUMENT, "byte 3", "TEXT_INVALID");
+  EXPECT_EQ(DetailsOf(open.status).info->metadata().at("byte_offset"), "3");
   EXPECT_EQ(open.last.durable_bytes(), 3);
 }
 
@@ -176,8 +178,9 @@ TEST_F(EndToEndTest, DifferentBytesAtAStoredOffsetAreRefusedEqualOnesNot) {
   const Ingested same = Ingest(Document("same"), {{6, "world, again"}});
   EXPECT_TRUE(same.status.ok()) << same.status.error_message();
   EXPECT_EQ(same.last.durable_bytes(), 18);
-  const Ingested other = Ingest(Document("same"), {{6, "World"}});
+  const Ingested other = Ingest(Document("same"), {{4, "o World"}});
   ExpectError(other.status, grpc::ALREADY_EXISTS, "byte 6", "TEXT_DIFFERS");
+  EXPECT_EQ(DetailsOf(other.status).info->metadata().at("byte_offset"), "6");
   EXPECT_EQ(Get(Document("same")).durable_bytes(), 18);
 }
 
@@ -225,6 +228,42 @@ TEST_F(EndToEndTest, UnknownMemoriesAndDocumentsAreNotFound) {
   barrier.add_barriers()->set_document(Document("nothing"));
   barrier.mutable_barriers(0)->set_visible_bytes(1);
   EXPECT_EQ(stub_->Retrieve(&barrier_context, barrier, &found).error_code(), grpc::NOT_FOUND);
+}
+
+TEST_F(EndToEndTest, AFullDiskIsNoLimitThatSomebodySet) {
+  TemporaryFolder folder;
+  const auto create = [&](const std::string& id) {
+    grpc::ClientContext context;
+    v1::CreateMemoryRequest request;
+    request.set_parent("tenants/default");
+    request.set_memory_id(id);
+    v1::Memory memory;
+    return stub_->CreateMemory(&context, request, &memory);
+  };
+  const auto restart = [&](const ServerConfig& config) {
+    stub_.reset();
+    server_.reset();
+    server_ = TestServer::StartReal(config, folder.path() + "/data");
+    stub_ = server_->NewStub();
+  };
+  ServerConfig config;
+  config.engine.memories_per_tenant_max = 1;
+  restart(config);
+  ASSERT_TRUE(create("books").ok());
+  ASSERT_TRUE(Ingest(Document("log"), {{0, "some text"}}).status.ok());
+  ExpectError(create("more"), grpc::RESOURCE_EXHAUSTED, "limit 1", "LIMIT_REACHED");
+
+  // No disk has so much to keep in reserve.
+  config.engine.memories_per_tenant_max = 10;
+  config.reserve_bytes = int64_t{1} << 50;
+  restart(config);
+  const grpc::Status created = create("more");
+  ExpectError(created, grpc::RESOURCE_EXHAUSTED, "disk full", "STORAGE_FULL");
+  EXPECT_TRUE(DetailsOf(created).retry.has_value());
+  ExpectError(Ingest(Document("new"), {{0, "text"}}).status, grpc::RESOURCE_EXHAUSTED, "disk full",
+              "STORAGE_FULL");
+  ExpectError(Ingest(Document("log"), {{9, " more"}}).status, grpc::RESOURCE_EXHAUSTED, "disk full",
+              "STORAGE_FULL");
 }
 
 TEST_F(EndToEndTest, EverythingIsThereAfterARestart) {

@@ -1,5 +1,8 @@
 #include "server/error.h"
 
+#include "absl/strings/match.h"
+#include "common/status_facts.h"
+#include "common/utf8.h"
 #include "gtest/gtest.h"
 #include "tests/server/rpc_matchers.h"
 
@@ -45,6 +48,48 @@ TEST(ErrorTest, LongValuesAreCut) {
   const grpc::Status status =
       ToGrpcStatus(FieldError("name", std::string(100'000, 'x'), "too long"), "M", "");
   EXPECT_LT(status.error_details().size(), 2000u);
+}
+
+TEST(ErrorTest, AnErrorFitsTheMetadataThatGrpcTakesWhateverAClientSent) {
+  for (const char* unit : {"x", "\xff", "\xe2\x82\xac", "\xe2\x82\xac\xff"}) {
+    std::string value;
+    while (value.size() < 8000) value += unit;
+    const grpc::Status status =
+        ToGrpcStatus(FieldError("memories[63]", value, value), "CreateMemory", value);
+    // gRPC writes a byte beyond ASCII as %NN, and the details in base64.
+    const size_t metadata_bytes =
+        3 * status.error_message().size() + status.error_details().size() * 4 / 3;
+    EXPECT_LT(metadata_bytes, 7500u) << unit;
+    EXPECT_EQ(ValidUtf8Prefix(status.error_message()).valid_bytes, status.error_message().size());
+    EXPECT_TRUE(absl::EndsWith(status.error_message(), "..."));
+    const ErrorDetails details = DetailsOf(status);
+    ASSERT_TRUE(details.info.has_value()) << unit;
+    EXPECT_EQ(details.info->reason(), "INVALID_FIELD");
+    for (const char* key : {"value", "resource"}) {
+      const std::string& shown = details.info->metadata().at(key);
+      EXPECT_LE(shown.size(), 256u);
+      EXPECT_TRUE(absl::EndsWith(shown, "...")) << shown;
+    }
+  }
+}
+
+TEST(ErrorTest, AQuotedValueIsCutBetweenCharacters) {
+  EXPECT_EQ(Quoted("abc"), "\"abc\"");
+  EXPECT_EQ(Quoted("a\xff"), "\"a\\xff\"");
+  EXPECT_EQ(Quoted(std::string(256, 'x')), "\"" + std::string(256, 'x') + "\"");
+  EXPECT_EQ(Quoted(std::string(257, 'x')), "\"" + std::string(253, 'x') + "...\"");
+  std::string euros;
+  while (euros.size() < 300) euros += "\xe2\x82\xac";
+  EXPECT_EQ(Quoted(euros), "\"" + euros.substr(0, 252) + "...\"");
+}
+
+TEST(ErrorTest, AFullDiskIsToldFromALimit) {
+  const absl::Status limit = absl::ResourceExhaustedError("why");
+  EXPECT_EQ(DetailsOf(ToGrpcStatus(limit, "M", "")).info->reason(), "LIMIT_REACHED");
+  const ErrorDetails full = DetailsOf(ToGrpcStatus(WithStorageFull(limit), "M", ""));
+  EXPECT_EQ(full.info->reason(), "STORAGE_FULL");
+  ASSERT_TRUE(full.retry.has_value());
+  EXPECT_EQ(full.retry->retry_delay().seconds(), 5);
 }
 
 TEST(ErrorTest, RetryDelayKeepsFractions) {

@@ -307,7 +307,7 @@ class FakeEngine : public Engine {
       for (const auto& [name, state] : writers_) news.emplace_back(state, Progress(name));
     }
     for (const auto& [state, progress] : news) {
-      state->Call([&](WriterCallbacks& c) { c.progress(progress); });
+      state->Call([&progress = progress](WriterCallbacks& c) { c.progress(progress); });
     }
   }
 

@@ -9,6 +9,7 @@
 #include <grpcpp/client_context.h>
 
 #include "absl/strings/str_cat.h"
+#include "common/status_facts.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "mneme/v1/mneme.grpc.pb.h"
@@ -264,7 +265,8 @@ TEST_F(IngestRpcTest, AFullDiskIsToldAndNothingAcked) {
   Stream stream(*stub_);
   ASSERT_TRUE(stream.Send(kDocument, 0, "text"));
   engine_.AwaitAppendCount(1);
-  engine_.FailWriters(absl::ResourceExhaustedError("no space left in /data: 0 bytes free"));
+  engine_.FailWriters(
+      WithStorageFull(absl::ResourceExhaustedError("no space left in /data: 0 bytes free")));
   v1::IngestResponse ack;
   const grpc::Status status = stream.Finish(&ack);
   ExpectError(status, grpc::RESOURCE_EXHAUSTED, "no space left", "STORAGE_FULL");

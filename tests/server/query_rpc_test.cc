@@ -139,7 +139,7 @@ TEST_F(QueryRpcTest, BadQuestionsAreInvalid) {
   ExpectFieldError(Retrieve(bad), "memories[1]", "nonsense");
   v1::RetrieveRequest far = Question();
   far.set_context_bytes(4097);
-  ExpectFieldError(Retrieve(far), "context_bytes", "4097");
+  ExpectFieldError(Retrieve(far), "context_bytes", "4097 is not in 0 .. 4096");
   v1::RetrieveRequest barrier = Question();
   barrier.add_barriers()->set_document("nonsense");
   ExpectFieldError(Retrieve(barrier), "barriers[0].document", "nonsense");
@@ -149,6 +149,28 @@ TEST_F(QueryRpcTest, BadQuestionsAreInvalid) {
   v1::RetrieveRequest stranger = none;
   stranger.add_memories("tenants/nobody/memories/a");
   ExpectError(Retrieve(stranger), grpc::NOT_FOUND, "nobody", "TENANT_NOT_FOUND");
+}
+
+TEST_F(QueryRpcTest, AScoredAnswerBeginsWithTheSpaceThatGenerateLeavesOut) {
+  std::string seen;
+  engine_.score = [&](const ScoreOptions& options, const CallContext&) {
+    seen = options.text;
+    return ScoreResult();
+  };
+  const auto scored = [&](const std::string& prompt, const std::string& text) {
+    grpc::ClientContext context;
+    v1::ScoreRequest request;
+    request.set_prompt(prompt);
+    request.set_text(text);
+    v1::ScoreResponse response;
+    EXPECT_TRUE(stub_->Score(&context, request, &response).ok());
+    return seen;
+  };
+  EXPECT_EQ(scored("How many?", "40917"), " 40917");
+  EXPECT_EQ(scored("How many?", " 40917"), " 40917");
+  EXPECT_EQ(scored("How many?", "\n40917"), "\n40917");
+  // At the beginning of a document nothing parts it from anything.
+  EXPECT_EQ(scored("", "40917"), "40917");
 }
 
 TEST_F(QueryRpcTest, ErrorsOfTheEngineKeepTheirCode) {

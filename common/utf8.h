@@ -1,8 +1,8 @@
 // UTF-8: where well-formed text ends. Well-formed as in table 3-7 of the Unicode standard: no
 // overlong forms, no surrogates, nothing above U+10FFFF.
 
-#ifndef MNEME_ENGINE_UTF8_H_
-#define MNEME_ENGINE_UTF8_H_
+#ifndef MNEME_COMMON_UTF8_H_
+#define MNEME_COMMON_UTF8_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -35,4 +35,4 @@ size_t Utf8CutBytes(absl::string_view text, size_t bytes_max);
 
 }  // namespace mneme
 
-#endif  // MNEME_ENGINE_UTF8_H_
+#endif  // MNEME_COMMON_UTF8_H_

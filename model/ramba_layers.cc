@@ -1,0 +1,254 @@
+// The layers of RambaModel: one Mamba-2 layer, the chunk encoder, one HSA layer, each over the rows
+// of a tile.
+
+#include "common/status_macros.h"
+#include "model/ramba_model.h"
+
+namespace mneme {
+
+absl::Status RambaModel::EmbedIds(Workspace& ws) const {
+  const int64_t rows = static_cast<int64_t>(ws.host_ids.size());
+  RETURN_IF_ERROR(backend_.CopyIn(ws.ids, ws.host_ids.data(), rows * 4));
+  return backend_.Embed({.ids = ws.ids,
+                         .rows = rows,
+                         .table = weights_.embedding.get(),
+                         .out = ws.hidden,
+                         .out_stride = shape_.hidden_stride});
+}
+
+absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, int64_t rows,
+                                    int64_t layer, bool per_row) const {
+  const ModelConfig& c = config();
+  const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
+  const int64_t state_offset = layer * LayerStateFloats();
+  const int64_t product_stride = weights.in_proj->out_columns();
+  RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden,
+                                    .in_stride = shape_.hidden_stride,
+                                    .weight = weights.norm.as<float>(),
+                                    .eps = static_cast<float>(c.norm_eps),
+                                    .rows = rows,
+                                    .width = c.d_model,
+                                    .out = ws.operand,
+                                    .out_dtype = operand_dtype,
+                                    .out_stride = c.d_model}));
+  RETURN_IF_ERROR(backend_.Matmul({.a = ws.operand,
+                                   .a_dtype = operand_dtype,
+                                   .a_stride = c.d_model,
+                                   .rows = rows,
+                                   .row_capacity = ws.row_capacity,
+                                   .weight = weights.in_proj.get(),
+                                   .out = ws.product,
+                                   .per_row = per_row}));
+  RETURN_IF_ERROR(backend_.ConvSilu({.in = ws.product + c.inner(),
+                                     .in_stride = product_stride,
+                                     .weight = weights.conv_weight.as<float>(),
+                                     .bias = weights.conv_bias.as<float>(),
+                                     .taps = c.conv_kernel,
+                                     .channels = c.conv_dim(),
+                                     .sequences = ws.sequences.data(),
+                                     .sequence_count = static_cast<int64_t>(ws.sequences.size()),
+                                     .state_offset = state_offset,
+                                     .rows = rows,
+                                     .out = ws.conv,
+                                     .out_stride = c.conv_dim()}));
+  const SsdParams ssd = {.xbc = ws.conv,
+                         .xbc_stride = c.conv_dim(),
+                         .dt = ws.product + c.inner() + c.conv_dim(),
+                         .dt_stride = product_stride,
+                         .dt_bias = weights.dt_bias.as<float>(),
+                         .a_log = weights.a_log.as<float>(),
+                         .d_skip = weights.d_skip.as<float>(),
+                         .heads = c.ssm_heads(),
+                         .head_dim = c.ssm_head_dim,
+                         .state_size = c.ssm_state_size,
+                         .sequences = ws.sequences.data(),
+                         .sequence_count = static_cast<int64_t>(ws.sequences.size()),
+                         .state_offset = state_offset + int64_t{c.conv_kernel - 1} * c.conv_dim(),
+                         .rows = rows,
+                         .y = ws.y,
+                         .y_stride = c.inner(),
+                         .compute_dtype = compute_dtype_};
+  RETURN_IF_ERROR(per_row ? backend_.SsmStep(ssd) : backend_.Ssd(ssd));
+  RETURN_IF_ERROR(backend_.GateNorm({.y = ws.y,
+                                     .y_stride = c.inner(),
+                                     .z = ws.product,
+                                     .z_stride = product_stride,
+                                     .weight = weights.gate_norm.as<float>(),
+                                     .eps = static_cast<float>(c.norm_eps),
+                                     .rows = rows,
+                                     .width = c.inner(),
+                                     .out = ws.operand,
+                                     .out_dtype = operand_dtype,
+                                     .out_stride = c.inner()}));
+  return backend_.Matmul({.a = ws.operand,
+                          .a_dtype = operand_dtype,
+                          .a_stride = c.inner(),
+                          .rows = rows,
+                          .row_capacity = ws.row_capacity,
+                          .weight = weights.out_proj.get(),
+                          .out = ws.hidden,
+                          .accumulate = true,
+                          .per_row = per_row});
+}
+
+absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
+  const ModelConfig& c = config();
+  const ChunkEncoderWeights& encoder = weights_.encoder;
+  const int64_t S = c.chunk_size, rows = chunks * (S + 1);
+  const float eps = static_cast<float>(c.norm_eps);
+  const auto norm = [&](const Buffer& weight) {
+    return backend_.RmsNorm({.in = ws.encoder,
+                             .in_stride = shape_.hidden_stride,
+                             .weight = weight.as<float>(),
+                             .eps = eps,
+                             .rows = rows,
+                             .width = c.d_model,
+                             .out = ws.operand,
+                             .out_dtype = compute_dtype_,
+                             .out_stride = c.d_model});
+  };
+  const auto matmul = [&](const PackedWeight& weight, float* out, bool accumulate) {
+    return backend_.Matmul({.a = ws.operand,
+                            .a_dtype = compute_dtype_,
+                            .a_stride = weight.cols(),
+                            .rows = rows,
+                            .row_capacity = ws.encoder_row_capacity,
+                            .weight = &weight,
+                            .out = out,
+                            .accumulate = accumulate});
+  };
+  RETURN_IF_ERROR(backend_.ChunkInput({.hidden = ws.hidden,
+                                       .hidden_stride = shape_.hidden_stride,
+                                       .weight = encoder.in_norm.as<float>(),
+                                       .eps = eps,
+                                       .cls = encoder.cls.as<float>(),
+                                       .chunks = chunks,
+                                       .chunk_tokens = S,
+                                       .width = c.d_model,
+                                       .out = ws.encoder,
+                                       .out_stride = shape_.hidden_stride}));
+  for (const EncoderLayerWeights& layer : encoder.layers) {
+    RETURN_IF_ERROR(norm(layer.attn_norm));
+    RETURN_IF_ERROR(matmul(*layer.qkv, ws.product, false));
+    const int64_t qkv_stride = layer.qkv->out_columns();
+    for (const bool is_key : {false, true}) {
+      RETURN_IF_ERROR(
+          backend_.HeadNorm({.data = ws.product + (is_key ? c.d_model : 0),
+                             .stride = qkv_stride,
+                             .weight = (is_key ? layer.k_norm : layer.q_norm).as<float>(),
+                             .eps = kHeadNormEps,
+                             .rows = rows,
+                             .heads = c.n_heads,
+                             .head_dim = c.head_dim(),
+                             .cosine = encoder.cosine.as<float>(),
+                             .sine = encoder.sine.as<float>(),
+                             .period = S + 1}));
+    }
+    RETURN_IF_ERROR(backend_.ChunkAttention({.qkv = ws.product,
+                                             .qkv_stride = qkv_stride,
+                                             .groups = chunks,
+                                             .group_rows = S + 1,
+                                             .heads = c.n_heads,
+                                             .head_dim = c.head_dim(),
+                                             .out = ws.operand,
+                                             .out_dtype = compute_dtype_,
+                                             .out_stride = c.d_model}));
+    RETURN_IF_ERROR(matmul(*layer.attn_out, ws.encoder, true));
+    RETURN_IF_ERROR(norm(layer.mlp_norm));
+    RETURN_IF_ERROR(matmul(*layer.gate_up, ws.product, false));
+    RETURN_IF_ERROR(backend_.SwiGlu({.gate_up = ws.product,
+                                     .gate_up_stride = layer.gate_up->out_columns(),
+                                     .rows = rows,
+                                     .width = c.encoder_ffn,
+                                     .out = ws.operand,
+                                     .out_dtype = compute_dtype_,
+                                     .out_stride = c.encoder_ffn}));
+    RETURN_IF_ERROR(matmul(*layer.down, ws.encoder, true));
+  }
+  RETURN_IF_ERROR(norm(encoder.norm));
+  RETURN_IF_ERROR(matmul(*encoder.kv_proj, ws.product, false));
+  RETURN_IF_ERROR(backend_.WritePages({.k = ws.product,
+                                       .v = ws.product + c.head_dim(),
+                                       .stride = encoder.kv_proj->out_columns(),
+                                       .k_norm_weight = encoder.k_norm.as<float>(),
+                                       .eps = kHeadNormEps,
+                                       .chunks = chunks,
+                                       .chunk_tokens = S,
+                                       .head_dim = c.head_dim(),
+                                       .pages = ws.pages,
+                                       .page_dtype = storage_dtype_}));
+  // The CLS row of each chunk alone.
+  const char* first_cls =
+      static_cast<const char*>(ws.operand) + S * c.d_model * DTypeBytes(compute_dtype_);
+  RETURN_IF_ERROR(backend_.Matmul({.a = first_cls,
+                                   .a_dtype = compute_dtype_,
+                                   .a_stride = (S + 1) * c.d_model,
+                                   .rows = chunks,
+                                   .weight = encoder.landmark_proj.get(),
+                                   .out = ws.product}));
+  return backend_.RmsNorm({.in = ws.product,
+                           .in_stride = encoder.landmark_proj->out_columns(),
+                           .weight = encoder.landmark_norm.as<float>(),
+                           .eps = kHeadNormEps,
+                           .rows = chunks,
+                           .width = c.landmark_dim,
+                           .out = ws.landmarks,
+                           .out_dtype = storage_dtype_,
+                           .out_stride = c.landmark_dim});
+}
+
+absl::Status RambaModel::HsaLayer(Workspace& ws, const HsaWeights& weights, int64_t rows,
+                                  bool per_row) const {
+  const ModelConfig& c = config();
+  const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
+  RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden,
+                                    .in_stride = shape_.hidden_stride,
+                                    .weight = weights.norm.as<float>(),
+                                    .eps = static_cast<float>(c.norm_eps),
+                                    .rows = rows,
+                                    .width = c.d_model,
+                                    .out = ws.operand,
+                                    .out_dtype = operand_dtype,
+                                    .out_stride = c.d_model}));
+  RETURN_IF_ERROR(backend_.Matmul({.a = ws.operand,
+                                   .a_dtype = operand_dtype,
+                                   .a_stride = c.d_model,
+                                   .rows = rows,
+                                   .row_capacity = ws.row_capacity,
+                                   .weight = weights.q_proj.get(),
+                                   .out = ws.product,
+                                   .per_row = per_row}));
+  const int64_t q_stride = weights.q_proj->out_columns();
+  RETURN_IF_ERROR(backend_.HeadNorm({.data = ws.product,
+                                     .stride = q_stride,
+                                     .weight = weights.q_norm.as<float>(),
+                                     .eps = kHeadNormEps,
+                                     .rows = rows,
+                                     .heads = c.n_heads,
+                                     .head_dim = c.head_dim()}));
+  RETURN_IF_ERROR(backend_.HsaAttend({.q = ws.product,
+                                      .q_stride = q_stride,
+                                      .pages = ws.page_pointers,
+                                      .weights = ws.page_weights,
+                                      .page_counts = ws.page_counts,
+                                      .pages_max = c.chunks_per_read,
+                                      .page_dtype = storage_dtype_,
+                                      .rows = rows,
+                                      .heads = c.n_heads,
+                                      .head_dim = c.head_dim(),
+                                      .chunk_tokens = c.chunk_size,
+                                      .out = ws.operand,
+                                      .out_dtype = operand_dtype,
+                                      .out_stride = c.d_model}));
+  return backend_.Matmul({.a = ws.operand,
+                          .a_dtype = operand_dtype,
+                          .a_stride = c.d_model,
+                          .rows = rows,
+                          .row_capacity = ws.row_capacity,
+                          .weight = weights.o_proj.get(),
+                          .out = ws.hidden,
+                          .accumulate = true,
+                          .per_row = per_row});
+}
+
+}  // namespace mneme

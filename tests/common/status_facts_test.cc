@@ -1,0 +1,22 @@
+#include "common/status_facts.h"
+
+#include "gtest/gtest.h"
+
+namespace mneme {
+namespace {
+
+TEST(StatusFactsTest, AStatusCarriesTheOffsetItWasGiven) {
+  EXPECT_EQ(ByteOffsetOf(WithByteOffset(absl::InvalidArgumentError("bad"), 24)), 24);
+  EXPECT_EQ(ByteOffsetOf(absl::InvalidArgumentError("bad at byte 24")), std::nullopt);
+  EXPECT_EQ(ByteOffsetOf(absl::OkStatus()), std::nullopt);
+}
+
+TEST(StatusFactsTest, AFullDiskIsToldFromALimit) {
+  const absl::Status limit = absl::ResourceExhaustedError("limit 3");
+  EXPECT_FALSE(IsStorageFull(limit));
+  EXPECT_TRUE(IsStorageFull(WithStorageFull(limit)));
+  EXPECT_EQ(WithStorageFull(limit).message(), limit.message());
+}
+
+}  // namespace
+}  // namespace mneme
