@@ -6,8 +6,7 @@ calibrated around zero, because stick-breaking reads a chunk with weight sigmoid
 chunk with a score above zero would take the weight of the right one, and in a memory of millions of chunks there is always
 a newer one. So gold chunks are pushed above zero and the sum of exp(score) over all others below one.
 
-A batch has a few thousand chunks, a memory millions. Two things stand for the rest: `Recent`, the landmarks of the last steps
-(cross-batch memory: arXiv 1912.06798), which are negatives without gradient; and `crowd`, how many like it each negative stands for."""
+A batch has a few thousand chunks, a memory millions: `crowd` says how many like it each negative stands for."""
 import math
 from dataclasses import dataclass
 
@@ -29,23 +28,6 @@ class LossWeights:
     calibration: float = 1.0     # of the terms around zero beside the contrast; training raises it from 0 at the beginning
 
 
-class Recent:
-    """Landmarks of the last `steps` steps, oldest replaced first. `skip` steps go by before any is kept: those of a young network
-    are no use a moment later."""
-
-    def __init__(self, steps, skip=0):
-        self.steps, self.skip, self.kept = steps, skip, []
-
-    def push(self, landmarks):
-        """landmarks [K,R] of one step."""
-        self.skip -= 1
-        if self.skip < 0:
-            self.kept = [*self.kept, landmarks.detach()][-self.steps:] if self.steps else []
-
-    def rows(self):
-        return self.kept
-
-
 def retrieval_terms(scores, gold, own_row, own_row_only, calibration=1.0, crowd=1.0):
     """Loss of each query and whether its best chunk is right.
     scores [n, K] of n queries against all K chunks; gold [n, C] uint8 of the own row's chunks; own_row [n] where those
@@ -63,9 +45,9 @@ def retrieval_terms(scores, gold, own_row, own_row_only, calibration=1.0, crowd=
     return loss, positive.gather(1, best).squeeze(1)
 
 
-def batch_loss(model, batch, weights, gather_landmarks=None, recent=None):
+def batch_loss(model, batch, weights, gather_landmarks=None):
     """Loss of one batch (see batches.collate) and a dict of detached figures for the log.
-    gather_landmarks: landmarks [K,R] -> those of the other processes. recent: Recent, or None."""
+    gather_landmarks: landmarks [K,R] -> those of the other processes."""
     hidden, queries, landmarks = model(batch['memory'], batch['memory_segment'], batch['reader'], batch['reader_segment'])
     logits = model.logits(hidden)
     loss = F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), batch['label'].view(-1), reduction='none').view(batch['label'].shape)
@@ -74,9 +56,6 @@ def batch_loss(model, batch, weights, gather_landmarks=None, recent=None):
     with torch.autocast(hidden.device.type, enabled=False):
         flat = landmarks.float().reshape(-1, landmarks.shape[-1])
         everyone = torch.cat([flat, gather_landmarks(flat)]) if gather_landmarks else flat
-        if recent:
-            now, everyone = everyone, torch.cat([everyone, *recent.rows()])
-            recent.push(now)
         asked = queries.float().reshape(-1, queries.shape[-1])
         at, first, switch = batch['query_at'], batch['query_is'] == FIRST, batch['query_is'] == SWITCH
         own_row = torch.div(at, queries.shape[1], rounding_mode='floor') * landmarks.shape[1]

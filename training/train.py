@@ -19,13 +19,12 @@ import torch.distributed as distributed
 from training import bundle, checkpoint
 from training.batches import Batches, loader
 from training.config import Config, read_config
-from training.losses import LossWeights, Recent, batch_loss
+from training.losses import LossWeights, batch_loss
 from training.model import Ramba
 from training.optimizer import Optimizer
 from training.tokenizer import Tokenizer
 
 CALIBRATION_STEPS = 400         # chunks are first told apart, then their scores are moved to the right side of zero
-RECENT_SKIP = 800               # steps of a fresh network whose landmarks are not kept as negatives; a trained one skips its warm-up
 UNTIMED_STEPS = 10              # compilation happens in these
 AGREE_EVERY = 10                # steps between looks at the clock, which all processes must share
 
@@ -108,7 +107,6 @@ def train(args, config):
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
     batches = iter(loader(Batches(args.prepared, config, args.rows, f'{args.seed}/{step}/{peers.rank}', args.reader_tokens, args.row_tokens), args.workers))
     first_step, started, saved, logged, weights = step, None, time.time(), [], LossWeights()
-    recent = Recent(args.recent_steps, args.warmup_steps if step or args.initial else RECENT_SKIP)
     while True:
         if (step - first_step) % AGREE_EVERY == 0:
             now = peers.agree(spent + (time.time() - started if started else 0.0))
@@ -117,7 +115,7 @@ def train(args, config):
         batch = {k: v.to(peers.device, non_blocking=True) for k, v in next(batches).items()}
         weights.calibration = 1.0 if args.initial else min(1.0, step / CALIBRATION_STEPS)
         with torch.autocast(peers.device.split(':')[0], torch.bfloat16, enabled=torch.cuda.is_available()):
-            loss, figures = batch_loss(model, batch, weights, peers.landmarks if peers.count > 1 else None, recent)
+            loss, figures = batch_loss(model, batch, weights, peers.landmarks if peers.count > 1 else None)
         for p in parameters:
             p.grad = None
         loss.backward()
@@ -166,7 +164,6 @@ if __name__ == '__main__':
     parser.add_argument('--warmup-steps', type=int, default=150)
     parser.add_argument('--matrix-rate', type=float, default=0.012, help='peak learning rate of Muon')
     parser.add_argument('--other-rate', type=float, default=1.2e-3, help='peak learning rate of AdamW')
-    parser.add_argument('--recent-steps', type=int, default=0, help='steps whose landmarks are kept as further negatives (NOTES.md: it failed)')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--log-every', type=int, default=50)
     parser.add_argument('--save-every', type=float, default=120, help='seconds')

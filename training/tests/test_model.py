@@ -96,7 +96,7 @@ class ModelTest(unittest.TestCase):
         from training.config import Config
         with tempfile.TemporaryDirectory() as folder:
             args = argparse.Namespace(prepared=str(prepared()), checkpoint=folder, seconds=0.1, initial=None, spent=0.0, rows=1, row_tokens=1024, reader_tokens=256,
-                                      workers=0, recent_steps=2, seed=0, log_every=1000, save_every=1000,
+                                      workers=0, seed=0, log_every=1000, save_every=1000,
                                       matrix_rate=0.01, other_rate=1e-3, warmup_steps=10)
             config = Config(vocab_size=vocabulary(), **SIZES)
             train.train(args, config)
