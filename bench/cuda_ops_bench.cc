@@ -3,7 +3,9 @@
 // run, on a plain copy and on a large product of bf16 matrices.
 //
 // Usage: cuda_ops_bench [small|370m] [rows] [own]
-// `own`: products of many rows by our own kernel, without cuBLASLt.
+//        cuda_ops_bench ssd
+// `own`: products of many rows by our own kernel, without cuBLASLt. `ssd`: the recurrence alone, at
+// the shapes of Mamba-2 130M over 16384 tokens, for bench/peers/ssd_peer.py beside it.
 
 #include <cstdint>
 #include <cstdio>
@@ -67,6 +69,8 @@ constexpr Shape k370m = {.d_model = 1024,
                          .landmark = 1024,
                          .vocab = 32000};
 
+constexpr Shape kMamba130m = {.d_model = 768, .heads = 24, .head_dim = 64, .state = 128, .taps = 4};
+
 class Bench {
  public:
   Bench(Backend& backend, const Shape& shape, int64_t rows)
@@ -77,11 +81,14 @@ class Bench {
   }
 
   void Run() {
-    MeasureCeilings();
-    std::printf("%-34s %10s %8s %8s %9s %9s %7s\n", "operation", "median us", "min", "max", "GB/s",
-                "TFLOP/s", "floor");
+    PrintHead();
     Ingest();
     Decode();
+  }
+
+  void RunSsd() {
+    PrintHead();
+    for (const int64_t sequences : {1, 4, 16}) Recurrence(sequences);
   }
 
  private:
@@ -133,6 +140,49 @@ class Bench {
     for (int i = 0; i < kRepetitions; ++i)
       seconds.push_back(run(count) / static_cast<double>(count));
     return SpreadOf(std::move(seconds));
+  }
+
+  void PrintHead() {
+    MeasureCeilings();
+    std::printf("%-34s %10s %8s %8s %9s %9s %7s\n", "operation", "median us", "min", "max", "GB/s",
+                "TFLOP/s", "floor");
+  }
+
+  // rows_ tokens in `sequences` equal sequences.
+  void Recurrence(int64_t sequences) {
+    const Shape& c = shape_;
+    const Buffer xbc = Floats(rows_ * c.conv_dim()), dt = Floats(rows_ * c.heads),
+                 heads = Floats(3 * c.heads), states = Floats(sequences * c.inner() * c.state),
+                 y = Floats(rows_ * c.inner());
+    std::vector<SequenceRows> sequence_rows;
+    for (int64_t i = 0; i < sequences; ++i) {
+      sequence_rows.push_back({.row_begin = i * (rows_ / sequences),
+                               .row_count = rows_ / sequences,
+                               .state = states.as<float>() + i * c.inner() * c.state});
+    }
+    const SsdParams ssd = {.xbc = xbc.as<float>(),
+                           .xbc_stride = c.conv_dim(),
+                           .dt = dt.as<float>(),
+                           .dt_stride = c.heads,
+                           .dt_bias = heads.as<float>(),
+                           .a_log = heads.as<float>() + c.heads,
+                           .d_skip = heads.as<float>() + 2 * c.heads,
+                           .heads = c.heads,
+                           .head_dim = c.head_dim,
+                           .state_size = c.state,
+                           .sequences = sequence_rows.data(),
+                           .sequence_count = sequences,
+                           .rows = rows_,
+                           .y = y.as<float>(),
+                           .y_stride = c.inner(),
+                           .compute_dtype = DType::kBf16};
+    const auto rows = static_cast<double>(rows_), N = static_cast<double>(c.state);
+    Line("Ssd, " + std::to_string(sequences) + " x " + std::to_string(rows_ / sequences),
+         rows * static_cast<double>(c.conv_dim() + c.inner() + c.heads) * 4,
+         rows * static_cast<double>(c.heads) *
+             (64 * N + 64 * static_cast<double>(c.head_dim) +
+              4 * N * static_cast<double>(c.head_dim)),
+         [&] { return backend_.Ssd(ssd); });
   }
 
   void MeasureCeilings() {
@@ -404,6 +454,12 @@ class Bench {
 };
 
 int Main(int argc, char** argv) {
+  if (argc > 1 && std::strcmp(argv[1], "ssd") == 0) {
+    const std::unique_ptr<Backend> backend = OrDie(CreateCudaBackend({}));
+    std::printf("device %s\nshapes Mamba-2 130M\n", backend->description().c_str());
+    Bench(*backend, kMamba130m, 16384).RunSsd();
+    return 0;
+  }
   const bool large = argc > 1 && std::strcmp(argv[1], "370m") == 0;
   const int64_t rows = argc > 2 ? std::atoll(argv[2]) : 131072;
   const bool own = argc > 3 && std::strcmp(argv[3], "own") == 0;

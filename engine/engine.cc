@@ -37,6 +37,7 @@ absl::Status CheckEngineOptions(const EngineOptions& options, const Model& model
                      : absl::InvalidArgumentError(
                            absl::StrCat(name, " is ", value, "; it must be above 0"));
   };
+  RETURN_IF_ERROR(positive(options.encode_threads, "encode_threads"));
   RETURN_IF_ERROR(positive(options.batch_segments_max, "batch_segments_max"));
   RETURN_IF_ERROR(positive(options.batch_tokens_max, "batch_tokens_max"));
   RETURN_IF_ERROR(positive(options.queue_segments_max, "queue_segments_max"));
@@ -114,7 +115,8 @@ class EngineImpl : public Engine {
                     .wait_max = options.commit_wait_max,
                     .room = [this] { OnRoom(); }},
                    store, metrics_, clock),
-        scheduler_({.batch_segments_max = options.batch_segments_max,
+        scheduler_({.encode_threads = options.encode_threads,
+                    .batch_segments_max = options.batch_segments_max,
                     .batch_tokens_max = options.batch_tokens_max,
                     .queue_segments_max = options.queue_segments_max,
                     .idle_flush = options.idle_flush},

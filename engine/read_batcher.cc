@@ -244,6 +244,7 @@ void ReadBatcher::Scan(const LandmarkView& view,
                                                      .dim = layout.landmark_dim,
                                                      .dtype = layout.dtype,
                                                      .slabs = view.slabs(),
+                                                     .slabs_resident = view.slabs_resident(),
                                                      .k = k,
                                                      .indices = indices.data(),
                                                      .scores = scores.data()});
@@ -344,7 +345,9 @@ absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<Waiting* const> ste
   std::vector<RowSelection> selections;
   selections.reserve(reads.size());
   for (const RowRead& read : reads) {
-    selections.push_back({.pages = read.pages, .weights = read.weights});
+    selections.push_back({.pages = read.pages,
+                          .weights = read.weights,
+                          .pages_resident = pages.pinned.resident()});
   }
   const LogitRows which = steps.front()->step->logit_rows;
   std::vector<float> logits;

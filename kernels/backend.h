@@ -38,6 +38,8 @@ class Backend {
   // For people: threads, instruction sets, device name.
   virtual std::string description() const = 0;
 
+  // Whether its memory is not the host's: what is read often should then lie in a Buffer.
+  virtual bool has_own_memory() const { return false; }
   // kBf16 where products of bf16 operands are faster than those of f32, else kF32.
   virtual DType fast_dtype() const = 0;
   // Rows that one operation should get at one time: enough to fill the device, few enough to stay
@@ -118,6 +120,9 @@ struct CudaBackendOptions {
   // Products of many rows through cuBLASLt where the machine has it and it is exact.
   bool cublas_lt = true;
 };
+
+// Whether this build has a CUDA backend; the machine may still lack a GPU.
+bool HasCudaBackend();
 
 // FAILED_PRECONDITION when this build has no CUDA backend, or the machine no driver or no GPU that
 // it can use.

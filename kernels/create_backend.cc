@@ -5,7 +5,10 @@
 
 namespace mneme {
 
-#if !defined(MNEME_HAVE_CUDA)
+#if defined(MNEME_HAVE_CUDA)
+bool HasCudaBackend() { return true; }
+#else
+bool HasCudaBackend() { return false; }
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const CudaBackendOptions&) {
   return absl::FailedPreconditionError("device \"cuda\": this build has no CUDA backend");
 }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/container/btree_set.h"
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
@@ -239,8 +240,11 @@ absl::Status MemoryStore::PutSegments(std::vector<SegmentDerived> segments) {
   }
   for (const auto& [document, change] : changes) {
     for (size_t i = 0; i < change.replaced.size(); ++i) {
-      impl.pool.Erase(PageIds(document, change.first + static_cast<int64_t>(i),
-                              change.replaced[i].byte_end, change.replaced[i].chunk_count));
+      const std::vector<PageId> ids =
+          PageIds(document, change.first + static_cast<int64_t>(i), change.replaced[i].byte_end,
+                  change.replaced[i].chunk_count);
+      impl.pool.Erase(ids);
+      if (impl.device_pool != nullptr) impl.device_pool->Erase(ids);
     }
   }
   for (const SegmentDerived& s : segments) {
@@ -334,7 +338,12 @@ LandmarkView& LandmarkView::operator=(const LandmarkView&) = default;
 int64_t LandmarkView::chunk_count() const { return impl_ ? impl_->snapshot->chunk_count : 0; }
 
 absl::Span<const LandmarkSlab> LandmarkView::slabs() const {
-  return impl_ ? absl::MakeConstSpan(impl_->snapshot->slabs) : absl::Span<const LandmarkSlab>();
+  if (impl_ == nullptr) return {};
+  return impl_->device.has_value() ? impl_->device->slabs : impl_->snapshot->slabs;
+}
+
+bool LandmarkView::slabs_resident() const {
+  return impl_ != nullptr && impl_->device.has_value() && impl_->device->resident;
 }
 
 ChunkText LandmarkView::Locate(int64_t index) const {
@@ -374,6 +383,9 @@ absl::StatusOr<LandmarkView> MemoryStore::View(absl::Span<const MemoryId> memori
   impl->snapshot = snapshots.size() == 1 ? snapshots[0]
                                          : std::make_shared<const LandmarkSnapshot>(MergeSnapshots(
                                                snapshots, impl_->options.landmark_bytes));
+  if (impl_->device_landmarks != nullptr) {
+    impl->device = impl_->device_landmarks->Resident(*impl->snapshot);
+  }
   view.impl_ = std::move(impl);
   return view;
 }
@@ -386,6 +398,8 @@ PinnedPages& PinnedPages::operator=(PinnedPages&&) noexcept = default;
 absl::Span<const uint8_t* const> PinnedPages::pages() const {
   return impl_ ? absl::MakeConstSpan(impl_->pins.pages) : absl::Span<const uint8_t* const>();
 }
+
+bool PinnedPages::resident() const { return impl_ != nullptr && impl_->resident; }
 
 absl::Span<const ChunkAddress> PinnedPages::missing() const {
   return impl_ ? absl::MakeConstSpan(impl_->missing) : absl::Span<const ChunkAddress>();
@@ -423,6 +437,19 @@ absl::Status MemoryStore::Impl::LoadPages(const absl::flat_hash_map<DocumentId, 
     }
     if (!absl::IsDataLoss(status)) return status;
     ReportDamage(RecordKind::kPage, status);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemoryStore::Impl::LoadDevicePages(absl::Span<const PageId> ids,
+                                                absl::Span<uint8_t* const> destinations,
+                                                PagePool::Load load, std::vector<bool>* found) {
+  ASSIGN_OR_RETURN(const PagePool::Pins pins, pool.PinAll(ids, load));
+  const absl::Cleanup unpin = [this, &pins] { pool.Unpin(pins.slots); };
+  for (size_t i = 0; i < ids.size(); ++i) {
+    (*found)[i] = pins.pages[i] != nullptr;
+    if (pins.pages[i] == nullptr) continue;
+    RETURN_IF_ERROR(options.device->CopyIn(destinations[i], pins.pages[i], options.page_bytes));
   }
   return absl::OkStatus();
 }
@@ -473,14 +500,21 @@ absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chun
       if (id.has_value()) wanted.push_back(*id);
     }
     auto impl_pins = std::make_unique<PinnedPages::Impl>();
-    impl_pins->pool = &impl.pool;
-    ASSIGN_OR_RETURN(
-        PagePool::Pins pins,
-        impl.pool.PinAll(wanted, [&impl, &memories](absl::Span<const PageId> load_ids,
-                                                    absl::Span<uint8_t* const> destinations,
-                                                    std::vector<bool>* found) {
-          return impl.LoadPages(memories, load_ids, destinations, found);
-        }));
+    const auto from_disk = [&impl, &memories](absl::Span<const PageId> load_ids,
+                                              absl::Span<uint8_t* const> destinations,
+                                              std::vector<bool>* found) {
+      return impl.LoadPages(memories, load_ids, destinations, found);
+    };
+    const auto from_host = [&impl, &from_disk](absl::Span<const PageId> load_ids,
+                                               absl::Span<uint8_t* const> destinations,
+                                               std::vector<bool>* found) {
+      return impl.LoadDevicePages(load_ids, destinations, from_disk, found);
+    };
+    const bool on_device = impl.device_pool != nullptr;
+    impl_pins->resident = on_device;
+    impl_pins->pool = on_device ? impl.device_pool.get() : &impl.pool;
+    ASSIGN_OR_RETURN(PagePool::Pins pins, on_device ? impl.device_pool->PinAll(wanted, from_host)
+                                                    : impl.pool.PinAll(wanted, from_disk));
     impl_pins->pins.slots = std::move(pins.slots);
     size_t next = 0;
     for (size_t i = 0; i < chunks.size(); ++i) {

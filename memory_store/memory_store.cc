@@ -86,6 +86,15 @@ MemoryStore::Impl::Impl(const MemoryStoreOptions& options_in, ChunkStore& store_
       metrics(metrics_in),
       clock(clock_in),
       pool(options_in.page_bytes, options_in.host_page_bytes_max, metrics_in) {
+  if (Backend* const device = options.device; device != nullptr) {
+    device_pool = std::make_unique<PagePool>(
+        options.page_bytes, options.device_page_bytes_max, metrics,
+        PagePool::Tier{.name = "device",
+                       .allocate = [device](int64_t bytes) { return device->Allocate(bytes); },
+                       .counts_loads = false});
+    device_landmarks = std::make_unique<DeviceLandmarks>(
+        *device, options.landmark_bytes, options.device_landmark_bytes_max, metrics);
+  }
   // Counted from zero, so that the first one shows as an increase.
   for (int kind = static_cast<int>(RecordKind::kCounter);
        kind <= static_cast<int>(RecordKind::kPage); ++kind) {
@@ -101,6 +110,11 @@ Counter& MemoryStore::Impl::CorruptRecords(RecordKind kind) const {
 
 MemoryStore::Impl::~Impl() {
   if (collectable) collectable->Detach();
+}
+
+void MemoryStore::Impl::ErasePages(const absl::flat_hash_set<DocumentId>& documents) {
+  pool.EraseDocuments(documents);
+  if (device_pool != nullptr) device_pool->EraseDocuments(documents);
 }
 
 void MemoryStore::Impl::ReportDamage(RecordKind kind, const absl::Status& status) const {
@@ -244,7 +258,7 @@ absl::Status MemoryStore::DeleteMemory(MemoryId memory) {
     for (const auto& [uid, document] : impl.catalog.FindMemory(memory)->documents) gone.insert(uid);
     impl.catalog.RemoveMemory(memory);
   }
-  impl.pool.EraseDocuments(gone);
+  impl.ErasePages(gone);
   return absl::OkStatus();
 }
 
@@ -349,7 +363,7 @@ absl::Status MemoryStore::DeleteDocument(DocumentId document) {
     absl::MutexLock lock(&impl.mutex_);
     impl.catalog.RemoveDocument(document);
   }
-  impl.pool.EraseDocuments({document});
+  impl.ErasePages({document});
   return absl::OkStatus();
 }
 
@@ -501,8 +515,17 @@ absl::Status MemoryStore::Flush() { return impl_->store.Flush(); }
 
 std::vector<TierUse> MemoryStore::tiers() const {
   const int64_t disk_used = impl_->store.used_bytes();
-  return {{"host", impl_->pool.used_bytes(), impl_->pool.limit_bytes()},
-          {"disk", disk_used, disk_used + std::max<int64_t>(0, impl_->store.free_bytes())}};
+  std::vector<TierUse> tiers;
+  if (impl_->device_pool != nullptr) {
+    tiers.push_back(
+        {"device", impl_->device_pool->used_bytes(), impl_->device_pool->limit_bytes()});
+    tiers.push_back({"device_landmarks", impl_->device_landmarks->used_bytes(),
+                     impl_->device_landmarks->limit_bytes()});
+  }
+  tiers.push_back({"host", impl_->pool.used_bytes(), impl_->pool.limit_bytes()});
+  tiers.push_back(
+      {"disk", disk_used, disk_used + std::max<int64_t>(0, impl_->store.free_bytes())});
+  return tiers;
 }
 
 MemoryStore::Totals MemoryStore::totals() const {

@@ -95,7 +95,10 @@ class LandmarkView {
   LandmarkView& operator=(const LandmarkView&);
 
   int64_t chunk_count() const;
+  // In the device's memory as far as there is room, without a device tier in the host's.
   absl::Span<const LandmarkSlab> slabs() const;
+  // All slabs lie in the device's memory.
+  bool slabs_resident() const;
   // Chunk at an index of the view (0 .. chunk_count-1).
   ChunkText Locate(int64_t index) const;
 
@@ -115,7 +118,10 @@ class PinnedPages {
   PinnedPages& operator=(PinnedPages&&) noexcept;
 
   // One pointer per address asked for, in order; null where the page is in no tier (see `missing`).
+  // Memory of the device where the store has a device tier.
   absl::Span<const uint8_t* const> pages() const;
+  // The pages are memory of the device.
+  bool resident() const;
   // Addresses whose page is absent or damaged and must be re-derived.
   absl::Span<const ChunkAddress> missing() const;
 
@@ -132,6 +138,12 @@ struct MemoryStoreOptions {
   // Host tier: pages in memory, at most this many bytes, pinned ones included.
   int64_t host_page_bytes_max = int64_t{1} << 30;
   int64_t tenants_max = 1024;
+  // Device tier: a backend whose memory is not the host's, or null. Readers then get pages and
+  // landmarks there; landmarks beyond the limit stay in host memory. Must outlive the store and its
+  // views.
+  Backend* device = nullptr;
+  int64_t device_page_bytes_max = int64_t{4} << 30;
+  int64_t device_landmark_bytes_max = int64_t{32} << 30;
 };
 
 struct TierUse {
@@ -195,7 +207,8 @@ class MemoryStore {
 
   // Landmarks of several memories, ordered by DocumentId. NOT_FOUND when one is gone.
   absl::StatusOr<LandmarkView> View(absl::Span<const MemoryId> memories) const;
-  // Brings pages into the host tier and pins them. NOT_FOUND when a document is gone;
+  // Brings pages into the host tier, or the device tier where there is one, and pins them there.
+  // NOT_FOUND when a document is gone;
   // RESOURCE_EXHAUSTED when the pinned pages alone would exceed the tier's limit.
   absl::StatusOr<PinnedPages> Pin(absl::Span<const ChunkAddress> chunks);
 

@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,6 +24,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
 #include "memory_store/catalog.h"
+#include "memory_store/device_landmarks.h"
 #include "memory_store/memory_store.h"
 #include "memory_store/page_pool.h"
 #include "memory_store/records.h"
@@ -31,12 +33,14 @@ namespace mneme {
 
 struct LandmarkView::Impl {
   std::shared_ptr<const LandmarkSnapshot> snapshot;  // shared with the list it was taken from
+  std::optional<DeviceLandmarks::Slabs> device;      // with a device tier: its copies
 };
 
 struct PinnedPages::Impl {
   ~Impl() { pool->Unpin(pins.slots); }
 
-  PagePool* pool = nullptr;  // the store's
+  PagePool* pool = nullptr;  // one of the store's
+  bool resident = false;     // the device's
   PagePool::Pins pins;
   std::vector<ChunkAddress> missing;
 };
@@ -65,6 +69,12 @@ struct MemoryStore::Impl {
                          absl::Span<const PageId> ids, absl::Span<uint8_t* const> destinations,
                          std::vector<bool>* found) const;
 
+  // Fetches pages from the host tier for the device's; `load` fills the host tier.
+  absl::Status LoadDevicePages(absl::Span<const PageId> ids, absl::Span<uint8_t* const> destinations,
+                               PagePool::Load load, std::vector<bool>* found);
+  // Forgets pages of these documents in all tiers of memory.
+  void ErasePages(const absl::flat_hash_set<DocumentId>& documents);
+
   // Waits until no change of what is derived from these documents is under way.
   void AwaitDerivations(absl::Span<const ChunkAddress> chunks) const ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -89,7 +99,10 @@ struct MemoryStore::Impl {
   ChunkStore& store;
   Metrics& metrics;
   Clock& clock;
-  PagePool pool;
+  PagePool pool;  // host
+  // The device tier; null without one.
+  std::unique_ptr<PagePool> device_pool;
+  std::unique_ptr<DeviceLandmarks> device_landmarks;
   std::shared_ptr<TierCollectable> collectable;  // with Metrics
 
   absl::Mutex write_gate_;

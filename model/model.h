@@ -77,6 +77,8 @@ struct LowerRows {
 struct RowSelection {
   absl::Span<const uint8_t* const> pages;  // pinned pages, layout as PageLayout
   absl::Span<const float> weights;         // stick-breaking weights
+  // The pages are memory of the backend; else a backend with memory of its own copies them there.
+  bool pages_resident = false;
 };
 
 enum class LogitRows { kAll, kLastOfStep };

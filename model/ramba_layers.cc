@@ -232,6 +232,7 @@ absl::Status RambaModel::HsaLayer(Workspace& ws, const HsaWeights& weights, int6
                                       .weights = ws.page_weights,
                                       .page_counts = ws.page_counts,
                                       .pages_max = c.chunks_per_read,
+                                      .pages_resident = ws.pages_resident,
                                       .page_dtype = storage_dtype_,
                                       .rows = rows,
                                       .heads = c.n_heads,

@@ -408,7 +408,9 @@ absl::Status RambaModel::UploadSelections(Workspace& ws,
   ws.host_page_pointers.clear();
   ws.host_page_weights.clear();
   ws.host_page_counts.clear();
+  ws.pages_resident = true;
   for (const RowSelection& selection : selections) {
+    ws.pages_resident &= selection.pages.empty() || selection.pages_resident;
     ws.host_page_counts.push_back(static_cast<int32_t>(selection.pages.size()));
     for (size_t i = 0; i < kept; ++i) {
       const bool present = i < selection.pages.size();

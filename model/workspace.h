@@ -59,6 +59,7 @@ struct Workspace {
   std::vector<const void*> host_page_pointers;
   std::vector<float> host_page_weights;
   std::vector<int32_t> host_page_counts;
+  bool pages_resident = false;  // of the rows under way
 };
 
 // Lends workspaces, one to each pass that runs, and keeps them for the next. Thread-safe. There are

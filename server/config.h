@@ -37,6 +37,8 @@ struct ServerConfig {
   int background_threads = 2;
   int64_t reserve_bytes = int64_t{64} << 20;
   int64_t host_page_bytes_max = int64_t{1} << 30;
+  int64_t device_page_bytes_max = int64_t{4} << 30;
+  int64_t device_landmark_bytes_max = int64_t{32} << 30;
 
   EngineOptions engine;
 };

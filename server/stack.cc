@@ -18,7 +18,11 @@ absl::Status While(absl::string_view doing, const absl::Status& status) {
 
 }  // namespace
 
-std::vector<std::string> BackendNames() { return {"cpu"}; }
+std::vector<std::string> BackendNames() {
+  std::vector<std::string> names = {"cpu"};
+  if (HasCudaBackend()) names.push_back("cuda");
+  return names;
+}
 
 absl::StatusOr<std::string> FindDefaultModel() {
   namespace fs = std::filesystem;
@@ -72,6 +76,11 @@ absl::StatusOr<std::unique_ptr<Stack>> Stack::Open(const ServerConfig& config, M
   tiers.landmark_bytes = stack->model_->page_layout().landmark_bytes();
   tiers.derivation_fingerprint = stack->model_->derivation_fingerprint();
   tiers.host_page_bytes_max = config.host_page_bytes_max;
+  if (stack->backend_->has_own_memory()) {
+    tiers.device = stack->backend_.get();
+    tiers.device_page_bytes_max = config.device_page_bytes_max;
+    tiers.device_landmark_bytes_max = config.device_landmark_bytes_max;
+  }
   auto memory_store = MemoryStore::Open(tiers, *stack->chunk_store_, metrics, clock);
   if (!memory_store.ok()) {
     return While(absl::StrCat("data directory ", config.data_dir), memory_store.status());

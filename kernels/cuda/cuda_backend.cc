@@ -354,13 +354,16 @@ absl::Status CudaBackend::DoLandmarkTopK(const LandmarkTopKParams& params) {
     LandmarkTopKParams staged = params;
     ASSIGN_OR_RETURN(staged.queries,
                      Readable(params.queries, params.n_queries * params.dim, stream));
-    std::vector<LandmarkSlab> slabs(params.slabs.begin(), params.slabs.end());
-    for (LandmarkSlab& slab : slabs) {
-      ASSIGN_OR_RETURN(slab.rows,
-                       Readable(static_cast<const char*>(slab.rows),
-                                slab.row_count * params.dim * DTypeBytes(params.dtype), stream));
+    std::vector<LandmarkSlab> slabs;
+    if (!params.slabs_resident) {
+      slabs.assign(params.slabs.begin(), params.slabs.end());
+      for (LandmarkSlab& slab : slabs) {
+        ASSIGN_OR_RETURN(slab.rows,
+                         Readable(static_cast<const char*>(slab.rows),
+                                  slab.row_count * params.dim * DTypeBytes(params.dtype), stream));
+      }
+      staged.slabs = slabs;
     }
-    staged.slabs = slabs;
     ASSIGN_OR_RETURN(const StagedOutput<int64_t> indices,
                      StagedOutput<int64_t>::For(params.indices, places, stream));
     ASSIGN_OR_RETURN(const StagedOutput<float> scores,

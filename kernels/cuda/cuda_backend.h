@@ -65,6 +65,7 @@ class CudaBackend : public Backend {
 
   std::string name() const override { return "cuda"; }
   std::string description() const override;
+  bool has_own_memory() const override { return true; }
   DType fast_dtype() const override { return DType::kBf16; }
   int64_t pass_rows() const override;
   void RunPasses(int64_t n_passes, absl::FunctionRef<void(int64_t)> fn) override;

@@ -233,7 +233,7 @@ std::vector<std::string> Devices() {
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, RambaModelTest, testing::ValuesIn(Devices()),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& device) { return device.param; });
 
 TEST_P(RambaModelTest, OddShapesMatchTheTwinOnEveryInstructionSet) {
   for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx}) {
