@@ -184,6 +184,7 @@ struct GenerateOptions {
   uint64_t seed = 0;
   std::vector<ReadBarrier> barriers;
   bool omit_passages = false;
+  bool ignore_eos = false;  // go on behind tokens that end an answer
 };
 
 struct GeneratePiece {

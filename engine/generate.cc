@@ -180,7 +180,7 @@ absl::StatusOr<GenerateResult> Generate(const ReadEnvironment& environment,
   for (int count = 0; count < options.max_tokens; ++count) {
     RETURN_IF_ERROR(context.Check());
     const TokenId token = sampler.Next(step.logits);
-    if (stop.contains(token)) {
+    if (!options.ignore_eos && stop.contains(token)) {
       result.reason = FinishReason::kStop;
       break;
     }
