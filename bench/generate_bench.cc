@@ -70,7 +70,7 @@ class Readers {
     indices_.resize(rows * k);
     scores_.resize(rows * k);
     const LandmarkSlab slab = {.rows = memory_.landmarks.data(), .row_count = kChunks};
-    OrDie(backend_.LandmarkTopK({.queries = lower_.queries.data(),
+    OrDie(backend_.LandmarkTopK({.queries = lower_.queries.as<float>(),
                                  .n_queries = rows,
                                  .dim = c.landmark_dim,
                                  .dtype = model_.page_layout().dtype,
@@ -97,11 +97,8 @@ class Readers {
                         .weights = absl::MakeConstSpan(weights_).subspan(r * k, k),
                         .pages_resident = true};
     }
-    OrDie(model_.ReadUpper(steps_, lower_, selections_, LogitRows::kLastOfStep, &logits_));
-    for (size_t i = 0; i < states_.size(); ++i) {
-      const auto begin = logits_.begin() + static_cast<int64_t>(i) * c.vocab_size;
-      (*ids)[i] = {static_cast<TokenId>(std::max_element(begin, begin + c.vocab_size) - begin)};
-    }
+    OrDie(model_.ReadUpper(steps_, lower_, selections_, LogitRows::kBestOfStep, &upper_));
+    for (size_t i = 0; i < states_.size(); ++i) (*ids)[i] = {upper_.best[i]};
   }
 
  private:
@@ -112,7 +109,8 @@ class Readers {
   std::vector<ReaderStep> steps_;
   LowerRows lower_;
   std::vector<int64_t> indices_;
-  std::vector<float> scores_, weights_, logits_;
+  std::vector<float> scores_, weights_;
+  UpperRows upper_;
   std::vector<const uint8_t*> pages_;
   std::vector<RowSelection> selections_;
 };

@@ -38,6 +38,7 @@ absl::Status CheckEngineOptions(const EngineOptions& options, const Model& model
                            absl::StrCat(name, " is ", value, "; it must be above 0"));
   };
   RETURN_IF_ERROR(positive(options.encode_threads, "encode_threads"));
+  RETURN_IF_ERROR(positive(options.put_threads, "put_threads"));
   RETURN_IF_ERROR(positive(options.batch_segments_max, "batch_segments_max"));
   RETURN_IF_ERROR(positive(options.batch_tokens_max, "batch_tokens_max"));
   RETURN_IF_ERROR(positive(options.queue_segments_max, "queue_segments_max"));
@@ -116,6 +117,7 @@ class EngineImpl : public Engine {
                     .room = [this] { OnRoom(); }},
                    store, metrics_, clock),
         scheduler_({.encode_threads = options.encode_threads,
+                    .put_threads = options.put_threads,
                     .batch_segments_max = options.batch_segments_max,
                     .batch_tokens_max = options.batch_tokens_max,
                     .queue_segments_max = options.queue_segments_max,

@@ -34,6 +34,8 @@ struct EngineOptions {
   int queue_segments_max = 64;
   // Threads that turn text into tokens: one follows the CPU's network with ease, a GPU wants more.
   int encode_threads = 1;
+  // Threads that store what was derived, each other documents.
+  int put_threads = 1;
   // Tokens of one batch, at most (one segment always fits): bounds how long a short text waits
   // behind long ones.
   int batch_tokens_max = 16384;

@@ -145,23 +145,34 @@ std::vector<ReadBatcher::Waiting*> ReadBatcher::TakeBatch() {
 }
 
 void ReadBatcher::RunBatch(absl::Span<Waiting* const> batch) {
+  const auto passes = {&lower_only_, &best_tokens_, &last_logits_, &all_logits_};
+  for (Pass* pass : passes) {
+    pass->steps.clear();
+    pass->row_count = 0;
+  }
   // Steps of one pass want the same of the upper half.
-  Pass lower_only, last_logits, all_logits;
   for (Waiting* waiting : batch) {
-    Pass& pass = !waiting->step->upper                                 ? lower_only
-                 : waiting->step->logit_rows == LogitRows::kLastOfStep ? last_logits
-                                                                       : all_logits;
+    const ReadStep& step = *waiting->step;
+    Pass& pass = !step.upper                                 ? lower_only_
+                 : step.logit_rows == LogitRows::kBestOfStep ? best_tokens_
+                 : step.logit_rows == LogitRows::kLastOfStep ? last_logits_
+                                                             : all_logits_;
     pass.steps.push_back(waiting);
   }
-  if (!lower_only.steps.empty()) {
-    metrics_.question_batch.Observe(static_cast<double>(lower_only.steps.size()));
+  if (!lower_only_.steps.empty()) {
+    metrics_.question_batch.Observe(static_cast<double>(lower_only_.steps.size()));
   }
-  if (!last_logits.steps.empty()) {
-    metrics_.decode_batch.Observe(static_cast<double>(last_logits.steps.size()));
+  if (const size_t decoding = best_tokens_.steps.size() + last_logits_.steps.size(); decoding > 0) {
+    metrics_.decode_batch.Observe(static_cast<double>(decoding));
   }
-  for (Pass* pass : {&lower_only, &last_logits, &all_logits}) RunLower(*pass);
-  Select({&lower_only, &last_logits, &all_logits});
-  for (Pass* pass : {&last_logits, &all_logits}) RunUpper(*pass);
+  for (Pass* pass : passes) RunLower(*pass);
+  Select(passes);
+  for (Pass* pass : {&best_tokens_, &last_logits_, &all_logits_}) RunUpper(*pass);
+  // The next step of a reader may run on another thread.
+  const absl::Status status = backend_.Synchronize();
+  for (Waiting* waiting : batch) {
+    if (waiting->status.ok()) waiting->status = status;
+  }
 }
 
 void ReadBatcher::RunLower(Pass& pass) {
@@ -223,31 +234,35 @@ void ReadBatcher::Scan(const LandmarkView& view,
                        absl::Span<const std::pair<const Pass*, Waiting*>> steps) {
   StageTimer timer(metrics_.scan_seconds);
   const PageLayout layout = model_.page_layout();
-  const auto dim = static_cast<size_t>(layout.landmark_dim);
+  const int64_t dim = layout.landmark_dim;
   const int chunks_per_read = model_.config().chunks_per_read;
-  std::vector<float> queries;
+  std::vector<RowRange> query_ranges;
+  int64_t query_count = 0;
   int64_t k = chunks_per_read;
   for (const auto& [pass, waiting] : steps) {
     const ReadStep& step = *waiting->step;
-    const auto begin = static_cast<size_t>(waiting->first_row + FirstSelected(step)) * dim;
-    const auto end = static_cast<size_t>(waiting->first_row) * dim + step.ids.size() * dim;
-    queries.insert(queries.end(), pass->rows.queries.begin() + static_cast<ptrdiff_t>(begin),
-                   pass->rows.queries.begin() + static_cast<ptrdiff_t>(end));
+    const int64_t first = FirstSelected(step);
+    const int64_t count = static_cast<int64_t>(step.ids.size()) - first;
+    query_ranges.push_back(
+        {pass->rows.queries.as<float>() + (waiting->first_row + first) * dim, count});
+    query_count += count;
     k = std::max<int64_t>(k, step.k);
   }
   k = std::min(k, view.chunk_count());
-  const size_t query_count = queries.size() / dim;
-  std::vector<int64_t> indices(query_count * static_cast<size_t>(k));
+  std::vector<int64_t> indices(static_cast<size_t>(query_count * k));
   std::vector<float> scores(indices.size());
-  const absl::Status status = backend_.LandmarkTopK({.queries = queries.data(),
-                                                     .n_queries = static_cast<int64_t>(query_count),
-                                                     .dim = layout.landmark_dim,
-                                                     .dtype = layout.dtype,
-                                                     .slabs = view.slabs(),
-                                                     .slabs_resident = view.slabs_resident(),
-                                                     .k = k,
-                                                     .indices = indices.data(),
-                                                     .scores = scores.data()});
+  const absl::StatusOr<const float*> queries = Gather(query_ranges, dim, &queries_);
+  const absl::Status status = !queries.ok()
+                                  ? queries.status()
+                                  : backend_.LandmarkTopK({.queries = *queries,
+                                                           .n_queries = query_count,
+                                                           .dim = layout.landmark_dim,
+                                                           .dtype = layout.dtype,
+                                                           .slabs = view.slabs(),
+                                                           .slabs_resident = view.slabs_resident(),
+                                                           .k = k,
+                                                           .indices = indices.data(),
+                                                           .scores = scores.data()});
   metrics_.landmarks_scanned.Increment(static_cast<double>(view.chunk_count()));
   std::vector<ChunkHit*> selection;
   std::vector<float> chosen_scores, weights;
@@ -291,6 +306,26 @@ void ReadBatcher::RunUpper(const Pass& pass) {
   }
 }
 
+absl::StatusOr<const float*> ReadBatcher::Gather(absl::Span<const RowRange> ranges, int64_t width,
+                                                 Buffer* room) {
+  int64_t rows = 0;
+  bool together = true;
+  for (const RowRange& range : ranges) {
+    together &= range.first == ranges[0].first + rows * width;
+    rows += range.count;
+  }
+  if (together) return ranges[0].first;
+  if (room->bytes() < rows * width * 4) {
+    ASSIGN_OR_RETURN(*room, backend_.Allocate(rows * width * 4));
+  }
+  float* next = room->as<float>();
+  for (const RowRange& range : ranges) {
+    RETURN_IF_ERROR(backend_.Copy(next, range.first, range.count * width * 4));
+    next += range.count * width;
+  }
+  return room->as<float>();
+}
+
 absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<Waiting* const> steps) {
   // Every chunk once, whoever reads it.
   absl::flat_hash_map<ChunkAddress, size_t> place;
@@ -319,8 +354,9 @@ absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<Waiting* const> ste
   };
   std::vector<RowRead> reads;
   std::vector<ReaderStep> reader_steps;
-  LowerRows some;  // the rows of `steps`, when these are not all of the pass
+  std::vector<RowRange> hidden;  // the rows of `steps`, when these are not all of the pass
   const bool all = steps.size() == pass.steps.size();
+  const int64_t width = model_.config().d_model;
   for (const Waiting* waiting : steps) {
     const ReadStep& step = *waiting->step;
     reader_steps.push_back({.state = step.state, .ids = step.ids});
@@ -335,32 +371,44 @@ absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<Waiting* const> ste
       }
     }
     if (all) continue;
-    const auto copy = [&](const std::vector<float>& from, int width, std::vector<float>* to) {
-      const auto begin = from.begin() + static_cast<ptrdiff_t>(waiting->first_row) * width;
-      to->insert(to->end(), begin, begin + static_cast<ptrdiff_t>(step.ids.size()) * width);
-    };
-    copy(pass.rows.hidden, model_.config().d_model, &some.hidden);
-    copy(pass.rows.queries, model_.config().landmark_dim, &some.queries);
+    hidden.push_back({pass.rows.hidden.as<float>() + waiting->first_row * width,
+                      static_cast<int64_t>(step.ids.size())});
+  }
+  if (!all) {
+    regrouped_.row_count = static_cast<int64_t>(reads.size());
+    ASSIGN_OR_RETURN(const float* const first, Gather(hidden, width, &regrouped_.hidden));
+    if (first != regrouped_.hidden.as<float>()) {
+      // They lie together where they are.
+      if (regrouped_.hidden.bytes() < regrouped_.row_count * width * 4) {
+        ASSIGN_OR_RETURN(regrouped_.hidden, backend_.Allocate(regrouped_.row_count * width * 4));
+      }
+      RETURN_IF_ERROR(
+          backend_.Copy(regrouped_.hidden.data(), first, regrouped_.row_count * width * 4));
+    }
   }
   std::vector<RowSelection> selections;
   selections.reserve(reads.size());
   for (const RowRead& read : reads) {
-    selections.push_back({.pages = read.pages,
-                          .weights = read.weights,
-                          .pages_resident = pages.pinned.resident()});
+    selections.push_back(
+        {.pages = read.pages, .weights = read.weights, .pages_resident = pages.pinned.resident()});
   }
   const LogitRows which = steps.front()->step->logit_rows;
-  std::vector<float> logits;
+  UpperRows upper;
   RETURN_IF_ERROR(
-      model_.ReadUpper(reader_steps, all ? pass.rows : some, selections, which, &logits));
-  auto from = logits.begin();
-  for (const Waiting* waiting : steps) {
-    ReadStep& step = *waiting->step;
+      model_.ReadUpper(reader_steps, all ? pass.rows : regrouped_, selections, which, &upper));
+  auto from = upper.logits.begin();
+  for (size_t i = 0; i < steps.size(); ++i) {
+    ReadStep& step = *steps[i]->step;
+    step.upper_seconds = timer.seconds();
+    step.logits.clear();
+    if (which == LogitRows::kBestOfStep) {
+      step.best = upper.best[i];
+      continue;
+    }
     const size_t rows = which == LogitRows::kAll ? step.ids.size() : 1;
     const auto count = static_cast<ptrdiff_t>(rows) * model_.config().vocab_size;
     step.logits.assign(from, from + count);
     from += count;
-    step.upper_seconds = timer.seconds();
   }
   return absl::OkStatus();
 }

@@ -57,7 +57,8 @@ struct ReadStep {
 
   // Out. Of each selected row: chunks, best score first.
   std::vector<std::vector<ChunkHit>> rows;
-  std::vector<float> logits;  // [rows or 1, vocab_size], with `upper`
+  std::vector<float> logits;  // [rows or 1, vocab_size], with `upper`; none with kBestOfStep
+  TokenId best = 0;           // with kBestOfStep
   double lower_seconds = 0, scan_seconds = 0, upper_seconds = 0;
 };
 
@@ -94,8 +95,13 @@ class ReadBatcher {
   // Steps whose rows go through the halves of the network together.
   struct Pass {
     std::vector<Waiting*> steps;
-    LowerRows rows;
+    LowerRows rows;  // keeps its memory from batch to batch
     int64_t row_count = 0;
+  };
+  // Rows of a matrix of the backend.
+  struct RowRange {
+    const float* first = nullptr;
+    int64_t count = 0;
   };
 
   absl::Status Loop(BackgroundThread& thread);
@@ -105,6 +111,9 @@ class ReadBatcher {
   // Takes the views that are missing, and scans once for all steps that look at the same one.
   void Select(absl::Span<Pass* const> passes);
   void Scan(const LandmarkView& view, absl::Span<const std::pair<const Pass*, Waiting*>> steps);
+  // These rows one after the other: where they lie if they do, else copied into `room`.
+  absl::StatusOr<const float*> Gather(absl::Span<const RowRange> ranges, int64_t width,
+                                      Buffer* room);
   void RunUpper(const Pass& pass);
   // Upper half of some of a pass's steps.
   absl::Status Upper(const Pass& pass, absl::Span<Waiting* const> steps);
@@ -114,6 +123,10 @@ class ReadBatcher {
   MemoryStore& store_;
   PageSource& pages_;
   EngineMetrics& metrics_;
+  // The batch thread's: passes by what they want of the upper half.
+  Pass lower_only_, best_tokens_, last_logits_, all_logits_;
+  Buffer queries_;       // of a scan whose queries lie apart
+  LowerRows regrouped_;  // of some steps of a pass
   mutable absl::Mutex mutex_;
   absl::CondVar changed_;
   std::deque<Waiting*> queue_ ABSL_GUARDED_BY(mutex_);

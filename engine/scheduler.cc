@@ -70,7 +70,8 @@ Scheduler::Scheduler(const SchedulerOptions& options, const Model& model, const 
       store_(store),
       metrics_(metrics),
       clock_(clock),
-      hooks_(std::move(hooks)) {
+      hooks_(std::move(hooks)),
+      put_pool_(options.put_threads) {
   for (int i = 0; i < options.encode_threads; ++i) {
     encode_threads_.push_back(std::make_unique<BackgroundThread>(
         i == 0 ? "encode" : absl::StrCat("encode_", i), metrics.registry, clock,
@@ -483,6 +484,11 @@ Scheduler::DerivedBatch Scheduler::DeriveBatch(std::vector<SegmentGroup> batch,
       for (auto& [id, groups] : failed) Requeue(id, std::move(groups));
     }
   }
+  // In turn becomes by document, each one's segments in order.
+  std::stable_sort(derived.begin(), derived.end(),
+                   [](const SegmentDerived& a, const SegmentDerived& b) {
+                     return a.document < b.document;
+                   });
   thread.Beat();
   return result;
 }
@@ -498,8 +504,27 @@ void Scheduler::PutBatch(const DerivedBatch& batch, BackgroundThread& thread) {
   }
 }
 
-absl::Status Scheduler::Put(const std::vector<SegmentDerived>& derived, BackgroundThread& thread) {
+absl::Status Scheduler::Put(absl::Span<const SegmentDerived> derived, BackgroundThread& thread) {
   StageTimer timer(metrics_.put_seconds);
+  // Parts of about equal size that begin with a document each: segments of one document stay
+  // together and in order.
+  std::vector<absl::Span<const SegmentDerived>> parts;
+  const size_t part_segments =
+      (derived.size() + static_cast<size_t>(put_pool_.threads()) - 1) / put_pool_.threads();
+  for (size_t begin = 0, end = 0; begin < derived.size(); begin = end) {
+    end = std::min(begin + part_segments, derived.size());
+    while (end < derived.size() && derived[end].document == derived[end - 1].document) ++end;
+    parts.push_back(derived.subspan(begin, end - begin));
+  }
+  std::vector<absl::Status> results(parts.size());
+  put_pool_.ParallelFor(static_cast<int64_t>(parts.size()),
+                        [&](int64_t i) { results[i] = PutWithRetries(parts[i], thread); });
+  for (const absl::Status& status : results) RETURN_IF_ERROR(status);
+  return absl::OkStatus();
+}
+
+absl::Status Scheduler::PutWithRetries(absl::Span<const SegmentDerived> derived,
+                                       BackgroundThread& thread) {
   for (int failures = 1;; ++failures) {
     const absl::Status status = store_.PutSegments(derived);
     if (status.ok()) return status;

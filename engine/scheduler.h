@@ -29,6 +29,7 @@
 #include "engine/document_source.h"
 #include "engine/engine_metrics.h"
 #include "engine/segmenter.h"
+#include "kernels/cpu/thread_pool.h"
 #include "memory_store/memory_store.h"
 #include "model/model.h"
 
@@ -36,6 +37,7 @@ namespace mneme {
 
 struct SchedulerOptions {
   int encode_threads = 1;
+  int put_threads = 1;
   int batch_segments_max = 0;
   int batch_tokens_max = 0;
   int queue_segments_max = 0;
@@ -124,8 +126,9 @@ class Scheduler {
   void PutBatch(const DerivedBatch& batch, BackgroundThread& thread);
   absl::Status Forward(const std::vector<SegmentGroup>& groups,
                        std::vector<SegmentDerived>* derived);
-  // Stores until it succeeds or the scheduler stops.
-  absl::Status Put(const std::vector<SegmentDerived>& derived, BackgroundThread& thread);
+  // Stores until it succeeds or the scheduler stops; documents side by side.
+  absl::Status Put(absl::Span<const SegmentDerived> derived, BackgroundThread& thread);
+  absl::Status PutWithRetries(absl::Span<const SegmentDerived> derived, BackgroundThread& thread);
   void FinishGroups(const std::vector<SegmentGroup>& groups,
                     const std::map<DocumentId, DocumentInfo>& before, absl::Duration took);
   // Puts groups of one document back in front of its queue, to be tried again after a while.
@@ -145,6 +148,7 @@ class Scheduler {
   EngineMetrics& metrics_;
   Clock& clock_;
   const SchedulerHooks hooks_;
+  ThreadPool put_pool_;
   std::atomic<int64_t> accepted_bytes_{0};
 
   mutable absl::Mutex mutex_;

@@ -55,6 +55,9 @@ class Backend {
   virtual absl::Status CopyOut(void* host, const void* from, int64_t bytes) = 0;
   virtual absl::Status Copy(void* to, const void* from, int64_t bytes) = 0;
   virtual absl::Status Zero(void* to, int64_t bytes) = 0;
+  // Waits until everything that this thread asked for has happened, so that other threads may go
+  // on with its results.
+  virtual absl::Status Synchronize() { return absl::OkStatus(); }
 
   // The matrix whose rows are those of `parts`, one after the other (equal cols and dtype). int8
   // values and scales are used exactly in every precision; f32 values are rounded to bf16 where

@@ -111,7 +111,7 @@ struct Change {
 };
 
 // One batch, so that a segment and its pages change together.
-WriteBatch BatchOf(const std::vector<SegmentDerived>& segments,
+WriteBatch BatchOf(absl::Span<const SegmentDerived> segments,
                    const absl::flat_hash_map<DocumentId, Change>& changes,
                    const MemoryStoreOptions& options) {
   WriteBatch batch;
@@ -122,7 +122,9 @@ WriteBatch BatchOf(const std::vector<SegmentDerived>& segments,
     batch.DeleteRange(Table::kPages, PageKey(change.document, change.end, 0), end);
   }
   for (const SegmentDerived& s : segments) {
-    const Change& change = changes.at(s.document);
+    const auto found = changes.find(s.document);
+    if (found == changes.end()) continue;  // deleted
+    const Change& change = found->second;
     const int64_t page_count = static_cast<int64_t>(s.pages.size()) / options.page_bytes;
     if (change.MayLeavePages(s.segment_index, page_count)) {
       batch.DeleteRange(Table::kPages, PageKey(change.document, s.segment_index, page_count),
@@ -166,7 +168,7 @@ void MemoryStore::Impl::AppendSegment(DocumentEntry& document, SegmentEntry entr
   document.segments.push_back(entry);
 }
 
-absl::Status MemoryStore::PutSegments(std::vector<SegmentDerived> segments) {
+absl::Status MemoryStore::PutSegments(absl::Span<const SegmentDerived> segments) {
   Impl& impl = *impl_;
   for (const SegmentDerived& segment : segments) {
     RETURN_IF_ERROR(CheckSegment(segment, impl.options));
@@ -183,12 +185,10 @@ absl::Status MemoryStore::PutSegments(std::vector<SegmentDerived> segments) {
                           });
     };
     impl.mutex_.Await(absl::Condition(&nobody_derives));
-    const auto gone = [&impl](const SegmentDerived& s) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      return impl.catalog.FindDocument(s.document) == nullptr;
-    };
-    segments.erase(std::remove_if(segments.begin(), segments.end(), gone), segments.end());
     for (const SegmentDerived& segment : segments) {
-      const DocumentEntry& document = *impl.catalog.FindDocument(segment.document);
+      const DocumentEntry* const entry = impl.catalog.FindDocument(segment.document);
+      if (entry == nullptr) continue;  // deleted meanwhile
+      const DocumentEntry& document = *entry;
       const auto [it, is_first] = changes.try_emplace(
           segment.document, Change{document.key, segment.segment_index, segment.segment_index});
       Change& change = it->second;
@@ -214,7 +214,7 @@ absl::Status MemoryStore::PutSegments(std::vector<SegmentDerived> segments) {
       impl.catalog.FindDocument(document)->derivation_in_flight = true;
     }
   }
-  if (segments.empty()) return absl::OkStatus();
+  if (changes.empty()) return absl::OkStatus();
 
   const absl::Status status =
       impl.store.Write(BatchOf(segments, changes, impl.options), Durability::kWriteBehind);
@@ -231,6 +231,7 @@ absl::Status MemoryStore::PutSegments(std::vector<SegmentDerived> segments) {
     }
     if (!status.ok()) return status;
     for (const SegmentDerived& segment : segments) {
+      if (!changes.contains(segment.document)) continue;
       impl.AppendSegment(*impl.catalog.FindDocument(segment.document), EntryOf(segment),
                          segment.chunk_byte_begin, segment.landmarks.data());
     }
@@ -248,7 +249,7 @@ absl::Status MemoryStore::PutSegments(std::vector<SegmentDerived> segments) {
     }
   }
   for (const SegmentDerived& s : segments) {
-    if (s.pages.empty()) continue;
+    if (s.pages.empty() || !changes.contains(s.document)) continue;
     impl.pool.Insert(PageIds(s.document, s.segment_index, s.byte_end, ChunkCount(s)),
                      s.pages.data());
   }

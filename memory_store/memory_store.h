@@ -195,7 +195,7 @@ class MemoryStore {
   // nothing: after an error the same call may be made again. FAILED_PRECONDITION for a segment that
   // would leave a hole; INVALID_ARGUMENT for sizes that do not fit, another fingerprint or text
   // that is not durable.
-  absl::Status PutSegments(std::vector<SegmentDerived> segments);
+  absl::Status PutSegments(absl::Span<const SegmentDerived> segments);
   // Pages of one segment that were missing, derived again. Not a change of what is visible.
   // `segment_byte_end`: byte_end of the segment that they were derived from (-1: not said);
   // FAILED_PRECONDITION when the segment has been replaced since. NOT_FOUND when it is gone.

@@ -63,6 +63,7 @@ struct RambaModel::StepRange {
   int64_t begin = 0, end = 0;
   int64_t first_row = 0;
   bool decode = false;
+  bool alone = false;  // the call's only range: it runs on the caller's thread
 };
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Create(std::unique_ptr<Bundle> bundle,
@@ -267,7 +268,11 @@ absl::Status RambaModel::ForStepRanges(absl::Span<const ReaderStep> steps,
   };
   if (count == 0) return absl::OkStatus();
   const StepRange first = range_at(0, 0);
-  if (first.end == count) return fn(first);  // the decode step: nothing to allocate
+  if (first.end == count) {  // the decode step: nothing to allocate
+    StepRange all = first;
+    all.alone = true;
+    return fn(all);
+  }
   std::vector<StepRange> ranges;
   int64_t row = 0;
   for (int64_t begin = 0; begin < count; begin = ranges.back().end) {
@@ -276,17 +281,21 @@ absl::Status RambaModel::ForStepRanges(absl::Span<const ReaderStep> steps,
       row += static_cast<int64_t>(steps[i].ids.size());
     }
   }
+  // The passes begin with what this thread asked for, and what they leave is for this thread again.
+  RETURN_IF_ERROR(backend_.Synchronize());
   FirstError error;
   backend_.RunPasses(static_cast<int64_t>(ranges.size()),
                      [&](int64_t i) { error.Add(fn(ranges[i])); });
   return error.Take();
 }
 
-absl::Status RambaModel::RowsIn(Workspace& ws, const float* host, int64_t rows) const {
-  const int64_t width = config().d_model, stride = shape_.hidden_stride;
-  if (width == stride) return backend_.CopyIn(ws.hidden, host, rows * width * 4);
+absl::Status RambaModel::CopyRows(const float* from, int64_t from_stride, float* to,
+                                  int64_t to_stride, int64_t width, int64_t rows) const {
+  if (from_stride == width && to_stride == width) {
+    return backend_.Copy(to, from, rows * width * 4);
+  }
   for (int64_t r = 0; r < rows; ++r) {
-    RETURN_IF_ERROR(backend_.CopyIn(ws.hidden + r * stride, host + r * width, width * 4));
+    RETURN_IF_ERROR(backend_.Copy(to + r * to_stride, from + r * from_stride, width * 4));
   }
   return absl::OkStatus();
 }
@@ -303,8 +312,14 @@ absl::Status RambaModel::RowsOut(const float* rows_begin, int64_t stride, int64_
 absl::Status RambaModel::ReadLower(absl::Span<const ReaderStep> steps, LowerRows* out) const {
   int64_t rows = 0;
   RETURN_IF_ERROR(CheckSteps(steps, &rows));
-  out->hidden.resize(rows * config().d_model);
-  out->queries.resize(rows * config().landmark_dim);
+  const auto make_room = [&](Buffer& buffer, int64_t width) -> absl::Status {
+    if (buffer.bytes() >= rows * width * 4) return absl::OkStatus();
+    ASSIGN_OR_RETURN(buffer, backend_.Allocate(rows * width * 4));
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(make_room(out->hidden, config().d_model));
+  RETURN_IF_ERROR(make_room(out->queries, config().landmark_dim));
+  out->row_count = rows;
   return ForStepRanges(steps,
                        [&](const StepRange& range) { return ReadLowerRange(steps, range, out); });
 }
@@ -314,7 +329,7 @@ absl::Status RambaModel::ReadLowerRange(absl::Span<const ReaderStep> steps, cons
   const ModelConfig& c = config();
   const bool per_row = range.decode;
   const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
-  ASSIGN_OR_RETURN(const WorkspacePool::Lease lease, workspaces_->Take());
+  ASSIGN_OR_RETURN(WorkspacePool::Lease lease, workspaces_->Take());
   Workspace& ws = *lease;
   const int64_t total =
       per_row ? range.end - range.begin : static_cast<int64_t>(steps[range.begin].ids.size());
@@ -340,8 +355,9 @@ absl::Status RambaModel::ReadLowerRange(absl::Span<const ReaderStep> steps, cons
       RETURN_IF_ERROR(MambaLayer(ws, weights_.lower[i], rows, i, per_row));
     }
     const int64_t first_row = range.first_row + begin;
-    RETURN_IF_ERROR(RowsOut(ws.hidden, shape_.hidden_stride, c.d_model, rows,
-                            out->hidden.data() + first_row * c.d_model));
+    RETURN_IF_ERROR(CopyRows(ws.hidden, shape_.hidden_stride,
+                             out->hidden.as<float>() + first_row * c.d_model, c.d_model, c.d_model,
+                             rows));
     RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden,
                                       .in_stride = shape_.hidden_stride,
                                       .weight = weights_.retrieval_norm.as<float>(),
@@ -365,23 +381,22 @@ absl::Status RambaModel::ReadLowerRange(absl::Span<const ReaderStep> steps, cons
                                       .eps = kHeadNormEps,
                                       .rows = rows,
                                       .width = c.landmark_dim,
-                                      .out = ws.landmarks,
+                                      .out = out->queries.as<float>() + first_row * c.landmark_dim,
                                       .out_stride = c.landmark_dim}));
-    RETURN_IF_ERROR(backend_.CopyOut(out->queries.data() + first_row * c.landmark_dim, ws.landmarks,
-                                     rows * c.landmark_dim * 4));
   }
+  if (!range.alone) return backend_.Synchronize();
+  lease.LeaveWorkUnderWay();
   return absl::OkStatus();
 }
 
 absl::Status RambaModel::ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
                                    absl::Span<const RowSelection> selections, LogitRows which,
-                                   std::vector<float>* logits) const {
+                                   UpperRows* out) const {
   int64_t rows = 0;
   RETURN_IF_ERROR(CheckSteps(steps, &rows));
-  if (static_cast<int64_t>(lower.hidden.size()) != rows * config().d_model) {
+  if (lower.row_count != rows) {
     return absl::InvalidArgumentError(absl::StrCat("steps have ", rows, " rows, but ",
-                                                   lower.hidden.size() / config().d_model,
-                                                   " lower hidden states came"));
+                                                   lower.row_count, " lower hidden states came"));
   }
   if (static_cast<int64_t>(selections.size()) != rows) {
     return absl::InvalidArgumentError(
@@ -395,10 +410,12 @@ absl::Status RambaModel::ReadUpper(absl::Span<const ReaderStep> steps, const Low
           " weights, allowed are up to ", config().chunks_per_read, " of both"));
     }
   }
-  const int64_t logit_rows = which == LogitRows::kAll ? rows : static_cast<int64_t>(steps.size());
-  logits->resize(logit_rows * config().vocab_size);
+  const auto count = static_cast<int64_t>(steps.size());
+  const bool best = which == LogitRows::kBestOfStep;
+  out->best.resize(best ? count : 0);
+  out->logits.resize(best ? 0 : (which == LogitRows::kAll ? rows : count) * config().vocab_size);
   return ForStepRanges(steps, [&](const StepRange& range) {
-    return ReadUpperRange(steps, range, lower, selections, which, logits);
+    return ReadUpperRange(steps, range, lower, selections, which, out);
   });
 }
 
@@ -429,7 +446,7 @@ absl::Status RambaModel::UploadSelections(Workspace& ws,
 absl::Status RambaModel::ReadUpperRange(absl::Span<const ReaderStep> steps, const StepRange& range,
                                         const LowerRows& lower,
                                         absl::Span<const RowSelection> selections, LogitRows which,
-                                        std::vector<float>* logits) const {
+                                        UpperRows* out) const {
   const ModelConfig& c = config();
   const bool per_row = range.decode;
   ASSIGN_OR_RETURN(const WorkspacePool::Lease lease, workspaces_->Take());
@@ -451,7 +468,8 @@ absl::Status RambaModel::ReadUpperRange(absl::Span<const ReaderStep> steps, cons
                               .row_count = rows,
                               .state = static_cast<State*>(steps[range.begin].state)->data()});
     }
-    RETURN_IF_ERROR(RowsIn(ws, lower.hidden.data() + first_row * c.d_model, rows));
+    RETURN_IF_ERROR(CopyRows(lower.hidden.as<float>() + first_row * c.d_model, c.d_model, ws.hidden,
+                             shape_.hidden_stride, c.d_model, rows));
     RETURN_IF_ERROR(UploadSelections(ws, selections.subspan(first_row, rows)));
     for (int i = 0; i < c.n_upper_layers; ++i) {
       if (i % c.hsa_every == 0) {
@@ -460,18 +478,24 @@ absl::Status RambaModel::ReadUpperRange(absl::Span<const ReaderStep> steps, cons
       RETURN_IF_ERROR(MambaLayer(ws, weights_.upper[i], rows, c.n_lower_layers + i, per_row));
     }
     if (which == LogitRows::kAll) {
-      RETURN_IF_ERROR(Logits(ws, 0, rows, per_row, logits->data() + first_row * c.vocab_size));
-    } else if (per_row) {
-      RETURN_IF_ERROR(Logits(ws, 0, rows, true, logits->data() + range.begin * c.vocab_size));
-    } else if (begin + rows == total) {
-      RETURN_IF_ERROR(Logits(ws, rows - 1, 1, true, logits->data() + range.begin * c.vocab_size));
+      RETURN_IF_ERROR(Logits(ws, 0, rows, per_row));
+      RETURN_IF_ERROR(LogitsOut(ws, rows, out->logits.data() + first_row * c.vocab_size));
+      continue;
+    }
+    if (!per_row && begin + rows < total) continue;
+    const int64_t logit_rows = per_row ? rows : 1;
+    RETURN_IF_ERROR(Logits(ws, rows - logit_rows, logit_rows, true));
+    if (which == LogitRows::kBestOfStep) {
+      RETURN_IF_ERROR(BestOut(ws, logit_rows, out->best.data() + range.begin));
+    } else {
+      RETURN_IF_ERROR(LogitsOut(ws, logit_rows, out->logits.data() + range.begin * c.vocab_size));
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status RambaModel::Logits(Workspace& ws, int64_t first_row, int64_t rows, bool per_row,
-                                float* host) const {
+absl::Status RambaModel::Logits(Workspace& ws, int64_t first_row, int64_t rows,
+                                bool per_row) const {
   const ModelConfig& c = config();
   const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
   RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden + first_row * shape_.hidden_stride,
@@ -483,15 +507,28 @@ absl::Status RambaModel::Logits(Workspace& ws, int64_t first_row, int64_t rows, 
                                     .out = ws.operand,
                                     .out_dtype = operand_dtype,
                                     .out_stride = c.d_model}));
-  RETURN_IF_ERROR(backend_.Matmul({.a = ws.operand,
-                                   .a_dtype = operand_dtype,
-                                   .a_stride = c.d_model,
-                                   .rows = rows,
-                                   .row_capacity = ws.row_capacity,
-                                   .weight = weights_.embedding.get(),
-                                   .out = ws.logits,
-                                   .per_row = per_row}));
-  return RowsOut(ws.logits, weights_.embedding->out_columns(), c.vocab_size, rows, host);
+  return backend_.Matmul({.a = ws.operand,
+                          .a_dtype = operand_dtype,
+                          .a_stride = c.d_model,
+                          .rows = rows,
+                          .row_capacity = ws.row_capacity,
+                          .weight = weights_.embedding.get(),
+                          .out = ws.logits,
+                          .per_row = per_row});
+}
+
+absl::Status RambaModel::LogitsOut(Workspace& ws, int64_t rows, float* host) const {
+  return RowsOut(ws.logits, weights_.embedding->out_columns(), config().vocab_size, rows, host);
+}
+
+absl::Status RambaModel::BestOut(Workspace& ws, int64_t rows, TokenId* best) const {
+  ws.host_logits.resize(rows * config().vocab_size);
+  RETURN_IF_ERROR(LogitsOut(ws, rows, ws.host_logits.data()));
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* const row = ws.host_logits.data() + r * config().vocab_size;
+    best[r] = static_cast<TokenId>(std::max_element(row, row + config().vocab_size) - row);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace mneme

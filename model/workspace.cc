@@ -118,8 +118,12 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
 absl::StatusOr<WorkspacePool::Lease> WorkspacePool::Take() {
   {
     absl::MutexLock lock(&mutex_);
-    if (!idle_.empty()) {
-      Lease lease(*this, std::move(idle_.back()));
+    const auto mine = std::find_if(idle_.rbegin(), idle_.rend(), [](const Idle& idle) {
+      return idle.user == std::thread::id() || idle.user == std::this_thread::get_id();
+    });
+    if (mine != idle_.rend()) {
+      std::swap(*mine, idle_.back());
+      Lease lease(*this, std::move(idle_.back().workspace));
       idle_.pop_back();
       return lease;
     }
@@ -129,9 +133,10 @@ absl::StatusOr<WorkspacePool::Lease> WorkspacePool::Take() {
   return Lease(*this, std::move(workspace));
 }
 
-void WorkspacePool::Return(std::unique_ptr<Workspace> workspace) {
+void WorkspacePool::Return(std::unique_ptr<Workspace> workspace, bool under_way) {
   absl::MutexLock lock(&mutex_);
-  idle_.push_back(std::move(workspace));
+  idle_.push_back(
+      {std::move(workspace), under_way ? std::this_thread::get_id() : std::thread::id()});
 }
 
 }  // namespace mneme

@@ -4,6 +4,7 @@
 #define MNEME_MODEL_WORKSPACE_H_
 
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -60,10 +61,11 @@ struct Workspace {
   std::vector<float> host_page_weights;
   std::vector<int32_t> host_page_counts;
   bool pages_resident = false;  // of the rows under way
+  std::vector<float> host_logits;
 };
 
 // Lends workspaces, one to each pass that runs, and keeps them for the next. Thread-safe. There are
-// as many as passes ever ran at one time.
+// about as many as passes ever ran at one time.
 class WorkspacePool {
  public:
   WorkspacePool(const ModelConfig& config, const NetworkWeights& weights, PassShape shape,
@@ -81,20 +83,24 @@ class WorkspacePool {
         : pool_(&pool), workspace_(std::move(workspace)) {}
     Lease(Lease&&) = default;
     ~Lease() {
-      if (workspace_ != nullptr) pool_->Return(std::move(workspace_));
+      if (workspace_ != nullptr) pool_->Return(std::move(workspace_), under_way_);
     }
     Workspace& operator*() const { return *workspace_; }
+    // The pass ends while the backend still works on what this thread asked for: the workspace then
+    // goes to this thread again and to no other.
+    void LeaveWorkUnderWay() { under_way_ = true; }
 
    private:
     WorkspacePool* pool_;
     std::unique_ptr<Workspace> workspace_;
+    bool under_way_ = false;
   };
 
   // RESOURCE_EXHAUSTED when the backend has no memory for another one.
   absl::StatusOr<Lease> Take();
 
  private:
-  void Return(std::unique_ptr<Workspace> workspace);
+  void Return(std::unique_ptr<Workspace> workspace, bool under_way);
 
   const ModelConfig& config_;
   const NetworkWeights& weights_;
@@ -102,7 +108,11 @@ class WorkspacePool {
   const DType storage_dtype_;
   Backend& backend_;
   absl::Mutex mutex_;
-  std::vector<std::unique_ptr<Workspace>> idle_ ABSL_GUARDED_BY(mutex_);
+  struct Idle {
+    std::unique_ptr<Workspace> workspace;
+    std::thread::id user;  // the only thread that may have it; none: any
+  };
+  std::vector<Idle> idle_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mneme

@@ -234,6 +234,11 @@ absl::Status CudaBackend::Zero(void* to, int64_t bytes) {
   });
 }
 
+absl::Status CudaBackend::Synchronize() {
+  CudaStream* const stream = thread_streams.Find(device_.get());
+  return stream == nullptr || stream->idle() ? absl::OkStatus() : stream->Synchronize();
+}
+
 absl::StatusOr<std::unique_ptr<PackedWeight>> CudaBackend::DoPackWeight(
     absl::Span<const WeightSource> parts, const PackOptions& options) {
   std::unique_ptr<PackedWeight> packed;

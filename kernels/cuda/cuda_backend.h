@@ -75,6 +75,7 @@ class CudaBackend : public Backend {
   absl::Status CopyOut(void* host, const void* from, int64_t bytes) override;
   absl::Status Copy(void* to, const void* from, int64_t bytes) override;
   absl::Status Zero(void* to, int64_t bytes) override;
+  absl::Status Synchronize() override;
 
   // The calling thread's stream, for benches and tests that time the device.
   absl::StatusOr<CudaStream*> ThreadStream();

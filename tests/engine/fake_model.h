@@ -37,7 +37,7 @@ class FakeModel : public Model {
   absl::Status ReadLower(absl::Span<const ReaderStep> steps, LowerRows* out) const override;
   absl::Status ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
                          absl::Span<const RowSelection> selections, LogitRows which,
-                         std::vector<float>* logits) const override;
+                         UpperRows* out) const override;
 
   // Runs before each ForwardLower; what it returns, if not OK, is its result. May block.
   void OnForward(std::function<absl::Status(Segments)> hook);

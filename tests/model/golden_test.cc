@@ -192,7 +192,7 @@ class GoldenReadTest : public GoldenTest {
       std::vector<int64_t> index(count * kept);
       std::vector<float> scores(count * kept);
       ASSERT_TRUE(backend_
-                      ->LandmarkTopK({.queries = lower.queries.data(),
+                      ->LandmarkTopK({.queries = lower.queries.as<float>(),
                                       .n_queries = count,
                                       .dim = c.landmark_dim,
                                       .dtype = layout.dtype,
@@ -230,12 +230,12 @@ class GoldenReadTest : public GoldenTest {
         all_weights.insert(all_weights.end(), weights[r].begin(), weights[r].end());
         selections.push_back({.pages = pages[r], .weights = weights[r]});
       }
-      std::vector<float> step_logits;
+      UpperRows upper;
       ASSERT_TRUE(model_
                       ->ReadUpper(absl::MakeConstSpan(&step, 1), lower, selections, LogitRows::kAll,
-                                  &step_logits)
+                                  &upper)
                       .ok());
-      logits.insert(logits.end(), step_logits.begin(), step_logits.end());
+      logits.insert(logits.end(), upper.logits.begin(), upper.logits.end());
     }
     EXPECT_LE(RelativeError("select.scores", all_scores, Golden<float>("select.scores")),
               tolerance().scores);

@@ -54,6 +54,12 @@ std::vector<SegmentChunks> Derive(const Model& model,
   return out;
 }
 
+std::vector<float> HostRows(Backend& backend, const Buffer& rows, int64_t count) {
+  std::vector<float> host(static_cast<size_t>(count));
+  EXPECT_TRUE(backend.CopyOut(host.data(), rows.data(), count * 4).ok());
+  return host;
+}
+
 double StoredElement(const uint8_t* data, DType dtype, int64_t i) {
   if (dtype == DType::kBf16) {
     Bf16 value;
@@ -84,7 +90,7 @@ class Reader {
   // Advances by `ids`, row `first_row` of the reading on; returns logits and queries.
   struct Step {
     LowerRows lower;
-    std::vector<float> logits;
+    UpperRows upper;
   };
   Step Advance(absl::Span<const TokenId> ids, int64_t first_row,
                LogitRows which = LogitRows::kAll) {
@@ -103,7 +109,7 @@ class Reader {
       selections.push_back({.pages = pages[r], .weights = weights[r]});
     }
     status =
-        model_.ReadUpper(absl::MakeConstSpan(&step, 1), out.lower, selections, which, &out.logits);
+        model_.ReadUpper(absl::MakeConstSpan(&step, 1), out.lower, selections, which, &out.upper);
     EXPECT_TRUE(status.ok()) << status;
     return out;
   }
@@ -159,17 +165,19 @@ void CompareWithReference(const TestModel& setup, Tolerance tolerance) {
         const int64_t count = std::min<int64_t>(step, 21 - row);
         const Reader::Step out =
             reader.Advance(absl::MakeConstSpan(question).subspan(row, count), row);
+        const std::vector<float> queries =
+            HostRows(*setup.backend, out.lower.queries, count * c.landmark_dim);
         for (int64_t r = 0; r < count; ++r) {
           for (size_t i = 0; i < reading.index[row + r].size(); ++i) {
             double score = 0;
             for (int64_t d = 0; d < c.landmark_dim; ++d) {
-              score += double{out.lower.queries[r * c.landmark_dim + d]} *
+              score += double{queries[r * c.landmark_dim + d]} *
                        want.landmarks[reading.index[row + r][i]][d];
             }
             scores.Add(score, reading.scores[row + r][i]);
           }
           for (int64_t v = 0; v < c.vocab_size; ++v) {
-            logits.Add(out.logits[r * c.vocab_size + v], reading.logits[row + r][v]);
+            logits.Add(out.upper.logits[r * c.vocab_size + v], reading.logits[row + r][v]);
           }
         }
       }
@@ -302,10 +310,10 @@ TEST_P(RambaModelTest, ReadersDoNotDependOnTheirCompany) {
     const auto read = [&](absl::Span<const ReaderStep> batch) {
       LowerRows lower;
       EXPECT_TRUE(model.ReadLower(batch, &lower).ok());
-      std::vector<RowSelection> none(lower.hidden.size() / c.d_model);
-      std::vector<float> logits;
-      EXPECT_TRUE(model.ReadUpper(batch, lower, none, LogitRows::kLastOfStep, &logits).ok());
-      return logits;
+      std::vector<RowSelection> none(lower.row_count);
+      UpperRows upper;
+      EXPECT_TRUE(model.ReadUpper(batch, lower, none, LogitRows::kLastOfStep, &upper).ok());
+      return upper.logits;
     };
     const std::vector<float> together = read(steps);
     const std::vector<TokenId> next = {5};
@@ -326,6 +334,35 @@ TEST_P(RambaModelTest, ReadersDoNotDependOnTheirCompany) {
   }
 }
 
+TEST_P(RambaModelTest, TheBestTokenIsThatOfTheLargestLogit) {
+  const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kBf16);
+  const Model& model = *setup.model;
+  const std::vector<TokenId> prompts[] = {RandomIds(model.config(), 20, 3), {7}, {9}, {9}};
+  const auto read = [&](LogitRows which) {
+    std::vector<std::unique_ptr<ReaderState>> states;
+    std::vector<ReaderStep> steps;
+    for (const std::vector<TokenId>& prompt : prompts) {
+      states.push_back(model.NewReaderState());
+      steps.push_back({.state = states.back().get(), .ids = prompt});
+    }
+    LowerRows lower;
+    UpperRows upper;
+    EXPECT_TRUE(model.ReadLower(steps, &lower).ok());
+    EXPECT_TRUE(
+        model.ReadUpper(steps, lower, std::vector<RowSelection>(lower.row_count), which, &upper)
+            .ok());
+    return upper;
+  };
+  const std::vector<float> logits = read(LogitRows::kLastOfStep).logits;
+  const UpperRows upper = read(LogitRows::kBestOfStep);
+  EXPECT_TRUE(upper.logits.empty());
+  ASSERT_EQ(upper.best.size(), 4u);
+  for (size_t i = 0; i < 4; ++i) {
+    const auto row = logits.begin() + static_cast<ptrdiff_t>(i) * model.config().vocab_size;
+    EXPECT_EQ(upper.best[i], std::max_element(row, row + model.config().vocab_size) - row);
+  }
+}
+
 TEST_P(RambaModelTest, AForkGoesItsOwnWay) {
   const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kBf16);
   const Model& model = *setup.model;
@@ -340,7 +377,8 @@ TEST_P(RambaModelTest, AForkGoesItsOwnWay) {
   ASSERT_TRUE(model.ReadLower(absl::MakeConstSpan(&step, 1), &first).ok());
   step.state = fork.get();
   ASSERT_TRUE(model.ReadLower(absl::MakeConstSpan(&step, 1), &second).ok());
-  EXPECT_EQ(first.hidden, second.hidden);
+  EXPECT_EQ(HostRows(*setup.backend, first.hidden, model.config().d_model),
+            HostRows(*setup.backend, second.hidden, model.config().d_model));
 }
 
 TEST_P(RambaModelTest, CallsFromManyThreadsGiveTheSame) {
@@ -394,9 +432,9 @@ TEST_P(RambaModelTest, BadReaderStepsAreRefused) {
 
   const ReaderStep step = {.state = state.get(), .ids = good};
   const auto read_upper = [&](const LowerRows& rows, const std::vector<RowSelection>& selections) {
-    std::vector<float> logits;
+    UpperRows upper;
     return model
-        .ReadUpper(absl::MakeConstSpan(&step, 1), rows, selections, LogitRows::kAll, &logits)
+        .ReadUpper(absl::MakeConstSpan(&step, 1), rows, selections, LogitRows::kAll, &upper)
         .code();
   };
   const uint8_t* page = nullptr;
@@ -411,10 +449,10 @@ TEST_P(RambaModelTest, BadReaderStepsAreRefused) {
 TEST_P(RambaModelTest, NoStepsAreNoWork) {
   const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kF32);
   LowerRows lower;
-  std::vector<float> logits;
+  UpperRows upper;
   EXPECT_TRUE(setup.model->ReadLower({}, &lower).ok());
-  EXPECT_TRUE(setup.model->ReadUpper({}, lower, {}, LogitRows::kAll, &logits).ok());
-  EXPECT_TRUE(logits.empty());
+  EXPECT_TRUE(setup.model->ReadUpper({}, lower, {}, LogitRows::kAll, &upper).ok());
+  EXPECT_TRUE(upper.logits.empty());
 }
 
 TEST_P(RambaModelTest, WhatIsStoredTellsItsDerivation) {
