@@ -92,6 +92,20 @@ void PutPageRecords(DocumentKey document, int64_t segment_index, int64_t segment
   }
 }
 
+void PutSegmentRecord(DocumentKey document, const SegmentDerived& s, WriteBatch* batch) {
+  SegmentRecord record;
+  record.derivation_fingerprint = s.derivation_fingerprint;
+  record.encode_from_byte = s.encode_from_byte;
+  record.skip_tokens = s.skip_tokens;
+  record.token_count = s.token_count;
+  record.byte_begin = s.byte_begin;
+  record.byte_end = s.byte_end;
+  record.chunk_byte_begin = s.chunk_byte_begin;
+  record.landmarks = Bytes(s.landmarks.data(), static_cast<int64_t>(s.landmarks.size()));
+  const std::string key = SegmentKey(document, s.segment_index);
+  batch->Put(Table::kSegments, key, EncodeRecord(key, record));
+}
+
 // What a call of PutSegments does to one document: segments [first, end) take the place of all from
 // `first` on.
 struct Change {
@@ -130,17 +144,7 @@ WriteBatch BatchOf(absl::Span<const SegmentDerived> segments,
       batch.DeleteRange(Table::kPages, PageKey(change.document, s.segment_index, page_count),
                         PageKey(change.document, s.segment_index + 1, 0));
     }
-    SegmentRecord record;
-    record.derivation_fingerprint = s.derivation_fingerprint;
-    record.encode_from_byte = s.encode_from_byte;
-    record.skip_tokens = s.skip_tokens;
-    record.token_count = s.token_count;
-    record.byte_begin = s.byte_begin;
-    record.byte_end = s.byte_end;
-    record.chunk_byte_begin = s.chunk_byte_begin;
-    record.landmarks = Bytes(s.landmarks.data(), static_cast<int64_t>(s.landmarks.size()));
-    const std::string key = SegmentKey(change.document, s.segment_index);
-    batch.Put(Table::kSegments, key, EncodeRecord(key, record));
+    PutSegmentRecord(change.document, s, &batch);
     PutPageRecords(change.document, s.segment_index, s.byte_end, s.derivation_fingerprint,
                    options.page_bytes, s.pages, &batch);
   }
@@ -263,11 +267,7 @@ absl::Status MemoryStore::PutPages(DocumentId document, int64_t segment_index,
   DocumentKey document_key;
   {
     absl::MutexLock lock(&impl.mutex_);
-    const auto nobody_derives = [&impl, document]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      const DocumentEntry* entry = impl.catalog.FindDocument(document);
-      return entry == nullptr || !entry->derivation_in_flight;
-    };
-    impl.mutex_.Await(absl::Condition(&nobody_derives));
+    impl.AwaitDerivation(document);
     DocumentEntry* entry = impl.catalog.FindDocument(document);
     if (entry == nullptr || segment_index < 0 ||
         segment_index >= static_cast<int64_t>(entry->segments.size())) {
@@ -301,6 +301,41 @@ absl::Status MemoryStore::PutPages(DocumentId document, int64_t segment_index,
                            static_cast<int64_t>(pages.size()) / impl.options.page_bytes),
                    pages.data());
   return absl::OkStatus();
+}
+
+absl::Status MemoryStore::RestoreSegment(const SegmentDerived& segment) {
+  Impl& impl = *impl_;
+  RETURN_IF_ERROR(CheckSegment(segment, impl.options));
+  const DocumentId document = segment.document;
+  absl::ReaderMutexLock gate(&impl.write_gate_);
+  DocumentKey document_key;
+  {
+    absl::MutexLock lock(&impl.mutex_);
+    impl.AwaitDerivation(document);
+    DocumentEntry* entry = impl.catalog.FindDocument(document);
+    if (entry == nullptr || segment.segment_index < 0 ||
+        segment.segment_index >= static_cast<int64_t>(entry->segments.size())) {
+      return absl::NotFoundError(absl::StrCat("no ", Name(document, segment.segment_index)));
+    }
+    const SegmentEntry& visible = entry->segments[segment.segment_index];
+    if (visible.byte_begin != segment.byte_begin || visible.byte_end != segment.byte_end ||
+        visible.token_count != segment.token_count || visible.chunk_count != ChunkCount(segment)) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          Name(document, segment.segment_index), " covers bytes [", visible.byte_begin, ", ",
+          visible.byte_end, ") in ", visible.chunk_count, " chunks; the one to restore covers [",
+          segment.byte_begin, ", ", segment.byte_end, ") in ", ChunkCount(segment)));
+    }
+    document_key = entry->key;
+    entry->derivation_in_flight = true;
+  }
+  WriteBatch batch;
+  PutSegmentRecord(document_key, segment, &batch);
+  PutPageRecords(document_key, segment.segment_index, segment.byte_end,
+                 segment.derivation_fingerprint, impl.options.page_bytes, segment.pages, &batch);
+  const absl::Status status = impl.store.Write(batch, Durability::kWriteBehind);
+  absl::MutexLock lock(&impl.mutex_);
+  impl.catalog.FindDocument(document)->derivation_in_flight = false;
+  return status;
 }
 
 absl::StatusOr<SegmentDerived> MemoryStore::GetSegment(DocumentId document,
@@ -453,6 +488,14 @@ absl::Status MemoryStore::Impl::LoadDevicePages(absl::Span<const PageId> ids,
     RETURN_IF_ERROR(options.device->CopyIn(destinations[i], pins.pages[i], options.page_bytes));
   }
   return absl::OkStatus();
+}
+
+void MemoryStore::Impl::AwaitDerivation(DocumentId document) const {
+  const auto nobody_derives = [this, document]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    const DocumentEntry* entry = catalog.FindDocument(document);
+    return entry == nullptr || !entry->derivation_in_flight;
+  };
+  mutex_.Await(absl::Condition(&nobody_derives));
 }
 
 void MemoryStore::Impl::AwaitDerivations(absl::Span<const ChunkAddress> chunks) const {

@@ -123,6 +123,19 @@ void MemoryStore::Impl::ReportDamage(RecordKind kind, const absl::Status& status
              {{"kind", RecordKindName(kind)}, {"status", std::string(status.message())}});
 }
 
+absl::Status MemoryStore::Impl::MarkTextDamaged(DocumentId document, const absl::Status& damage) {
+  {
+    // A deletion under way looks like damage: let it finish.
+    absl::ReaderMutexLock gate(&write_gate_);
+    absl::MutexLock lock(&mutex_);
+    DocumentEntry* entry = catalog.FindDocument(document);
+    if (entry == nullptr) return NoDocument(document);
+    entry->damaged = true;
+  }
+  ReportDamage(RecordKind::kText, damage);
+  return damage;
+}
+
 MemoryStore::MemoryStore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 MemoryStore::~MemoryStore() = default;
 
@@ -499,16 +512,7 @@ absl::StatusOr<std::string> MemoryStore::ReadText(DocumentId document, int64_t b
     RETURN_IF_ERROR(status);
     return text;
   }
-  {
-    // A deletion under way looks like damage: let it finish.
-    absl::ReaderMutexLock gate(&impl_->write_gate_);
-    absl::MutexLock lock(&impl_->mutex_);
-    DocumentEntry* entry = impl_->catalog.FindDocument(document);
-    if (entry == nullptr) return NoDocument(document);
-    entry->damaged = true;
-  }
-  impl_->ReportDamage(RecordKind::kText, damage);
-  return damage;
+  return impl_->MarkTextDamaged(document, damage);
 }
 
 absl::Status MemoryStore::Flush() { return impl_->store.Flush(); }

@@ -201,6 +201,10 @@ class MemoryStore {
   // FAILED_PRECONDITION when the segment has been replaced since. NOT_FOUND when it is gone.
   absl::Status PutPages(DocumentId document, int64_t segment_index, absl::Span<const uint8_t> pages,
                         int64_t segment_byte_end = -1);
+  // Puts a visible segment's records (and pages, unless empty) in place again: it has been derived
+  // from the same text once more. Changes nothing that is visible. NOT_FOUND when it is gone;
+  // FAILED_PRECONDITION when another version is visible; INVALID_ARGUMENT as PutSegments.
+  absl::Status RestoreSegment(const SegmentDerived& segment);
   // A segment's record without landmarks and pages: what the engine needs to derive it again, or to
   // go on from it. segment_index -1: the last one. NOT_FOUND when not derived.
   absl::StatusOr<SegmentDerived> GetSegment(DocumentId document, int64_t segment_index) const;
@@ -225,6 +229,7 @@ class MemoryStore {
   absl::StatusOr<Totals> totals(MemoryId memory) const;
 
  private:
+  friend class StoreChecker;
   struct Impl;
   explicit MemoryStore(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

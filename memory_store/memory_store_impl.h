@@ -75,12 +75,19 @@ struct MemoryStore::Impl {
   // Forgets pages of these documents in all tiers of memory.
   void ErasePages(const absl::flat_hash_set<DocumentId>& documents);
 
-  // Waits until no change of what is derived from these documents is under way.
+  // Waits until no change of what is derived from this document is under way.
+  void AwaitDerivation(DocumentId document) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The same of several documents.
   void AwaitDerivations(absl::Span<const ChunkAddress> chunks) const ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Counts a record that failed its checks, and logs it.
   Counter& CorruptRecords(RecordKind kind) const;
   void ReportDamage(RecordKind kind, const absl::Status& status) const;
+
+  // The text of a document cannot be read: marks it, reports, and returns `damage`. NOT_FOUND when
+  // the document is gone: then it was none.
+  absl::Status MarkTextDamaged(DocumentId document, const absl::Status& damage)
+      ABSL_LOCKS_EXCLUDED(write_gate_, mutex_);
 
   // Identities never given before, made sure of on disk first.
   absl::StatusOr<MemoryId> NewMemoryId() ABSL_LOCKS_EXCLUDED(ids_mutex_);

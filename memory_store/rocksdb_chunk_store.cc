@@ -16,13 +16,17 @@
 #include <cstdio>
 #include <deque>
 #include <filesystem>
+#include <limits>
+#include <optional>
 #include <system_error>
 #include <thread>
 #include <utility>
 
 #include <rocksdb/cache.h>
+#include <rocksdb/convenience.h>
 #include <rocksdb/db.h>
 #include <rocksdb/env.h>
+#include <rocksdb/file_checksum.h>
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/listener.h>
 #include <rocksdb/options.h>
@@ -41,6 +45,7 @@
 #include "common/status_facts.h"
 #include "common/status_macros.h"
 #include "memory_store/chunk_store.h"
+#include "memory_store/close_record.h"
 #include "memory_store/data_directory.h"
 
 namespace mneme {
@@ -445,6 +450,8 @@ class RocksDbChunkStore : public ChunkStore {
   absl::Status Flush() override;
   int64_t used_bytes() override { return directory_->used_bytes(); }
   int64_t free_bytes() override { return directory_->free_bytes(); }
+  absl::StatusOr<StoreFiles> Files(FilesFor purpose) override;
+  absl::Status MendFile(const StoreFile& file, bool may_drop) override;
 
  private:
   RocksDbChunkStore(const RocksDbOptions& options, Metrics& metrics)
@@ -457,10 +464,16 @@ class RocksDbChunkStore : public ChunkStore {
         refused_writes_(metrics.AddCounter("store_writes_refused_total",
                                            "Writes refused because the disk is full.")) {}
 
+  absl::Status CompareWithClose(Metrics& metrics);
   absl::Status OpenDb(Metrics& metrics);
   rocksdb::ColumnFamilyHandle* Handle(Table table) const {
     return tables_[static_cast<size_t>(table)];
   }
+  // As it is now; nothing when it is not part of the store any more.
+  std::optional<rocksdb::LiveFileMetaData> FindTableFile(const std::string& name) const;
+  // Makes RocksDB forget a table file, and with it whatever else lies wholly within its keys, or is
+  // older and on level 0. A file that is being compacted stays.
+  absl::Status DropFile(rocksdb::ColumnFamilyHandle* handle, const rocksdb::LiveFileMetaData& file);
   // OK when writing `bytes` leaves the reserve free.
   absl::Status CheckSpace(int64_t bytes);
 
@@ -492,11 +505,25 @@ absl::StatusOr<std::unique_ptr<ChunkStore>> RocksDbChunkStore::Open(const RocksD
                                                                     Metrics& metrics) {
   std::unique_ptr<RocksDbChunkStore> store(new RocksDbChunkStore(options, metrics));
   ASSIGN_OR_RETURN(store->directory_, DataDirectory::Open(options.data_dir));
+  RETURN_IF_ERROR(store->CompareWithClose(metrics));
   RETURN_IF_ERROR(store->OpenDb(metrics));
   store->collectable_ = std::make_shared<StatisticsCollectable>();
   store->collectable_->Attach(store->db_.get(), store->tables_, store->statistics_);
   metrics.AddCollectable(store->collectable_);
   return std::unique_ptr<ChunkStore>(std::move(store));
+}
+
+absl::Status RocksDbChunkStore::CompareWithClose(Metrics& metrics) {
+  Counter& mismatches = metrics.AddCounter(
+      "store_close_mismatches_total",
+      "Files that were not at Open what they were at the last close: text may have lost its end.");
+  ASSIGN_OR_RETURN(const std::vector<std::string> damaged, TakeCloseRecord(directory_->path()));
+  for (const std::string& name : damaged) {
+    mismatches.Increment();
+    LogError("memory_store", "stored data is damaged: a file is not what it was at the last close",
+             {{"path", directory_->path()}, {"file", name}});
+  }
+  return absl::OkStatus();
 }
 
 absl::Status RocksDbChunkStore::OpenDb(Metrics& metrics) {
@@ -512,6 +539,9 @@ absl::Status RocksDbChunkStore::OpenDb(Metrics& metrics) {
   db_options.bytes_per_sync = 1 << 20;
   db_options.wal_bytes_per_sync = 1 << 20;
   db_options.info_log = std::make_shared<ForwardingLogger>();
+  // Of all bytes of each table and blob file: what the checksums of blocks and records leave out.
+  db_options.file_checksum_gen_factory = rocksdb::GetFileChecksumGenCrc32cFactory();
+  if (options_.env != nullptr) db_options.env = options_.env;
   db_options.statistics = statistics_;
   db_options.listeners.push_back(std::make_shared<BackgroundListener>(metrics, guard_));
 
@@ -563,7 +593,9 @@ RocksDbChunkStore::~RocksDbChunkStore() {
   reclaimer_.reset();
   for (rocksdb::ColumnFamilyHandle* table : tables_) db_->DestroyColumnFamilyHandle(table);
   db_->DestroyColumnFamilyHandle(default_table_);
-  const rocksdb::Status status = db_->Close();
+  absl::Status status = ToStatus(db_->Close(), "close");
+  db_.reset();  // writes what Close leaves, and lets go of the files
+  if (status.ok()) status = WriteCloseRecord(directory_->path());
   if (!status.ok()) {
     LogWarning("memory_store", "rocksdb did not close cleanly", {{"status", status.ToString()}});
   }
@@ -687,6 +719,119 @@ absl::Status RocksDbChunkStore::Flush() {
   write_options.sync = true;
   if (lenient_) return WriteLenient(write_options, &nothing);
   return ToStatus(WriteToDb(write_options, &nothing), absl::StrCat("sync of ", directory_->path()));
+}
+
+absl::StatusOr<StoreFiles> RocksDbChunkStore::Files(FilesFor purpose) {
+  rocksdb::LiveFilesStorageInfoOptions info_options;
+  info_options.include_checksum_info = true;
+  info_options.wal_size_for_flush =
+      purpose == FilesFor::kBackup ? 0 : std::numeric_limits<uint64_t>::max();
+  RETURN_IF_ERROR(ToStatus(db_->DisableFileDeletions(), "keep files"));
+  const auto release = [this] {
+    const rocksdb::Status status = db_->EnableFileDeletions(/*force=*/false);
+    if (!status.ok()) {
+      LogWarning("memory_store", "obsolete files are kept until the next start",
+                 {{"status", status.ToString()}});
+    }
+  };
+  std::vector<rocksdb::LiveFileStorageInfo> infos;
+  const rocksdb::Status status = db_->GetLiveFilesStorageInfo(info_options, &infos);
+  if (!status.ok()) {
+    release();
+    return ToStatus(status, "list files");
+  }
+  std::vector<rocksdb::LiveFileMetaData> tables;
+  db_->GetLiveFilesMetaData(&tables);
+
+  std::vector<StoreFile> files;
+  for (rocksdb::LiveFileStorageInfo& info : infos) {
+    StoreFile file;
+    file.name = info.relative_filename;
+    file.path = absl::StrCat(info.directory, "/", info.relative_filename);
+    file.bytes = static_cast<int64_t>(info.size);
+    file.contents = std::move(info.replacement_contents);
+    if (info.file_type == rocksdb::FileType::kTableFile) file.kind = StoreFile::Kind::kTable;
+    if (info.file_type == rocksdb::FileType::kBlobFile) {
+      file.kind = StoreFile::Kind::kBlobs;
+      file.table = Table::kPages;  // the only one with blobs
+    }
+    for (const rocksdb::LiveFileMetaData& table : tables) {
+      if (table.relative_filename != file.name) continue;
+      for (int i = 0; i < kTableCount; ++i) {
+        if (table.column_family_name == kTableNames[i]) file.table = static_cast<Table>(i);
+      }
+    }
+    if (info.file_checksum_func_name == rocksdb::kStandardDbFileChecksumFuncName &&
+        info.file_checksum.size() == 4) {
+      uint32_t crc = 0;  // big-endian
+      for (const char byte : info.file_checksum) crc = crc << 8 | static_cast<uint8_t>(byte);
+      file.crc32c = crc;
+    }
+    files.push_back(std::move(file));
+  }
+  return StoreFiles(std::move(files), release);
+}
+
+absl::Status RocksDbChunkStore::MendFile(const StoreFile& file, bool may_drop) {
+  if (!file.table.has_value()) return absl::NotFoundError(file.name);
+  rocksdb::ColumnFamilyHandle* handle = Handle(*file.table);
+  rocksdb::CompactRangeOptions rewrite;
+  rewrite.exclusive_manual_compaction = false;
+  rewrite.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForceOptimized;
+  if (file.kind == StoreFile::Kind::kBlobs) {
+    // Its live values have been written anew: with their old keys gone, so is the file.
+    return ToStatus(db_->CompactRange(rewrite, handle, nullptr, nullptr), "rewrite of keys");
+  }
+  std::optional<rocksdb::LiveFileMetaData> live = FindTableFile(file.name);
+  if (!live.has_value()) return absl::NotFoundError(file.name);
+  {
+    const rocksdb::Slice begin(live->smallestkey), end(live->largestkey);
+    const rocksdb::Status status = db_->CompactRange(rewrite, handle, &begin, &end);
+    live = FindTableFile(file.name);
+    if (!live.has_value()) return absl::OkStatus();
+    if (!may_drop) {
+      return absl::DataLossError(
+          absl::StrCat(file.name, " cannot be written anew: ", status.ToString()));
+    }
+  }
+  RETURN_IF_ERROR(DropFile(handle, *live));
+  if (!FindTableFile(file.name).has_value()) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(file.name, " is in use and cannot be dropped now"));
+}
+
+std::optional<rocksdb::LiveFileMetaData> RocksDbChunkStore::FindTableFile(
+    const std::string& name) const {
+  std::vector<rocksdb::LiveFileMetaData> tables;
+  db_->GetLiveFilesMetaData(&tables);
+  for (rocksdb::LiveFileMetaData& table : tables) {
+    if (table.relative_filename == name) return std::move(table);
+  }
+  return std::nullopt;
+}
+
+absl::Status RocksDbChunkStore::DropFile(rocksdb::ColumnFamilyHandle* handle,
+                                         const rocksdb::LiveFileMetaData& file) {
+  if (file.level > 0) {
+    const rocksdb::Slice begin(file.smallestkey), end(file.largestkey);
+    return ToStatus(rocksdb::DeleteFilesInRange(db_.get(), handle, &begin, &end),
+                    absl::StrCat("drop of ", file.name));
+  }
+  // Of level 0 RocksDB gives up the oldest file alone.
+  while (true) {
+    rocksdb::ColumnFamilyMetaData family;
+    db_->GetColumnFamilyMetaData(handle, &family);
+    const std::vector<rocksdb::SstFileMetaData>& newest_first = family.levels[0].files;
+    const auto is_it = [&](const rocksdb::SstFileMetaData& other) {
+      return other.relative_filename == file.relative_filename;
+    };
+    if (std::none_of(newest_first.begin(), newest_first.end(), is_it)) return absl::OkStatus();
+    const std::string oldest = newest_first.back().relative_filename;
+    const size_t count = newest_first.size();
+    RETURN_IF_ERROR(ToStatus(db_->DeleteFile(oldest), absl::StrCat("drop of ", oldest)));
+    db_->GetColumnFamilyMetaData(handle, &family);
+    // One that is just being compacted stays.
+    if (family.levels[0].files.size() >= count) return absl::OkStatus();
+  }
 }
 
 }  // namespace

@@ -135,9 +135,9 @@ absl::Status DrainingError() {
       kUsualRetryDelay);
 }
 
-grpc::Status ToGrpcStatus(const absl::Status& status, absl::string_view method,
-                          absl::string_view resource) {
-  if (status.ok()) return grpc::Status::OK;
+google::rpc::Status ToRpcStatus(const absl::Status& status, absl::string_view method,
+                                absl::string_view resource) {
+  if (status.ok()) return google::rpc::Status();
   absl::Status full = status;
   google::rpc::ErrorInfo info;
   if (!GetDetail(full, kErrorInfoUrl, &info)) {
@@ -170,7 +170,14 @@ grpc::Status ToGrpcStatus(const absl::Status& status, absl::string_view method,
     detail->set_type_url(url);
     detail->set_value(std::string(*payload));
   }
-  return grpc::Status(static_cast<grpc::StatusCode>(full.code()), message,
+  return wire;
+}
+
+grpc::Status ToGrpcStatus(const absl::Status& status, absl::string_view method,
+                          absl::string_view resource) {
+  if (status.ok()) return grpc::Status::OK;
+  const google::rpc::Status wire = ToRpcStatus(status, method, resource);
+  return grpc::Status(static_cast<grpc::StatusCode>(wire.code()), wire.message(),
                       wire.SerializeAsString());
 }
 

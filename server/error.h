@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "google/rpc/status.pb.h"
 
 namespace mneme {
 
@@ -42,10 +43,13 @@ absl::Status FieldError(absl::string_view field, absl::string_view value,
 // The server takes no new calls, or breaks this one off, because it stops.
 absl::Status DrainingError();
 
-// Packs a status for the wire. An error without ErrorInfo gets one with the code's usual reason
+// A status as google.rpc.Status. An error without ErrorInfo gets one with the code's usual reason
 // (STORAGE_FULL for a full disk); RESOURCE_EXHAUSTED and UNAVAILABLE without any details of their
 // own get a RetryInfo. `method` and `resource` become metadata unless empty. Message and metadata
 // are cut where they are too long for gRPC's metadata.
+google::rpc::Status ToRpcStatus(const absl::Status& status, absl::string_view method,
+                                absl::string_view resource);
+// The same, packed for the end of a call.
 grpc::Status ToGrpcStatus(const absl::Status& status, absl::string_view method,
                           absl::string_view resource);
 

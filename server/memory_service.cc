@@ -25,13 +25,11 @@ class RefusedIngest final : public grpc::ServerBidiReactor<ByteBuffer, ByteBuffe
   void OnDone() override { delete this; }
 };
 
-// The proto's methods, in its order, are what Method says.
-void CheckMethods() {
-  const auto* service =
-      v1::GetStatusRequest::descriptor()->file()->FindServiceByName("MemoryService");
-  MNEME_CHECK(service != nullptr && service->method_count() == kMethodCount);
-  for (int i = 0; i < kMethodCount; ++i) {
-    MNEME_CHECK(MethodName(static_cast<Method>(i)) == service->method(i)->name());
+// The methods of a proto's service, in its order, are what Method says from `first` on.
+void CheckMethods(const google::protobuf::ServiceDescriptor* service, int first, int count) {
+  MNEME_CHECK(service != nullptr && service->method_count() == count);
+  for (int i = 0; i < count; ++i) {
+    MNEME_CHECK(MethodName(static_cast<Method>(first + i)) == service->method(i)->name());
   }
 }
 
@@ -45,6 +43,8 @@ MemoryService::MemoryService(const ServerOptions& options, const QueryLimits& li
       readiness_(readiness),
       check_(options.tenants),
       requests_(options.request_ids_max, clock, metrics),
+      operations_({.operations_max = options.operations_max, .keep = options.operation_keep}, clock,
+                  metrics),
       request_metrics_(metrics),
       catalog_(engine, check_, requests_, std::move(info), std::move(http_address), clock),
       queries_(engine, check_, limits),
@@ -53,8 +53,14 @@ MemoryService::MemoryService(const ServerOptions& options, const QueryLimits& li
       catalog_pool_("catalog", options.catalog_threads, options.catalog_queue_max, metrics),
       reader_pool_("reader", options.reader_threads, options.reader_queue_max, metrics),
       // Never full: a stream has at most one task in it.
-      ingest_pool_("ingest", options.ingest_threads, options.ingest_streams_max, metrics) {
-  CheckMethods();
+      ingest_pool_("ingest", options.ingest_threads, options.ingest_streams_max, metrics),
+      // Never full: the registry refuses before.
+      operation_pool_("operation", options.operation_threads, options.operations_max, metrics) {
+  CheckMethods(v1::GetStatusRequest::descriptor()->file()->FindServiceByName("MemoryService"), 0,
+               kMemoryMethodCount);
+  CheckMethods(
+      google::longrunning::Operation::descriptor()->file()->FindServiceByName("Operations"),
+      kMemoryMethodCount, kMethodCount - kMemoryMethodCount);
   metrics.AddGauge("ingest_streams_limit", "Ingest streams that may be open.")
       .Set(options.ingest_streams_max);
   metrics.AddGauge("message_bytes_limit", "Largest request message that is taken, in bytes.")

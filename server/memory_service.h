@@ -1,6 +1,6 @@
 // mneme.v1.MemoryService on gRPC's callback API. Every method takes raw bytes and hands the call to
-// a worker pool: one for calls on the catalog, one for readers, one for Ingest streams, so that
-// slow questions never hold up the others.
+// a worker pool: one for calls on the catalog, one for readers, one for Ingest streams, one
+// for long-running operations, so that slow ones never hold up the others.
 
 #ifndef MNEME_SERVER_MEMORY_SERVICE_H_
 #define MNEME_SERVER_MEMORY_SERVICE_H_
@@ -24,6 +24,7 @@
 #include "server/call.h"
 #include "server/catalog_handlers.h"
 #include "server/ingest_call.h"
+#include "server/operations.h"
 #include "server/query_handlers.h"
 #include "server/request_cache.h"
 #include "server/resource_check.h"
@@ -44,6 +45,11 @@ class MemoryService final : public v1::MemoryService::Service {
   // later.
   void DrainIngest();
 
+  // For the services beside this one.
+  const CallEnvironment& environment() const { return environment_; }
+  const ResourceCheck& check() const { return check_; }
+  OperationRegistry& operations() { return operations_; }
+
  private:
   // Registers a unary method that `handler` answers from a thread of `pool`.
   template <typename Request, typename Response>
@@ -61,6 +67,7 @@ class MemoryService final : public v1::MemoryService::Service {
   const Readiness& readiness_;
   const ResourceCheck check_;
   RequestCache requests_;
+  OperationRegistry operations_;
   RequestMetrics request_metrics_;
   CatalogHandlers catalog_;
   QueryHandlers queries_;
@@ -74,6 +81,7 @@ class MemoryService final : public v1::MemoryService::Service {
   WorkerPool catalog_pool_;
   WorkerPool reader_pool_;
   WorkerPool ingest_pool_;
+  WorkerPool operation_pool_;
 };
 
 }  // namespace mneme

@@ -9,9 +9,10 @@ namespace mneme {
 
 absl::string_view MethodName(Method method) {
   static constexpr std::array<absl::string_view, kMethodCount> kNames = {
-      "CreateMemory", "GetMemory",    "ListMemories",   "DeleteMemory", "ListDocuments",
-      "GetDocument",  "ReadDocument", "DeleteDocument", "Ingest",       "Retrieve",
-      "Generate",     "Score",        "GetStatus"};
+      "CreateMemory",    "GetMemory",    "ListMemories",   "DeleteMemory",   "ListDocuments",
+      "GetDocument",     "ReadDocument", "DeleteDocument", "Ingest",         "Retrieve",
+      "Generate",        "Score",        "GetStatus",      "ListOperations", "GetOperation",
+      "CancelOperation", "WaitOperation"};
   return kNames[static_cast<int>(method)];
 }
 

@@ -14,7 +14,8 @@
 
 namespace mneme {
 
-// The methods of mneme.v1.MemoryService, in the order of the proto.
+// The methods of mneme.v1.MemoryService, in the order of the proto; after them those of
+// google.longrunning.Operations, in the order of theirs.
 enum class Method {
   kCreateMemory,
   kGetMemory,
@@ -29,8 +30,13 @@ enum class Method {
   kGenerate,
   kScore,
   kGetStatus,
+  kListOperations,
+  kGetOperation,
+  kCancelOperation,
+  kWaitOperation,
 };
-inline constexpr int kMethodCount = 13;
+inline constexpr int kMemoryMethodCount = static_cast<int>(Method::kGetStatus) + 1;
+inline constexpr int kMethodCount = static_cast<int>(Method::kWaitOperation) + 1;
 
 // "CreateMemory", ...
 absl::string_view MethodName(Method method);

@@ -68,6 +68,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   server->memory_service_ = std::make_unique<MemoryService>(
       options, parts.limits, parts.engine, std::move(parts.info), std::move(parts.http_address),
       parts.readiness, parts.metrics, parts.clock);
+  server->operations_service_ = std::make_unique<OperationsService>(
+      server->memory_service_->environment(), server->memory_service_->check(),
+      server->memory_service_->operations());
   server->health_service_ = std::make_unique<HealthService>(parts.readiness);
 
   grpc::ServerBuilder builder;
@@ -75,6 +78,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   builder.AddListeningPort(server->address_.ToString(), grpc::InsecureServerCredentials(),
                            &server->address_.port);
   builder.RegisterService(server->memory_service_.get());
+  builder.RegisterService(server->operations_service_.get());
   builder.RegisterService(server->health_service_.get());
   server->grpc_ = builder.BuildAndStart();
   if (server->grpc_ == nullptr) {
@@ -91,6 +95,7 @@ void Server::Drain(absl::Time deadline) {
   drained_ = true;
   readiness_.Drain();
   health_service_->EndWatches();
+  memory_service_->operations().EndWaits();
   memory_service_->DrainIngest();
   grpc_->Shutdown(absl::ToChronoTime(deadline));
   grpc_->Wait();

@@ -1,4 +1,5 @@
-// The gRPC front: MemoryService, grpc.health.v1 and reflection on one port, with drain.
+// The gRPC front: MemoryService, google.longrunning.Operations, grpc.health.v1 and reflection on
+// one port, with drain.
 
 #ifndef MNEME_SERVER_SERVER_H_
 #define MNEME_SERVER_SERVER_H_
@@ -17,6 +18,7 @@
 #include "server/health_service.h"
 #include "server/listen_address.h"
 #include "server/memory_service.h"
+#include "server/operations_service.h"
 #include "server/query_handlers.h"
 #include "server/readiness.h"
 #include "server/server_options.h"
@@ -47,6 +49,8 @@ class Server {
 
   // As bound: never port 0.
   const ListenAddress& address() const { return address_; }
+  // For work that no call of this server began.
+  OperationRegistry& operations() { return memory_service_->operations(); }
 
   // Takes no new calls (health says NOT_SERVING), ends Ingest streams once their text is durable,
   // lets other calls finish until `deadline` and cancels them then. Returns when no call runs.
@@ -58,6 +62,7 @@ class Server {
   Readiness& readiness_;
   ListenAddress address_;
   std::unique_ptr<MemoryService> memory_service_;
+  std::unique_ptr<OperationsService> operations_service_;
   std::unique_ptr<HealthService> health_service_;
   std::unique_ptr<grpc::Server> grpc_;  // last: its calls use the services
   bool drained_ = false;

@@ -33,6 +33,11 @@ struct ServerOptions {
   int ingest_threads = 4;
   // Results of requests with a request_id that are remembered.
   int request_ids_max = 10'000;
+  // Long-running operations under way at one time, and as many that have ended, for so long;
+  // threads for those that need one.
+  int operations_max = 10'000;
+  absl::Duration operation_keep = absl::Hours(1);
+  int operation_threads = 2;
   absl::Duration drain_timeout = absl::Seconds(20);
   // A client that takes no response for so long loses its call.
   absl::Duration client_stall_max = absl::Seconds(60);
