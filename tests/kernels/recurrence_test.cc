@@ -142,6 +142,38 @@ TEST_P(RecurrenceTest, ConvSiluMatchesItsTwinAndKeepsTheNewestRows) {
   }
 }
 
+TEST_P(RecurrenceTest, ConvSiluOfActivationsMatchesItsTwin) {
+  for (const DType dtype : ActivationTypes()) {
+    for (const int64_t taps : {1, 2, 3, 4, 5}) {
+      for (const int64_t channels : {1, 32, 50, 896}) {
+        for (const int64_t gap : {0, 3, 4}) {
+          MakeSequences({1, 0, 40, 130, 64}, 2, (taps - 1) * channels);
+          const Input in(Normal(rows_ * (channels + gap)));
+          const std::vector<float> weight = Normal(taps * channels), bias = Normal(channels);
+          Output out(dtype, rows_, channels, channels + gap);
+          const ConvSiluParams p = {.in = in.data(dtype),
+                                    .in_stride = channels + gap,
+                                    .weight = weight.data(),
+                                    .bias = bias.data(),
+                                    .taps = taps,
+                                    .channels = channels,
+                                    .sequences = sequences_.data(),
+                                    .sequence_count = static_cast<int64_t>(sequences_.size()),
+                                    .state_offset = 2,
+                                    .rows = rows_,
+                                    .out = out.data(),
+                                    .out_stride = channels + gap,
+                                    .io_dtype = dtype};
+          const RecurrenceResult want = ConvSiluReference(p);
+          ASSERT_TRUE(backend_->ConvSilu(p).ok());
+          out.Expect(want.out, kF32Tolerance);  // inputs are exact
+          ExpectStates(want.states, 2, 0);
+        }
+      }
+    }
+  }
+}
+
 struct SsdShape {
   int64_t heads, head_dim, state_size;
 };
