@@ -75,6 +75,7 @@ absl::Status CheckSsd(absl::string_view operation, const SsdParams& p) {
       .AtLeast("xbc_stride", p.xbc_stride, p.heads * p.head_dim + 2 * p.state_size)
       .AtLeast("dt_stride", p.dt_stride, p.heads)
       .AtLeast("y_stride", p.y_stride, p.heads * p.head_dim)
+      .FloatType("io_dtype", p.io_dtype)
       .FloatType("compute_dtype", p.compute_dtype)
       .Pointer("xbc", p.xbc, p.rows)
       .Pointer("dt", p.dt, p.rows)

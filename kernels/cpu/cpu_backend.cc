@@ -164,6 +164,9 @@ absl::Status CpuBackend::DoConvSilu(const ConvSiluParams& params) {
 }
 
 absl::Status CpuBackend::DoSsd(const SsdParams& params) {
+  if (params.io_dtype != DType::kF32) {
+    return absl::InvalidArgumentError("Ssd: the CPU backend takes f32 rows");
+  }
   const int64_t scratch_bytes = kernels_.ssd_scratch_bytes(params);
   const int64_t groups = std::min<int64_t>(params.heads, pool_.threads());
   pool_.ParallelFor(params.sequence_count * groups, [&](int64_t task) {
@@ -175,6 +178,9 @@ absl::Status CpuBackend::DoSsd(const SsdParams& params) {
 }
 
 absl::Status CpuBackend::DoSsmStep(const SsdParams& params) {
+  if (params.io_dtype != DType::kF32) {
+    return absl::InvalidArgumentError("SsmStep: the CPU backend takes f32 rows");
+  }
   ForRows(params.sequence_count * params.heads, 4, [&](int64_t begin, int64_t end) {
     while (begin < end) {
       const int64_t sequence = begin / params.heads;

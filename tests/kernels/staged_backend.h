@@ -289,15 +289,21 @@ class StagedBackend : public Backend {
   }
   static absl::Status StageSsd(Staging& s, SsdParams* p) {
     const int64_t width = p->heads * p->head_dim;
+    const void* xbc = p->xbc;
+    void* y = p->y;
     RETURN_IF_ERROR(
-        s.In(&p->xbc, Staging::Reach(p->rows, p->xbc_stride, width + 2 * p->state_size)));
+        s.InBytes(&xbc, Staging::Reach(p->rows, p->xbc_stride, width + 2 * p->state_size) *
+                            DTypeBytes(p->io_dtype)));
+    p->xbc = static_cast<const float*>(xbc);
     RETURN_IF_ERROR(s.In(&p->dt, Staging::Reach(p->rows, p->dt_stride, p->heads)));
     RETURN_IF_ERROR(s.In(&p->dt_bias, p->heads));
     RETURN_IF_ERROR(s.In(&p->a_log, p->heads));
     RETURN_IF_ERROR(s.In(&p->d_skip, p->heads));
     RETURN_IF_ERROR(
         s.Sequences(&p->sequences, p->sequence_count, p->state_offset + width * p->state_size));
-    return s.Out(&p->y, Staging::Reach(p->rows, p->y_stride, width));
+    RETURN_IF_ERROR(Rows(s, &y, p->io_dtype, p->rows, p->y_stride, width));
+    p->y = static_cast<float*>(y);
+    return absl::OkStatus();
   }
 
   const std::unique_ptr<Backend> backend_;
