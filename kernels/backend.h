@@ -42,6 +42,14 @@ class Backend {
   virtual bool has_own_memory() const { return false; }
   // kBf16 where products of bf16 operands are faster than those of f32, else kF32.
   virtual DType fast_dtype() const = 0;
+  // What the network's activations should be between operations, where operands of products are
+  // `compute_dtype`: what Matmul writes and ConvSilu, Ssd, GateNorm and ChunkAttention read. Where
+  // it is kBf16, weights may be packed for `swiglu`, and ChunkAttention norms q and k. What a
+  // backend does not do is UNIMPLEMENTED.
+  virtual DType activation_dtype(DType compute_dtype) const {
+    static_cast<void>(compute_dtype);
+    return DType::kF32;
+  }
   // Rows that one operation should get at one time: enough to fill the device, few enough to stay
   // in its caches.
   virtual int64_t pass_rows() const = 0;

@@ -75,6 +75,7 @@ absl::Status CheckSsd(absl::string_view operation, const SsdParams& p) {
       .AtLeast("xbc_stride", p.xbc_stride, p.heads * p.head_dim + 2 * p.state_size)
       .AtLeast("dt_stride", p.dt_stride, p.heads)
       .AtLeast("y_stride", p.y_stride, p.heads * p.head_dim)
+      .FloatType("io_dtype", p.io_dtype)
       .FloatType("compute_dtype", p.compute_dtype)
       .Pointer("xbc", p.xbc, p.rows)
       .Pointer("dt", p.dt, p.rows)
@@ -104,6 +105,10 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> Backend::PackWeight(
       check.FloatType("dtype", part.dtype);
     }
     check.Equal("dtype of a part", static_cast<int>(part.dtype), static_cast<int>(parts[0].dtype));
+  }
+  if (options.swiglu) {
+    check.Equal("parts of gates and ups", static_cast<int64_t>(parts.size()), 1)
+        .MultipleOf("rows of gates and ups", parts.empty() ? 0 : parts[0].rows, 16);
   }
   RETURN_IF_ERROR(check.status());
   return DoPackWeight(parts, options);
@@ -142,6 +147,7 @@ absl::Status Backend::GateNorm(const GateNormParams& p) {
                       .AtLeast("y_stride", p.y_stride, p.width)
                       .AtLeast("z_stride", p.z_stride, p.width)
                       .AtLeast("out_stride", p.out_stride, p.width)
+                      .FloatType("in_dtype", p.in_dtype)
                       .FloatType("out_dtype", p.out_dtype)
                       .Pointer("y", p.y, p.rows)
                       .Pointer("z", p.z, p.rows)
@@ -176,9 +182,26 @@ absl::Status Backend::Matmul(const MatmulParams& p) {
   const DType wanted = p.per_row ? DType::kF32 : p.weight->compute_dtype();
   RETURN_IF_ERROR(check.AtLeast("a_stride", p.a_stride, p.weight->cols())
                       .Equal("a_dtype", static_cast<int>(p.a_dtype), static_cast<int>(wanted))
+                      .FloatType("out_dtype", p.out_dtype)
                       .Pointer("a", p.a, p.rows)
                       .Pointer("out", p.out, p.rows)
                       .status());
+  if (p.out_dtype == DType::kBf16 && (p.accumulate || p.per_row)) {
+    return absl::InvalidArgumentError("Matmul: results that are added, or per row, are f32");
+  }
+  if (p.swiglu != p.weight->swiglu() || (p.swiglu && p.out_dtype != DType::kBf16)) {
+    return absl::InvalidArgumentError(
+        "Matmul: swiglu needs a weight packed for it, which is for nothing else, and bf16 results");
+  }
+  if (p.tail != nullptr) {
+    RETURN_IF_ERROR(check.AtLeast("tail_columns", p.tail_columns, 1)
+                        .AtLeast("rows - tail_columns", p.weight->rows() - p.tail_columns, 0)
+                        .AtLeast("tail_stride", p.tail_stride, p.tail_columns)
+                        .status());
+    if (p.out_dtype != DType::kBf16 || p.swiglu) {
+      return absl::InvalidArgumentError("Matmul: a tail goes with bf16 results, not with swiglu");
+    }
+  }
   return DoMatmul(p);
 }
 
@@ -187,6 +210,7 @@ absl::Status Backend::ConvSilu(const ConvSiluParams& p) {
                       .AtLeast("taps", p.taps, 1)
                       .AtLeast("channels", p.channels, 1)
                       .AtLeast("rows", p.rows, 0)
+                      .FloatType("io_dtype", p.io_dtype)
                       .AtLeast("in_stride", p.in_stride, p.channels)
                       .AtLeast("out_stride", p.out_stride, p.channels)
                       .Pointer("in", p.in, p.rows)
@@ -226,13 +250,20 @@ absl::Status Backend::ChunkInput(const ChunkInputParams& p) {
 }
 
 absl::Status Backend::ChunkAttention(const ChunkAttentionParams& p) {
-  RETURN_IF_ERROR(ShapeCheck("ChunkAttention")
-                      .AtLeast("groups", p.groups, 0)
+  ShapeCheck check("ChunkAttention");
+  if (p.q_norm != nullptr) {
+    check.Pointer("k_norm", p.k_norm, 1)
+        .Pointer("cosine", p.cosine, 1)
+        .Pointer("sine", p.sine, 1)
+        .MultipleOf("head_dim", p.head_dim, 2);
+  }
+  RETURN_IF_ERROR(check.AtLeast("groups", p.groups, 0)
                       .AtLeast("group_rows", p.group_rows, 1)
                       .AtLeast("heads", p.heads, 1)
                       .AtLeast("head_dim", p.head_dim, 1)
                       .AtLeast("qkv_stride", p.qkv_stride, 3 * p.heads * p.head_dim)
                       .AtLeast("out_stride", p.out_stride, p.heads * p.head_dim)
+                      .FloatType("in_dtype", p.in_dtype)
                       .FloatType("out_dtype", p.out_dtype)
                       .Pointer("qkv", p.qkv, p.groups)
                       .Pointer("out", p.out, p.groups)

@@ -51,10 +51,11 @@ struct RmsNormParams {
 
 // out = RmsNorm(y * silu(z)): the gate of a Mamba-2 layer.
 struct GateNormParams {
-  const float* y = nullptr;  // [rows, width]
+  const void* y = nullptr;  // [rows, width]
   int64_t y_stride = 0;
-  const float* z = nullptr;  // [rows, width]
+  const void* z = nullptr;  // [rows, width]
   int64_t z_stride = 0;
+  DType in_dtype = DType::kF32;   // of y and z
   const float* weight = nullptr;  // [width]
   float eps = 0;
   int64_t rows = 0;
@@ -79,7 +80,7 @@ struct HeadNormParams {
   int64_t period = 0;
 };
 
-// out (+)= a * weight^T.
+// out (+)= a * weight^T, or silu(gate) * up of such products.
 struct MatmulParams {
   const void* a = nullptr;  // [rows, weight cols]
   // The weight's compute dtype; kF32 when `per_row`.
@@ -90,9 +91,16 @@ struct MatmulParams {
   // overwrite those from `rows` on. 0: just `rows`.
   int64_t row_capacity = 0;
   const PackedWeight* weight = nullptr;
-  float* out = nullptr;  // [rows, weight->out_columns()], no gaps; columns beyond the weight's rows
-                         // hold nothing of meaning
-  bool accumulate = false;  // add to out (a residual connection)
+  void* out = nullptr;  // [rows, weight->out_columns()], no gaps; columns beyond the weight's rows
+                        // hold nothing of meaning
+  DType out_dtype = DType::kF32;  // kBf16: not with `accumulate` or `per_row`
+  bool accumulate = false;        // add to out (a residual connection)
+  // With bf16 results, the last tail_columns outputs as f32; what `out` has of them means nothing.
+  float* tail = nullptr;  // [rows, tail_columns], or null
+  int64_t tail_columns = 0;
+  int64_t tail_stride = 0;
+  // The weight was packed with PackOptions::swiglu: out [rows, out_columns / 2], bf16.
+  bool swiglu = false;
   // Few rows, each one step of its own reader (decode): bound by reading the weight, so the stored
   // form of it is read (int8 rows with their scales) instead of a form laid out for many rows.
   bool per_row = false;
@@ -102,7 +110,7 @@ struct MatmulParams {
 // State of a sequence: its last taps - 1 input rows, oldest first, [taps - 1, channels], at
 // sequence.state + state_offset.
 struct ConvSiluParams {
-  const float* in = nullptr;  // [rows, channels]
+  const void* in = nullptr;  // [rows, channels]
   int64_t in_stride = 0;
   const float* weight = nullptr;  // [taps, channels]
   const float* bias = nullptr;    // [channels]
@@ -112,8 +120,9 @@ struct ConvSiluParams {
   int64_t sequence_count = 0;
   int64_t state_offset = 0;  // floats
   int64_t rows = 0;
-  float* out = nullptr;  // [rows, channels]
+  void* out = nullptr;  // [rows, channels]
   int64_t out_stride = 0;
+  DType io_dtype = DType::kF32;  // of in and out; the state is f32 whatever it is
 };
 
 // The state space recurrence (arXiv 2405.21060), one group of B and C shared by all heads:
@@ -138,6 +147,8 @@ struct SsdParams {
   int64_t rows = 0;
   float* y = nullptr;  // [rows, H * P]
   int64_t y_stride = 0;
+  // Of the elements that xbc and y point to, where it is not f32; dt stays f32.
+  DType io_dtype = DType::kF32;
   // kBf16 allows products of bf16 operands with f32 sums inside a block; the state stays f32.
   DType compute_dtype = DType::kF32;
 };
@@ -156,14 +167,21 @@ struct ChunkInputParams {
   int64_t out_stride = 0;
 };
 
-// Bidirectional attention inside each group of `group_rows` rows: softmax(q k^T / sqrt(D)) v.
+// Bidirectional attention inside each group of `group_rows` rows: softmax(q k^T / sqrt(D)) v; with
+// `q_norm`, q and k as HeadNorm leaves them, row r of a group at position r.
 struct ChunkAttentionParams {
-  const float* qkv = nullptr;  // [groups * group_rows, 3 * heads * head_dim]: q, k, v
+  const void* qkv = nullptr;  // [groups * group_rows, 3 * heads * head_dim]: q, k, v
+  DType in_dtype = DType::kF32;
   int64_t qkv_stride = 0;
   int64_t groups = 0;
   int64_t group_rows = 0;
   int64_t heads = 0;
   int64_t head_dim = 0;
+  const float* q_norm = nullptr;  // [head_dim], or null: q and k as they are
+  const float* k_norm = nullptr;
+  float eps = 0;
+  const float* cosine = nullptr;  // [group_rows, head_dim / 2]
+  const float* sine = nullptr;
   void* out = nullptr;  // [groups * group_rows, heads * head_dim]
   DType out_dtype = DType::kF32;
   int64_t out_stride = 0;

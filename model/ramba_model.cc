@@ -79,6 +79,7 @@ RambaModel::RambaModel(std::unique_ptr<Bundle> bundle, Backend& backend,
     : bundle_(std::move(bundle)),
       backend_(backend),
       compute_dtype_(options.precision == Precision::kBf16 ? backend.fast_dtype() : DType::kF32),
+      activation_dtype_(backend.activation_dtype(compute_dtype_)),
       storage_dtype_(options.precision == Precision::kBf16 ? DType::kBf16 : DType::kF32) {}
 
 absl::StatusOr<std::unique_ptr<RambaModel>> RambaModel::Create(std::unique_ptr<Bundle> bundle,
@@ -375,7 +376,7 @@ absl::Status RambaModel::ReadLowerRange(absl::Span<const ReaderStep> steps, cons
                                      .weight = weights_.retrieval_proj.get(),
                                      .out = ws.product,
                                      .per_row = per_row}));
-    RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.product,
+    RETURN_IF_ERROR(backend_.RmsNorm({.in = static_cast<const float*>(ws.product),
                                       .in_stride = weights_.retrieval_proj->out_columns(),
                                       .weight = weights_.retrieval_scale.as<float>(),
                                       .eps = kHeadNormEps,

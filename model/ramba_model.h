@@ -94,6 +94,7 @@ class RambaModel : public Model {
   const std::unique_ptr<Bundle> bundle_;
   Backend& backend_;
   const DType compute_dtype_;
+  const DType activation_dtype_;  // between operations on many rows; f32 in decode
   const DType storage_dtype_;
   NetworkWeights weights_;
   PassShape shape_;

@@ -83,6 +83,7 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   const int64_t product = reserve(encoder_rows * WidestProduct(config, weights), 4);
   const int64_t conv = reserve(rows * config.conv_dim(), 4);
   const int64_t y = reserve(rows * inner, 4);
+  const int64_t dt = reserve(rows * config.ssm_heads(), 4);
   const int64_t encoder = reserve(encoder_rows * shape.hidden_stride, 4);
   const int64_t pages =
       reserve(chunks * 2 * config.chunk_size * config.head_dim(), DTypeBytes(storage_dtype));
@@ -96,9 +97,10 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   ws->ids = ws->memory.as<int32_t>(ids);
   ws->hidden = ws->memory.as<float>(hidden);
   ws->operand = ws->memory.as<void>(operand);
-  ws->product = ws->memory.as<float>(product);
-  ws->conv = ws->memory.as<float>(conv);
-  ws->y = ws->memory.as<float>(y);
+  ws->product = ws->memory.as<void>(product);
+  ws->conv = ws->memory.as<void>(conv);
+  ws->y = ws->memory.as<void>(y);
+  ws->dt = ws->memory.as<float>(dt);
   ws->encoder = ws->memory.as<float>(encoder);
   ws->pages = ws->memory.as<void>(pages);
   ws->landmarks = ws->memory.as<void>(landmarks);

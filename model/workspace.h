@@ -40,9 +40,11 @@ struct Workspace {
   float* hidden = nullptr;  // [rows, hidden_stride]
   void* operand =
       nullptr;  // [rows or encoder_rows, widest input of a product], compute dtype or f32
-  float* product = nullptr;              // [rows or encoder_rows, widest product]
-  float* conv = nullptr;                 // [rows, conv_dim]
-  float* y = nullptr;                    // [rows, inner]
+  // Of the backend's activation dtype or f32; room for f32.
+  void* product = nullptr;               // [rows or encoder_rows, widest product]
+  void* conv = nullptr;                  // [rows, conv_dim]
+  void* y = nullptr;                     // [rows, inner]
+  float* dt = nullptr;                   // [rows, H], where product is not f32
   float* encoder = nullptr;              // [encoder_rows, hidden_stride]
   void* pages = nullptr;                 // [chunks, page bytes]
   void* landmarks = nullptr;             // [rows, R]: landmarks of chunks, or queries

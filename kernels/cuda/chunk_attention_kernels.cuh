@@ -2,8 +2,9 @@
 // and its CLS row). Kernels on plain pointers (chunk_attention.cu puts them behind the launcher,
 // bench/gpu/hsa_topk_bench.cu times them).
 //
-// One block a group and head: q, k and v of it come to shared memory once, as bf16, each warp takes
-// 16 rows through both products with its scores in registers. Reading the f32 rows is the cost.
+// One block a group and head: q, k and v of it come to shared memory once, as bf16, normed on the
+// way where that is asked for, and each warp takes 16 rows through both products with its scores in
+// registers. Reading the rows is the cost.
 // Results in f32 are computed in f32 by the kernel for any shape.
 
 #ifndef MNEME_KERNELS_CUDA_CHUNK_ATTENTION_KERNELS_CUH_
@@ -30,10 +31,57 @@ __device__ __forceinline__ int Place(int row, int chunk) {
   return row * kRowBytes + ((chunk ^ (row & 7)) << 4);
 }
 
+// Eight neighbouring values of a row, and eight of f32 or bf16 as they lie in memory.
+struct Eight {
+  float v[8];
+};
+template <typename In>
+struct alignas(16) RawEight {
+  In v[8];
+};
+template <typename In>
+__device__ __forceinline__ Eight Widen(const RawEight<In>& raw) {
+  Eight to;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) to.v[i] = static_cast<float>(raw.v[i]);
+  return to;
+}
+template <typename In>
+__device__ __forceinline__ RawEight<In> ReadEight(const In* from, bool vectors) {
+  RawEight<In> raw;
+  if (vectors) {
+    raw = *reinterpret_cast<const RawEight<In>*>(from);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) raw.v[i] = from[i];
+  }
+  return raw;
+}
+
+// HeadNorm of a head of 64 of which each of eight neighbouring lanes holds eight, and its position.
+__device__ __forceinline__ void NormEight(const ChunkAttentionParams& p, const Eight& weight,
+                                          int row, int first, Eight& x) {
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) squares += x.v[i] * x.v[i];
+#pragma unroll
+  for (int step = 1; step < 8; step *= 2) squares += __shfl_xor_sync(0xffffffffu, squares, step);
+  const float scale = 1.0f / sqrtf(squares / kWidth + p.eps);
+  const float* cosine = p.cosine + row * (kWidth / 2) + first % (kWidth / 2);
+  const float* sine = p.sine + row * (kWidth / 2) + first % (kWidth / 2);
+  const float sign = first < kWidth / 2 ? -1.0f : 1.0f;  // a c - b s, b c + a s
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float own = x.v[i] * scale * weight.v[i];
+    const float other = __shfl_xor_sync(0xffffffffu, own, 4);
+    x.v[i] = own * cosine[i] + sign * other * sine[i];
+  }
+}
+
 // Grid: (groups, heads); block: kTiles warps; shared: q, k, v [kTiles * 16 rows][64] bf16, rows
 // swapped, zero from group_rows on. D = 64, group_rows <= kTiles * 16, bf16 out.
-template <int kTiles>
-__global__ void __launch_bounds__(kTiles* kLanes)
+template <int kTiles, typename In>
+__global__ void __launch_bounds__(kTiles* kLanes, kTiles < 9 ? 20 / kTiles : 1)
     ChunkAttentionKernel(const ChunkAttentionParams p, const bool in_vectors,
                          const bool out_vectors) {
   constexpr int kRows = kTiles * 16;
@@ -47,24 +95,36 @@ __global__ void __launch_bounds__(kTiles* kLanes)
 
   // scores / sqrt(D) in base two: the factor goes into q.
   const float q_scale = 1.44269504088896340736f / sqrtf(static_cast<float>(kWidth));
+  // A thread does the same eight columns of four rows; a row is eight neighbouring threads'.
+  constexpr int kEach = kRows * (kWidth / 8) / (kTiles * kLanes);
+  const int chunk = thread % 8, first = chunk * 8;
 #pragma unroll
   for (int part = 0; part < 3; ++part) {
-    const float* from = p.qkv + first_row * p.qkv_stride + part * width + head * kWidth;
+    const In* from = static_cast<const In*>(p.qkv) + first_row * p.qkv_stride + part * width +
+                     head * kWidth + first;
+    RawEight<In> raw[kEach];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int row = i * kTiles * 4 + thread / 8;
+      raw[i] = ReadEight(from + (row < rows ? row : 0) * p.qkv_stride, in_vectors);
+    }
+    const float* norm = part == 0 ? p.q_norm : part == 1 ? p.k_norm : nullptr;
     const float scale = part == 0 ? q_scale : 1.0f;
-    constexpr int kRowVectors = kWidth / 4;
-#pragma unroll 8
-    for (int i = 0; i < kRows * kRowVectors / (kTiles * kLanes); ++i) {
-      const int at = i * kTiles * kLanes + thread;
-      const int row = at / kRowVectors, column = at % kRowVectors * 4;
-      float4 v = make_float4(0, 0, 0, 0);
-      if (row < rows) {
-        const float* element = from + row * p.qkv_stride + column;
-        v = in_vectors ? *reinterpret_cast<const float4*>(element)
-                       : make_float4(element[0], element[1], element[2], element[3]);
-      }
-      *reinterpret_cast<uint2*>(matrices + part * kMatrixBytes + Place(row, column / 8) +
-                                column % 8 * 2) =
-          make_uint2(PackBf16(v.x * scale, v.y * scale), PackBf16(v.z * scale, v.w * scale));
+    Eight weight = {};
+    if (norm != nullptr) {
+#pragma unroll
+      for (int c = 0; c < 8; ++c) weight.v[c] = norm[first + c];
+    }
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int row = i * kTiles * 4 + thread / 8;
+      Eight x = Widen(raw[i]);
+      if (norm != nullptr) NormEight(p, weight, row < rows ? row : 0, first, x);
+      uint4 bits = make_uint4(
+          PackBf16(x.v[0] * scale, x.v[1] * scale), PackBf16(x.v[2] * scale, x.v[3] * scale),
+          PackBf16(x.v[4] * scale, x.v[5] * scale), PackBf16(x.v[6] * scale, x.v[7] * scale));
+      if (row >= rows) bits = make_uint4(0, 0, 0, 0);
+      *reinterpret_cast<uint4*>(matrices + part * kMatrixBytes + Place(row, chunk)) = bits;
     }
   }
   __syncthreads();
@@ -158,28 +218,57 @@ __global__ void __launch_bounds__(kTiles* kLanes)
   }
 }
 
+// Value d of a head in one of q and k, of which `norm` (or null) is the HeadNorm weight and
+// `scale` the head's 1 / root mean square.
+template <typename In>
+__device__ __forceinline__ float NormedValue(const ChunkAttentionParams& p, const In* x,
+                                             const float* norm, float scale, int row, int d) {
+  if (norm == nullptr) return static_cast<float>(x[d]);
+  const int half = static_cast<int>(p.head_dim) / 2, other = d < half ? d + half : d - half;
+  const int64_t position = static_cast<int64_t>(row) * half + d % half;
+  const float own = static_cast<float>(x[d]) * scale * norm[d];
+  const float partner = static_cast<float>(x[other]) * scale * norm[other];
+  return own * p.cosine[position] + (d < half ? -partner : partner) * p.sine[position];
+}
+template <typename In>
+__device__ __forceinline__ float NormScaleOf(const ChunkAttentionParams& p, const In* x) {
+  if (p.q_norm == nullptr) return 1;
+  float squares = 0;
+  for (int d = 0; d < p.head_dim; ++d) {
+    squares += static_cast<float>(x[d]) * static_cast<float>(x[d]);
+  }
+  return 1.0f / sqrtf(squares / static_cast<float>(p.head_dim) + p.eps);
+}
+
 // Grid: (groups, heads); block: any number of warps, each a row at a time; shared: a row of q [D]
 // and of scores [group_rows] a warp, in f32.
-template <typename Out>
+template <typename In, typename Out>
 __global__ void ChunkAttentionSimpleKernel(const ChunkAttentionParams p) {
   const int warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const int warps = static_cast<int>(blockDim.x) / kLanes;
   const int rows = static_cast<int>(p.group_rows), head_dim = static_cast<int>(p.head_dim);
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * p.group_rows;
   const int64_t width = p.heads * p.head_dim, column = static_cast<int64_t>(blockIdx.y) * head_dim;
+  const In* const qkv = static_cast<const In*>(p.qkv);
   float* q = reinterpret_cast<float*>(DynamicShared()) + warp * (head_dim + rows);
   float* scores = q + head_dim;
   const float scale = 1.0f / sqrtf(static_cast<float>(head_dim));
   for (int row = warp; row < rows; row += warps) {
-    const float* from = p.qkv + (first_row + row) * p.qkv_stride + column;
+    const In* from = qkv + (first_row + row) * p.qkv_stride + column;
+    const float q_scale = NormScaleOf(p, from);
     __syncwarp();
-    for (int d = lane; d < head_dim; d += kLanes) q[d] = from[d] * scale;
+    for (int d = lane; d < head_dim; d += kLanes) {
+      q[d] = NormedValue(p, from, p.q_norm, q_scale, row, d) * scale;
+    }
     __syncwarp();
     float top = __uint_as_float(0xff800000u);
     for (int t = lane; t < rows; t += kLanes) {
-      const float* key = p.qkv + (first_row + t) * p.qkv_stride + width + column;
+      const In* key = qkv + (first_row + t) * p.qkv_stride + width + column;
+      const float k_scale = NormScaleOf(p, key);
       float score = 0;
-      for (int d = 0; d < head_dim; ++d) score += q[d] * key[d];
+      for (int d = 0; d < head_dim; ++d) {
+        score += q[d] * NormedValue(p, key, p.k_norm, k_scale, t, d);
+      }
       scores[t] = score;
       top = fmaxf(top, score);
     }
@@ -197,9 +286,11 @@ __global__ void ChunkAttentionSimpleKernel(const ChunkAttentionParams p) {
     __syncwarp();
     Out* out = static_cast<Out*>(p.out) + (first_row + row) * p.out_stride + column;
     for (int d = lane; d < head_dim; d += kLanes) {
-      const float* value = p.qkv + first_row * p.qkv_stride + 2 * width + column + d;
+      const In* value = qkv + first_row * p.qkv_stride + 2 * width + column + d;
       float mixed = 0;
-      for (int t = 0; t < rows; ++t) mixed += scores[t] * value[t * p.qkv_stride];
+      for (int t = 0; t < rows; ++t) {
+        mixed += scores[t] * static_cast<float>(value[t * p.qkv_stride]);
+      }
       out[d] = static_cast<Out>(mixed / sum);
     }
   }
@@ -220,29 +311,37 @@ inline bool CanCompute(Variant variant, const ChunkAttentionParams& p) {
   return p.out_dtype == DType::kBf16 && p.head_dim == kWidth && p.group_rows <= 144;
 }
 
-inline cudaError_t LaunchChunkAttention(Variant variant, const ChunkAttentionParams& p,
-                                        cudaStream_t stream) {
-  if (p.groups == 0) return cudaSuccess;
-  const dim3 grid(static_cast<unsigned>(p.groups), static_cast<unsigned>(p.heads));
+template <typename In>
+cudaError_t LaunchFor(Variant variant, const ChunkAttentionParams& p, dim3 grid,
+                      cudaStream_t stream) {
   if (variant == Variant::kSimple) {
     const int warps = SimpleWarps(p);
-    return Launch(p.out_dtype == DType::kBf16 ? ChunkAttentionSimpleKernel<__nv_bfloat16>
-                                              : ChunkAttentionSimpleKernel<float>,
+    return Launch(p.out_dtype == DType::kBf16 ? ChunkAttentionSimpleKernel<In, __nv_bfloat16>
+                                              : ChunkAttentionSimpleKernel<In, float>,
                   grid, dim3(static_cast<unsigned>(warps * kLanes)),
                   warps * (p.head_dim + p.group_rows) * 4, stream, p);
   }
   const auto aligned = [](const void* data, int64_t row_bytes) {
     return reinterpret_cast<uintptr_t>(data) % 16 == 0 && row_bytes % 16 == 0;
   };
-  const bool in = aligned(p.qkv, p.qkv_stride * 4), out = aligned(p.out, p.out_stride * 2);
+  const bool in = aligned(p.qkv, p.qkv_stride * sizeof(In));
+  const bool out = aligned(p.out, p.out_stride * 2);
   const auto launch = [&](void (*kernel)(ChunkAttentionParams, bool, bool), int tiles) {
     return Launch(kernel, grid, dim3(static_cast<unsigned>(tiles * kLanes)),
                   int64_t{3} * tiles * 16 * kRowBytes, stream, p, in, out);
   };
   // A chunk's tokens and its CLS row: 16 + 1, 64 + 1, 128 + 1 rows.
-  if (p.group_rows <= 32) return launch(ChunkAttentionKernel<2>, 2);
-  if (p.group_rows <= 80) return launch(ChunkAttentionKernel<5>, 5);
-  return launch(ChunkAttentionKernel<9>, 9);
+  if (p.group_rows <= 32) return launch(ChunkAttentionKernel<2, In>, 2);
+  if (p.group_rows <= 80) return launch(ChunkAttentionKernel<5, In>, 5);
+  return launch(ChunkAttentionKernel<9, In>, 9);
+}
+
+inline cudaError_t LaunchChunkAttention(Variant variant, const ChunkAttentionParams& p,
+                                        cudaStream_t stream) {
+  if (p.groups == 0) return cudaSuccess;
+  const dim3 grid(static_cast<unsigned>(p.groups), static_cast<unsigned>(p.heads));
+  return p.in_dtype == DType::kBf16 ? LaunchFor<__nv_bfloat16>(variant, p, grid, stream)
+                                    : LaunchFor<float>(variant, p, grid, stream);
 }
 
 }  // namespace mneme::chunk_attention

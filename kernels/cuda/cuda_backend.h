@@ -67,6 +67,7 @@ class CudaBackend : public Backend {
   std::string description() const override;
   bool has_own_memory() const override { return true; }
   DType fast_dtype() const override { return DType::kBf16; }
+  DType activation_dtype(DType compute_dtype) const override { return compute_dtype; }
   int64_t pass_rows() const override;
   void RunPasses(int64_t n_passes, absl::FunctionRef<void(int64_t)> fn) override;
 

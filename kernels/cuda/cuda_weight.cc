@@ -43,7 +43,7 @@ void ConvertRow(const WeightSource& part, int64_t row, DType dtype, uint8_t* to)
 
 CudaWeight::CudaWeight(int64_t rows, int64_t cols, DType stored_dtype, const PackOptions& options,
                        const CublasLt* cublas_lt, MemoryPool& memory)
-    : PackedWeight(rows, cols, RoundUpTo(rows, kUnit), options.compute_dtype),
+    : PackedWeight(rows, cols, RoundUpTo(rows, kUnit), options.compute_dtype, options.swiglu),
       stored_dtype_(stored_dtype),
       stride_(RoundUpTo(cols, kUnit)),
       cublas_lt_(cublas_lt),
@@ -67,7 +67,7 @@ absl::StatusOr<std::unique_ptr<CudaWeight>> CudaWeight::Pack(absl::Span<const We
   RETURN_IF_ERROR(weight->Fill(parts, stream));
   // The weight may serve any thread from here on.
   RETURN_IF_ERROR(stream.Synchronize());
-  if (cublas_lt != nullptr) {
+  if (cublas_lt != nullptr && !options.swiglu) {
     weight->plan_ = cublas_lt->Plan({.dtype = weight->compute_dtype(),
                                      .weight_stride = weight->stride_,
                                      .n = weight->out_columns(),
@@ -89,10 +89,11 @@ absl::Status CudaWeight::Fill(absl::Span<const WeightSource> parts, CudaStream& 
   std::vector<uint8_t> stored(elements * stored_bytes, 0);
   std::vector<uint8_t> dense(dense_ == stored_ ? 0 : elements * dense_bytes, 0);
   std::vector<float> scale(stored_dtype_ == DType::kI8 ? out_columns() : 0, 0.0f);
-  int64_t row = 0;
+  int64_t first = 0;
   for (const WeightSource& part : parts) {
-    const int64_t row_bytes = cols() * stored_bytes;
-    for (int64_t r = 0; r < part.rows; ++r, ++row) {
+    const int64_t row_bytes = cols() * stored_bytes, half = part.rows / 2;
+    for (int64_t r = 0; r < part.rows; ++r) {
+      const int64_t row = swiglu() ? r % half / 8 * 16 + r / half * 8 + r % half % 8 : first + r;
       std::memcpy(stored.data() + row * stride_ * stored_bytes,
                   static_cast<const uint8_t*>(part.data) + r * row_bytes,
                   static_cast<size_t>(row_bytes));
@@ -103,6 +104,7 @@ absl::Status CudaWeight::Fill(absl::Span<const WeightSource> parts, CudaStream& 
         std::memcpy(&scale[row], reinterpret_cast<const uint8_t*>(part.scale) + r * 4, 4);
       }
     }
+    first += part.rows;
   }
   RETURN_IF_ERROR(stream.CopyIn(stored_, stored.data(), static_cast<int64_t>(stored.size())));
   RETURN_IF_ERROR(stream.CopyIn(dense_, dense.data(), static_cast<int64_t>(dense.size())));
@@ -138,7 +140,7 @@ absl::Status CudaWeight::Matmul(const MatmulParams& p, CudaStream& stream) const
                            .n = rows(),
                            .k = cols(),
                            .scale = scale_,
-                           .out = p.out,
+                           .out = static_cast<float*>(p.out),
                            .out_stride = out_columns(),
                            .accumulate = p.accumulate},
                           stream);
@@ -156,7 +158,13 @@ absl::Status CudaWeight::ManyRows(const MatmulParams& p, CudaStream& stream) con
                      .k = product_k(),
                      .scale = scale_,
                      .out = p.out,
-                     .accumulate = p.accumulate};
+                     .out_dtype = p.out_dtype,
+                     .accumulate = p.accumulate,
+                     .tail = p.tail,
+                     .tail_begin = rows() - p.tail_columns,
+                     .tail_outputs = p.tail_columns,
+                     .tail_stride = p.tail_stride,
+                     .swiglu = p.swiglu};
   const int bytes = DTypeBytes(compute_dtype());
   if (reinterpret_cast<uintptr_t>(p.a) % 16 != 0 || p.a_stride * bytes % 16 != 0 ||
       product_k() != cols()) {
@@ -166,7 +174,8 @@ absl::Status CudaWeight::ManyRows(const MatmulParams& p, CudaStream& stream) con
     gemm.a = aligned;
     gemm.a_stride = stride_;
   }
-  if (plan_ != nullptr && reinterpret_cast<uintptr_t>(p.out) % 16 == 0) {
+  if (plan_ != nullptr && p.out_dtype == DType::kF32 &&
+      reinterpret_cast<uintptr_t>(p.out) % 16 == 0) {
     absl::Status status = cublas_lt_->Multiply(*plan_, gemm, stream);
     if (!absl::IsUnimplemented(status)) return status;
   }

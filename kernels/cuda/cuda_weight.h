@@ -4,7 +4,8 @@
 // (int8 with a scale a row, bf16 or f32), for Embed and products of few rows; and in the compute
 // dtype for many rows. int8 values are exact in bf16 and in f32, so the second form holds the
 // integers and the scales multiply the f32 sums: no form rounds an int8 weight. Where the stored
-// dtype is the compute dtype, there is one form.
+// dtype is the compute dtype, there is one form. Gates and ups (PackOptions::swiglu) are laid in
+// turn, eight rows each, in every form.
 
 #ifndef MNEME_KERNELS_CUDA_CUDA_WEIGHT_H_
 #define MNEME_KERNELS_CUDA_CUDA_WEIGHT_H_

@@ -41,6 +41,27 @@ __device__ __forceinline__ float BlockSum(float v, float* partial) {
 __device__ __forceinline__ float ToFloat(float v) { return v; }
 __device__ __forceinline__ float ToFloat(__nv_bfloat16 v) { return __bfloat162float(v); }
 
+// Four values that lie aligned to all of them.
+__device__ __forceinline__ float4 LoadFour(const float* from) {
+  return *reinterpret_cast<const float4*>(from);
+}
+__device__ __forceinline__ float4 LoadFour(const __nv_bfloat16* from) {
+  const uint2 bits = *reinterpret_cast<const uint2*>(from);
+  return {__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xffff0000u),
+          __uint_as_float(bits.y << 16), __uint_as_float(bits.y & 0xffff0000u)};
+}
+__device__ __forceinline__ void StoreFour(float* to, float4 v) {
+  *reinterpret_cast<float4*>(to) = v;
+}
+__device__ __forceinline__ void StoreFour(__nv_bfloat16* to, float4 v) {
+  const __nv_bfloat162 low = __floats2bfloat162_rn(v.x, v.y);
+  const __nv_bfloat162 high = __floats2bfloat162_rn(v.z, v.w);
+  uint2 bits;
+  memcpy(&bits.x, &low, 4);
+  memcpy(&bits.y, &high, 4);
+  *reinterpret_cast<uint2*>(to) = bits;
+}
+
 template <typename T>
 __device__ __forceinline__ T FromFloat(float v);
 template <>
@@ -53,7 +74,7 @@ __device__ __forceinline__ __nv_bfloat16 FromFloat<__nv_bfloat16>(float v) {
 }
 
 // x / (1 + e^-x); 0 at minus infinity of floats, x at plus.
-__device__ __forceinline__ float Silu(float x) { return x / (1.0f + __expf(-x)); }
+__device__ __forceinline__ float Silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
 
 // log(1 + e^x), to full precision: dt multiplies long sums.
 __device__ __forceinline__ float Softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }

@@ -1,15 +1,16 @@
 // Products of many rows with a weight.
 //
-// bf16: a block of 256 threads computes 128 rows x 128 outputs; operands stream through four stages
-// of shared memory (cp.async, 32 columns a stage), fragments come by ldmatrix from swizzled rows,
-// and eight warps (2 x 4) each hold 64 x 32 sums in registers. f32: a block of 256 threads computes
-// 64 x 64 outputs, each thread 4 x 4, with fused multiply-adds. Both walk k in order, so an output
-// depends on its row and its weight alone.
+// bf16 (but for Hopper: wgmma_gemm.cu): a block of 256 threads computes 128 rows x 128 outputs;
+// operands stream through four stages of shared memory (cp.async, 32 columns a stage), fragments
+// come by ldmatrix from swizzled rows, and eight warps (2 x 4) each hold 64 x 32 sums in registers.
+// f32: a block of 256 threads computes 64 x 64 outputs, each thread 4 x 4, with fused
+// multiply-adds. Both walk k in order, so an output depends on its row and its weight alone.
 
 #include <cstdint>
 
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/gemm.h"
+#include "kernels/cuda/gemm_store.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 
 namespace mneme {
@@ -46,12 +47,29 @@ __device__ __forceinline__ void LoadOperand(__nv_bfloat16* to, const __nv_bfloat
   }
 }
 
+__device__ __forceinline__ void Store(const float (&sums)[4][4], const float2 (&scales)[4],
+                                      const GemmStore& store, unsigned char* shared, int row,
+                                      int output) {
+  StoreBefore<4> before;
+  switch (store.kind) {
+    case GemmStore::Kind::kF32:
+      return StoreF32<false, 0>(sums, scales, before, store, row, output);
+    case GemmStore::Kind::kAdd:
+      before.Load(store, row, output);
+      return StoreF32<true, 0>(sums, scales, before, store, row, output);
+    case GemmStore::Kind::kBf16:
+      return StoreBf16<false>(sums, scales, store, shared, row, output);
+    case GemmStore::Kind::kSwiGlu:
+      return StoreBf16<true>(sums, scales, store, shared, row, output);
+  }
+}
+
 // Grid: (outputs / 128, rows / 128), both rounded up. Shared: kStages * kStageElements bf16.
+// `vectors`: store.aligned().
 __global__ void __launch_bounds__(kGemmThreads)
     GemmBf16Kernel(const __nv_bfloat16* __restrict__ a, int64_t a_stride, int64_t rows,
                    const __nv_bfloat16* __restrict__ weight, int64_t weight_stride, int64_t n,
-                   int64_t k, const float* __restrict__ scale, float* __restrict__ out,
-                   bool accumulate) {
+                   int64_t k, GemmStore store, bool vectors) {
   __nv_bfloat16* stages = reinterpret_cast<__nv_bfloat16*>(DynamicShared());
   const int64_t first_row = static_cast<int64_t>(blockIdx.y) * kTileRows;
   const int64_t first_output = static_cast<int64_t>(blockIdx.x) * kTileOutputs;
@@ -106,24 +124,19 @@ __global__ void __launch_bounds__(kGemmThreads)
     }
   }
 
-  const int g = lane / 4, t = lane % 4;
+  CopyAsyncWait<0>();
+  __syncthreads();  // the stages have been read: results pass through them
+  const int row = static_cast<int>(first_row) + warp_row;
+  const int output = static_cast<int>(first_output) + warp_output;
+  StoreScales<32> scales;
+  scales.Load(store, output);
 #pragma unroll
-  for (int o = 0; o < 4; ++o) {
-    const int64_t output = first_output + warp_output + o * 8 + t * 2;
-    if (output >= n) continue;  // n is a multiple of 8, so both of the pair are inside or neither
-    const float scale0 = scale == nullptr ? 1.0f : scale[output];
-    const float scale1 = scale == nullptr ? 1.0f : scale[output + 1];
-#pragma unroll
-    for (int m = 0; m < 4; ++m) {
-#pragma unroll
-      for (int part = 0; part < 2; ++part) {
-        const int64_t row = first_row + warp_row + m * 16 + part * 8 + g;
-        if (row >= rows) continue;
-        float* to = out + row * n + output;
-        const float v0 = sums[m][o][part * 2] * scale0, v1 = sums[m][o][part * 2 + 1] * scale1;
-        to[0] = accumulate ? to[0] + v0 : v0;
-        to[1] = accumulate ? to[1] + v1 : v1;
-      }
+  for (int m = 0; m < 4; ++m) {
+    if (vectors) {
+      Store(sums[m], scales.values, store, DynamicShared() + warp * kStoreBytes, row + m * 16,
+            output);
+    } else {
+      StoreSumsByElement<32>(sums[m], store, row + m * 16, output);
     }
   }
 }
@@ -214,6 +227,10 @@ absl::Status LaunchGemm(const GemmParams& p, CudaStream& stream) {
   if (p.rows == 0) return absl::OkStatus();
   stream.NoteWork();
   const bool halves = p.dtype == DType::kBf16;
+  if (!halves && (p.out_dtype != DType::kF32 || p.tail != nullptr || p.swiglu)) {
+    return absl::UnimplementedError("Matmul of many rows: f32 operands give f32 results only");
+  }
+  if (CanWgmmaGemm(p, stream.device())) return LaunchWgmmaGemm(p, stream);
   const int64_t tile_rows = halves ? kTileRows : kF32Tile;
   const int64_t tile_outputs = halves ? kTileOutputs : kF32Tile;
   // Rows beyond what a grid's y allows come in further launches.
@@ -223,15 +240,23 @@ absl::Status LaunchGemm(const GemmParams& p, CudaStream& stream) {
     const int64_t rows = p.rows - r < rows_max ? p.rows - r : rows_max;
     const dim3 grid(static_cast<unsigned>(CeilDiv(p.n, tile_outputs)),
                     static_cast<unsigned>(CeilDiv(rows, tile_rows)));
-    float* const out = p.out + r * p.n;
-    error = halves ? Launch(GemmBf16Kernel, grid, kGemmThreads, kStages * kStageElements * 2,
-                            stream.get(), static_cast<const __nv_bfloat16*>(p.a) + r * p.a_stride,
-                            p.a_stride, rows, static_cast<const __nv_bfloat16*>(p.weight),
-                            p.weight_stride, p.n, p.k, p.scale, out, p.accumulate)
-                   : Launch(GemmF32Kernel, grid, 256, 0, stream.get(),
-                            static_cast<const float*>(p.a) + r * p.a_stride, p.a_stride, rows,
-                            static_cast<const float*>(p.weight), p.weight_stride, p.n, p.k, p.scale,
-                            out, p.accumulate);
+    if (halves) {
+      GemmParams part = p;
+      part.rows = rows;
+      part.out = static_cast<char*>(p.out) +
+                 r * (p.swiglu ? p.n / 2 : p.n) * DTypeBytes(p.swiglu ? DType::kBf16 : p.out_dtype);
+      if (p.tail != nullptr) part.tail = p.tail + r * p.tail_stride;
+      const GemmStore store = GemmStore::Of(part);
+      error = Launch(GemmBf16Kernel, grid, kGemmThreads, kStages * kStageElements * 2, stream.get(),
+                     static_cast<const __nv_bfloat16*>(p.a) + r * p.a_stride, p.a_stride, rows,
+                     static_cast<const __nv_bfloat16*>(p.weight), p.weight_stride, p.n, p.k, store,
+                     store.aligned());
+    } else {
+      error = Launch(GemmF32Kernel, grid, 256, 0, stream.get(),
+                     static_cast<const float*>(p.a) + r * p.a_stride, p.a_stride, rows,
+                     static_cast<const float*>(p.weight), p.weight_stride, p.n, p.k, p.scale,
+                     static_cast<float*>(p.out) + r * p.n, p.accumulate);
+    }
   }
   return LaunchStatus(error, "Matmul of many rows");
 }

@@ -12,7 +12,7 @@
 namespace mneme {
 
 // out[r, n] (+)= scale[n] * sum_k a[r, k] * weight[n, k], sums in f32 in an order that the shape of
-// the weight alone decides.
+// the weight alone decides. Results in bf16, `tail` and `swiglu` need operands in bf16.
 struct GemmParams {
   DType dtype = DType::kF32;  // of a and weight: kF32 or kBf16
   const void* a = nullptr;    // [rows, k], aligned to 16 bytes
@@ -23,12 +23,25 @@ struct GemmParams {
   int64_t n = 0;                 // a multiple of 8
   int64_t k = 0;                 // a multiple of 8 for kBf16
   const float* scale = nullptr;  // [n], or null: 1
-  float* out = nullptr;          // [rows, n], no gaps
-  bool accumulate = false;
+  void* out = nullptr;           // [rows, n], no gaps
+  DType out_dtype = DType::kF32;
+  bool accumulate = false;  // kF32 only
+  // With bf16 results: `tail_outputs` outputs from tail_begin on go here as f32; what `out` has of
+  // them then means nothing.
+  float* tail = nullptr;
+  int64_t tail_begin = 0;
+  int64_t tail_outputs = 0;
+  int64_t tail_stride = 0;
+  // Outputs are eight gates and eight ups in turn; out [rows, n / 2] bf16 = silu(gate) * up.
+  bool swiglu = false;
 };
 
 // Many rows: tensor cores for bf16, plain f32 arithmetic for f32.
 absl::Status LaunchGemm(const GemmParams& params, CudaStream& stream);
+
+// The same on Hopper, for bf16 and aligned outputs.
+bool CanWgmmaGemm(const GemmParams& params, const DeviceInfo& device);
+absl::Status LaunchWgmmaGemm(const GemmParams& params, CudaStream& stream);
 
 // Few rows of f32 times a weight as stored, bound by reading the weight.
 struct RowProductParams {

@@ -33,31 +33,21 @@ struct PlainRow {
     return *reinterpret_cast<const float4*>(in + i);
   }
 };
+template <typename In>
 struct GatedRow {
-  const float* in;
-  const float* gate;
-  __device__ __forceinline__ float At(int64_t i) const { return in[i] * Silu(gate[i]); }
+  const In* in;
+  const In* gate;
+  __device__ __forceinline__ float At(int64_t i) const {
+    return ToFloat(in[i]) * Silu(ToFloat(gate[i]));
+  }
   __device__ __forceinline__ float4 Four(int64_t i) const {
-    const float4 v = *reinterpret_cast<const float4*>(in + i);
-    const float4 z = *reinterpret_cast<const float4*>(gate + i);
+    const float4 v = LoadFour(in + i), z = LoadFour(gate + i);
     return {v.x * Silu(z.x), v.y * Silu(z.y), v.z * Silu(z.z), v.w * Silu(z.w)};
   }
 };
 
 __device__ __forceinline__ float NormScale(float squares, int64_t width, float eps) {
   return 1.0f / sqrtf(WarpSum(squares) / static_cast<float>(width) + eps);
-}
-
-__device__ __forceinline__ void StoreFour(float* to, float4 v) {
-  *reinterpret_cast<float4*>(to) = v;
-}
-__device__ __forceinline__ void StoreFour(__nv_bfloat16* to, float4 v) {
-  const __nv_bfloat162 low = __floats2bfloat162_rn(v.x, v.y);
-  const __nv_bfloat162 high = __floats2bfloat162_rn(v.z, v.w);
-  uint2 bits;
-  memcpy(&bits.x, &low, 4);
-  memcpy(&bits.y, &high, 4);
-  *reinterpret_cast<uint2*>(to) = bits;
 }
 
 // kVectors: float4 values that a lane keeps, for widths up to 128 * kVectors; 0: any width and any
@@ -129,12 +119,13 @@ __global__ void __launch_bounds__(kThreads) RmsNormKernel(RmsNormParams p) {
                     static_cast<Out*>(p.out) + r * p.out_stride);
 }
 
-template <int kVectors, typename Out>
+template <int kVectors, typename In, typename Out>
 __global__ void __launch_bounds__(kThreads) GateNormKernel(GateNormParams p) {
   const int64_t r = WarpRow();
   if (r >= p.rows) return;
-  NormRow<kVectors>(GatedRow{p.y + r * p.y_stride, p.z + r * p.z_stride}, p.weight, p.eps, p.width,
-                    static_cast<Out*>(p.out) + r * p.out_stride);
+  NormRow<kVectors>(GatedRow<In>{static_cast<const In*>(p.y) + r * p.y_stride,
+                                 static_cast<const In*>(p.z) + r * p.z_stride},
+                    p.weight, p.eps, p.width, static_cast<Out*>(p.out) + r * p.out_stride);
 }
 
 // Grid: output rows / kRowsPerBlock. Row t = S of each chunk is the CLS row.
@@ -219,13 +210,19 @@ absl::Status CudaRmsNorm(const RmsNormParams& p, CudaStream& stream) {
 absl::Status CudaGateNorm(const GateNormParams& p, CudaStream& stream) {
   if (p.rows == 0) return absl::OkStatus();
   const int out_bytes = DTypeBytes(p.out_dtype);
-  const bool aligned = Aligned(p.y, p.y_stride, 4, 16) && Aligned(p.z, p.z_stride, 4, 16) &&
+  const int in_bytes = DTypeBytes(p.in_dtype);
+  const bool aligned = Aligned(p.y, p.y_stride, in_bytes, 4 * in_bytes) &&
+                       Aligned(p.z, p.z_stride, in_bytes, 4 * in_bytes) &&
                        Aligned(p.weight, 0, 4, 16) &&
                        Aligned(p.out, p.out_stride, out_bytes, 4 * out_bytes);
   return WithVectors(p.width, aligned, [&](auto vectors) {
     constexpr int kVectors = decltype(vectors)::value;
-    const auto kernel = p.out_dtype == DType::kBf16 ? GateNormKernel<kVectors, __nv_bfloat16>
-                                                    : GateNormKernel<kVectors, float>;
+    const auto kernel =
+        p.in_dtype == DType::kBf16
+            ? (p.out_dtype == DType::kBf16 ? GateNormKernel<kVectors, __nv_bfloat16, __nv_bfloat16>
+                                           : GateNormKernel<kVectors, __nv_bfloat16, float>)
+            : (p.out_dtype == DType::kBf16 ? GateNormKernel<kVectors, float, __nv_bfloat16>
+                                           : GateNormKernel<kVectors, float, float>);
     return LaunchStatus(Launch(kernel, Blocks(p.rows), kThreads, 0, stream.get(), p), "GateNorm");
   });
 }

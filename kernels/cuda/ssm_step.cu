@@ -63,6 +63,7 @@ __global__ void __launch_bounds__(kThreads)
 
 absl::Status CudaSsmStep(const SsdParams& p, CudaStream& stream) {
   if (p.sequence_count == 0) return absl::OkStatus();
+  if (p.io_dtype != DType::kF32) return absl::InvalidArgumentError("SsmStep takes f32 rows");
   ASSIGN_OR_RETURN(const SequenceRows* const sequences,
                    stream.UploadOf(p.sequences, p.sequence_count));
   int lanes = 32;

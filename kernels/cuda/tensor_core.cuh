@@ -97,6 +97,18 @@ __device__ __forceinline__ int LoadAcquire(const int* word) {
   return value;
 }
 
+// The same of words in device memory, among all threads of the device; what other lanes of the warp
+// wrote before a __syncwarp is ordered with it.
+__device__ __forceinline__ void StoreReleaseDevice(int* word, int value) {
+  __threadfence();
+  asm volatile("st.release.gpu.global.b32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
+}
+__device__ __forceinline__ int LoadAcquireDevice(const int* word) {
+  int value;
+  asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+  return value;
+}
+
 // A barrier of `threads` threads (whole warps) under the number `id`, 1 .. 15; true when `flag` is
 // set in one of them.
 __device__ __forceinline__ bool BarrierOr(int id, int threads, bool flag) {

@@ -61,6 +61,48 @@ TEST_P(AttentionTest, ChunkAttentionMatchesItsTwin) {
   }
 }
 
+TEST_P(AttentionTest, ChunkAttentionThatNormsMatchesItsTwin) {
+  if (ActivationTypes().size() == 1) GTEST_SKIP() << "q and k come normed to this backend";
+  for (const DType in_dtype : kTypes) {
+    for (const DType dtype : kTypes) {
+      for (const int64_t rows : {1, 2, 17, 65, 129}) {
+        for (const int64_t head_dim : {2, 30, 64}) {
+          const int64_t groups = Uniform(0, 3), heads = Uniform(1, 6), width = heads * head_dim;
+          const int64_t stride = 3 * width + 2 * Gap(), out_stride = width + Gap();
+          const Input qkv(Normal(groups * rows * stride, 3));
+          const std::vector<float> q_norm = Normal(head_dim, 0.3, 1),
+                                   k_norm = Normal(head_dim, 0.3, 1);
+          std::vector<float> cosine, sine;
+          for (const float angle : Normal(rows * head_dim / 2, 3)) {
+            cosine.push_back(std::cos(angle));
+            sine.push_back(std::sin(angle));
+          }
+          Output out(dtype, groups * rows, width, out_stride);
+          const ChunkAttentionParams p = {.qkv = qkv.data(in_dtype),
+                                          .in_dtype = in_dtype,
+                                          .qkv_stride = stride,
+                                          .groups = groups,
+                                          .group_rows = rows,
+                                          .heads = heads,
+                                          .head_dim = head_dim,
+                                          .q_norm = q_norm.data(),
+                                          .k_norm = k_norm.data(),
+                                          .eps = 1e-5f,
+                                          .cosine = cosine.data(),
+                                          .sine = sine.data(),
+                                          .out = out.data(),
+                                          .out_dtype = dtype,
+                                          .out_stride = out_stride};
+          ASSERT_TRUE(backend_->ChunkAttention(p).ok());
+          // bf16 output goes with bf16 operands: 2^-9 in q, k (whose products sum up to 8 or so),
+          // p and v.
+          out.Expect(ChunkAttentionReference(p), dtype == DType::kF32 ? kF32Tolerance : 4e-2);
+        }
+      }
+    }
+  }
+}
+
 TEST_P(AttentionTest, SwiGluMatchesItsTwin) {
   for (const DType dtype : kTypes) {
     for (const int64_t rows : {0, 1, 50}) {

@@ -10,6 +10,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -85,9 +86,30 @@ class KernelTest : public testing::TestWithParam<BackendCase> {
     return kGaps[Uniform(0, 3)];
   }
 
+  // What activations may be here.
+  std::vector<DType> ActivationTypes() const {
+    if (backend_->activation_dtype(DType::kBf16) == DType::kF32) return {DType::kF32};
+    return {DType::kF32, DType::kBf16};
+  }
+
   const unsigned seed_;
   std::mt19937 random_;
   std::unique_ptr<Backend> backend_;
+};
+
+// The same values (rounded) in both types.
+class Input {
+ public:
+  explicit Input(std::vector<float> values) : floats_(std::move(values)) {
+    for (float v : floats_) halves_.push_back(FloatToBf16(v));
+  }
+  const void* data(DType dtype) const {
+    return dtype == DType::kBf16 ? static_cast<const void*>(halves_.data()) : floats_.data();
+  }
+
+ private:
+  std::vector<float> floats_;
+  std::vector<Bf16> halves_;
 };
 
 // An output of f32 or bf16 rows with a stride, filled with a value that no operation writes.

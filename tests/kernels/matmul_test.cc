@@ -2,6 +2,7 @@
 
 #include "tests/kernels/kernel_test_util.h"
 #include "tests/reference/matmul_reference.h"
+#include "tests/reference/norm_reference.h"
 
 namespace mneme {
 namespace {
@@ -131,6 +132,103 @@ TEST_P(MatmulTest, LargestShapesOfTheModelsMatchTheTwin) {
   for (const bool per_row : {false, true}) {
     Check(Matrix(DType::kI8, 1676, 384), DType::kBf16, 3, false, per_row, 1e-4);
     Check(Matrix(DType::kI8, 1024, 4096), DType::kF32, 2, true, per_row, kF32Tolerance);
+    Check(Matrix(DType::kI8, 1024, 2048), DType::kBf16, 150, true, per_row, 1e-4);
+  }
+}
+
+// Results in bf16, with the last outputs apart as f32.
+TEST_P(MatmulTest, ResultsInBf16AndTheirTailMatchTheTwin) {
+  if (ActivationTypes().size() == 1) GTEST_SKIP() << "results are f32 on this backend";
+  for (const DType dtype : kStored) {
+    for (const int64_t rows : {0, 1, 17, 64, 129, 300}) {
+      for (const int64_t cols : {int64_t{384}, int64_t{776}, Uniform(1, 100)}) {
+        const StoredMatrix m = Matrix(dtype, Uniform(20, 400), cols);
+        const int64_t n = m.source.rows, tail_columns = Uniform(0, 20);
+        const auto weight =
+            backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16}).value();
+        const std::vector<float> a = Normal(rows * cols);
+        const Input operand(a);
+        std::vector<double> dense, values = WeightReference(m.source);
+        for (int64_t i = 0; i < rows * cols; ++i) {
+          dense.push_back(ElementReference(operand.data(DType::kBf16), DType::kBf16, i));
+        }
+        if (dtype == DType::kF32) {
+          for (double& v : values) v = Bf16ToFloat(FloatToBf16(static_cast<float>(v)));
+        }
+        const std::vector<double> want = MatmulReference(dense, values, rows, n, cols);
+        double magnitude = 1e-30;
+        for (double v : want) magnitude = std::max(magnitude, std::fabs(v));
+        std::vector<Bf16> out(rows * weight->out_columns());
+        std::vector<float> tail(rows * (tail_columns + 1), 7.0f);
+        ASSERT_TRUE(backend_
+                        ->Matmul({.a = operand.data(DType::kBf16),
+                                  .a_dtype = DType::kBf16,
+                                  .a_stride = cols,
+                                  .rows = rows,
+                                  .weight = weight.get(),
+                                  .out = out.data(),
+                                  .out_dtype = DType::kBf16,
+                                  .tail = tail_columns > 0 ? tail.data() : nullptr,
+                                  .tail_columns = tail_columns,
+                                  .tail_stride = tail_columns + 1})
+                        .ok());
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t c = 0; c < n; ++c) {
+            const double w = want[r * n + c];
+            const int64_t at = c - (n - tail_columns);
+            if (at >= 0) {
+              ASSERT_NEAR(tail[r * (tail_columns + 1) + at], w, kF32Tolerance * magnitude);
+            } else {
+              ASSERT_NEAR(Bf16ToFloat(out[r * weight->out_columns() + c]), w,
+                          std::fabs(w) / 256 + kF32Tolerance * magnitude)
+                  << n << " x " << cols << ", row " << r << " of " << rows << ", output " << c;
+            }
+          }
+          ASSERT_EQ(tail[r * (tail_columns + 1) + tail_columns], 7.0f);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, GatedProductsMatchTheTwin) {
+  if (ActivationTypes().size() == 1) GTEST_SKIP() << "gates are an operation of their own";
+  for (const int64_t rows : {0, 1, 65, 300}) {
+    for (const int64_t width : {8, 96, 1024}) {
+      for (const int64_t cols : {40, 384, 800}) {
+        const StoredMatrix m = Matrix(DType::kI8, 2 * width, cols);
+        const auto weight =
+            backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16, .swiglu = true})
+                .value();
+        const Input operand(Normal(rows * cols));
+        std::vector<double> dense;
+        for (int64_t i = 0; i < rows * cols; ++i) {
+          dense.push_back(ElementReference(operand.data(DType::kBf16), DType::kBf16, i));
+        }
+        const std::vector<double> products =
+            MatmulReference(dense, WeightReference(m.source), rows, 2 * width, cols);
+        std::vector<double> want;
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t c = 0; c < width; ++c) {
+            want.push_back(SiluReference(products[r * 2 * width + c]) *
+                           products[r * 2 * width + width + c]);
+          }
+        }
+        ASSERT_EQ(weight->out_columns(), 2 * width);
+        Output out(DType::kBf16, rows, width, width);
+        ASSERT_TRUE(backend_
+                        ->Matmul({.a = operand.data(DType::kBf16),
+                                  .a_dtype = DType::kBf16,
+                                  .a_stride = cols,
+                                  .rows = rows,
+                                  .weight = weight.get(),
+                                  .out = out.data(),
+                                  .out_dtype = DType::kBf16,
+                                  .swiglu = true})
+                        .ok());
+        out.Expect(want, kF32Tolerance);
+      }
+    }
   }
 }
 

@@ -55,14 +55,23 @@ class RecurrenceTest : public KernelTest {
     return SsmReference(p);
   }
 
-  // Runs p in bf16: a term has at most four factors that are rounded to 8 bits, so a sum is off by
+  // Runs p in bf16, inputs and outputs in `io_dtype`: a term has at most four factors that are rounded to 8 bits, so a sum is off by
   // at most 4 x 2^-9 of its terms' magnitudes, whatever the inputs.
-  void ExpectBf16MatchesTheTwin(const SsdParams& p) {
+  void ExpectBf16MatchesTheTwin(const SsdParams& p, DType io_dtype = DType::kF32) {
     constexpr double kRounding = 4.5 / 512;
-    Output out(DType::kF32, rows_, p.heads * p.head_dim, p.y_stride);
+    Output out(io_dtype, rows_, p.heads * p.head_dim, p.y_stride);
     SsdParams run = p;
     run.compute_dtype = DType::kBf16;
+    run.io_dtype = io_dtype;
     run.y = static_cast<float*>(out.data());
+    std::vector<Bf16> halves;
+    if (io_dtype == DType::kBf16) {
+      for (float& v : xbc_) {
+        halves.push_back(FloatToBf16(v));
+        v = Bf16ToFloat(halves.back());
+      }
+      run.xbc = static_cast<const float*>(static_cast<const void*>(halves.data()));
+    }
     const RecurrenceResult want = SsmReference(p), terms = TermMagnitudes(p);
     ASSERT_TRUE(backend_->Ssd(run).ok());
     out.ExpectWithin(want.out, terms.out, kRounding);
@@ -145,6 +154,38 @@ TEST_P(RecurrenceTest, ConvSiluMatchesItsTwinAndKeepsTheNewestRows) {
   }
 }
 
+TEST_P(RecurrenceTest, ConvSiluOfActivationsMatchesItsTwin) {
+  for (const DType dtype : ActivationTypes()) {
+    for (const int64_t taps : {1, 2, 3, 4, 5}) {
+      for (const int64_t channels : {1, 32, 50, 896}) {
+        for (const int64_t gap : {0, 3, 4}) {
+          MakeSequences({1, 0, 40, 130, 64}, 2, (taps - 1) * channels);
+          const Input in(Normal(rows_ * (channels + gap)));
+          const std::vector<float> weight = Normal(taps * channels), bias = Normal(channels);
+          Output out(dtype, rows_, channels, channels + gap);
+          const ConvSiluParams p = {.in = in.data(dtype),
+                                    .in_stride = channels + gap,
+                                    .weight = weight.data(),
+                                    .bias = bias.data(),
+                                    .taps = taps,
+                                    .channels = channels,
+                                    .sequences = sequences_.data(),
+                                    .sequence_count = static_cast<int64_t>(sequences_.size()),
+                                    .state_offset = 2,
+                                    .rows = rows_,
+                                    .out = out.data(),
+                                    .out_stride = channels + gap,
+                                    .io_dtype = dtype};
+          const RecurrenceResult want = ConvSiluReference(p);
+          ASSERT_TRUE(backend_->ConvSilu(p).ok());
+          out.Expect(want.out, kF32Tolerance);  // inputs are exact
+          ExpectStates(want.states, 2, 0);
+        }
+      }
+    }
+  }
+}
+
 struct SsdShape {
   int64_t heads, head_dim, state_size;
 };
@@ -169,9 +210,28 @@ TEST_P(RecurrenceTest, SsdInF32MatchesTheTokenByTokenTwin) {
 TEST_P(RecurrenceTest, SsdInBf16MatchesTheTwin) {
   for (const SsdShape& shape : kShapes) {
     for (const std::vector<int64_t>& lengths :
-         std::vector<std::vector<int64_t>>{{}, {1}, {17, 0, 33}, {64}, {65, 130}}) {
+         std::vector<std::vector<int64_t>>{{}, {1}, {17, 0, 33}, {128}, {65, 300}}) {
       const SsdParams p = MakeSsd(lengths, shape.heads, shape.head_dim, shape.state_size, 16);
       ExpectBf16MatchesTheTwin(p);
+    }
+  }
+}
+
+TEST_P(RecurrenceTest, SsdTakesBf16RowsOrSaysNo) {
+  if (backend_->name() != "cuda") {
+    SsdParams p = MakeSsd({2}, 1, 8, 8, 16);
+    std::vector<float> y(rows_ * p.y_stride);
+    p.y = y.data();
+    p.io_dtype = DType::kBf16;
+    EXPECT_EQ(backend_->Ssd(p).code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(backend_->SsmStep(p).code(), absl::StatusCode::kInvalidArgument);
+    return;
+  }
+  for (const SsdShape& shape : kShapes) {
+    for (const int64_t gap : {0, 1, 8}) {
+      SsdParams p = MakeSsd({130, 0, 257, 1}, shape.heads, shape.head_dim, shape.state_size, 16);
+      p.y_stride = shape.heads * shape.head_dim + gap;
+      ExpectBf16MatchesTheTwin(p, DType::kBf16);
     }
   }
 }
@@ -211,10 +271,10 @@ TEST_P(RecurrenceTest, SsmStepMatchesTheTwin) {
 }
 
 // A sequence in two calls gives what one call gives, and company changes nothing, bit for bit, as
-// long as the cut is at a whole block.
+// long as the cut is at a whole block of every backend: 128 rows.
 TEST_P(RecurrenceTest, SequencesDoNotDependOnTheirCompany) {
   for (const DType compute : {DType::kF32, DType::kBf16}) {
-    SsdParams p = MakeSsd({70, 128, 3}, 3, 32, 32, 16);
+    SsdParams p = MakeSsd({70, 256, 3}, 3, 32, 32, 16);
     p.compute_dtype = compute;
     const std::vector<std::vector<float>> before = states_;
     std::vector<float> y(rows_ * p.y_stride), alone(y.size());
@@ -224,20 +284,20 @@ TEST_P(RecurrenceTest, SequencesDoNotDependOnTheirCompany) {
     for (size_t s = 0; s < states_.size(); ++s) states_[s] = before[s];
     SequenceRows pieces[] = {sequences_[1], sequences_[1]};
     pieces[0].row_begin = pieces[1].row_begin = 0;
-    pieces[0].row_count = pieces[1].row_count = 64;
+    pieces[0].row_count = pieces[1].row_count = 128;
     for (int64_t piece = 0; piece < 2; ++piece) {
       SsdParams q = p;
       q.sequences = &pieces[piece];
       q.sequence_count = 1;
-      q.rows = 64;
-      const int64_t first = sequences_[1].row_begin + 64 * piece;
+      q.rows = 128;
+      const int64_t first = sequences_[1].row_begin + 128 * piece;
       q.xbc = p.xbc + first * p.xbc_stride;
       q.dt = p.dt + first * p.dt_stride;
       q.y = alone.data() + first * p.y_stride;
       ASSERT_TRUE(backend_->Ssd(q).ok());
     }
     EXPECT_EQ(states_[1], together[1]);
-    for (int64_t r = 70; r < 198; ++r) {
+    for (int64_t r = 70; r < 326; ++r) {
       for (int64_t c = 0; c < 96; ++c)
         ASSERT_EQ(alone[r * p.y_stride + c], y[r * p.y_stride + c]) << r << " " << c;
     }

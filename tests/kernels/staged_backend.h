@@ -98,6 +98,9 @@ class StagedBackend : public Backend {
   std::string name() const override { return backend_->name(); }
   std::string description() const override { return backend_->description(); }
   DType fast_dtype() const override { return backend_->fast_dtype(); }
+  DType activation_dtype(DType compute_dtype) const override {
+    return backend_->activation_dtype(compute_dtype);
+  }
   int64_t pass_rows() const override { return backend_->pass_rows(); }
   void RunPasses(int64_t n_passes, absl::FunctionRef<void(int64_t)> fn) override {
     backend_->RunPasses(n_passes, fn);
@@ -139,8 +142,9 @@ class StagedBackend : public Backend {
   absl::Status DoGateNorm(const GateNormParams& params) override {
     GateNormParams p = params;
     Staging s(*backend_);
-    RETURN_IF_ERROR(s.In(&p.y, Staging::Reach(p.rows, p.y_stride, p.width)));
-    RETURN_IF_ERROR(s.In(&p.z, Staging::Reach(p.rows, p.z_stride, p.width)));
+    const int64_t in_bytes = DTypeBytes(p.in_dtype);
+    RETURN_IF_ERROR(s.InBytes(&p.y, Staging::Reach(p.rows, p.y_stride, p.width) * in_bytes));
+    RETURN_IF_ERROR(s.InBytes(&p.z, Staging::Reach(p.rows, p.z_stride, p.width) * in_bytes));
     RETURN_IF_ERROR(s.In(&p.weight, p.width));
     RETURN_IF_ERROR(Rows(s, &p.out, p.out_dtype, p.rows, p.out_stride, p.width));
     RETURN_IF_ERROR(backend_->GateNorm(p));
@@ -161,19 +165,25 @@ class StagedBackend : public Backend {
     Staging s(*backend_);
     RETURN_IF_ERROR(s.InBytes(
         &p.a, Staging::Reach(p.rows, p.a_stride, p.weight->cols()) * DTypeBytes(p.a_dtype)));
-    RETURN_IF_ERROR(s.Out(&p.out, p.rows * p.weight->out_columns()));
+    RETURN_IF_ERROR(s.OutBytes(
+        &p.out, p.rows * p.weight->out_columns() / (p.swiglu ? 2 : 1) * DTypeBytes(p.out_dtype)));
+    if (p.tail != nullptr) {
+      RETURN_IF_ERROR(s.Out(&p.tail, Staging::Reach(p.rows, p.tail_stride, p.tail_columns)));
+    }
     RETURN_IF_ERROR(backend_->Matmul(p));
     return s.Finish();
   }
   absl::Status DoConvSilu(const ConvSiluParams& params) override {
     ConvSiluParams p = params;
     Staging s(*backend_);
-    RETURN_IF_ERROR(s.In(&p.in, Staging::Reach(p.rows, p.in_stride, p.channels)));
+    const int64_t io_bytes = DTypeBytes(p.io_dtype);
+    RETURN_IF_ERROR(s.InBytes(&p.in, Staging::Reach(p.rows, p.in_stride, p.channels) * io_bytes));
     RETURN_IF_ERROR(s.In(&p.weight, p.taps * p.channels));
     RETURN_IF_ERROR(s.In(&p.bias, p.channels));
     RETURN_IF_ERROR(
         s.Sequences(&p.sequences, p.sequence_count, p.state_offset + (p.taps - 1) * p.channels));
-    RETURN_IF_ERROR(s.Out(&p.out, Staging::Reach(p.rows, p.out_stride, p.channels)));
+    RETURN_IF_ERROR(
+        s.OutBytes(&p.out, Staging::Reach(p.rows, p.out_stride, p.channels) * io_bytes));
     RETURN_IF_ERROR(backend_->ConvSilu(p));
     return s.Finish();
   }
@@ -207,7 +217,14 @@ class StagedBackend : public Backend {
     ChunkAttentionParams p = params;
     Staging s(*backend_);
     const int64_t rows = p.groups * p.group_rows, width = p.heads * p.head_dim;
-    RETURN_IF_ERROR(s.In(&p.qkv, Staging::Reach(rows, p.qkv_stride, 3 * width)));
+    RETURN_IF_ERROR(
+        s.InBytes(&p.qkv, Staging::Reach(rows, p.qkv_stride, 3 * width) * DTypeBytes(p.in_dtype)));
+    if (p.q_norm != nullptr) {
+      RETURN_IF_ERROR(s.In(&p.q_norm, p.head_dim));
+      RETURN_IF_ERROR(s.In(&p.k_norm, p.head_dim));
+      RETURN_IF_ERROR(s.In(&p.cosine, p.group_rows * p.head_dim / 2));
+      RETURN_IF_ERROR(s.In(&p.sine, p.group_rows * p.head_dim / 2));
+    }
     RETURN_IF_ERROR(Rows(s, &p.out, p.out_dtype, rows, p.out_stride, width));
     RETURN_IF_ERROR(backend_->ChunkAttention(p));
     return s.Finish();
@@ -272,15 +289,21 @@ class StagedBackend : public Backend {
   }
   static absl::Status StageSsd(Staging& s, SsdParams* p) {
     const int64_t width = p->heads * p->head_dim;
+    const void* xbc = p->xbc;
+    void* y = p->y;
     RETURN_IF_ERROR(
-        s.In(&p->xbc, Staging::Reach(p->rows, p->xbc_stride, width + 2 * p->state_size)));
+        s.InBytes(&xbc, Staging::Reach(p->rows, p->xbc_stride, width + 2 * p->state_size) *
+                            DTypeBytes(p->io_dtype)));
+    p->xbc = static_cast<const float*>(xbc);
     RETURN_IF_ERROR(s.In(&p->dt, Staging::Reach(p->rows, p->dt_stride, p->heads)));
     RETURN_IF_ERROR(s.In(&p->dt_bias, p->heads));
     RETURN_IF_ERROR(s.In(&p->a_log, p->heads));
     RETURN_IF_ERROR(s.In(&p->d_skip, p->heads));
     RETURN_IF_ERROR(
         s.Sequences(&p->sequences, p->sequence_count, p->state_offset + width * p->state_size));
-    return s.Out(&p->y, Staging::Reach(p->rows, p->y_stride, width));
+    RETURN_IF_ERROR(Rows(s, &y, p->io_dtype, p->rows, p->y_stride, width));
+    p->y = static_cast<float*>(y);
+    return absl::OkStatus();
   }
 
   const std::unique_ptr<Backend> backend_;

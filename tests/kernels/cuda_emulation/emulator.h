@@ -112,6 +112,12 @@ T __shfl_sync(unsigned, T value, int from) {
     for (int i = 0; i < 32; ++i) out[i] = in[in[i].from & 31].value;
   });
 }
+template <typename T>
+T __shfl_up_sync(unsigned, T value, int distance) {
+  return mneme::emulation::OverWarp<T>(value, [&](const T* in, T* out) {
+    for (int i = 0; i < 32; ++i) out[i] = in[i < distance ? i : i - distance];
+  });
+}
 inline unsigned __ballot_sync(unsigned, int flag) {
   return mneme::emulation::OverWarp<unsigned>(flag, [](const int* in, unsigned* out) {
     unsigned bits = 0;
@@ -126,6 +132,15 @@ inline unsigned __reduce_min_sync(unsigned, unsigned value) {
     std::fill(out, out + 32, *std::min_element(in, in + 32));
   });
 }
+template <typename T>
+T __ldcg(const T* from) {
+  return *from;
+}
+template <typename T>
+void __stcg(T* to, T value) {
+  *to = value;
+}
+inline float __expf(float x) { return std::exp(x); }
 inline int atomicAdd(int* word, int value) {
   const int before = *word;
   *word += value;

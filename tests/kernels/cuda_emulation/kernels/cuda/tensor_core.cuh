@@ -112,6 +112,8 @@ inline int LoadAcquire(const int* word) {
   emulation::Yield();
   return *word;
 }
+inline void StoreReleaseDevice(int* word, int value) { *word = value; }
+inline int LoadAcquireDevice(const int* word) { return LoadAcquire(word); }
 inline bool BarrierOr(int id, int threads, bool flag) {
   return emulation::NamedBarrier(id, threads, flag);
 }
