@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/time/clock.h"
 #include "common/check.h"
 #include "common/status_macros.h"
@@ -15,6 +16,23 @@ namespace {
 constexpr int64_t kBatchRowsMax = 1024;
 // How long a batch waits for decode loops that are between two steps.
 constexpr absl::Duration kDecodeGather = absl::Microseconds(200);
+// With a device, whose steps are shorter than what it takes to put a thread to sleep and wake it:
+// how long the batch thread looks for the next step of a decode loop before it sleeps, and a reader
+// for its result, as long as there are few readers.
+constexpr absl::Duration kBatchSpin = absl::Microseconds(100);
+constexpr absl::Duration kReaderSpin = absl::Milliseconds(2);
+constexpr int kSpinningReadersMax = 4;
+
+// True as soon as `done` is, false after `longest`.
+bool SpinUntil(absl::FunctionRef<bool()> done, absl::Duration longest) {
+  const absl::Time end = absl::Now() + longest;
+  do {
+    for (int i = 0; i < 64; ++i) {
+      if (done()) return true;
+    }
+  } while (absl::Now() < end);
+  return false;
+}
 
 bool SameSlabs(const LandmarkView& a, const LandmarkView& b) {
   const auto same = [](const LandmarkSlab& x, const LandmarkSlab& y) {
@@ -69,17 +87,30 @@ ReadBatcher::~ReadBatcher() {
 absl::Status ReadBatcher::Run(ReadStep& step) {
   MNEME_CHECK(!step.ids.empty() && step.ids.size() <= kStepTokensMax);
   MNEME_CHECK(!step.upper || step.select == ReadStep::Rows::kAll);
-  Waiting waiting{.step = &step};
-  absl::MutexLock lock(&mutex_);
-  if (stopping_) return absl::UnavailableError("the engine stops");
-  queue_.push_back(&waiting);
-  metrics_.read_steps.Set(static_cast<double>(queue_.size()));
-  changed_.SignalAll();
-  while (!waiting.done) {
-    if (!waiting.finished.WaitWithTimeout(&mutex_, BackgroundThread::kBeatEvery)) continue;
+  Waiting waiting;
+  waiting.step = &step;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stopping_) return absl::UnavailableError("the engine stops");
+    queue_.push_back(&waiting);
+    const auto queued = static_cast<int>(queue_.size());
+    queued_ = queued;
+    metrics_.read_steps.Set(queued);
+    // Of many readers the first one wakes the batch thread, and the one for whom it waits.
+    if (queued == 1 || queued >= decoding_) changed_.SignalAll();
+  }
+  return Await(waiting);
+}
+
+absl::Status ReadBatcher::Await(Waiting& waiting) {
+  if (backend_.has_own_memory() && decoding_ <= kSpinningReadersMax) {
+    SpinUntil([&] { return waiting.done.HasBeenNotified(); }, kReaderSpin);
+  }
+  while (!waiting.done.WaitForNotificationWithTimeout(BackgroundThread::kBeatEvery)) {
     // Should the thread have died, nobody will ever finish this step.
     const absl::Status health = thread_.Health(absl::InfiniteDuration());
-    if (waiting.done || health.ok()) continue;
+    absl::MutexLock lock(&mutex_);
+    if (waiting.done.HasBeenNotified() || health.ok()) continue;
     std::erase(queue_, &waiting);
     return absl::InternalError(health.message());
   }
@@ -99,6 +130,9 @@ void ReadBatcher::EndDecode() {
 
 absl::Status ReadBatcher::Loop(BackgroundThread& thread) {
   for (;;) {
+    if (backend_.has_own_memory() && decoding_ > 0) {
+      SpinUntil([&] { return queued_ > 0; }, kBatchSpin);
+    }
     std::vector<Waiting*> batch;
     {
       absl::MutexLock lock(&mutex_);
@@ -113,8 +147,7 @@ absl::Status ReadBatcher::Loop(BackgroundThread& thread) {
       if (stopping_) {
         for (Waiting* waiting : queue_) {
           waiting->status = absl::UnavailableError("the engine stops");
-          waiting->done = true;
-          waiting->finished.Signal();
+          waiting->done.Notify();
         }
         queue_.clear();
         return absl::OkStatus();
@@ -123,11 +156,7 @@ absl::Status ReadBatcher::Loop(BackgroundThread& thread) {
     }
     thread.Beat();
     RunBatch(batch);
-    absl::MutexLock lock(&mutex_);
-    for (Waiting* waiting : batch) {
-      waiting->done = true;
-      waiting->finished.Signal();
-    }
+    for (Waiting* waiting : batch) waiting->done.Notify();
   }
 }
 
@@ -140,6 +169,7 @@ std::vector<ReadBatcher::Waiting*> ReadBatcher::TakeBatch() {
     batch.push_back(queue_.front());
     queue_.pop_front();
   }
+  queued_ = static_cast<int>(queue_.size());
   metrics_.read_steps.Set(static_cast<double>(queue_.size()));
   return batch;
 }

@@ -5,6 +5,7 @@
 #ifndef MNEME_ENGINE_READ_BATCHER_H_
 #define MNEME_ENGINE_READ_BATCHER_H_
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -15,6 +16,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "absl/types/span.h"
 #include "common/clock.h"
 #include "engine/background_thread.h"
@@ -88,9 +90,8 @@ class ReadBatcher {
   struct Waiting {
     ReadStep* step = nullptr;
     absl::Status status;
-    bool done = false;
-    absl::CondVar finished;
     int64_t first_row = 0;  // of the step in its pass
+    absl::Notification done;
   };
   // Steps whose rows go through the halves of the network together.
   struct Pass {
@@ -104,6 +105,8 @@ class ReadBatcher {
     int64_t count = 0;
   };
 
+  // Until the step is done, or nobody is left to do it.
+  absl::Status Await(Waiting& waiting);
   absl::Status Loop(BackgroundThread& thread);
   std::vector<Waiting*> TakeBatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RunBatch(absl::Span<Waiting* const> batch);
@@ -130,7 +133,9 @@ class ReadBatcher {
   mutable absl::Mutex mutex_;
   absl::CondVar changed_;
   std::deque<Waiting*> queue_ ABSL_GUARDED_BY(mutex_);
-  int decoding_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Changed under mutex_; read without it by who waits for work without sleeping.
+  std::atomic<int> queued_{0};    // queue_.size()
+  std::atomic<int> decoding_{0};  // decode loops under way
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   BackgroundThread thread_;  // last: it uses all of the above
 };

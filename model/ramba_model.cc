@@ -49,14 +49,24 @@ class RambaModel::State : public ReaderState {
     if (!copy.ok() || !backend_.Copy(copy->data(), memory_.data(), memory_.bytes()).ok()) {
       return nullptr;
     }
-    return std::make_unique<State>(backend_, *std::move(copy));
+    auto clone = std::make_unique<State>(backend_, *std::move(copy));
+    clone->begun_ = begun_;
+    return clone;
   }
 
   float* data() const { return memory_.as<float>(); }
+  // Zeroed by the thread that runs the reader's first step, so that no other has to do with the
+  // backend.
+  absl::Status Begin() {
+    if (begun_) return absl::OkStatus();
+    begun_ = true;
+    return backend_.Zero(memory_.data(), memory_.bytes());
+  }
 
  private:
   Backend& backend_;
   Buffer memory_;
+  bool begun_ = false;
 };
 
 struct RambaModel::StepRange {
@@ -233,7 +243,7 @@ std::unique_ptr<ReaderState> RambaModel::NewReaderState() const {
   const int64_t layers = int64_t{config().n_lower_layers} + config().n_upper_layers;
   const int64_t bytes = layers * LayerStateFloats() * 4;
   absl::StatusOr<Buffer> memory = backend_.Allocate(bytes);
-  if (!memory.ok() || !backend_.Zero(memory->data(), bytes).ok()) return nullptr;
+  if (!memory.ok()) return nullptr;
   return std::make_unique<State>(backend_, *std::move(memory));
 }
 
@@ -313,6 +323,7 @@ absl::Status RambaModel::RowsOut(const float* rows_begin, int64_t stride, int64_
 absl::Status RambaModel::ReadLower(absl::Span<const ReaderStep> steps, LowerRows* out) const {
   int64_t rows = 0;
   RETURN_IF_ERROR(CheckSteps(steps, &rows));
+  for (const ReaderStep& step : steps) RETURN_IF_ERROR(static_cast<State*>(step.state)->Begin());
   const auto make_room = [&](Buffer& buffer, int64_t width) -> absl::Status {
     if (buffer.bytes() >= rows * width * 4) return absl::OkStatus();
     ASSIGN_OR_RETURN(buffer, backend_.Allocate(rows * width * 4));
