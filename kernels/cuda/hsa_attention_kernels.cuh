@@ -488,11 +488,15 @@ __device__ __forceinline__ float BlockReduce(float v, bool maximum, float* parti
   return v;
 }
 
-// Grid: (rows, heads); block: kSimpleThreads; shared: q [D], sums [D], scores [S], in f32.
+// Grid: (rows, heads); block: kSimpleThreads; shared, all in f32: a word a warp, q [D], sums [D],
+// scores [S]. (None of it static: behind static memory DynamicShared() skips to its alignment.)
+__host__ __device__ constexpr int64_t SimpleSharedBytes(int64_t head_dim, int64_t chunk_tokens) {
+  return (kSimpleThreads / kLanes + 2 * head_dim + chunk_tokens) * 4;
+}
 template <typename T, typename Out>
 __global__ void __launch_bounds__(kSimpleThreads) HsaSimpleKernel(const HsaAttendParams p) {
-  __shared__ float partial[kSimpleThreads / kLanes];
-  float* q = reinterpret_cast<float*>(DynamicShared());
+  float* partial = reinterpret_cast<float*>(DynamicShared());
+  float* q = partial + kSimpleThreads / kLanes;
   float* sums = q + p.head_dim;
   float* scores = sums + p.head_dim;
   const int64_t row = blockIdx.x, head = blockIdx.y;
@@ -547,7 +551,9 @@ struct Machine {
 };
 
 inline bool CanCompute(Variant variant, const HsaAttendParams& p, const Machine& machine) {
-  if (variant == Variant::kSimple) return (2 * p.head_dim + p.chunk_tokens) * 4 <= 48 * 1024;
+  if (variant == Variant::kSimple) {
+    return SimpleSharedBytes(p.head_dim, p.chunk_tokens) <= 48 * 1024;
+  }
   if (p.page_dtype != DType::kBf16 || p.head_dim != kWidth || p.chunk_tokens != kPageTokens) {
     return false;
   }
@@ -587,7 +593,7 @@ cudaError_t LaunchAs(Variant variant, const HsaAttendParams& p, cudaStream_t str
   return Launch(p.page_dtype == DType::kBf16 ? HsaSimpleKernel<__nv_bfloat16, Out>
                                              : HsaSimpleKernel<float, Out>,
                 dim3(blocks(p.rows), blocks(p.heads)), dim3(kSimpleThreads),
-                (2 * p.head_dim + p.chunk_tokens) * 4, stream, p);
+                SimpleSharedBytes(p.head_dim, p.chunk_tokens), stream, p);
 }
 
 inline cudaError_t LaunchHsa(Variant variant, const HsaAttendParams& p, cudaStream_t stream) {

@@ -29,23 +29,26 @@ absl::Status CudaLandmarkTopK(const LandmarkTopKParams& params, CudaStream& stre
     return absl::InvalidArgumentError(
         absl::StrCat("LandmarkTopK: ", rows, " landmarks, at most 2^32 - 1 in one scan"));
   }
-  const landmark_scan::Shape shape = {.dtype = params.dtype,
-                                      .dim = params.dim,
-                                      .n_queries = params.n_queries,
-                                      .k = static_cast<int>(params.k),
-                                      .aligned = aligned};
+  landmark_scan::Shape shape = {.dtype = params.dtype,
+                                .dim = params.dim,
+                                .n_queries = params.n_queries,
+                                .k = static_cast<int>(params.k),
+                                .aligned = aligned};
   const DeviceInfo& device = stream.device();
-  const landmark_scan::Plan plan =
-      landmark_scan::PlanScan(shape, {.multiprocessors = device.multiprocessors,
-                                      .major = device.major,
-                                      .shared_bytes_max = device.shared_bytes_max});
+  const landmark_scan::Machine machine = {.multiprocessors = device.multiprocessors,
+                                          .major = device.major,
+                                          .shared_bytes_max = device.shared_bytes_max};
+  landmark_scan::Plan plan = landmark_scan::PlanScan(shape, machine);
   int64_t tile_count = 0;
   const std::vector<Slab> slabs = landmark_scan::CutSlabs(host_slabs, plan.tile_rows, &tile_count);
   ASSIGN_OR_RETURN(const Slab* table,
                    stream.UploadOf(slabs.data(), static_cast<int64_t>(slabs.size())));
-  ASSIGN_OR_RETURN(uint64_t * partial, stream.ScratchOf<uint64_t>(plan.partial_keys(shape.k)));
+  // Passes behind the first take fewer queries: no larger workspace, the same tiles.
+  ASSIGN_OR_RETURN(void* workspace, stream.Scratch(plan.workspace_bytes()));
   for (int64_t q = 0; q < params.n_queries; q += plan.pass_queries) {
-    const int64_t count = std::min<int64_t>(plan.pass_queries, params.n_queries - q);
+    shape.n_queries = params.n_queries - q;
+    plan = landmark_scan::PlanScan(shape, machine);
+    const int64_t count = std::min<int64_t>(plan.pass_queries, shape.n_queries);
     const landmark_scan::Args args = {.queries = params.queries + q * params.dim,
                                       .n_queries = static_cast<int>(count),
                                       .dim = static_cast<int>(params.dim),
@@ -54,8 +57,7 @@ absl::Status CudaLandmarkTopK(const LandmarkTopKParams& params, CudaStream& stre
                                       .slab_count = static_cast<int>(slabs.size()),
                                       .tile_count = tile_count,
                                       .k = shape.k,
-                                      .capacity = plan.capacity,
-                                      .partial = partial};
+                                      .workspace = workspace};
     RETURN_IF_CUDA_ERROR(landmark_scan::LaunchScan(plan, args, params.indices + q * params.k,
                                                    params.scores + q * params.k, stream.get()));
   }

@@ -1,5 +1,5 @@
 // Warp-level building blocks of the attention and landmark kernels: matrix fragments, bf16 matrix
-// products, asynchronous copies into shared memory, Hopper's warpgroup products. PTX ISA 9.0.
+// products, asynchronous copies into shared memory. PTX ISA 9.0.
 //
 // Fragments of m16n8k16, g = lane / 4, t = lane % 4 (a register holds two neighbours, low half
 // first):
@@ -122,69 +122,6 @@ __device__ __forceinline__ bool BarrierOr(int id, int threads, bool flag) {
       : "memory");
   return any != 0;
 }
-
-// ---- Hopper's warpgroup products (sm_90a) ------------------------------------------------------
-
-// B operand in shared memory without swizzle: cores of 8 columns (of B) x 8 k, 128 contiguous bytes
-// (16 a column); `leading` bytes from a core to the next along k, `stride` to the next 8 columns.
-__device__ __forceinline__ uint64_t WgmmaDescriptor(const void* shared, uint32_t leading,
-                                                    uint32_t stride) {
-  return static_cast<uint64_t>((SharedAddress(shared) & 0x3ffff) >> 4) |
-         static_cast<uint64_t>(leading >> 4) << 16 | static_cast<uint64_t>(stride >> 4) << 32;
-}
-
-// Makes ordinary stores to shared memory visible to the asynchronous units, before a barrier.
-__device__ __forceinline__ void FenceAsyncProxy() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
-}
-
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define MNEME_HAS_WGMMA 1
-
-__device__ __forceinline__ void WgmmaFence() {
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void WgmmaCommit() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-template <int kPending>
-__device__ __forceinline__ void WgmmaWait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
-}
-
-// d += a b for 64 rows (16 a warp, fragments as above) and kColumns columns; `b` describes 16 x
-// kColumns elements. Asynchronous: d and a must not be touched before WgmmaWait.
-template <int kColumns>
-__device__ __forceinline__ void WgmmaBf16(float (&d)[kColumns / 8][4], const uint32_t (&a)[4],
-                                          uint64_t b);
-
-template <>
-__device__ __forceinline__ void WgmmaBf16<128>(float (&d)[16][4], const uint32_t (&a)[4],
-                                               uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
-      : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
-        "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
-        "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]),
-        "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
-        "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]),
-        "+f"(d[7][2]), "+f"(d[7][3]), "+f"(d[8][0]), "+f"(d[8][1]), "+f"(d[8][2]), "+f"(d[8][3]),
-        "+f"(d[9][0]), "+f"(d[9][1]), "+f"(d[9][2]), "+f"(d[9][3]), "+f"(d[10][0]), "+f"(d[10][1]),
-        "+f"(d[10][2]), "+f"(d[10][3]), "+f"(d[11][0]), "+f"(d[11][1]), "+f"(d[11][2]),
-        "+f"(d[11][3]), "+f"(d[12][0]), "+f"(d[12][1]), "+f"(d[12][2]), "+f"(d[12][3]),
-        "+f"(d[13][0]), "+f"(d[13][1]), "+f"(d[13][2]), "+f"(d[13][3]), "+f"(d[14][0]),
-        "+f"(d[14][1]), "+f"(d[14][2]), "+f"(d[14][3]), "+f"(d[15][0]), "+f"(d[15][1]),
-        "+f"(d[15][2]), "+f"(d[15][3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-#endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
 // ---- on the host -------------------------------------------------------------------------------
 

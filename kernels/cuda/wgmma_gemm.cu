@@ -20,7 +20,7 @@
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/gemm_store.cuh"
-#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/wgmma_tiles.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 
 namespace mneme {
@@ -86,12 +86,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int r = 0; r < P::kRings; ++r) {
       for (int s = 0; s < P::kStages; ++s) {
-        BarrierInit(barriers + (r * 2 * P::kStages) + s, 1);
-        BarrierInit(barriers + (r * 2 * P::kStages) + P::kStages + s,
+        PhaseInit(barriers + (r * 2 * P::kStages) + s, 1);
+        PhaseInit(barriers + (r * 2 * P::kStages) + P::kStages + s,
                     kGroups / P::kRings * 4);  // a lane of each warp that reads it
       }
     }
-    BarrierInit(weight_full, 1);
+    PhaseInit(weight_full, 1);
     BarrierInitFence();
   }
   __syncthreads();
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int unit = first; unit < units; unit += step) {
       for (int t = 0; t < k_tiles; ++t, place.Next()) {
         unsigned char* const stage = stages + place.stage * P::kStageBytes;
-        BarrierWait(empty + place.stage, place.parity ^ 1);
+        PhaseWait(empty + place.stage, place.parity ^ 1);
         BarrierExpect(full + place.stage, P::kStageBytes);
         LoadTile(stage, &a_map, full + place.stage, t * kTileK, unit_row(unit));
         if (!kResident) {
@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   // Turns: barrier 1 + group opens when the other group has started its last products.
   if (kResident) {
     if (group == 1) NamedArrive(1, kGroups * kGroupThreads);
-    BarrierWait(weight_full, 0);
+    PhaseWait(weight_full, 0);
   }
   RingPlace<P::kStages> place;
   StoreScales<kColumns> scales;
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kThreads, 1)
           TileDescriptor(stage + (kResident ? 0 : group * kGroupRows * kTileRowBytes));
       const uint64_t w =
           TileDescriptor(kResident ? shared + t * P::kWeightBytes : stage + P::kRowBytes);
-      BarrierWait(full + place.stage, place.parity);
+      PhaseWait(full + place.stage, place.parity);
       WgmmaFence();
 #pragma unroll
       for (int i = 0; i < kTileK / 16; ++i) {
@@ -171,14 +171,14 @@ __global__ void __launch_bounds__(kThreads, 1)
       WgmmaCommit();
       if (t > 0) {
         WgmmaWait<1>();
-        if (lane == 0) BarrierArrive(empty + before);
+        if (lane == 0) PhaseArrive(empty + before);
       }
       before = place.stage;
       place.Next();
     }
     if (kResident) NamedArrive(2 - group, kGroups * kGroupThreads);
     WgmmaWait<0>();
-    if (lane == 0) BarrierArrive(empty + before);
+    if (lane == 0) PhaseArrive(empty + before);
     if (!kResident) scales.Load(store, column);
     if constexpr (kKind == GemmStore::Kind::kF32 || kKind == GemmStore::Kind::kAdd) {
       constexpr bool kAdd = kKind == GemmStore::Kind::kAdd;

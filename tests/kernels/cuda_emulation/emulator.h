@@ -146,6 +146,22 @@ inline int atomicAdd(int* word, int value) {
   *word += value;
   return before;
 }
+inline unsigned atomicAdd(unsigned* word, unsigned value) {
+  const unsigned before = *word;
+  *word += value;
+  return before;
+}
+inline unsigned atomicMax(unsigned* word, unsigned value) {
+  const unsigned before = *word;
+  *word = std::max(before, value);
+  return before;
+}
+inline void __threadfence() {}
+template <typename T>
+T __ldcg(const T* from) {
+  mneme::emulation::Yield();
+  return *from;
+}
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline unsigned __float_as_uint(float value) {

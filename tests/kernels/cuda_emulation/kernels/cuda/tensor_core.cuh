@@ -3,8 +3,6 @@
 #ifndef MNEME_KERNELS_CUDA_TENSOR_CORE_CUH_
 #define MNEME_KERNELS_CUDA_TENSOR_CORE_CUH_
 
-#define MNEME_HAS_WGMMA 1
-
 #include <cstdio>
 #include <cstdlib>
 
@@ -116,38 +114,6 @@ inline void StoreReleaseDevice(int* word, int value) { *word = value; }
 inline int LoadAcquireDevice(const int* word) { return LoadAcquire(word); }
 inline bool BarrierOr(int id, int threads, bool flag) {
   return emulation::NamedBarrier(id, threads, flag);
-}
-
-// Offset in shared memory, leading and stride in units of 16 bytes, 20 bits each.
-inline uint64_t WgmmaDescriptor(const void* shared, uint32_t leading, uint32_t stride) {
-  const auto offset = static_cast<const unsigned char*>(shared) - emulation::dynamic_shared;
-  return static_cast<uint64_t>(offset / 16) | uint64_t{leading / 16} << 20 |
-         uint64_t{stride / 16} << 40;
-}
-inline void FenceAsyncProxy() {}
-inline void WgmmaFence() { __syncwarp(); }
-inline void WgmmaCommit() { __syncwarp(); }
-template <int kPending>
-void WgmmaWait() {
-  __syncwarp();
-}
-// At once, a warp at a time.
-template <int kColumns>
-void WgmmaBf16(float (&d)[kColumns / 8][4], const uint32_t (&a)[4], uint64_t b) {
-  constexpr uint64_t kField = (1u << 20) - 1;
-  const int lane = emulation::current->lane;
-  for (int j = 0; j < kColumns / 8; ++j) {
-    const unsigned char* core =
-        emulation::dynamic_shared + (b & kField) * 16 + static_cast<uint64_t>(j) * (b >> 40) * 16;
-    uint32_t fragment[2];
-    for (int r = 0; r < 2; ++r) {
-      std::memcpy(&fragment[r],
-                  core + static_cast<uint64_t>(r) * (b >> 20 & kField) * 16 + lane / 4 * 16 +
-                      lane % 4 * 4,
-                  4);
-    }
-    MmaBf16(d[j], a, fragment[0], fragment[1]);
-  }
 }
 
 template <typename... Params, typename... Values>
