@@ -1,5 +1,8 @@
 // The one shape check of every operation: what passes here, a backend may take for granted.
 
+#include <atomic>
+#include <cstdint>
+
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "kernels/backend.h"
@@ -65,6 +68,21 @@ class ShapeCheck {
   absl::string_view operation_;
   absl::Status status_;
 };
+
+absl::Status CheckConvSilu(absl::string_view operation, const ConvSiluParams& p) {
+  return ShapeCheck(operation)
+      .AtLeast("taps", p.taps, 1)
+      .AtLeast("channels", p.channels, 1)
+      .AtLeast("rows", p.rows, 0)
+      .AtLeast("in_stride", p.in_stride, p.channels)
+      .AtLeast("out_stride", p.out_stride, p.channels)
+      .Pointer("in", p.in, p.rows)
+      .Pointer("weight", p.weight, 1)
+      .Pointer("bias", p.bias, 1)
+      .Pointer("out", p.out, p.rows)
+      .Sequences(p.sequences, p.sequence_count, p.rows, p.state_offset)
+      .status();
+}
 
 absl::Status CheckSsd(absl::string_view operation, const SsdParams& p) {
   return ShapeCheck(operation)
@@ -173,28 +191,57 @@ absl::Status Backend::Matmul(const MatmulParams& p) {
   check.Pointer("weight", p.weight, 1).AtLeast("rows", p.rows, 0);
   if (p.row_capacity != 0) check.AtLeast("row_capacity", p.row_capacity, p.rows);
   RETURN_IF_ERROR(check.status());
-  const DType wanted = p.per_row ? DType::kF32 : p.weight->compute_dtype();
-  RETURN_IF_ERROR(check.AtLeast("a_stride", p.a_stride, p.weight->cols())
-                      .Equal("a_dtype", static_cast<int>(p.a_dtype), static_cast<int>(wanted))
-                      .Pointer("a", p.a, p.rows)
-                      .Pointer("out", p.out, p.rows)
-                      .status());
-  return DoMatmul(p);
+  const DType operand_dtype = p.per_row ? DType::kF32 : p.weight->compute_dtype();
+  const bool normed = p.norm.weight != nullptr;
+  const DType wanted = normed ? DType::kF32 : operand_dtype;
+  check.AtLeast("a_stride", p.a_stride, p.weight->cols())
+      .Equal("a_dtype", static_cast<int>(p.a_dtype), static_cast<int>(wanted))
+      .Pointer("a", p.a, p.rows)
+      .Pointer("out", p.out, p.rows);
+  if (normed) check.Pointer("norm.normed", p.norm.normed, p.rows);
+  if (normed && p.norm.gate != nullptr) {
+    check.AtLeast("norm.gate_stride", p.norm.gate_stride, p.weight->cols());
+  }
+  RETURN_IF_ERROR(check.status());
+  if (!normed || FusesNorm(p)) return DoMatmul(p);
+  RETURN_IF_ERROR(NormOperand(p, operand_dtype));
+  MatmulParams product = p;
+  product.a = p.norm.normed;
+  product.a_dtype = operand_dtype;
+  product.a_stride = p.weight->cols();
+  product.norm = {};
+  return DoMatmul(product);
+}
+
+absl::Status Backend::NormOperand(const MatmulParams& p, DType dtype) {
+  const float* a = static_cast<const float*>(p.a);
+  const int64_t width = p.weight->cols();
+  if (p.norm.gate == nullptr) {
+    return DoRmsNorm({.in = a,
+                      .in_stride = p.a_stride,
+                      .weight = p.norm.weight,
+                      .eps = p.norm.eps,
+                      .rows = p.rows,
+                      .width = width,
+                      .out = p.norm.normed,
+                      .out_dtype = dtype,
+                      .out_stride = width});
+  }
+  return DoGateNorm({.y = a,
+                     .y_stride = p.a_stride,
+                     .z = p.norm.gate,
+                     .z_stride = p.norm.gate_stride,
+                     .weight = p.norm.weight,
+                     .eps = p.norm.eps,
+                     .rows = p.rows,
+                     .width = width,
+                     .out = p.norm.normed,
+                     .out_dtype = dtype,
+                     .out_stride = width});
 }
 
 absl::Status Backend::ConvSilu(const ConvSiluParams& p) {
-  RETURN_IF_ERROR(ShapeCheck("ConvSilu")
-                      .AtLeast("taps", p.taps, 1)
-                      .AtLeast("channels", p.channels, 1)
-                      .AtLeast("rows", p.rows, 0)
-                      .AtLeast("in_stride", p.in_stride, p.channels)
-                      .AtLeast("out_stride", p.out_stride, p.channels)
-                      .Pointer("in", p.in, p.rows)
-                      .Pointer("weight", p.weight, 1)
-                      .Pointer("bias", p.bias, 1)
-                      .Pointer("out", p.out, p.rows)
-                      .Sequences(p.sequences, p.sequence_count, p.rows, p.state_offset)
-                      .status());
+  RETURN_IF_ERROR(CheckConvSilu("ConvSilu", p));
   return DoConvSilu(p);
 }
 
@@ -208,6 +255,44 @@ absl::Status Backend::SsmStep(const SsdParams& p) {
   RETURN_IF_ERROR(
       ShapeCheck("SsmStep").Equal("rows (one a sequence)", p.rows, p.sequence_count).status());
   return DoSsmStep(p);
+}
+
+absl::Status Backend::ConvSsmStep(const ConvSiluParams& conv, const SsdParams& ssm) {
+  constexpr absl::string_view kName = "ConvSsmStep";
+  RETURN_IF_ERROR(CheckConvSilu(kName, conv));
+  RETURN_IF_ERROR(CheckSsd(kName, ssm));
+  RETURN_IF_ERROR(
+      ShapeCheck(kName)
+          .Equal("rows (one a sequence)", ssm.rows, ssm.sequence_count)
+          .Equal("rows of the convolution", conv.rows, ssm.rows)
+          .Equal("channels", conv.channels, ssm.heads * ssm.head_dim + 2 * ssm.state_size)
+          .Equal("out_stride", conv.out_stride, ssm.xbc_stride)
+          .Equal("out - xbc", conv.out - ssm.xbc, 0)
+          .Equal("sequences of the two, differing", conv.sequences != ssm.sequences ? 1 : 0, 0)
+          .status());
+  return DoConvSsmStep(conv, ssm);
+}
+
+absl::Status Backend::DoConvSsmStep(const ConvSiluParams& conv, const SsdParams& ssm) {
+  RETURN_IF_ERROR(DoConvSilu(conv));
+  return DoSsmStep(ssm);
+}
+
+absl::Status Backend::ArgMax(const ArgMaxParams& p) {
+  RETURN_IF_ERROR(ShapeCheck("ArgMax")
+                      .AtLeast("rows", p.rows, 0)
+                      .AtLeast("columns", p.columns, 1)
+                      .AtLeast("INT32_MAX - columns", INT32_MAX - p.columns, 0)
+                      .AtLeast("in_stride", p.in_stride, p.columns)
+                      .Pointer("in", p.in, p.rows)
+                      .Pointer("out", p.out, p.rows)
+                      .status());
+  return DoArgMax(p);
+}
+
+int64_t Backend::NewRepeatId() {
+  static std::atomic<int64_t> next{0};
+  return next.fetch_add(1, std::memory_order_relaxed);
 }
 
 absl::Status Backend::ChunkInput(const ChunkInputParams& p) {

@@ -313,7 +313,6 @@ absl::Status RambaModel::ReadLowerRange(absl::Span<const ReaderStep> steps, cons
                                         LowerRows* out) const {
   const ModelConfig& c = config();
   const bool per_row = range.decode;
-  const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
   ASSIGN_OR_RETURN(const WorkspacePool::Lease lease, workspaces_->Take());
   Workspace& ws = *lease;
   const int64_t total =
@@ -336,26 +335,17 @@ absl::Status RambaModel::ReadLowerRange(absl::Span<const ReaderStep> steps, cons
       ws.host_ids.assign(step.ids.begin() + begin, step.ids.begin() + begin + rows);
     }
     RETURN_IF_ERROR(EmbedIds(ws));
-    for (int i = 0; i < c.n_lower_layers; ++i) {
-      RETURN_IF_ERROR(MambaLayer(ws, weights_.lower[i], rows, i, per_row));
-    }
+    RETURN_IF_ERROR(LowerLayers(ws, rows, per_row));
     const int64_t first_row = range.first_row + begin;
     RETURN_IF_ERROR(RowsOut(ws.hidden, shape_.hidden_stride, c.d_model, rows,
                             out->hidden.data() + first_row * c.d_model));
-    RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden,
-                                      .in_stride = shape_.hidden_stride,
-                                      .weight = weights_.retrieval_norm.as<float>(),
-                                      .eps = static_cast<float>(c.norm_eps),
-                                      .rows = rows,
-                                      .width = c.d_model,
-                                      .out = ws.operand,
-                                      .out_dtype = operand_dtype,
-                                      .out_stride = c.d_model}));
-    RETURN_IF_ERROR(backend_.Matmul({.a = ws.operand,
-                                     .a_dtype = operand_dtype,
-                                     .a_stride = c.d_model,
+    RETURN_IF_ERROR(backend_.Matmul({.a = ws.hidden,
+                                     .a_stride = shape_.hidden_stride,
                                      .rows = rows,
                                      .row_capacity = ws.row_capacity,
+                                     .norm = {.weight = weights_.retrieval_norm.as<float>(),
+                                              .eps = static_cast<float>(c.norm_eps),
+                                              .normed = ws.operand},
                                      .weight = weights_.retrieval_proj.get(),
                                      .out = ws.product,
                                      .per_row = per_row}));
@@ -453,12 +443,7 @@ absl::Status RambaModel::ReadUpperRange(absl::Span<const ReaderStep> steps, cons
     }
     RETURN_IF_ERROR(RowsIn(ws, lower.hidden.data() + first_row * c.d_model, rows));
     RETURN_IF_ERROR(UploadSelections(ws, selections.subspan(first_row, rows)));
-    for (int i = 0; i < c.n_upper_layers; ++i) {
-      if (i % c.hsa_every == 0) {
-        RETURN_IF_ERROR(HsaLayer(ws, weights_.hsa[i / c.hsa_every], rows, per_row));
-      }
-      RETURN_IF_ERROR(MambaLayer(ws, weights_.upper[i], rows, c.n_lower_layers + i, per_row));
-    }
+    RETURN_IF_ERROR(UpperLayers(ws, rows, per_row));
     if (which == LogitRows::kAll) {
       RETURN_IF_ERROR(Logits(ws, 0, rows, per_row, logits->data() + first_row * c.vocab_size));
     } else if (per_row) {
@@ -473,21 +458,13 @@ absl::Status RambaModel::ReadUpperRange(absl::Span<const ReaderStep> steps, cons
 absl::Status RambaModel::Logits(Workspace& ws, int64_t first_row, int64_t rows, bool per_row,
                                 float* host) const {
   const ModelConfig& c = config();
-  const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
-  RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden + first_row * shape_.hidden_stride,
-                                    .in_stride = shape_.hidden_stride,
-                                    .weight = weights_.norm.as<float>(),
-                                    .eps = static_cast<float>(c.norm_eps),
-                                    .rows = rows,
-                                    .width = c.d_model,
-                                    .out = ws.operand,
-                                    .out_dtype = operand_dtype,
-                                    .out_stride = c.d_model}));
-  RETURN_IF_ERROR(backend_.Matmul({.a = ws.operand,
-                                   .a_dtype = operand_dtype,
-                                   .a_stride = c.d_model,
+  RETURN_IF_ERROR(backend_.Matmul({.a = ws.hidden + first_row * shape_.hidden_stride,
+                                   .a_stride = shape_.hidden_stride,
                                    .rows = rows,
                                    .row_capacity = ws.row_capacity,
+                                   .norm = {.weight = weights_.norm.as<float>(),
+                                            .eps = static_cast<float>(c.norm_eps),
+                                            .normed = ws.operand},
                                    .weight = weights_.embedding.get(),
                                    .out = ws.logits,
                                    .per_row = per_row}));

@@ -35,6 +35,7 @@ struct Workspace {
                                                            DType storage_dtype, Backend& backend);
 
   Buffer memory;
+  int64_t repeat_id = 0;    // of Backend::NewRepeatId
   int32_t* ids = nullptr;   // [rows]
   float* hidden = nullptr;  // [rows, hidden_stride]
   void* operand =
@@ -50,6 +51,7 @@ struct Workspace {
   const void** page_pointers = nullptr;  // [rows, chunks_per_read]
   float* page_weights = nullptr;         // [rows, chunks_per_read]
   int32_t* page_counts = nullptr;        // [rows]
+  SequenceRows* backend_sequences = nullptr;  // [rows]: `sequences` of a decode step
   int64_t row_capacity = 0;              // of matrices that hold one row a token
   int64_t encoder_row_capacity = 0;
 
