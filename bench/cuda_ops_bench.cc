@@ -4,9 +4,11 @@
 //
 // Usage: cuda_ops_bench [small|370m] [rows] [own|ingest]
 //        cuda_ops_bench ssd
+//        cuda_ops_bench decode
 // `ingest`: without decode. `own`: products of many rows by our own kernel, without cuBLASLt.
 // `ssd`: the recurrence alone, at the shapes of Mamba-2 130M over 16384 tokens, for
-// bench/peers/ssd_peer.py beside it.
+// bench/peers/ssd_peer.py beside it. `decode`: one step of readers that advance by a token each,
+// with all its operations but the landmark scan.
 
 #include <cstdint>
 #include <cstdio>
@@ -95,6 +97,15 @@ class Bench {
   void RunIngest() {
     PrintHead();
     Ingest();
+  }
+
+  void RunDecode() {
+    PrintHead();
+    for (const int64_t readers : {1, 16, 64, 256}) {
+      std::printf("-- decode step, %lld readers: us a step\n", static_cast<long long>(readers));
+      Steps(readers);
+    }
+    DecodeOperations();
   }
 
   void RunSsd() {
@@ -542,6 +553,332 @@ class Bench {
     std::fflush(stdout);
   }
 
+  // What a step costs as separate operations, with norms in their products, with the convolution in
+  // the recurrence too, and repeated: with a wait for the chosen tokens at each step, as a server
+  // has it, and queued back to back.
+  void Steps(int64_t readers) {
+    const Shape& c = shape_;
+    constexpr int64_t kLayers = 12, kHsaLayers = 3, kPages = 8, kPoolPages = 4096;
+    const int64_t R = readers, inner = c.inner(), attention_dim = c.d_model / c.attention_heads;
+    const auto in_proj = Weight(c.in_proj(), c.d_model), out_proj = Weight(c.d_model, inner),
+               q_proj = Weight(c.d_model, c.d_model), o_proj = Weight(c.d_model, c.d_model),
+               retrieval = Weight(c.landmark, c.d_model),
+               table = Weight(c.vocab, c.d_model, /*embed=*/true);
+    // A weight of its own for each layer, as the caches see them.
+    std::vector<std::unique_ptr<PackedWeight>> in_projs, out_projs;
+    for (int64_t i = 0; i < kLayers; ++i) {
+      in_projs.push_back(Weight(c.in_proj(), c.d_model));
+      out_projs.push_back(Weight(c.d_model, inner));
+    }
+    const int64_t product_stride = in_proj->out_columns();
+    const int64_t conv_floats = (c.taps - 1) * c.conv_dim();
+    const int64_t layer_floats = conv_floats + inner * c.state;
+    const Buffer vectors = Floats(8 * (c.d_model + inner + c.conv_dim())), hidden = Floats(R * c.d_model),
+                 operand = Floats(R * inner), product = Floats(R * product_stride),
+                 conv = Floats(R * c.conv_dim()), y = Floats(R * inner),
+                 logits = Floats(R * table->out_columns()), states = Floats(R * kLayers * layer_floats),
+                 queries = Floats(R * c.landmark), ids = OrDie(backend_.Allocate(R * 4)),
+                 pages = Halves(kPoolPages * 2 * c.chunk * attention_dim),
+                 page_table = OrDie(backend_.Allocate(R * kPages * 8)), weights = Floats(R * kPages),
+                 counts = OrDie(backend_.Allocate(R * 4)),
+                 sequences_there = OrDie(backend_.Allocate(R * sizeof(SequenceRows)));
+    const float* w = vectors.as<float>();
+    std::vector<int32_t> host_ids(R, 17), host_counts(R, kPages);
+    std::vector<const void*> host_pages;
+    for (int64_t i = 0; i < R * kPages; ++i) {
+      host_pages.push_back(pages.as<Bf16>(
+          static_cast<int64_t>(random_() % kPoolPages) * 2 * c.chunk * attention_dim * 2));
+    }
+    std::vector<SequenceRows> sequences;
+    for (int64_t i = 0; i < R; ++i) {
+      sequences.push_back({.row_begin = i,
+                           .row_count = 1,
+                           .state = states.as<float>() + i * kLayers * layer_floats});
+    }
+    OrDie(backend_.CopyIn(ids.data(), host_ids.data(), R * 4));
+    OrDie(backend_.CopyIn(counts.data(), host_counts.data(), R * 4));
+    OrDie(backend_.CopyIn(page_table.data(), host_pages.data(), R * kPages * 8));
+
+    bool norms = true, convolution = true;
+    const auto multiply = [&](const PackedWeight& weight, const Buffer& a, int64_t stride,
+                              const Buffer& out, bool normed, const float* gate,
+                              bool accumulate) -> absl::Status {
+      MatmulParams p = {.a = a.data(),
+                        .a_stride = stride,
+                        .rows = R,
+                        .weight = &weight,
+                        .out = out.as<float>(),
+                        .accumulate = accumulate,
+                        .per_row = true};
+      if (normed && norms) {
+        p.norm = {.weight = w,
+                  .eps = 1e-5f,
+                  .gate = gate,
+                  .gate_stride = product_stride,
+                  .normed = operand.data()};
+      } else if (normed) {
+        const absl::Status status =
+            gate == nullptr ? backend_.RmsNorm({.in = a.as<float>(),
+                                                .in_stride = stride,
+                                                .weight = w,
+                                                .eps = 1e-5f,
+                                                .rows = R,
+                                                .width = weight.cols(),
+                                                .out = operand.data(),
+                                                .out_stride = weight.cols()})
+                            : backend_.GateNorm({.y = a.as<float>(),
+                                                 .y_stride = stride,
+                                                 .z = gate,
+                                                 .z_stride = product_stride,
+                                                 .weight = w,
+                                                 .eps = 1e-5f,
+                                                 .rows = R,
+                                                 .width = weight.cols(),
+                                                 .out = operand.data(),
+                                                 .out_stride = weight.cols()});
+        if (!status.ok()) return status;
+        p.a = operand.data();
+        p.a_stride = weight.cols();
+      }
+      return backend_.Matmul(p);
+    };
+    const auto mamba = [&](int64_t layer) {
+      OrDie(multiply(*in_projs[layer], hidden, c.d_model, product, true, nullptr, false));
+      const ConvSiluParams convolve = {.in = product.as<float>() + inner,
+                                       .in_stride = product_stride,
+                                       .weight = w,
+                                       .bias = w,
+                                       .taps = c.taps,
+                                       .channels = c.conv_dim(),
+                                       .sequences = sequences.data(),
+                                       .sequence_count = R,
+                                       .state_offset = layer * layer_floats,
+                                       .rows = R,
+                                       .out = conv.as<float>(),
+                                       .out_stride = c.conv_dim()};
+      SsdParams ssd = {.xbc = conv.as<float>(),
+                       .xbc_stride = c.conv_dim(),
+                       .dt = product.as<float>() + inner + c.conv_dim(),
+                       .dt_stride = product_stride,
+                       .dt_bias = w,
+                       .a_log = w,
+                       .d_skip = w,
+                       .heads = c.heads,
+                       .head_dim = c.head_dim,
+                       .state_size = c.state,
+                       .sequences = sequences.data(),
+                       .sequence_count = R,
+                       .state_offset = layer * layer_floats + conv_floats,
+                       .rows = R,
+                       .y = y.as<float>(),
+                       .y_stride = inner};
+      if (convolution) {
+        ssd.backend_sequences = sequences_there.as<SequenceRows>();
+        OrDie(backend_.ConvSsmStep(convolve, ssd));
+      } else {
+        OrDie(backend_.ConvSilu(convolve));
+        OrDie(backend_.SsmStep(ssd));
+      }
+      OrDie(multiply(*out_projs[layer], y, inner, hidden, true, product.as<float>(), true));
+    };
+    const auto lower = [&] {
+      OrDie(backend_.Embed({.ids = ids.as<int32_t>(),
+                            .rows = R,
+                            .table = table.get(),
+                            .out = hidden.as<float>(),
+                            .out_stride = c.d_model}));
+      for (int64_t i = 0; i < kLayers / 2; ++i) mamba(i);
+      OrDie(multiply(*retrieval, hidden, c.d_model, product, true, nullptr, false));
+      return backend_.RmsNorm({.in = product.as<float>(),
+                               .in_stride = retrieval->out_columns(),
+                               .weight = w,
+                               .eps = 1e-5f,
+                               .rows = R,
+                               .width = c.landmark,
+                               .out = queries.data(),
+                               .out_stride = c.landmark});
+    };
+    const auto upper = [&] {
+      for (int64_t i = kLayers / 2; i < kLayers; ++i) {
+        if (i % (kLayers / 2 / kHsaLayers) == 0) {
+          OrDie(multiply(*q_proj, hidden, c.d_model, product, true, nullptr, false));
+          OrDie(backend_.HeadNorm({.data = product.as<float>(),
+                                   .stride = q_proj->out_columns(),
+                                   .weight = w,
+                                   .eps = 1e-5f,
+                                   .rows = R,
+                                   .heads = c.attention_heads,
+                                   .head_dim = attention_dim}));
+          OrDie(backend_.HsaAttend({.q = product.as<float>(),
+                                    .q_stride = q_proj->out_columns(),
+                                    .pages = page_table.as<const void*>(),
+                                    .weights = weights.as<float>(),
+                                    .page_counts = counts.as<int32_t>(),
+                                    .pages_max = kPages,
+                                    .pages_resident = true,
+                                    .page_dtype = DType::kBf16,
+                                    .rows = R,
+                                    .heads = c.attention_heads,
+                                    .head_dim = attention_dim,
+                                    .chunk_tokens = c.chunk,
+                                    .out = operand.data(),
+                                    .out_stride = c.d_model}));
+          OrDie(multiply(*o_proj, operand, c.d_model, hidden, false, nullptr, true));
+        }
+        mamba(i);
+      }
+      OrDie(multiply(*table, hidden, c.d_model, logits, true, nullptr, false));
+      return backend_.ArgMax({.in = logits.as<float>(),
+                              .in_stride = table->out_columns(),
+                              .rows = R,
+                              .columns = c.vocab,
+                              .out = ids.as<int32_t>()});
+    };
+    const int64_t lower_key[] = {Backend::NewRepeatId()}, upper_key[] = {Backend::NewRepeatId()};
+    const auto step = [&](bool repeat, bool wait) -> absl::Status {
+      OrDie(backend_.CopyIn(sequences_there.data(), sequences.data(),
+                            R * static_cast<int64_t>(sizeof(SequenceRows))));
+      if (repeat) {
+        OrDie(backend_.Repeat(lower_key, lower));
+        OrDie(backend_.Repeat(upper_key, upper));
+      } else {
+        OrDie(lower());
+        OrDie(upper());
+      }
+      return wait ? backend_.CopyOut(host_ids.data(), ids.data(), R * 4) : absl::OkStatus();
+    };
+    const auto floats = static_cast<double>(R * kLayers * layer_floats);
+    const double bytes = floats * 8 + static_cast<double>(kLayers * (c.in_proj() * c.d_model + c.d_model * inner) +
+                                                          c.vocab * c.d_model);
+    for (const bool wait : {true, false}) {
+      const std::string how = wait ? ", waiting" : ", queued";
+      norms = convolution = false;
+      Line("separate" + how, bytes, 0, [&] { return step(false, wait); });
+      norms = true;
+      Line("norms in products" + how, bytes, 0, [&] { return step(false, wait); });
+      convolution = true;
+      Line("and ConvSsmStep" + how, bytes, 0, [&] { return step(false, wait); });
+      Line("and repeated" + how, bytes, 0, [&] { return step(true, wait); });
+    }
+  }
+
+  // Operations of a decode step on their own, repeated many times in one graph: what the device
+  // takes, without the cost of queueing.
+  void DecodeOperations() {
+    const Shape& c = shape_;
+    const auto in_proj = Weight(c.in_proj(), c.d_model), out_proj = Weight(c.d_model, c.inner()),
+               table = Weight(c.vocab, c.d_model), small = Weight(c.d_model, c.d_model);
+    for (const int64_t readers : {1, 16, 32, 64, 256}) {
+      std::printf("-- %lld readers, 20 in a graph: us for one\n", static_cast<long long>(readers));
+      const int64_t conv_floats = (c.taps - 1) * c.conv_dim();
+      const int64_t state_floats = conv_floats + c.inner() * c.state;
+      const Buffer a = Floats(readers * c.inner()), out = Floats(readers * table->out_columns()),
+                   gate = Floats(readers * c.inner()), vectors = Floats(8 * (c.inner() + c.conv_dim())),
+                   states = Floats(readers * state_floats * 20), y = Floats(readers * c.inner()),
+                   normed = Floats(readers * c.inner()), conv = Floats(readers * c.conv_dim()),
+                   there = OrDie(backend_.Allocate(readers * sizeof(SequenceRows))),
+                   best = OrDie(backend_.Allocate(readers * 4));
+      const float* w = vectors.as<float>();
+      std::vector<SequenceRows> sequences;
+      for (int64_t i = 0; i < readers; ++i) {
+        sequences.push_back({.row_begin = i,
+                             .row_count = 1,
+                             .state = states.as<float>() + i * state_floats * 20});
+      }
+      OrDie(backend_.CopyIn(there.data(), sequences.data(),
+                            readers * static_cast<int64_t>(sizeof(SequenceRows))));
+      const auto line = [&](const std::string& name, double bytes, double ops,
+                            const std::function<absl::Status(int64_t)>& work) {
+        const int64_t key[] = {Backend::NewRepeatId()};
+        const auto twenty = [&] {
+          return backend_.Repeat(key, [&] {
+            for (int64_t i = 0; i < 20; ++i) OrDie(work(i));
+            return absl::OkStatus();
+          });
+        };
+        const Spread s = Measure(twenty);
+        const double floor = std::max(bytes / bytes_per_second_, ops / ops_per_second_);
+        std::printf("%-34s %10.2f %8.2f %8.2f %9.0f %9.1f %6.1f%%\n", name.c_str(),
+                    s.median / 20 * 1e6, s.min / 20 * 1e6, s.max / 20 * 1e6,
+                    20 * bytes / s.median / 1e9, 20 * ops / s.median / 1e12,
+                    20 * 100 * floor / s.median);
+        std::fflush(stdout);
+      };
+      const auto product = [&](const std::string& name, const PackedWeight& weight, bool gated,
+                               bool normalize, bool accumulate) {
+        const auto cells = static_cast<double>(readers * weight.rows());
+        const auto K = static_cast<double>(weight.cols());
+        line(name, static_cast<double>(weight.rows()) * K + static_cast<double>(readers) * 4 * K + cells * 4,
+             2 * cells * K, [&](int64_t) {
+               MatmulParams p = {.a = a.data(),
+                                 .a_stride = weight.cols(),
+                                 .rows = readers,
+                                 .weight = &weight,
+                                 .out = out.as<float>(),
+                                 .accumulate = accumulate,
+                                 .per_row = true};
+               if (normalize) {
+                 p.norm = {.weight = w,
+                           .eps = 1e-5f,
+                           .gate = gated ? gate.as<float>() : nullptr,
+                           .gate_stride = c.inner(),
+                           .normed = normed.data()};
+               }
+               return backend_.Matmul(p);
+             });
+      };
+      product("in_proj", *in_proj, false, false, false);
+      product("in_proj, normed", *in_proj, false, true, false);
+      product("out_proj, gated, normed, added", *out_proj, true, true, true);
+      product("o_proj, added", *small, false, false, true);
+      product("logits, normed", *table, false, true, false);
+      line("ArgMax", static_cast<double>(readers * c.vocab) * 4, 0, [&](int64_t) {
+        return backend_.ArgMax({.in = out.as<float>(),
+                                .in_stride = table->out_columns(),
+                                .rows = readers,
+                                .columns = c.vocab,
+                                .out = best.as<int32_t>()});
+      });
+      for (const bool convolution : {false, true}) {
+        line(convolution ? "ConvSsmStep" : "SsmStep",
+             static_cast<double>(readers * (convolution ? state_floats : state_floats - conv_floats)) * 8,
+             static_cast<double>(readers * state_floats) * 5, [&](int64_t i) {
+               const SsdParams ssd = {.xbc = conv.as<float>(),
+                                      .xbc_stride = c.conv_dim(),
+                                      .dt = a.as<float>(),
+                                      .dt_stride = c.heads,
+                                      .dt_bias = w,
+                                      .a_log = w,
+                                      .d_skip = w,
+                                      .heads = c.heads,
+                                      .head_dim = c.head_dim,
+                                      .state_size = c.state,
+                                      .sequences = sequences.data(),
+                                      .sequence_count = readers,
+                                      .backend_sequences = there.as<SequenceRows>(),
+                                      .state_offset = i * state_floats + conv_floats,
+                                      .rows = readers,
+                                      .y = y.as<float>(),
+                                      .y_stride = c.inner()};
+               if (!convolution) return backend_.SsmStep(ssd);
+               return backend_.ConvSsmStep({.in = out.as<float>(),
+                                            .in_stride = c.conv_dim(),
+                                            .weight = w,
+                                            .bias = w,
+                                            .taps = c.taps,
+                                            .channels = c.conv_dim(),
+                                            .sequences = sequences.data(),
+                                            .sequence_count = readers,
+                                            .state_offset = i * state_floats,
+                                            .rows = readers,
+                                            .out = conv.as<float>(),
+                                            .out_stride = c.conv_dim()},
+                                           ssd);
+             });
+      }
+    }
+  }
+
   void Decode() {
     const Shape& c = shape_;
     const auto in_proj = Weight(c.in_proj(), c.d_model), logits = Weight(c.vocab, c.d_model);
@@ -593,6 +930,12 @@ int Main(int argc, char** argv) {
     const std::unique_ptr<Backend> backend = OrDie(CreateCudaBackend({}));
     std::printf("device %s\nshapes Mamba-2 130M\n", backend->description().c_str());
     Bench(*backend, kMamba130m, 16384).RunSsd();
+    return 0;
+  }
+  if (argc > 1 && std::strcmp(argv[1], "decode") == 0) {
+    const std::unique_ptr<Backend> backend = OrDie(CreateCudaBackend({}));
+    std::printf("device %s\nshapes shipped bundle\n", backend->description().c_str());
+    Bench(*backend, kSmall, 0).RunDecode();
     return 0;
   }
   const bool large = argc > 1 && std::strcmp(argv[1], "370m") == 0;

@@ -56,6 +56,18 @@ class Backend {
   // Runs fn(0) .. fn(n_passes - 1), independent of each other: side by side where the backend has
   // idle workers.
   virtual void RunPasses(int64_t n_passes, absl::FunctionRef<void(int64_t)> fn) = 0;
+  // Runs `fn`, which calls operations of the calling thread and nothing else, the same ones with
+  // the same params whenever it comes with the same key; only what the memory holds may differ. So
+  // a backend may repeat what it saw the operations do, without calling `fn`. Operations that read
+  // host memory (a table without its backend_ copy) are right in it, but are not repeated this way.
+  // The first number of a key is one of NewRepeatId: keys with it end with what the memory belongs
+  // to.
+  virtual absl::Status Repeat(absl::Span<const int64_t> key, absl::FunctionRef<absl::Status()> fn) {
+    static_cast<void>(key);
+    return fn();
+  }
+  // Never given before.
+  static int64_t NewRepeatId();
 
   // RESOURCE_EXHAUSTED when there is not that much memory.
   virtual absl::StatusOr<Buffer> Allocate(int64_t bytes) = 0;
@@ -81,11 +93,15 @@ class Backend {
   absl::Status ConvSilu(const ConvSiluParams& params);
   absl::Status Ssd(const SsdParams& params);
   absl::Status SsmStep(const SsdParams& params);
+  // ConvSilu, then SsmStep over the same sequences on what it gave: conv.out is ssm.xbc. Whether
+  // anything is left there is the backend's choice.
+  absl::Status ConvSsmStep(const ConvSiluParams& conv, const SsdParams& ssm);
   absl::Status ChunkInput(const ChunkInputParams& params);
   absl::Status ChunkAttention(const ChunkAttentionParams& params);
   absl::Status SwiGlu(const SwiGluParams& params);
   absl::Status WritePages(const WritePagesParams& params);
   absl::Status HsaAttend(const HsaAttendParams& params);
+  absl::Status ArgMax(const ArgMaxParams& params);
 
   // Scores all landmarks for a batch of queries and keeps the k best of each.
   absl::Status LandmarkTopK(const LandmarkTopKParams& params);
@@ -98,15 +114,23 @@ class Backend {
   virtual absl::Status DoGateNorm(const GateNormParams& params) = 0;
   virtual absl::Status DoHeadNorm(const HeadNormParams& params) = 0;
   virtual absl::Status DoMatmul(const MatmulParams& params) = 0;
+  // Whether DoMatmul takes the norm of these params; else it gets rows that are normed already.
+  virtual bool FusesNorm(const MatmulParams&) const { return false; }
   virtual absl::Status DoConvSilu(const ConvSiluParams& params) = 0;
   virtual absl::Status DoSsd(const SsdParams& params) = 0;
   virtual absl::Status DoSsmStep(const SsdParams& params) = 0;
+  virtual absl::Status DoConvSsmStep(const ConvSiluParams& conv, const SsdParams& ssm);
   virtual absl::Status DoChunkInput(const ChunkInputParams& params) = 0;
   virtual absl::Status DoChunkAttention(const ChunkAttentionParams& params) = 0;
   virtual absl::Status DoSwiGlu(const SwiGluParams& params) = 0;
   virtual absl::Status DoWritePages(const WritePagesParams& params) = 0;
   virtual absl::Status DoHsaAttend(const HsaAttendParams& params) = 0;
+  virtual absl::Status DoArgMax(const ArgMaxParams& params) = 0;
   virtual absl::Status DoLandmarkTopK(const LandmarkTopKParams& params) = 0;
+
+ private:
+  // RmsNorm or GateNorm of a product's operand into norm.normed.
+  absl::Status NormOperand(const MatmulParams& params, DType dtype);
 };
 
 struct CpuBackendOptions {

@@ -80,16 +80,29 @@ struct HeadNormParams {
   int64_t period = 0;
 };
 
+// RMSNorm of the operand's rows on their way into a product: of a, or of a * silu(gate).
+struct OperandNorm {
+  const float* weight = nullptr;  // [weight cols], or null: no norm
+  float eps = 0;
+  const void* gate = nullptr;  // [rows, weight cols], or null
+  int64_t gate_stride = 0;
+  DType in_dtype = DType::kF32;  // of a and gate; kBf16: only with a gate, not `per_row`
+  // [rows or row_capacity, weight cols], in the dtype that a product without norm takes: room for
+  // the normed rows. Whether anything is left there is the backend's choice.
+  void* normed = nullptr;
+};
+
 // out (+)= a * weight^T, or silu(gate) * up of such products.
 struct MatmulParams {
   const void* a = nullptr;  // [rows, weight cols]
-  // The weight's compute dtype; kF32 when `per_row`.
+  // The weight's compute dtype; kF32 when `per_row` or normed.
   DType a_dtype = DType::kF32;
   int64_t a_stride = 0;
   int64_t rows = 0;
-  // Rows that `a` and `out` have room for: a backend that works in blocks of rows may read and
+  // Rows that `a` (normed: norm.normed) and `out` have room for: a backend that works in blocks of rows may read and
   // overwrite those from `rows` on. 0: just `rows`.
   int64_t row_capacity = 0;
+  OperandNorm norm = {};
   const PackedWeight* weight = nullptr;
   void* out = nullptr;  // [rows, weight->out_columns()], no gaps; columns beyond the weight's rows
                         // hold nothing of meaning
@@ -143,6 +156,8 @@ struct SsdParams {
   int64_t state_size = 0;                   // N
   const SequenceRows* sequences = nullptr;  // host memory; together they hold each row once
   int64_t sequence_count = 0;
+  // The same array in memory of the backend, or null: an operation that wants it there brings it.
+  const SequenceRows* backend_sequences = nullptr;
   int64_t state_offset = 0;  // floats
   int64_t rows = 0;
   float* y = nullptr;  // [rows, H * P]
@@ -233,6 +248,16 @@ struct HsaAttendParams {
   void* out = nullptr;       // [rows, heads * head_dim]
   DType out_dtype = DType::kF32;
   int64_t out_stride = 0;
+};
+
+// out[r] = the column of the largest value of row r, the first of equals; a NaN is never the
+// largest, and a row of NaNs gives 0.
+struct ArgMaxParams {
+  const float* in = nullptr;  // [rows, columns]
+  int64_t in_stride = 0;
+  int64_t rows = 0;
+  int64_t columns = 0;     // 1 .. 2^31 - 1
+  int32_t* out = nullptr;  // [rows]
 };
 
 }  // namespace mneme

@@ -27,26 +27,18 @@ absl::Status RambaModel::EmbedIds(Workspace& ws) const {
 absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, int64_t rows,
                                     int64_t layer, bool per_row) const {
   const ModelConfig& c = config();
-  const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
   const DType activation_dtype = per_row ? DType::kF32 : activation_dtype_;
   // dt decides how fast states forget: it stays f32.
   const bool dt_apart = activation_dtype != DType::kF32;
   const int64_t state_offset = layer * LayerStateFloats();
   const int64_t product_stride = weights.in_proj->out_columns();
-  RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden,
-                                    .in_stride = shape_.hidden_stride,
-                                    .weight = weights.norm.as<float>(),
-                                    .eps = static_cast<float>(c.norm_eps),
-                                    .rows = rows,
-                                    .width = c.d_model,
-                                    .out = ws.operand,
-                                    .out_dtype = operand_dtype,
-                                    .out_stride = c.d_model}));
-  RETURN_IF_ERROR(backend_.Matmul({.a = ws.operand,
-                                   .a_dtype = operand_dtype,
-                                   .a_stride = c.d_model,
+  RETURN_IF_ERROR(backend_.Matmul({.a = ws.hidden,
+                                   .a_stride = shape_.hidden_stride,
                                    .rows = rows,
                                    .row_capacity = ws.row_capacity,
+                                   .norm = {.weight = weights.norm.as<float>(),
+                                            .eps = static_cast<float>(c.norm_eps),
+                                            .normed = ws.operand},
                                    .weight = weights.in_proj.get(),
                                    .out = ws.product,
                                    .out_dtype = activation_dtype,
@@ -54,19 +46,19 @@ absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, 
                                    .tail_columns = dt_apart ? c.ssm_heads() : 0,
                                    .tail_stride = c.ssm_heads(),
                                    .per_row = per_row}));
-  RETURN_IF_ERROR(backend_.ConvSilu({.in = FromColumn(ws.product, c.inner(), activation_dtype),
-                                     .in_stride = product_stride,
-                                     .weight = weights.conv_weight.as<float>(),
-                                     .bias = weights.conv_bias.as<float>(),
-                                     .taps = c.conv_kernel,
-                                     .channels = c.conv_dim(),
-                                     .sequences = ws.sequences.data(),
-                                     .sequence_count = static_cast<int64_t>(ws.sequences.size()),
-                                     .state_offset = state_offset,
-                                     .rows = rows,
-                                     .out = ws.conv,
-                                     .out_stride = c.conv_dim(),
-                                     .io_dtype = activation_dtype}));
+  const ConvSiluParams conv = {.in = FromColumn(ws.product, c.inner(), activation_dtype),
+                               .in_stride = product_stride,
+                               .weight = weights.conv_weight.as<float>(),
+                               .bias = weights.conv_bias.as<float>(),
+                               .taps = c.conv_kernel,
+                               .channels = c.conv_dim(),
+                               .sequences = ws.sequences.data(),
+                               .sequence_count = static_cast<int64_t>(ws.sequences.size()),
+                               .state_offset = state_offset,
+                               .rows = rows,
+                               .out = ws.conv,
+                               .out_stride = c.conv_dim(),
+                               .io_dtype = activation_dtype};
   const float* const product_dt = static_cast<const float*>(ws.product) + c.inner() + c.conv_dim();
   const SsdParams ssd = {.xbc = static_cast<const float*>(ws.conv),
                          .xbc_stride = c.conv_dim(),
@@ -80,30 +72,30 @@ absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, 
                          .state_size = c.ssm_state_size,
                          .sequences = ws.sequences.data(),
                          .sequence_count = static_cast<int64_t>(ws.sequences.size()),
+                         .backend_sequences = per_row ? ws.backend_sequences : nullptr,
                          .state_offset = state_offset + int64_t{c.conv_kernel - 1} * c.conv_dim(),
                          .rows = rows,
                          .y = static_cast<float*>(ws.y),
                          .y_stride = c.inner(),
                          .io_dtype = activation_dtype,
                          .compute_dtype = compute_dtype_};
-  RETURN_IF_ERROR(per_row ? backend_.SsmStep(ssd) : backend_.Ssd(ssd));
-  RETURN_IF_ERROR(backend_.GateNorm({.y = ws.y,
-                                     .y_stride = c.inner(),
-                                     .z = ws.product,
-                                     .z_stride = product_stride,
-                                     .in_dtype = activation_dtype,
-                                     .weight = weights.gate_norm.as<float>(),
-                                     .eps = static_cast<float>(c.norm_eps),
-                                     .rows = rows,
-                                     .width = c.inner(),
-                                     .out = ws.operand,
-                                     .out_dtype = operand_dtype,
-                                     .out_stride = c.inner()}));
-  return backend_.Matmul({.a = ws.operand,
-                          .a_dtype = operand_dtype,
+  if (per_row) {
+    RETURN_IF_ERROR(backend_.ConvSsmStep(conv, ssd));
+  } else {
+    RETURN_IF_ERROR(backend_.ConvSilu(conv));
+    RETURN_IF_ERROR(backend_.Ssd(ssd));
+  }
+  return backend_.Matmul({.a = ws.y,
+                          .a_dtype = activation_dtype,
                           .a_stride = c.inner(),
                           .rows = rows,
                           .row_capacity = ws.row_capacity,
+                          .norm = {.weight = weights.gate_norm.as<float>(),
+                                   .eps = static_cast<float>(c.norm_eps),
+                                   .gate = ws.product,
+                                   .gate_stride = product_stride,
+                                   .in_dtype = activation_dtype,
+                                   .normed = ws.operand},
                           .weight = weights.out_proj.get(),
                           .out = ws.hidden,
                           .accumulate = true,
@@ -238,20 +230,13 @@ absl::Status RambaModel::HsaLayer(Workspace& ws, const HsaWeights& weights, int6
                                   bool per_row) const {
   const ModelConfig& c = config();
   const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
-  RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden,
-                                    .in_stride = shape_.hidden_stride,
-                                    .weight = weights.norm.as<float>(),
-                                    .eps = static_cast<float>(c.norm_eps),
-                                    .rows = rows,
-                                    .width = c.d_model,
-                                    .out = ws.operand,
-                                    .out_dtype = operand_dtype,
-                                    .out_stride = c.d_model}));
-  RETURN_IF_ERROR(backend_.Matmul({.a = ws.operand,
-                                   .a_dtype = operand_dtype,
-                                   .a_stride = c.d_model,
+  RETURN_IF_ERROR(backend_.Matmul({.a = ws.hidden,
+                                   .a_stride = shape_.hidden_stride,
                                    .rows = rows,
                                    .row_capacity = ws.row_capacity,
+                                   .norm = {.weight = weights.norm.as<float>(),
+                                            .eps = static_cast<float>(c.norm_eps),
+                                            .normed = ws.operand},
                                    .weight = weights.q_proj.get(),
                                    .out = ws.product,
                                    .per_row = per_row}));
@@ -288,6 +273,40 @@ absl::Status RambaModel::HsaLayer(Workspace& ws, const HsaWeights& weights, int6
                           .out = ws.hidden,
                           .accumulate = true,
                           .per_row = per_row});
+}
+
+// Of a decode step, what does not change from token to token: the same operations on the same
+// memory, for as many rows.
+absl::Status RambaModel::RepeatLayers(Workspace& ws, int64_t rows, bool per_row, bool upper,
+                                      absl::FunctionRef<absl::Status()> layers) const {
+  if (!per_row) return layers();
+  RETURN_IF_ERROR(
+      backend_.CopyIn(ws.backend_sequences, ws.sequences.data(),
+                      static_cast<int64_t>(ws.sequences.size() * sizeof(SequenceRows))));
+  const int64_t key[] = {ws.repeat_id, upper ? 1 : 0, rows, upper && ws.pages_resident ? 1 : 0};
+  return backend_.Repeat(key, layers);
+}
+
+absl::Status RambaModel::LowerLayers(Workspace& ws, int64_t rows, bool per_row) const {
+  return RepeatLayers(ws, rows, per_row, /*upper=*/false, [&]() -> absl::Status {
+    for (int i = 0; i < config().n_lower_layers; ++i) {
+      RETURN_IF_ERROR(MambaLayer(ws, weights_.lower[i], rows, i, per_row));
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::Status RambaModel::UpperLayers(Workspace& ws, int64_t rows, bool per_row) const {
+  const ModelConfig& c = config();
+  return RepeatLayers(ws, rows, per_row, /*upper=*/true, [&]() -> absl::Status {
+    for (int i = 0; i < c.n_upper_layers; ++i) {
+      if (i % c.hsa_every == 0) {
+        RETURN_IF_ERROR(HsaLayer(ws, weights_.hsa[i / c.hsa_every], rows, per_row));
+      }
+      RETURN_IF_ERROR(MambaLayer(ws, weights_.upper[i], rows, c.n_lower_layers + i, per_row));
+    }
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace mneme

@@ -340,7 +340,6 @@ absl::Status RambaModel::ReadLowerRange(absl::Span<const ReaderStep> steps, cons
                                         LowerRows* out) const {
   const ModelConfig& c = config();
   const bool per_row = range.decode;
-  const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
   ASSIGN_OR_RETURN(WorkspacePool::Lease lease, workspaces_->Take());
   Workspace& ws = *lease;
   const int64_t total =
@@ -363,27 +362,18 @@ absl::Status RambaModel::ReadLowerRange(absl::Span<const ReaderStep> steps, cons
       ws.host_ids.assign(step.ids.begin() + begin, step.ids.begin() + begin + rows);
     }
     RETURN_IF_ERROR(EmbedIds(ws));
-    for (int i = 0; i < c.n_lower_layers; ++i) {
-      RETURN_IF_ERROR(MambaLayer(ws, weights_.lower[i], rows, i, per_row));
-    }
+    RETURN_IF_ERROR(LowerLayers(ws, rows, per_row));
     const int64_t first_row = range.first_row + begin;
     RETURN_IF_ERROR(CopyRows(ws.hidden, shape_.hidden_stride,
                              out->hidden.as<float>() + first_row * c.d_model, c.d_model, c.d_model,
                              rows));
-    RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden,
-                                      .in_stride = shape_.hidden_stride,
-                                      .weight = weights_.retrieval_norm.as<float>(),
-                                      .eps = static_cast<float>(c.norm_eps),
-                                      .rows = rows,
-                                      .width = c.d_model,
-                                      .out = ws.operand,
-                                      .out_dtype = operand_dtype,
-                                      .out_stride = c.d_model}));
-    RETURN_IF_ERROR(backend_.Matmul({.a = ws.operand,
-                                     .a_dtype = operand_dtype,
-                                     .a_stride = c.d_model,
+    RETURN_IF_ERROR(backend_.Matmul({.a = ws.hidden,
+                                     .a_stride = shape_.hidden_stride,
                                      .rows = rows,
                                      .row_capacity = ws.row_capacity,
+                                     .norm = {.weight = weights_.retrieval_norm.as<float>(),
+                                              .eps = static_cast<float>(c.norm_eps),
+                                              .normed = ws.operand},
                                      .weight = weights_.retrieval_proj.get(),
                                      .out = ws.product,
                                      .per_row = per_row}));
@@ -483,12 +473,7 @@ absl::Status RambaModel::ReadUpperRange(absl::Span<const ReaderStep> steps, cons
     RETURN_IF_ERROR(CopyRows(lower.hidden.as<float>() + first_row * c.d_model, c.d_model, ws.hidden,
                              shape_.hidden_stride, c.d_model, rows));
     RETURN_IF_ERROR(UploadSelections(ws, selections.subspan(first_row, rows)));
-    for (int i = 0; i < c.n_upper_layers; ++i) {
-      if (i % c.hsa_every == 0) {
-        RETURN_IF_ERROR(HsaLayer(ws, weights_.hsa[i / c.hsa_every], rows, per_row));
-      }
-      RETURN_IF_ERROR(MambaLayer(ws, weights_.upper[i], rows, c.n_lower_layers + i, per_row));
-    }
+    RETURN_IF_ERROR(UpperLayers(ws, rows, per_row));
     if (which == LogitRows::kAll) {
       RETURN_IF_ERROR(Logits(ws, 0, rows, per_row));
       RETURN_IF_ERROR(LogitsOut(ws, rows, out->logits.data() + first_row * c.vocab_size));
@@ -509,21 +494,13 @@ absl::Status RambaModel::ReadUpperRange(absl::Span<const ReaderStep> steps, cons
 absl::Status RambaModel::Logits(Workspace& ws, int64_t first_row, int64_t rows,
                                 bool per_row) const {
   const ModelConfig& c = config();
-  const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
-  RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden + first_row * shape_.hidden_stride,
-                                    .in_stride = shape_.hidden_stride,
-                                    .weight = weights_.norm.as<float>(),
-                                    .eps = static_cast<float>(c.norm_eps),
-                                    .rows = rows,
-                                    .width = c.d_model,
-                                    .out = ws.operand,
-                                    .out_dtype = operand_dtype,
-                                    .out_stride = c.d_model}));
-  return backend_.Matmul({.a = ws.operand,
-                          .a_dtype = operand_dtype,
-                          .a_stride = c.d_model,
+  return backend_.Matmul({.a = ws.hidden + first_row * shape_.hidden_stride,
+                          .a_stride = shape_.hidden_stride,
                           .rows = rows,
                           .row_capacity = ws.row_capacity,
+                          .norm = {.weight = weights_.norm.as<float>(),
+                                   .eps = static_cast<float>(c.norm_eps),
+                                   .normed = ws.operand},
                           .weight = weights_.embedding.get(),
                           .out = ws.logits,
                           .per_row = per_row});
@@ -534,13 +511,12 @@ absl::Status RambaModel::LogitsOut(Workspace& ws, int64_t rows, float* host) con
 }
 
 absl::Status RambaModel::BestOut(Workspace& ws, int64_t rows, TokenId* best) const {
-  ws.host_logits.resize(rows * config().vocab_size);
-  RETURN_IF_ERROR(LogitsOut(ws, rows, ws.host_logits.data()));
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* const row = ws.host_logits.data() + r * config().vocab_size;
-    best[r] = static_cast<TokenId>(std::max_element(row, row + config().vocab_size) - row);
-  }
-  return absl::OkStatus();
+  RETURN_IF_ERROR(backend_.ArgMax({.in = ws.logits,
+                                   .in_stride = weights_.embedding->out_columns(),
+                                   .rows = rows,
+                                   .columns = config().vocab_size,
+                                   .out = ws.ids}));
+  return backend_.CopyOut(best, ws.ids, rows * static_cast<int64_t>(sizeof(TokenId)));
 }
 
 }  // namespace mneme

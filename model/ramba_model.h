@@ -72,6 +72,12 @@ class RambaModel : public Model {
                           bool per_row) const;
   absl::Status HsaLayer(Workspace& ws, const HsaWeights& weights, int64_t rows, bool per_row) const;
 
+  // The layers of a reader's halves, without what comes before and after.
+  absl::Status LowerLayers(Workspace& ws, int64_t rows, bool per_row) const;
+  absl::Status UpperLayers(Workspace& ws, int64_t rows, bool per_row) const;
+  absl::Status RepeatLayers(Workspace& ws, int64_t rows, bool per_row, bool upper,
+                            absl::FunctionRef<absl::Status()> layers) const;
+
   // Fn gets a range of steps and whether it is a decode pass (each step one row).
   absl::Status ForStepRanges(absl::Span<const ReaderStep> steps,
                              absl::FunctionRef<absl::Status(const StepRange&)> fn) const;

@@ -93,7 +93,9 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   const int64_t page_pointers = reserve(rows * kept, sizeof(void*));
   const int64_t page_weights = reserve(rows * kept, 4);
   const int64_t page_counts = reserve(rows, 4);
+  const int64_t sequences = reserve(rows, sizeof(SequenceRows));
   ASSIGN_OR_RETURN(ws->memory, backend.Allocate(bytes));
+  ws->repeat_id = Backend::NewRepeatId();
   ws->ids = ws->memory.as<int32_t>(ids);
   ws->hidden = ws->memory.as<float>(hidden);
   ws->operand = ws->memory.as<void>(operand);
@@ -109,6 +111,7 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   ws->page_pointers = ws->memory.as<const void*>(page_pointers);
   ws->page_weights = ws->memory.as<float>(page_weights);
   ws->page_counts = ws->memory.as<int32_t>(page_counts);
+  ws->backend_sequences = ws->memory.as<SequenceRows>(sequences);
   ws->sequences.reserve(std::max(rows, shape.sequences));
   ws->host_ids.reserve(rows);
   ws->host_page_pointers.reserve(rows * kept);

@@ -36,6 +36,7 @@ struct Workspace {
                                                            DType storage_dtype, Backend& backend);
 
   Buffer memory;
+  int64_t repeat_id = 0;    // of Backend::NewRepeatId
   int32_t* ids = nullptr;   // [rows]
   float* hidden = nullptr;  // [rows, hidden_stride]
   void* operand =
@@ -53,6 +54,7 @@ struct Workspace {
   const void** page_pointers = nullptr;  // [rows, chunks_per_read]
   float* page_weights = nullptr;         // [rows, chunks_per_read]
   int32_t* page_counts = nullptr;        // [rows]
+  SequenceRows* backend_sequences = nullptr;  // [rows]: `sequences` of a decode step
   int64_t row_capacity = 0;              // of matrices that hold one row a token
   int64_t encoder_row_capacity = 0;
 
@@ -63,7 +65,6 @@ struct Workspace {
   std::vector<float> host_page_weights;
   std::vector<int32_t> host_page_counts;
   bool pages_resident = false;  // of the rows under way
-  std::vector<float> host_logits;
 };
 
 // Lends workspaces, one to each pass that runs, and keeps them for the next. Thread-safe. There are

@@ -5,6 +5,7 @@
 #include "kernels/cpu/cpu_backend.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
@@ -230,6 +231,20 @@ absl::Status CpuBackend::DoHsaAttend(const HsaAttendParams& params) {
   const int64_t scratch_bytes = kernels_.hsa_scratch_bytes(params);
   ForRows(params.rows, 1, [&](int64_t begin, int64_t end) {
     kernels_.hsa_attend(params, begin, end, ThreadScratch(scratch_bytes));
+  });
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::DoArgMax(const ArgMaxParams& params) {
+  ForRows(params.rows, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const float* row = params.in + r * params.in_stride;
+      int64_t best = 0;
+      for (int64_t i = 1; i < params.columns; ++i) {
+        if (row[i] > row[best] || (std::isnan(row[best]) && !std::isnan(row[i]))) best = i;
+      }
+      params.out[r] = static_cast<int32_t>(std::isnan(row[best]) ? 0 : best);
+    }
   });
   return absl::OkStatus();
 }

@@ -154,6 +154,12 @@ void CudaBackend::RunPasses(int64_t n_passes, absl::FunctionRef<void(int64_t)> f
   pool_.ParallelFor(n_passes, fn);
 }
 
+absl::Status CudaBackend::Repeat(absl::Span<const int64_t> key,
+                                 absl::FunctionRef<absl::Status()> fn) {
+  ASSIGN_OR_RETURN(CudaStream* const stream, ThreadStream());
+  return stream->Repeat(key, fn);
+}
+
 absl::StatusOr<CudaStream*> CudaBackend::ThreadStream() {
   if (CudaStream* stream = thread_streams.Find(device_.get()); stream != nullptr) {
     if (device_->info.ordinal != 0) RETURN_IF_CUDA_ERROR(cudaSetDevice(device_->info.ordinal));
@@ -262,6 +268,10 @@ absl::Status CudaBackend::DoMatmul(const MatmulParams& params) {
   return Run([&](CudaStream& stream) { return weight.Matmul(params, stream); });
 }
 
+bool CudaBackend::FusesNorm(const MatmulParams& params) const {
+  return params.per_row && static_cast<const CudaWeight&>(*params.weight).takes_norm();
+}
+
 absl::Status CudaBackend::DoRmsNorm(const RmsNormParams& params) {
   return Run([&](CudaStream& stream) { return CudaRmsNorm(params, stream); });
 }
@@ -284,6 +294,10 @@ absl::Status CudaBackend::DoSsd(const SsdParams& params) {
 
 absl::Status CudaBackend::DoSsmStep(const SsdParams& params) {
   return Run([&](CudaStream& stream) { return CudaSsmStep(params, stream); });
+}
+
+absl::Status CudaBackend::DoConvSsmStep(const ConvSiluParams& conv, const SsdParams& ssm) {
+  return Run([&](CudaStream& stream) { return CudaConvSsmStep(conv, ssm, stream); });
 }
 
 absl::Status CudaBackend::DoChunkInput(const ChunkInputParams& params) {
@@ -350,6 +364,10 @@ absl::Status CudaBackend::DoHsaAttend(const HsaAttendParams& params) {
     resident.pages_resident = true;
     return CudaHsaAttend(resident, stream);
   });
+}
+
+absl::Status CudaBackend::DoArgMax(const ArgMaxParams& params) {
+  return Run([&](CudaStream& stream) { return CudaArgMax(params, stream); });
 }
 
 absl::Status CudaBackend::DoLandmarkTopK(const LandmarkTopKParams& params) {

@@ -70,6 +70,10 @@ class CudaBackend : public Backend {
   DType activation_dtype(DType compute_dtype) const override { return compute_dtype; }
   int64_t pass_rows() const override;
   void RunPasses(int64_t n_passes, absl::FunctionRef<void(int64_t)> fn) override;
+  // A captured graph a key and thread, replayed as long as the thread's scratch memory stays where
+  // it was.
+  absl::Status Repeat(absl::Span<const int64_t> key,
+                      absl::FunctionRef<absl::Status()> fn) override;
 
   absl::StatusOr<Buffer> Allocate(int64_t bytes) override;
   absl::Status CopyIn(void* to, const void* host, int64_t bytes) override;
@@ -89,14 +93,17 @@ class CudaBackend : public Backend {
   absl::Status DoGateNorm(const GateNormParams& params) override;
   absl::Status DoHeadNorm(const HeadNormParams& params) override;
   absl::Status DoMatmul(const MatmulParams& params) override;
+  bool FusesNorm(const MatmulParams& params) const override;
   absl::Status DoConvSilu(const ConvSiluParams& params) override;
   absl::Status DoSsd(const SsdParams& params) override;
   absl::Status DoSsmStep(const SsdParams& params) override;
+  absl::Status DoConvSsmStep(const ConvSiluParams& conv, const SsdParams& ssm) override;
   absl::Status DoChunkInput(const ChunkInputParams& params) override;
   absl::Status DoChunkAttention(const ChunkAttentionParams& params) override;
   absl::Status DoSwiGlu(const SwiGluParams& params) override;
   absl::Status DoWritePages(const WritePagesParams& params) override;
   absl::Status DoHsaAttend(const HsaAttendParams& params) override;
+  absl::Status DoArgMax(const ArgMaxParams& params) override;
   absl::Status DoLandmarkTopK(const LandmarkTopKParams& params) override;
 
  private:

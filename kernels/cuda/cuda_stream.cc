@@ -31,7 +31,11 @@ CudaStream::~CudaStream() {
   for (cudaEvent_t event : segment_done_) {
     if (event != nullptr) static_cast<void>(cudaEventDestroy(event));
   }
+  for (const Repetition& repetition : repetitions_) {
+    if (repetition.graph != nullptr) static_cast<void>(cudaGraphExecDestroy(repetition.graph));
+  }
   for (const Block& block : blocks_) device_memory_.Release(block.data);
+  device_memory_.Release(counters_);
   pinned_memory_.Release(ring_);
   if (stream_ != nullptr) static_cast<void>(cudaStreamDestroy(stream_));
 }
@@ -42,6 +46,7 @@ absl::Status CudaStream::BeginOperation() {
   // The operation before outgrew its memory: one block as large as all of them takes their place.
   // They may be in use until the device is done.
   RETURN_IF_ERROR(Synchronize());
+  ++memory_generation_;
   int64_t bytes = 0;
   for (const Block& block : blocks_) bytes += block.bytes;
   for (const Block& block : blocks_) device_memory_.Release(block.data);
@@ -55,6 +60,8 @@ absl::StatusOr<void*> CudaStream::Scratch(int64_t bytes) {
   if (bytes == 0) return static_cast<void*>(nullptr);
   bytes = RoundUpTo(bytes, 256);
   if (blocks_.empty() || blocks_.back().bytes - block_used_ < bytes) {
+    RETURN_IF_ERROR(NotCapturing());
+    ++memory_generation_;
     const int64_t block_bytes = std::max(bytes, kFirstBlockBytes);
     ASSIGN_OR_RETURN(void* data, device_memory_.Allocate(block_bytes));
     blocks_.push_back({static_cast<char*>(data), block_bytes});
@@ -71,6 +78,85 @@ absl::StatusOr<void*> CudaStream::Upload(const void* host, int64_t bytes) {
   return data;
 }
 
+absl::StatusOr<int*> CudaStream::Counters(int64_t count) {
+  if (count <= counter_count_) return counters_;
+  RETURN_IF_ERROR(Synchronize());
+  ++memory_generation_;
+  const int64_t bytes = RoundUpTo(count * static_cast<int64_t>(sizeof(int)), 4096);
+  ASSIGN_OR_RETURN(void* const data, device_memory_.Allocate(bytes));
+  device_memory_.Release(counters_);
+  counters_ = static_cast<int*>(data);
+  counter_count_ = bytes / static_cast<int64_t>(sizeof(int));
+  RETURN_IF_CUDA_ERROR(cudaMemsetAsync(counters_, 0, static_cast<size_t>(bytes), stream_));
+  return counters_;
+}
+
+absl::Status CudaStream::NotCapturing() const {
+  return capturing_ ? absl::FailedPreconditionError("not in a captured graph") : absl::OkStatus();
+}
+
+CudaStream::Repetition& CudaStream::FindRepetition(absl::Span<const int64_t> key) {
+  Repetition* oldest = nullptr;
+  for (Repetition& repetition : repetitions_) {
+    if (absl::MakeConstSpan(repetition.key) == key) return repetition;
+    if (oldest == nullptr || repetition.last_use < oldest->last_use) oldest = &repetition;
+  }
+  if (static_cast<int64_t>(repetitions_.size()) < kRepeatsMax) {
+    oldest = &repetitions_.emplace_back();
+  } else if (oldest->graph != nullptr) {
+    // What is under way of it goes on to its end.
+    static_cast<void>(cudaGraphExecDestroy(oldest->graph));
+  }
+  *oldest = {.key = {key.begin(), key.end()}};
+  return *oldest;
+}
+
+absl::StatusOr<cudaGraphExec_t> CudaStream::Capture(absl::FunctionRef<absl::Status()> fn) {
+  RETURN_IF_CUDA_ERROR(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+  capturing_ = true;
+  const absl::Status status = fn();
+  capturing_ = false;
+  cudaGraph_t graph = nullptr;
+  const cudaError_t error = cudaStreamEndCapture(stream_, &graph);
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t instantiated = status.ok() && error == cudaSuccess
+                                       ? cudaGraphInstantiate(&executable, graph, 0)
+                                       : cudaErrorStreamCaptureInvalidated;
+  if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
+  RETURN_IF_ERROR(status);
+  RETURN_IF_CUDA_ERROR(error);
+  RETURN_IF_CUDA_ERROR(instantiated);
+  return executable;
+}
+
+absl::Status CudaStream::Repeat(absl::Span<const int64_t> key,
+                                absl::FunctionRef<absl::Status()> fn) {
+  if (capturing_) return fn();
+  Repetition& repetition = FindRepetition(key);
+  const bool first = repetition.last_use == 0;
+  repetition.last_use = ++repeats_;
+  if (first || repetition.runs_only) return fn();
+  // Scratch memory that grew the last time finds its place before its addresses are captured.
+  RETURN_IF_ERROR(BeginOperation());
+  if (repetition.graph != nullptr && repetition.generation != memory_generation_) {
+    static_cast<void>(cudaGraphExecDestroy(repetition.graph));
+    repetition.graph = nullptr;
+  }
+  if (repetition.graph == nullptr) {
+    absl::StatusOr<cudaGraphExec_t> graph = Capture(fn);
+    if (!graph.ok()) {
+      static_cast<void>(cudaGetLastError());
+      repetition.runs_only = true;
+      return fn();
+    }
+    repetition.graph = *graph;
+    repetition.generation = memory_generation_;
+  }
+  idle_ = false;
+  RETURN_IF_CUDA_ERROR(cudaGraphLaunch(repetition.graph, stream_));
+  return absl::OkStatus();
+}
+
 absl::Status CudaStream::NextSegment() {
   if (segment_used_ < kSegmentBytes) return absl::OkStatus();
   RETURN_IF_CUDA_ERROR(cudaEventRecord(segment_done_[segment_], stream_));
@@ -82,6 +168,7 @@ absl::Status CudaStream::NextSegment() {
 }
 
 absl::Status CudaStream::CopyIn(void* to, const void* host, int64_t bytes) {
+  RETURN_IF_ERROR(NotCapturing());
   const char* from = static_cast<const char*>(host);
   char* next = static_cast<char*>(to);
   idle_ = false;
@@ -102,6 +189,7 @@ absl::Status CudaStream::CopyIn(void* to, const void* host, int64_t bytes) {
 }
 
 absl::Status CudaStream::CopyOut(void* host, const void* from, int64_t bytes) {
+  RETURN_IF_ERROR(NotCapturing());
   if (bytes == 0) return Synchronize();
   if (bytes > kSegmentBytes) {
     idle_ = false;
@@ -119,6 +207,7 @@ absl::Status CudaStream::CopyOut(void* host, const void* from, int64_t bytes) {
 }
 
 absl::Status CudaStream::Synchronize() {
+  RETURN_IF_ERROR(NotCapturing());
   RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
   idle_ = true;
   return absl::OkStatus();

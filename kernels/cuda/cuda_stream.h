@@ -9,8 +9,10 @@
 #include <memory>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "kernels/cuda/device.h"
 
 namespace mneme {
@@ -53,6 +55,15 @@ class CudaStream {
     return static_cast<const T*>(*data);
   }
 
+  // Device memory of zeros that kernels leave as zeros; the same at each call with no larger count.
+  absl::StatusOr<int*> Counters(int64_t count);
+
+  // Backend::Repeat for the thread that has the stream: runs `fn` the first time that a key comes,
+  // captures what it queues the second time, and queues that from then on. What reads host memory,
+  // waits or needs more scratch memory answers FAILED_PRECONDITION while `fn` is captured, and `fn`
+  // then simply runs.
+  absl::Status Repeat(absl::Span<const int64_t> key, absl::FunctionRef<absl::Status()> fn);
+
   // Queues a copy of host memory to the device; `host` has been read when this returns.
   absl::Status CopyIn(void* to, const void* host, int64_t bytes);
   // Copies to host memory and waits for it, and so for all work queued before.
@@ -68,9 +79,19 @@ class CudaStream {
   static constexpr int kSegments = 4;
   static constexpr int64_t kSegmentBytes = 512 * 1024;
 
+  // Keys that are remembered; the one that was not asked for longest gives way.
+  static constexpr int64_t kRepeatsMax = 64;
+
   struct Block {
     char* data = nullptr;
     int64_t bytes = 0;
+  };
+  struct Repetition {
+    std::vector<int64_t> key;
+    cudaGraphExec_t graph = nullptr;  // null: not captured yet
+    int64_t generation = 0;           // of memory_generation_, when it was captured
+    bool runs_only = false;           // could not be captured
+    int64_t last_use = 0;
   };
 
   CudaStream(const DeviceInfo& device, MemoryPool& device_memory, MemoryPool& pinned_memory)
@@ -80,6 +101,11 @@ class CudaStream {
   // done with it.
   absl::Status NextSegment();
 
+  // OK, but FAILED_PRECONDITION while a graph is captured.
+  absl::Status NotCapturing() const;
+  Repetition& FindRepetition(absl::Span<const int64_t> key);
+  absl::StatusOr<cudaGraphExec_t> Capture(absl::FunctionRef<absl::Status()> fn);
+
   const DeviceInfo device_;
   MemoryPool& device_memory_;
   MemoryPool& pinned_memory_;
@@ -88,6 +114,13 @@ class CudaStream {
 
   std::vector<Block> blocks_;  // the last one is the one handed out of
   int64_t block_used_ = 0;
+  int* counters_ = nullptr;
+  int64_t counter_count_ = 0;
+  int64_t memory_generation_ = 0;  // counts the moves of scratch memory and counters
+
+  std::vector<Repetition> repetitions_;
+  int64_t repeats_ = 0;
+  bool capturing_ = false;
 
   char* ring_ = nullptr;
   cudaEvent_t segment_done_[kSegments] = {};

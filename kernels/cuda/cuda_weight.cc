@@ -42,10 +42,11 @@ void ConvertRow(const WeightSource& part, int64_t row, DType dtype, uint8_t* to)
 }  // namespace
 
 CudaWeight::CudaWeight(int64_t rows, int64_t cols, DType stored_dtype, const PackOptions& options,
-                       const CublasLt* cublas_lt, MemoryPool& memory)
+                       const CublasLt* cublas_lt, MemoryPool& memory, const DeviceInfo& device)
     : PackedWeight(rows, cols, RoundUpTo(rows, kUnit), options.compute_dtype, options.swiglu),
       stored_dtype_(stored_dtype),
       stride_(RoundUpTo(cols, kUnit)),
+      int8_products_(stored_dtype == DType::kI8 && Int8RowProductFits(cols, device)),
       cublas_lt_(cublas_lt),
       memory_(memory) {}
 
@@ -63,7 +64,8 @@ absl::StatusOr<std::unique_ptr<CudaWeight>> CudaWeight::Pack(absl::Span<const We
   int64_t rows = 0;
   for (const WeightSource& part : parts) rows += part.rows;
   std::unique_ptr<CudaWeight> weight(
-      new CudaWeight(rows, parts[0].cols, parts[0].dtype, options, cublas_lt, memory));
+      new CudaWeight(rows, parts[0].cols, parts[0].dtype, options, cublas_lt, memory,
+                     stream.device()));
   RETURN_IF_ERROR(weight->Fill(parts, stream));
   // The weight may serve any thread from here on.
   RETURN_IF_ERROR(stream.Synchronize());
@@ -131,19 +133,23 @@ absl::Status CudaWeight::EmbedRows(const EmbedParams& p, CudaStream& stream) con
 
 absl::Status CudaWeight::Matmul(const MatmulParams& p, CudaStream& stream) const {
   if (!p.per_row) return ManyRows(p, stream);
-  return LaunchRowProduct({.a = static_cast<const float*>(p.a),
-                           .a_stride = p.a_stride,
-                           .rows = p.rows,
-                           .weight_dtype = stored_dtype_,
-                           .weight = stored_,
-                           .weight_stride = stride_,
-                           .n = rows(),
-                           .k = cols(),
-                           .scale = scale_,
-                           .out = static_cast<float*>(p.out),
-                           .out_stride = out_columns(),
-                           .accumulate = p.accumulate},
-                          stream);
+  const RowProductParams product = {.a = static_cast<const float*>(p.a),
+                                    .a_stride = p.a_stride,
+                                    .rows = p.rows,
+                                    .weight_dtype = stored_dtype_,
+                                    .weight = stored_,
+                                    .weight_stride = stride_,
+                                    .n = rows(),
+                                    .k = cols(),
+                                    .scale = scale_,
+                                    .out = static_cast<float*>(p.out),
+                                    .out_stride = out_columns(),
+                                    .accumulate = p.accumulate,
+                                    .norm_weight = p.norm.weight,
+                                    .norm_eps = p.norm.eps,
+                                    .gate = static_cast<const float*>(p.norm.gate),
+                                    .gate_stride = p.norm.gate_stride};
+  return int8_products_ ? LaunchInt8RowProduct(product, stream) : LaunchRowProduct(product, stream);
 }
 
 absl::Status CudaWeight::ManyRows(const MatmulParams& p, CudaStream& stream) const {

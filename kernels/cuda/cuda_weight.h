@@ -36,12 +36,14 @@ class CudaWeight : public PackedWeight {
   absl::Status EmbedRows(const EmbedParams& params, CudaStream& stream) const;
   absl::Status Matmul(const MatmulParams& params, CudaStream& stream) const;
 
+  // Whether Matmul per row norms its operand on the way; else it must come without a norm.
+  bool takes_norm() const { return int8_products_; }
   // Whether products of many rows go through cuBLASLt.
   bool uses_cublas_lt() const { return plan_ != nullptr; }
 
  private:
   CudaWeight(int64_t rows, int64_t cols, DType stored_dtype, const PackOptions& options,
-             const CublasLt* cublas_lt, MemoryPool& memory);
+             const CublasLt* cublas_lt, MemoryPool& memory, const DeviceInfo& device);
   absl::Status Fill(absl::Span<const WeightSource> parts, CudaStream& stream);
   absl::Status ManyRows(const MatmulParams& params, CudaStream& stream) const;
   // Terms of a product of many rows: columns, with zeros up to whole 16-byte vectors of bf16.
@@ -51,6 +53,7 @@ class CudaWeight : public PackedWeight {
 
   const DType stored_dtype_;
   const int64_t stride_;  // of both forms, in elements
+  const bool int8_products_;  // products per row are those of int8_row_product.cu
   const CublasLt* const cublas_lt_;
   MemoryPool& memory_;
   void* stored_ = nullptr;  // [out_columns, stride]

@@ -43,7 +43,8 @@ absl::Status LaunchGemm(const GemmParams& params, CudaStream& stream);
 bool CanWgmmaGemm(const GemmParams& params, const DeviceInfo& device);
 absl::Status LaunchWgmmaGemm(const GemmParams& params, CudaStream& stream);
 
-// Few rows of f32 times a weight as stored, bound by reading the weight.
+// Few rows of f32 times a weight as stored, bound by reading the weight. What a row gives does not
+// depend on how many rows there are.
 struct RowProductParams {
   const float* a = nullptr;  // [rows, k]
   int64_t a_stride = 0;
@@ -57,8 +58,17 @@ struct RowProductParams {
   float* out = nullptr;          // [rows, n]
   int64_t out_stride = 0;
   bool accumulate = false;
+  // RMSNorm of the rows first, of a * silu(gate) if there is a gate; int8 weights only.
+  const float* norm_weight = nullptr;  // [k], or null: none
+  float norm_eps = 0;
+  const float* gate = nullptr;  // [rows, k], or null
+  int64_t gate_stride = 0;
 };
 absl::Status LaunchRowProduct(const RowProductParams& params, CudaStream& stream);
+
+// int8 weights, on tensor cores; `Int8RowProductFits` says whether the device can (k decides).
+bool Int8RowProductFits(int64_t k, const DeviceInfo& device);
+absl::Status LaunchInt8RowProduct(const RowProductParams& params, CudaStream& stream);
 
 // out[r] = row ids[r] of a stored matrix; ids outside [0, n) give zeros.
 struct GatherParams {

@@ -34,6 +34,9 @@ absl::Status CudaConvSilu(const ConvSiluParams& params, CudaStream& stream);
 // ssd.cu, ssm_step.cu
 absl::Status CudaSsd(const SsdParams& params, CudaStream& stream);
 absl::Status CudaSsmStep(const SsdParams& params, CudaStream& stream);
+absl::Status CudaConvSsmStep(const ConvSiluParams& conv, const SsdParams& ssm, CudaStream& stream);
+// arg_max.cu
+absl::Status CudaArgMax(const ArgMaxParams& params, CudaStream& stream);
 // chunk_attention.cu
 absl::Status CudaChunkAttention(const ChunkAttentionParams& params, CudaStream& stream);
 // hsa_attention.cu

@@ -6,6 +6,8 @@
 //   A 16 x 16: a[0] (g, 2t), a[1] (g + 8, 2t), a[2] (g, 2t + 8), a[3] (g + 8, 2t + 8)
 //   B 16 x 8:  b0 (2t, g), b1 (2t + 8, g)
 //   C 16 x 8:  c[0], c[1] (g, 2t), (g, 2t + 1); c[2], c[3] the same of row g + 8
+// m16n8k32 of int8 has the same with 4t for 2t and + 16 for + 8 along k (a register holds four
+// neighbours).
 
 #ifndef MNEME_KERNELS_CUDA_TENSOR_CORE_CUH_
 #define MNEME_KERNELS_CUDA_TENSOR_CORE_CUH_
@@ -63,6 +65,16 @@ __device__ __forceinline__ void MmaBf16(float (&d)[4], const uint32_t (&a)[4], u
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// d += a b in integers, exactly.
+__device__ __forceinline__ void MmaInt8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                        uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 

@@ -3,6 +3,7 @@
 // the refusal is tested.
 
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <random>
@@ -189,6 +190,89 @@ TEST_F(CudaBackendTest, AThreadOutlivesItsBackend) {
   ASSERT_NO_FATAL_FAILURE(Open({}));
   const std::vector<float> values = Numbers(10, 2);
   EXPECT_EQ(Values(Filled(values)), values);
+}
+
+// The same operations on other contents: run, captured, then repeated without being asked for.
+TEST_F(CudaBackendTest, RepeatedOperationsSeeWhatTheMemoryHolds) {
+  const int64_t width = 300;
+  const Buffer weight = Filled(std::vector<float>(width, 1)), out = Filled(Numbers(width, 1));
+  Buffer in = Filled(Numbers(width, 2));
+  const int64_t key[] = {Backend::NewRepeatId(), 1};
+  int calls = 0;
+  for (uint32_t i = 0; i < 5; ++i) {
+    const std::vector<float> values = Numbers(width, 10 + i);
+    ASSERT_TRUE(backend_->CopyIn(in.data(), values.data(), width * 4).ok());
+    const absl::Status status = backend_->Repeat(key, [&] {
+      ++calls;
+      return backend_->RmsNorm({.in = in.as<float>(),
+                                .in_stride = width,
+                                .weight = weight.as<float>(),
+                                .rows = 1,
+                                .width = width,
+                                .out = out.data(),
+                                .out_stride = width});
+    });
+    ASSERT_TRUE(status.ok()) << status;
+    double squares = 0;
+    for (float v : values) squares += double{v} * v;
+    const double scale = 1 / std::sqrt(squares / width);
+    const std::vector<float> normed = Values(out);
+    for (int64_t j = 0; j < width; ++j) ASSERT_NEAR(normed[j], values[j] * scale, 1e-5) << i;
+  }
+  EXPECT_EQ(calls, 2);
+}
+
+// What reads host memory is not captured, but right; an error stays an error.
+TEST_F(CudaBackendTest, WhatCannotBeRepeatedRuns) {
+  const Buffer state = Filled(std::vector<float>(1, 0)), one = Filled(std::vector<float>(8, 1)),
+               y = Filled({0});
+  const SequenceRows sequence = {.row_begin = 0, .row_count = 1, .state = state.as<float>()};
+  const Buffer table = backend_->Allocate(sizeof(sequence)).value();
+  ASSERT_TRUE(backend_->CopyIn(table.data(), &sequence, sizeof(sequence)).ok());
+  for (const bool resident : {false, true}) {
+    const int64_t key[] = {Backend::NewRepeatId()};
+    int calls = 0;
+    std::vector<float> states;
+    for (int i = 0; i < 4; ++i) {
+      ASSERT_TRUE(backend_
+                      ->Repeat(key,
+                               [&] {
+                                 ++calls;
+                                 return backend_->SsmStep({.xbc = one.as<float>(),
+                                                           .xbc_stride = 3,
+                                                           .dt = one.as<float>(),
+                                                           .dt_stride = 1,
+                                                           .dt_bias = one.as<float>(),
+                                                           .a_log = one.as<float>(),
+                                                           .d_skip = one.as<float>(),
+                                                           .heads = 1,
+                                                           .head_dim = 1,
+                                                           .state_size = 1,
+                                                           .sequences = &sequence,
+                                                           .sequence_count = 1,
+                                                           .backend_sequences =
+                                                               resident ? table.as<SequenceRows>()
+                                                                        : nullptr,
+                                                           .rows = 1,
+                                                           .y = y.as<float>(),
+                                                           .y_stride = 1});
+                               })
+                      .ok());
+      states.push_back(Values(state)[0]);
+      EXPECT_GT(states.back(), 2.0f);  // dt = log(1 + e^2), and little is left of what was before
+      EXPECT_NE(Values(y)[0], 0.0f);
+    }
+    // Each repetition steps once: the third from what the second left.
+    if (!resident) {
+      EXPECT_GT(states[1], states[0]);
+    }
+    EXPECT_EQ(calls, resident ? 2 : 5);
+  }
+  const int64_t key[] = {Backend::NewRepeatId()};
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_TRUE(absl::IsInternal(
+        backend_->Repeat(key, [] { return absl::InternalError("lost"); })));
+  }
 }
 
 TEST_F(CudaBackendTest, PassesRunOnceEach) {

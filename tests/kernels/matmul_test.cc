@@ -291,6 +291,104 @@ TEST_P(MatmulTest, ARowDoesNotDependOnItsCompany) {
   }
 }
 
+// A product of rows that are normed (and gated) on the way, against the same product of the twin's
+// norm.
+TEST_P(MatmulTest, NormedOperandsMatchTheTwin) {
+  for (const DType dtype : kStored) {
+    for (const DType compute : {DType::kF32, DType::kBf16}) {
+      for (const bool per_row : {false, true}) {
+        for (const int64_t rows : {0, 1, 3, 9, 40}) {
+          const int64_t cols = rows == 1 ? 1100 : Uniform(1, 400), n = Uniform(1, 150);
+          const StoredMatrix m = Matrix(dtype, n, cols);
+          const auto weight = backend_->PackWeight({m.source}, {.compute_dtype = compute}).value();
+          const bool gated = Uniform(0, 1) == 1, accumulate = Uniform(0, 1) == 1;
+          const int64_t stride = cols + Gap(), gate_stride = cols + Gap();
+          const std::vector<float> a = Normal(rows * stride, 3), gate = Normal(rows * gate_stride),
+                                   norm = Normal(cols, 0.2, 1);
+          std::vector<double> operand;
+          for (int64_t r = 0; r < rows; ++r) {
+            std::vector<double> row(a.begin() + r * stride, a.begin() + r * stride + cols);
+            for (int64_t c = 0; gated && c < cols; ++c) {
+              row[c] *= SiluReference(gate[r * gate_stride + c]);
+            }
+            row = NormRowReference(row, norm.data(), 1e-5f);
+            operand.insert(operand.end(), row.begin(), row.end());
+          }
+          std::vector<double> want =
+              MatmulReference(operand, WeightReference(m.source), rows, n, cols);
+          const int64_t columns = weight->out_columns();
+          std::vector<float> out = Normal(rows * columns);
+          double magnitude = 1e-30;
+          for (int64_t r = 0; r < rows; ++r) {
+            for (int64_t i = 0; i < n; ++i) {
+              if (accumulate) want[r * n + i] += out[r * columns + i];
+              magnitude = std::max(magnitude, std::fabs(want[r * n + i]));
+            }
+          }
+          std::vector<float> normed(rows * cols);
+          ASSERT_TRUE(backend_
+                          ->Matmul({.a = a.data(),
+                                    .a_stride = stride,
+                                    .rows = rows,
+                                    .norm = {.weight = norm.data(),
+                                             .eps = 1e-5f,
+                                             .gate = gated ? gate.data() : nullptr,
+                                             .gate_stride = gate_stride,
+                                             .normed = normed.data()},
+                                    .weight = weight.get(),
+                                    .out = out.data(),
+                                    .accumulate = accumulate,
+                                    .per_row = per_row})
+                          .ok());
+          // With operands in bf16 (and weights of f32 rounded to it): 2^-9 of each factor, over a
+          // sum of random signs. Else f32, which the approximate SiLU takes to a few ulps.
+          const double tolerance = compute == DType::kF32 ? kF32Tolerance
+                                   : per_row              ? 1e-4
+                                                          : 1e-2;
+          for (int64_t r = 0; r < rows; ++r) {
+            for (int64_t i = 0; i < n; ++i) {
+              ASSERT_NEAR(out[r * columns + i], want[r * n + i], tolerance * magnitude)
+                  << DTypeName(dtype) << " in " << DTypeName(compute) << ", " << n << " x " << cols
+                  << ", row " << r << " of " << rows << ", output " << i
+                  << (gated ? ", gated" : "") << (per_row ? ", per row" : "");
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// The largest and the smallest: rows far from 1, of one value that dwarfs the others, of zeros.
+TEST_P(MatmulTest, FewRowsOfAnyMagnitudeMatchTheTwin) {
+  const int64_t rows = 6, cols = 384, n = 40;
+  const StoredMatrix m = Matrix(DType::kI8, n, cols);
+  const auto weight = backend_->PackWeight({m.source}, {.compute_dtype = DType::kF32}).value();
+  std::vector<float> a = Normal(rows * cols);
+  const float factors[] = {1e-20f, 1e20f, 1, 0, 3e-8f, 1};
+  for (int64_t i = 0; i < rows * cols; ++i) a[i] *= factors[i / cols];
+  a[5 * cols + 77] = -4096;
+  const std::vector<double> want =
+      MatmulReference({a.begin(), a.end()}, WeightReference(m.source), rows, n, cols);
+  std::vector<float> out(rows * weight->out_columns());
+  ASSERT_TRUE(backend_
+                  ->Matmul({.a = a.data(),
+                            .a_stride = cols,
+                            .rows = rows,
+                            .weight = weight.get(),
+                            .out = out.data(),
+                            .per_row = true})
+                  .ok());
+  for (int64_t r = 0; r < rows; ++r) {
+    double magnitude = 0;
+    for (int64_t i = 0; i < n; ++i) magnitude = std::max(magnitude, std::fabs(want[r * n + i]));
+    for (int64_t i = 0; i < n; ++i) {
+      ASSERT_NEAR(out[r * weight->out_columns() + i], want[r * n + i], kF32Tolerance * magnitude)
+          << "row " << r << ", output " << i;
+    }
+  }
+}
+
 TEST_P(MatmulTest, PartsAreStackedInOrder) {
   const StoredMatrix a = Matrix(DType::kI8, 3, 40), b = Matrix(DType::kI8, 5, 40);
   const auto weight = backend_->PackWeight({a.source, b.source}, {}).value();

@@ -179,7 +179,7 @@ TEST_P(RecurrenceTest, ConvSiluOfActivationsMatchesItsTwin) {
           const RecurrenceResult want = ConvSiluReference(p);
           ASSERT_TRUE(backend_->ConvSilu(p).ok());
           out.Expect(want.out, kF32Tolerance);  // inputs are exact
-          ExpectStates(want.states, 2, 0);
+          ExpectStates(want.states, want.states, 2, 0);
         }
       }
     }
@@ -267,6 +267,97 @@ TEST_P(RecurrenceTest, SsmStepMatchesTheTwin) {
       out.Expect(want.out, kF32Tolerance);
       ExpectStates(want.states, terms.states, p.state_offset, kF32Tolerance);
     }
+  }
+}
+
+// The two in one: the convolution's twin feeds the recurrence's, and both states are kept.
+TEST_P(RecurrenceTest, ConvSsmStepMatchesTheTwins) {
+  for (const SsdShape& shape : kShapes) {
+    for (const int64_t taps : {1, 3, 4}) {
+      for (const size_t sequences : {0, 1, 7}) {
+        const int64_t width = shape.heads * shape.head_dim, channels = width + 2 * shape.state_size;
+        SsdParams p = MakeSsd(std::vector<int64_t>(sequences, 1), shape.heads, shape.head_dim,
+                              shape.state_size, 16);
+        // The convolution's state before the recurrence's, as a model has them.
+        const int64_t conv_offset = Uniform(0, 5);
+        p.state_offset = conv_offset + (taps - 1) * channels;
+        MakeSequences(std::vector<int64_t>(sequences, 1), p.state_offset, width * shape.state_size);
+        p.sequences = sequences_.data();
+        const std::vector<float> in = Normal(rows_ * (channels + 3)),
+                                 weight = Normal(taps * channels, 0.5), bias = Normal(channels);
+        std::vector<float> between(rows_ * p.xbc_stride);
+        Output out(DType::kF32, rows_, width, p.y_stride);
+        p.y = static_cast<float*>(out.data());
+        ConvSiluParams conv = {.in = in.data(),
+                               .in_stride = channels + 3,
+                               .weight = weight.data(),
+                               .bias = bias.data(),
+                               .taps = taps,
+                               .channels = channels,
+                               .sequences = sequences_.data(),
+                               .sequence_count = static_cast<int64_t>(sequences),
+                               .state_offset = conv_offset,
+                               .rows = rows_,
+                               .out = between.data(),
+                               .out_stride = p.xbc_stride};
+        const RecurrenceResult conv_want = ConvSiluReference(conv);
+        for (int64_t r = 0; r < rows_; ++r) {
+          for (int64_t c = 0; c < channels; ++c) {
+            between[r * p.xbc_stride + c] = static_cast<float>(conv_want.out[r * channels + c]);
+          }
+        }
+        xbc_ = between;
+        p.xbc = xbc_.data();
+        const RecurrenceResult want = SsmReference(p), terms = TermMagnitudes(p);
+        p.xbc = between.data();
+        ASSERT_TRUE(backend_->ConvSsmStep(conv, p).ok());
+        // Of B and C each value is off by an f32 rounding or two before it meets the others.
+        out.ExpectWithin(want.out, terms.out, 3e-5);
+        ExpectStates(want.states, terms.states, p.state_offset, 3e-5);
+        ExpectStates(conv_want.states, conv_want.states, conv_offset, 0);
+      }
+    }
+  }
+}
+
+TEST_P(RecurrenceTest, StepsDoNotDependOnTheirCompany) {
+  const int64_t taps = 4, channels = 3 * 16 + 2 * 16, offset = (taps - 1) * channels;
+  SsdParams p = MakeSsd(std::vector<int64_t>(9, 1), 3, 16, 16, 16);
+  p.state_offset = offset;
+  MakeSequences(std::vector<int64_t>(9, 1), offset, 3 * 16 * 16);
+  const std::vector<std::vector<float>> before = states_;
+  const std::vector<float> in = Normal(9 * channels), weight = Normal(taps * channels),
+                           bias = Normal(channels);
+  std::vector<float> between(9 * p.xbc_stride), y(9 * p.y_stride), alone(p.y_stride);
+  ConvSiluParams conv = {.in = in.data(),
+                         .in_stride = channels,
+                         .weight = weight.data(),
+                         .bias = bias.data(),
+                         .taps = taps,
+                         .channels = channels,
+                         .sequences = sequences_.data(),
+                         .sequence_count = 9,
+                         .rows = 9,
+                         .out = between.data(),
+                         .out_stride = p.xbc_stride};
+  p.sequences = sequences_.data();
+  p.xbc = between.data();
+  p.y = y.data();
+  ASSERT_TRUE(backend_->ConvSsmStep(conv, p).ok());
+  const std::vector<std::vector<float>> together = states_;
+  for (int64_t i = 0; i < 9; ++i) {
+    states_[i] = before[i];
+    const SequenceRows one = {.row_begin = 0, .row_count = 1, .state = states_[i].data()};
+    SsdParams q = p;
+    q.dt += i * p.dt_stride;
+    q.y = alone.data();
+    ConvSiluParams c = conv;
+    c.in = static_cast<const float*>(conv.in) + i * channels;
+    q.rows = c.rows = q.sequence_count = c.sequence_count = 1;
+    q.sequences = c.sequences = &one;
+    ASSERT_TRUE(backend_->ConvSsmStep(c, q).ok());
+    EXPECT_EQ(states_[i], together[i]);
+    for (int64_t j = 0; j < 3 * 16; ++j) ASSERT_EQ(alone[j], y[i * p.y_stride + j]);
   }
 }
 

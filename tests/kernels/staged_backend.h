@@ -165,6 +165,13 @@ class StagedBackend : public Backend {
     Staging s(*backend_);
     RETURN_IF_ERROR(s.InBytes(
         &p.a, Staging::Reach(p.rows, p.a_stride, p.weight->cols()) * DTypeBytes(p.a_dtype)));
+    if (p.norm.weight != nullptr) {
+      RETURN_IF_ERROR(s.In(&p.norm.weight, p.weight->cols()));
+      RETURN_IF_ERROR(s.InBytes(
+          &p.norm.gate, Staging::Reach(p.rows, p.norm.gate_stride, p.weight->cols()) *
+                            DTypeBytes(p.norm.in_dtype)));
+      RETURN_IF_ERROR(s.OutBytes(&p.norm.normed, p.rows * p.weight->cols() * 4));
+    }
     RETURN_IF_ERROR(s.OutBytes(
         &p.out, p.rows * p.weight->out_columns() / (p.swiglu ? 2 : 1) * DTypeBytes(p.out_dtype)));
     if (p.tail != nullptr) {
@@ -173,6 +180,8 @@ class StagedBackend : public Backend {
     RETURN_IF_ERROR(backend_->Matmul(p));
     return s.Finish();
   }
+  // So that the backend decides.
+  bool FusesNorm(const MatmulParams&) const override { return true; }
   absl::Status DoConvSilu(const ConvSiluParams& params) override {
     ConvSiluParams p = params;
     Staging s(*backend_);
@@ -199,6 +208,36 @@ class StagedBackend : public Backend {
     Staging s(*backend_);
     RETURN_IF_ERROR(StageSsd(s, &p));
     RETURN_IF_ERROR(backend_->SsmStep(p));
+    return s.Finish();
+  }
+  absl::Status DoConvSsmStep(const ConvSiluParams& conv, const SsdParams& ssm) override {
+    ConvSiluParams c = conv;
+    SsdParams p = ssm;
+    Staging s(*backend_);
+    const int64_t rows = p.rows, width = p.heads * p.head_dim;
+    RETURN_IF_ERROR(s.InBytes(&c.in, Staging::Reach(rows, c.in_stride, c.channels) * 4));
+    RETURN_IF_ERROR(s.In(&c.weight, c.taps * c.channels));
+    RETURN_IF_ERROR(s.In(&c.bias, c.channels));
+    RETURN_IF_ERROR(s.In(&p.dt, Staging::Reach(rows, p.dt_stride, p.heads)));
+    RETURN_IF_ERROR(s.In(&p.dt_bias, p.heads));
+    RETURN_IF_ERROR(s.In(&p.a_log, p.heads));
+    RETURN_IF_ERROR(s.In(&p.d_skip, p.heads));
+    RETURN_IF_ERROR(s.Sequences(&p.sequences, p.sequence_count,
+                                std::max(c.state_offset + (c.taps - 1) * c.channels,
+                                         p.state_offset + width * p.state_size)));
+    c.sequences = p.sequences;
+    RETURN_IF_ERROR(s.OutBytes(&c.out, Staging::Reach(rows, c.out_stride, c.channels) * 4));
+    p.xbc = static_cast<const float*>(c.out);
+    RETURN_IF_ERROR(s.Out(&p.y, Staging::Reach(rows, p.y_stride, width)));
+    RETURN_IF_ERROR(backend_->ConvSsmStep(c, p));
+    return s.Finish();
+  }
+  absl::Status DoArgMax(const ArgMaxParams& params) override {
+    ArgMaxParams p = params;
+    Staging s(*backend_);
+    RETURN_IF_ERROR(s.In(&p.in, Staging::Reach(p.rows, p.in_stride, p.columns)));
+    RETURN_IF_ERROR(s.Out(&p.out, p.rows));
+    RETURN_IF_ERROR(backend_->ArgMax(p));
     return s.Finish();
   }
   absl::Status DoChunkInput(const ChunkInputParams& params) override {

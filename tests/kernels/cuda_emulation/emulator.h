@@ -162,6 +162,17 @@ T __ldcg(const T* from) {
   mneme::emulation::Yield();
   return *from;
 }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __expf(float x) { return std::exp(x); }
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+  const uint64_t both = static_cast<uint64_t>(high) << 32 | low;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) {
+    result |= (static_cast<unsigned>(both >> (8 * (selector >> (4 * i) & 7))) & 0xff) << (8 * i);
+  }
+  return result;
+}
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline unsigned __float_as_uint(float value) {

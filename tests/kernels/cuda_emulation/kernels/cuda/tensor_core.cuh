@@ -80,6 +80,38 @@ inline void MmaBf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
   std::copy(sums.d, sums.d + 4, d);
 }
 
+inline void MmaInt8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  struct Operands {
+    uint32_t a[4], b[2];
+    int d[4];
+  };
+  struct Sums {
+    int d[4];
+  };
+  const Operands own = {{a[0], a[1], a[2], a[3]}, {b0, b1}, {d[0], d[1], d[2], d[3]}};
+  const Sums sums = emulation::OverWarp<Sums>(own, [](const Operands* in, Sums* out) {
+    int A[16][32], B[32][8];
+    const auto byte = [](uint32_t bits, int c) { return static_cast<int8_t>(bits >> (8 * c)); };
+    for (int lane = 0; lane < 32; ++lane) {
+      const int g = lane / 4, t = lane % 4;
+      for (int c = 0; c < 4; ++c) {
+        for (int r = 0; r < 4; ++r) {
+          A[g + r % 2 * 8][t * 4 + c + r / 2 * 16] = byte(in[lane].a[r], c);
+        }
+        for (int r = 0; r < 2; ++r) B[t * 4 + c + r * 16][g] = byte(in[lane].b[r], c);
+      }
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+      for (int r = 0; r < 4; ++r) {
+        int sum = in[lane].d[r];
+        for (int k = 0; k < 32; ++k) sum += A[lane / 4 + r / 2 * 8][k] * B[k][lane % 4 * 2 + r % 2];
+        out[lane].d[r] = sum;
+      }
+    }
+  });
+  std::copy(sums.d, sums.d + 4, d);
+}
+
 // The bytes arrive when they are waited for; until then they are NaNs.
 inline void CopyAsync16(void* shared, const void* global, bool valid = true) {
   CheckAligned(shared, "cp.async to");
