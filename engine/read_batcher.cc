@@ -19,9 +19,11 @@ constexpr absl::Duration kDecodeGather = absl::Microseconds(200);
 // With a device, whose steps are shorter than what it takes to put a thread to sleep and wake it:
 // how long the batch thread looks for the next step of a decode loop before it sleeps, and a reader
 // for its result, as long as there are few readers.
-constexpr absl::Duration kBatchSpin = absl::Microseconds(100);
+constexpr absl::Duration kBatchSpin = absl::Microseconds(300);
 constexpr absl::Duration kReaderSpin = absl::Milliseconds(2);
 constexpr int kSpinningReadersMax = 4;
+// Waiting ones that one of them tells, with itself.
+constexpr size_t kToldTogether = 16;
 
 // True as soon as `done` is, false after `longest`.
 bool SpinUntil(absl::FunctionRef<bool()> done, absl::Duration longest) {
@@ -114,7 +116,18 @@ absl::Status ReadBatcher::Await(Waiting& waiting) {
     std::erase(queue_, &waiting);
     return absl::InternalError(health.message());
   }
+  for (Waiting* other : waiting.tells) other->done.Notify();
   return waiting.status;
+}
+
+void ReadBatcher::TellAll(absl::Span<Waiting* const> batch) {
+  std::vector<Waiting*> first;  // of each group; what is told may be gone
+  for (size_t i = 0; i < batch.size(); i += kToldTogether) {
+    const absl::Span<Waiting* const> others = batch.subspan(i + 1, kToldTogether - 1);
+    batch[i]->tells.assign(others.begin(), others.end());
+    first.push_back(batch[i]);
+  }
+  for (Waiting* waiting : first) waiting->done.Notify();
 }
 
 void ReadBatcher::BeginDecode() {
@@ -130,8 +143,9 @@ void ReadBatcher::EndDecode() {
 
 absl::Status ReadBatcher::Loop(BackgroundThread& thread) {
   for (;;) {
-    if (backend_.has_own_memory() && decoding_ > 0) {
-      SpinUntil([&] { return queued_ > 0; }, kBatchSpin);
+    const bool spin = backend_.has_own_memory() && decoding_ > 0;
+    if (spin) {
+      SpinUntil([&] { return queued_ > 0 && queued_ >= decoding_; }, kBatchSpin);
     }
     std::vector<Waiting*> batch;
     {
@@ -140,7 +154,7 @@ absl::Status ReadBatcher::Loop(BackgroundThread& thread) {
         changed_.WaitWithTimeout(&mutex_, BackgroundThread::kBeatEvery);
         thread.Beat();
       }
-      const absl::Time gather_until = absl::Now() + kDecodeGather;
+      const absl::Time gather_until = spin ? absl::InfinitePast() : absl::Now() + kDecodeGather;
       while (!stopping_ && static_cast<int>(queue_.size()) < decoding_ &&
              !changed_.WaitWithDeadline(&mutex_, gather_until)) {
       }
@@ -156,7 +170,7 @@ absl::Status ReadBatcher::Loop(BackgroundThread& thread) {
     }
     thread.Beat();
     RunBatch(batch);
-    for (Waiting* waiting : batch) waiting->done.Notify();
+    TellAll(batch);
   }
 }
 
@@ -229,9 +243,12 @@ void ReadBatcher::Select(absl::Span<Pass* const> passes) {
     for (Waiting* waiting : pass->steps) {
       ReadStep& step = *waiting->step;
       const int64_t first = FirstSelected(step);
-      step.rows.clear();
+      // The rows of the step before stay for now: the next token mostly reads the same chunks.
       step.rows.resize(step.ids.size() - static_cast<size_t>(first));
-      if (!waiting->status.ok() || step.rows.empty() || step.scope->memories.empty()) continue;
+      if (!waiting->status.ok() || step.rows.empty() || step.scope->memories.empty()) {
+        for (std::vector<ChunkHit>& row : step.rows) row.clear();
+        continue;
+      }
       ReadScope& scope = *step.scope;
       if (!scope.view.has_value()) {
         const auto same = std::find_if(fresh.begin(), fresh.end(), [&](const ReadScope* other) {
@@ -247,7 +264,11 @@ void ReadBatcher::Select(absl::Span<Pass* const> passes) {
           continue;
         }
       }
-      if (scope.view->chunk_count() > 0) steps.emplace_back(pass, waiting);
+      if (scope.view->chunk_count() > 0) {
+        steps.emplace_back(pass, waiting);
+      } else {
+        for (std::vector<ChunkHit>& row : step.rows) row.clear();
+      }
     }
   }
   while (!steps.empty()) {
@@ -304,11 +325,18 @@ void ReadBatcher::Scan(const LandmarkView& view,
     const auto hits = static_cast<size_t>(std::min<int64_t>(k, std::max(step.k, chunks_per_read)));
     for (std::vector<ChunkHit>& row : step.rows) {
       const size_t at = query++ * static_cast<size_t>(k);
-      for (size_t i = 0; i < hits && indices[at + i] >= 0; ++i) {
-        row.push_back({.index = indices[at + i],
-                       .text = view.Locate(indices[at + i]),
-                       .score = scores[at + i]});
+      size_t found = 0;
+      row.reserve(hits);
+      for (; found < hits && indices[at + found] >= 0; ++found) {
+        const int64_t index = indices[at + found];
+        if (found == row.size()) row.emplace_back().index = -1;
+        ChunkHit& hit = row[found];
+        if (hit.index != index) hit.text = view.Locate(index);
+        hit.index = index;
+        hit.score = scores[at + found];
+        hit.weight = 0;
       }
+      row.resize(found);
       NetworkSelection(absl::MakeSpan(row), chunks_per_read, &selection);
       chosen_scores.clear();
       for (const ChunkHit* hit : selection) {

@@ -91,6 +91,8 @@ class ReadBatcher {
     ReadStep* step = nullptr;
     absl::Status status;
     int64_t first_row = 0;  // of the step in its pass
+    // Waiting ones of its batch that are done too, for its thread to tell: telling many takes long.
+    std::vector<Waiting*> tells;
     absl::Notification done;
   };
   // Steps whose rows go through the halves of the network together.
@@ -107,6 +109,7 @@ class ReadBatcher {
 
   // Until the step is done, or nobody is left to do it.
   absl::Status Await(Waiting& waiting);
+  static void TellAll(absl::Span<Waiting* const> batch);
   absl::Status Loop(BackgroundThread& thread);
   std::vector<Waiting*> TakeBatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RunBatch(absl::Span<Waiting* const> batch);
