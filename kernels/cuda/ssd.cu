@@ -56,8 +56,8 @@ absl::Status LaunchBf16(const SsdParams& p, int units_each, CudaStream& stream) 
   const int64_t counter_count =
       ssd::CounterCount(block_count, p.heads * CeilDiv(p.head_dim, ssd::kWidth));
   ASSIGN_OR_RETURN(int* const counters, stream.ScratchOf<int>(counter_count));
-  RETURN_IF_CUDA_ERROR(cudaMemsetAsync(
-      counters, 0, static_cast<size_t>(counter_count) * sizeof(int), stream.get()));
+  RETURN_IF_CUDA_ERROR(
+      cudaMemsetAsync(counters, 0, static_cast<size_t>(counter_count) * sizeof(int), stream.get()));
   return LaunchStatus(
       ssd::LaunchChained<T>(p, blocks, block_count, units_each, counters, stream.get()),
       "Ssd in bf16");

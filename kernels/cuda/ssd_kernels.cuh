@@ -118,9 +118,11 @@ struct TokenBlock {
   int32_t previous;  // the block before in the sequence, as a place in the list; -1: none
 };
 
-// Whole numbers that the kernel wants zeroed: the next piece of work, then for each block of tokens,
-// unit and warp whether its part of the state holds the block.
-constexpr int64_t CounterCount(int64_t blocks, int64_t units) { return 1 + blocks * units * kWarps; }
+// Whole numbers that the kernel wants zeroed: the next piece of work, then for each block of
+// tokens, unit and warp whether its part of the state holds the block.
+constexpr int64_t CounterCount(int64_t blocks, int64_t units) {
+  return 1 + blocks * units * kWarps;
+}
 
 // A matrix of bf16 in shared memory, kColumns a row in groups of eight, whose places in the row are
 // exchanged such that eight rows' same group lies in eight different groups of banks. Places are
@@ -160,8 +162,8 @@ __device__ __forceinline__ T* SharedAt(uint32_t place) {
 // Where the decays lie behind the tiles.
 constexpr uint32_t DecaysPlace(int state_padded) {
   const int weighted_or_state = state_padded > kTokens ? state_padded : kTokens;
-  return static_cast<uint32_t>(2 * (kTokens * (2 * state_padded + kWidth) +
-                                    weighted_or_state * kWidth));
+  return static_cast<uint32_t>(
+      2 * (kTokens * (2 * state_padded + kWidth) + weighted_or_state * kWidth));
 }
 constexpr int64_t Bf16SharedBytes(int state_padded, int units_each) {
   return int64_t{DecaysPlace(state_padded)} + 4 * kDecayArrays * kTokens * units_each + 16;
@@ -197,8 +199,7 @@ struct Eight<__nv_bfloat16> {
     bits = *reinterpret_cast<const uint4*>(from);
   }
   __device__ __forceinline__ void Set(const float (&v)[8]) {
-    bits = {PackBf16(v[0], v[1]), PackBf16(v[2], v[3]), PackBf16(v[4], v[5]),
-            PackBf16(v[6], v[7])};
+    bits = {PackBf16(v[0], v[1]), PackBf16(v[2], v[3]), PackBf16(v[4], v[5]), PackBf16(v[6], v[7])};
   }
   __device__ __forceinline__ void Get(float (&v)[8]) const {
     const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
@@ -296,10 +297,10 @@ struct StateShare {
 
 __device__ __forceinline__ float Exp(float x) { return Exp2(x * 1.44269504f); }
 
-// One warp's 16 x 64 part of y: += mixed C B^T times x, for kTiles x 16 tokens from `token` on. `c`:
-// the warp's rows of C; rows i0 = g and i0 + 8 of them have the sums of logarithms given. Tokens lie
-// before the rows, but for the last 16 where kDiagonal: those are the rows' own. `b_place`,
-// `x_place`: where this lane reads of the first 16 tokens of the block.
+// One warp's 16 x 64 part of y: += mixed C B^T times x, for kTiles x 16 tokens from `token` on.
+// `c`: the warp's rows of C; rows i0 = g and i0 + 8 of them have the sums of logarithms given.
+// Tokens lie before the rows, but for the last 16 where kDiagonal: those are the rows' own.
+// `b_place`, `x_place`: where this lane reads of the first 16 tokens of the block.
 template <int kN, int kTiles, bool kDiagonal>
 __device__ __forceinline__ void AddTokens(float (&y)[8][4], const uint32_t (&c)[kN / 16][4],
                                           uint32_t b_place, uint32_t x_place, const Decays& decays,
@@ -312,8 +313,8 @@ __device__ __forceinline__ void AddTokens(float (&y)[8][4], const uint32_t (&c)[
 #pragma unroll
     for (int k = 0; k < kTiles; ++k) {
       uint32_t b[4];
-      LoadMatrix4(b, SharedAt<void>(Tile<kN>::Right(Tile<kN>::Down(b_place, token + k * 16),
-                                                    s * 16)));
+      LoadMatrix4(b,
+                  SharedAt<void>(Tile<kN>::Right(Tile<kN>::Down(b_place, token + k * 16), s * 16)));
       MmaBf16(products[k * 2], c[s], b[0], b[1]);
       MmaBf16(products[k * 2 + 1], c[s], b[2], b[3]);
     }
@@ -362,8 +363,8 @@ __device__ __forceinline__ void AddTokens(float (&y)[8][4], const uint32_t (&c)[
   }
 }
 
-// The value, of which the compiler knows nothing: keeps it from preparing, and holding in registers,
-// all that it could compute of it before a loop.
+// The value, of which the compiler knows nothing: keeps it from preparing, and holding in
+// registers, all that it could compute of it before a loop.
 __device__ __forceinline__ int Opaque(int value) {
   asm volatile("" : "+r"(value));
   return value;
@@ -422,9 +423,9 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
     ChainedKernel(SsdParams p, const TokenBlock* __restrict__ blocks, int* counters, int slices,
                   int units_each, bool wide, bool wide_out) {
   using Share = StateShare<kN>;
-  constexpr Tile<kN> Bs{0};                                // [tokens, N]
-  constexpr Tile<kN> Cs{Tile<kN>::kBytes};                 // [tokens, N]
-  constexpr Tile<kWidth> Xs{2 * Tile<kN>::kBytes};         // [tokens, width]
+  constexpr Tile<kN> Bs{0};                         // [tokens, N]
+  constexpr Tile<kN> Cs{Tile<kN>::kBytes};          // [tokens, N]
+  constexpr Tile<kWidth> Xs{2 * Tile<kN>::kBytes};  // [tokens, width]
   // The same times the decay to the end; then the state before the block, [N, width].
   constexpr Tile<kWidth> Xout{Xs.first + Tile<kWidth>::kBytes}, Ss = Xout;
   float* const decay_memory = SharedAt<float>(DecaysPlace(kN));
@@ -471,8 +472,7 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
     const int lane = Opaque(tid % 32), g = lane / 4, t = lane % 4;
     // Where this lane reads fragments.
     const uint32_t b_place = Bs.Place(lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8);
-    const uint32_t b_transposed =
-        Bs.Place(lane / 16 * 8 + lane % 8, n_first + lane / 8 % 2 * 8);
+    const uint32_t b_transposed = Bs.Place(lane / 16 * 8 + lane % 8, n_first + lane / 8 % 2 * 8);
     const uint32_t c_place = Cs.Place(m * 16 + lane % 16, lane / 16 * 8);
     const uint32_t x_place = Xs.Place(lane % 16, lane / 16 * 8);
     const uint32_t weighted_place = Xout.Place(lane % 16, p_first + lane / 16 * 8);
@@ -486,15 +486,16 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
     // rule that has been, and one look in advance is enough.
     const int64_t flag = unit * kWarps + warp;
     int* const mine = counters + 1 + static_cast<int64_t>(block_index) * units * kWarps + flag;
-    const int* const given = counters + 1 + static_cast<int64_t>(block.previous) * units * kWarps + flag;
+    const int* const given =
+        counters + 1 + static_cast<int64_t>(block.previous) * units * kWarps + flag;
     int ready = 1;
     if (block.previous >= 0 && lane == 0) ready = LoadAcquireDevice(given);
     const int row = n_first + g, column = p_first + t * 2;
     float* const memory =
         block.state + p.state_offset + (head * N + row) * P + first_column + column;
     // Whole pairs of columns, no rows or columns too many.
-    const bool simple = N == kN && columns >= kWidth && P % 2 == 0 &&
-                        reinterpret_cast<uintptr_t>(memory) % 8 == 0;
+    const bool simple =
+        N == kN && columns >= kWidth && P % 2 == 0 && reinterpret_cast<uintptr_t>(memory) % 8 == 0;
     const auto inside = [&](int r, int q, int e, int further) {
       return row + r * 16 + e * 4 < N && column + q * 8 + further < columns;
     };
@@ -505,7 +506,8 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
       // The next unit's x comes nearer.
       constexpr int kLine = 128 / sizeof(T), kLines = kWidth / kLine;
       const int next = unit + 1, next_row = tid / kLines;
-      const int64_t next_column = static_cast<int64_t>(next % slices) * kWidth + tid % kLines * kLine;
+      const int64_t next_column =
+          static_cast<int64_t>(next % slices) * kWidth + tid % kLines * kLine;
       if (next_row < block.rows && next_column < P) {
         PrefetchL2(xbc + next_row * p.xbc_stride + next / slices * P + next_column);
       }
@@ -607,8 +609,8 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
 #pragma unroll
       for (int q = 0; q < kWidth / 16; ++q) {
         uint32_t b[4];
-        LoadMatrix4Transposed(b, SharedAt<void>(Tile<kWidth>::Right(
-                                     Tile<kWidth>::Down(s_place, s * 16), q * 16)));
+        LoadMatrix4Transposed(
+            b, SharedAt<void>(Tile<kWidth>::Right(Tile<kWidth>::Down(s_place, s * 16), q * 16)));
         MmaBf16(y[q * 2], c[s], b[0], b[1]);
         MmaBf16(y[q * 2 + 1], c[s], b[2], b[3]);
       }
@@ -777,11 +779,16 @@ template <typename T>
 cudaError_t LaunchChained(const SsdParams& p, const TokenBlock* blocks, int64_t block_count,
                           int units_each, int* counters, cudaStream_t stream) {
   switch (PaddedState(p.state_size)) {
-    case 32: return LaunchChainedOf<32, T>(p, blocks, block_count, units_each, counters, stream);
-    case 64: return LaunchChainedOf<64, T>(p, blocks, block_count, units_each, counters, stream);
-    case 128: return LaunchChainedOf<128, T>(p, blocks, block_count, units_each, counters, stream);
-    case 256: return LaunchChainedOf<256, T>(p, blocks, block_count, units_each, counters, stream);
-    default: return cudaErrorInvalidValue;
+    case 32:
+      return LaunchChainedOf<32, T>(p, blocks, block_count, units_each, counters, stream);
+    case 64:
+      return LaunchChainedOf<64, T>(p, blocks, block_count, units_each, counters, stream);
+    case 128:
+      return LaunchChainedOf<128, T>(p, blocks, block_count, units_each, counters, stream);
+    case 256:
+      return LaunchChainedOf<256, T>(p, blocks, block_count, units_each, counters, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 
