@@ -18,23 +18,31 @@ constexpr int kUnitsEach = 2;
 
 // The blocks of tokens of all sequences: first the first of each, then the second ...
 std::vector<ssd::TokenBlock> TokenBlocks(const SsdParams& p) {
+  struct Unfinished {
+    SequenceRows rows;  // that are left
+    int32_t previous;
+  };
+  std::vector<Unfinished> unfinished;
+  for (int64_t i = 0; i < p.sequence_count; ++i) {
+    if (p.sequences[i].row_count > 0) unfinished.push_back({p.sequences[i], -1});
+  }
   std::vector<ssd::TokenBlock> blocks;
-  std::vector<int32_t> alive(p.sequence_count);
-  for (size_t i = 0; i < alive.size(); ++i) alive[i] = static_cast<int32_t>(i);
-  for (int32_t index = 0; !alive.empty(); ++index) {
-    const int64_t first = int64_t{index} * ssd::kTokens;
-    alive.erase(std::remove_if(alive.begin(), alive.end(),
-                               [&](int32_t i) { return p.sequences[i].row_count <= first; }),
-                alive.end());
-    for (const int32_t i : alive) {
-      const SequenceRows& sequence = p.sequences[i];
-      blocks.push_back({.state = sequence.state,
-                        .first_row = sequence.row_begin + first,
-                        .rows = static_cast<int32_t>(
-                            std::min<int64_t>(sequence.row_count - first, ssd::kTokens)),
-                        .index = index,
-                        .sequence = i});
+  while (!unfinished.empty()) {
+    for (Unfinished& sequence : unfinished) {
+      SequenceRows& left = sequence.rows;
+      const int64_t rows = std::min<int64_t>(left.row_count, ssd::kTokens);
+      blocks.push_back({.state = left.state,
+                        .first_row = left.row_begin,
+                        .rows = static_cast<int32_t>(rows),
+                        .previous = sequence.previous});
+      sequence.previous = static_cast<int32_t>(blocks.size()) - 1;
+      left.row_begin += rows;
+      left.row_count -= rows;
     }
+    unfinished.erase(
+        std::remove_if(unfinished.begin(), unfinished.end(),
+                       [](const Unfinished& sequence) { return sequence.rows.row_count == 0; }),
+        unfinished.end());
   }
   return blocks;
 }
@@ -46,10 +54,10 @@ absl::Status LaunchBf16(const SsdParams& p, int units_each, CudaStream& stream) 
   ASSIGN_OR_RETURN(const ssd::TokenBlock* const blocks,
                    stream.UploadOf(host_blocks.data(), block_count));
   const int64_t counter_count =
-      ssd::CounterCount(p.sequence_count, p.heads * CeilDiv(p.head_dim, ssd::kWidth));
+      ssd::CounterCount(block_count, p.heads * CeilDiv(p.head_dim, ssd::kWidth));
   ASSIGN_OR_RETURN(int* const counters, stream.ScratchOf<int>(counter_count));
-  RETURN_IF_CUDA_ERROR(cudaMemsetAsync(
-      counters, 0, static_cast<size_t>(counter_count) * sizeof(int), stream.get()));
+  RETURN_IF_CUDA_ERROR(
+      cudaMemsetAsync(counters, 0, static_cast<size_t>(counter_count) * sizeof(int), stream.get()));
   return LaunchStatus(
       ssd::LaunchChained<T>(p, blocks, block_count, units_each, counters, stream.get()),
       "Ssd in bf16");

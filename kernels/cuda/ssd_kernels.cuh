@@ -32,17 +32,28 @@
 
 namespace mneme::ssd {
 
+// A double in two floats.
+struct TwoFloats {
+  float high, low;
+  __device__ __forceinline__ TwoFloats(float upper, float lower) : high(upper), low(lower) {}
+  __device__ __forceinline__ explicit TwoFloats(double v)
+      : high(static_cast<float>(v)), low(static_cast<float>(v - static_cast<double>(high))) {}
+  __device__ __forceinline__ float Minus(const TwoFloats& other) const {
+    return (high - other.high) + (low - other.low);
+  }
+};
+
 // What the rows of a block of tokens need of their decays.
 struct Decays {
   float* dt;    // softplus; 0 beyond the rows
   float* high;  // sum of logarithms up to and with the row, upper part
   float* low;   // lower part
-  float* in;    // decay from the block's beginning
+  float* near;  // decay to the end of the row's 16 tokens, times dt
   float* out;   // decay to the block's end, times dt
 
   // Of floats for `tokens` tokens.
   __device__ __forceinline__ Decays(float* memory, int tokens)
-      : dt(memory), high(dt + tokens), low(high + tokens), in(low + tokens), out(in + tokens) {}
+      : dt(memory), high(dt + tokens), low(high + tokens), near(low + tokens), out(near + tokens) {}
 };
 constexpr int kDecayArrays = 5;
 
@@ -76,21 +87,18 @@ __device__ __forceinline__ void ComputeDecays(const SsdParams& p, int64_t first_
   }
   double before = __shfl_up_sync(kFullWarp, upto, 1);
   if (lane == 0) before = 0;
-  const double last = __shfl_sync(kFullWarp, upto, 31);
-  const float last_high = static_cast<float>(last);
-  const float last_low = static_cast<float>(last - static_cast<double>(last_high));
+  const TwoFloats last(__shfl_sync(kFullWarp, upto, 31));
+  const TwoFloats near(__shfl_sync(kFullWarp, upto, lane | (16 / kEach - 1)));
 #pragma unroll
   for (int e = 0; e < kEach; ++e) {
     const int i = lane * kEach + e;
     if (i >= tokens) break;
-    const double total = before + sums[e];
-    const float high = static_cast<float>(total);
-    const float low = static_cast<float>(total - static_cast<double>(high));
+    const TwoFloats total(before + sums[e]);
     to.dt[i] = dt[e];
-    to.high[i] = high;
-    to.low[i] = low;
-    to.in[i] = expf(high);
-    to.out[i] = expf((last_high - high) + (last_low - low)) * dt[e];
+    to.high[i] = total.high;
+    to.low[i] = total.low;
+    to.near[i] = expf(near.Minus(total)) * dt[e];
+    to.out[i] = expf(last.Minus(total)) * dt[e];
   }
 }
 
@@ -106,15 +114,14 @@ constexpr int kUnitsMax = kWarps;  // of a thread block: a warp computes the dec
 struct TokenBlock {
   float* state;  // of the sequence
   int64_t first_row;
-  int32_t rows;  // 1 .. kTokens
-  int32_t index;  // in the sequence
-  int32_t sequence;
+  int32_t rows;      // 1 .. kTokens
+  int32_t previous;  // the block before in the sequence, as a place in the list; -1: none
 };
 
-// Whole numbers that the kernel wants zeroed: the next piece of work, then for each sequence, unit
-// and warp how many blocks of tokens its part of the state holds.
-constexpr int64_t CounterCount(int64_t sequences, int64_t units) {
-  return 1 + sequences * units * kWarps;
+// Whole numbers that the kernel wants zeroed: the next piece of work, then for each block of
+// tokens, unit and warp whether its part of the state holds the block.
+constexpr int64_t CounterCount(int64_t blocks, int64_t units) {
+  return 1 + blocks * units * kWarps;
 }
 
 // A matrix of bf16 in shared memory, kColumns a row in groups of eight, whose places in the row are
@@ -155,8 +162,8 @@ __device__ __forceinline__ T* SharedAt(uint32_t place) {
 // Where the decays lie behind the tiles.
 constexpr uint32_t DecaysPlace(int state_padded) {
   const int weighted_or_state = state_padded > kTokens ? state_padded : kTokens;
-  return static_cast<uint32_t>(2 * (kTokens * (2 * state_padded + kWidth) +
-                                    weighted_or_state * kWidth));
+  return static_cast<uint32_t>(
+      2 * (kTokens * (2 * state_padded + kWidth) + weighted_or_state * kWidth));
 }
 constexpr int64_t Bf16SharedBytes(int state_padded, int units_each) {
   return int64_t{DecaysPlace(state_padded)} + 4 * kDecayArrays * kTokens * units_each + 16;
@@ -192,8 +199,7 @@ struct Eight<__nv_bfloat16> {
     bits = *reinterpret_cast<const uint4*>(from);
   }
   __device__ __forceinline__ void Set(const float (&v)[8]) {
-    bits = {PackBf16(v[0], v[1]), PackBf16(v[2], v[3]), PackBf16(v[4], v[5]),
-            PackBf16(v[6], v[7])};
+    bits = {PackBf16(v[0], v[1]), PackBf16(v[2], v[3]), PackBf16(v[4], v[5]), PackBf16(v[6], v[7])};
   }
   __device__ __forceinline__ void Get(float (&v)[8]) const {
     const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
@@ -222,31 +228,38 @@ __device__ __forceinline__ Eight<T> LoadEight(const T* row, int column, int64_t 
   return eight;
 }
 
-// Rows [0, rows) of a matrix of `count` valid columns into a tile, zeros beyond.
-template <int kColumns, typename T>
-__device__ __forceinline__ void StageTile(const Tile<kColumns>& tile, const T* from, int64_t stride,
-                                          int rows, int64_t count, bool wide) {
-  constexpr int kGroups = kColumns / 8, kAtOnce = 4;
-  static_assert(kTokens * kGroups % (kThreads * kAtOnce) == 0 || kGroups < 8);
-  constexpr int kSteps = kTokens * kGroups / kThreads;
-  const int tid = static_cast<int>(threadIdx.x);
-#pragma unroll
-  for (int step = 0; step < kSteps; step += kAtOnce) {
-    Eight<T> loaded[kAtOnce];
+// B and C, which lie side by side in rows [0, rows) from `from` on, into their tiles; zeros beyond.
+// A piece at a time: Load, and later Store.
+template <int kN, typename T>
+struct StageBc {
+  static constexpr int kGroups = kN / 8;
+  static constexpr int kSteps = 2 * kTokens * kGroups / kThreads;  // the first half is B
+  static constexpr int kMost = sizeof(T) == 4 ? 8 : 16;
+  static constexpr int kAtOnce = kSteps < kMost ? kSteps : kMost;
+
+  Eight<T> loaded[kAtOnce];
+
+  static __device__ __forceinline__ int Index(int step) {
+    return step % (kSteps / 2) * kThreads + static_cast<int>(threadIdx.x);
+  }
+  __device__ __forceinline__ void Load(int first, const T* from, int64_t stride, int rows,
+                                       int64_t state_size, bool wide) {
 #pragma unroll
     for (int u = 0; u < kAtOnce; ++u) {
-      if (step + u >= kSteps) continue;
-      const int i = (step + u) * kThreads + tid, row = i / kGroups;
-      loaded[u] = LoadEight(from + row * stride, i % kGroups * 8, row < rows ? count : 0, wide);
-    }
-#pragma unroll
-    for (int u = 0; u < kAtOnce; ++u) {
-      if (step + u >= kSteps) continue;
-      const int i = (step + u) * kThreads + tid;
-      *SharedAt<uint4>(tile.Place(i / kGroups, i % kGroups * 8)) = loaded[u].Packed();
+      const int row = Index(first + u) / kGroups, column = Index(first + u) % kGroups * 8;
+      const T* const matrix = from + (first + u < kSteps / 2 ? 0 : state_size);
+      loaded[u] = LoadEight(matrix + row * stride, column, row < rows ? state_size : 0, wide);
     }
   }
-}
+  __device__ __forceinline__ void Store(int first, const Tile<kN>& Bs, const Tile<kN>& Cs) const {
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+      const int row = Index(first + u) / kGroups, column = Index(first + u) % kGroups * 8;
+      const Tile<kN>& tile = first + u < kSteps / 2 ? Bs : Cs;
+      *SharedAt<uint4>(tile.Place(row, column)) = loaded[u].Packed();
+    }
+  }
+};
 
 // x as it is and times the row's decay to the block's end.
 template <typename T>
@@ -282,14 +295,17 @@ struct StateShare {
   static constexpr int kTilesP = kWidth / 16 / kAcross;
 };
 
+__device__ __forceinline__ float Exp(float x) { return Exp2(x * 1.44269504f); }
+
 // One warp's 16 x 64 part of y: += mixed C B^T times x, for kTiles x 16 tokens from `token` on.
-// `c`: the warp's rows of C; rows i0 = g and i1 = g + 8 of them have the sums of logarithms given.
-// `b_place`, `x_place`: where this lane reads of the first 16 tokens.
-template <int kN, int kTiles>
+// `c`: the warp's rows of C; rows i0 = g and i0 + 8 of them have the sums of logarithms given.
+// Tokens lie before the rows, but for the last 16 where kDiagonal: those are the rows' own.
+// `b_place`, `x_place`: where this lane reads of the first 16 tokens of the block.
+template <int kN, int kTiles, bool kDiagonal>
 __device__ __forceinline__ void AddTokens(float (&y)[8][4], const uint32_t (&c)[kN / 16][4],
-                                          uint32_t b_place, uint32_t x_place,
-                                          const Decays& decays, int token, int i0, float high0,
-                                          float low0, float high1, float low1) {
+                                          uint32_t b_place, uint32_t x_place, const Decays& decays,
+                                          int token, int i0, const TwoFloats& sum0,
+                                          const TwoFloats& sum1) {
   const int lane = static_cast<int>(threadIdx.x) % 32, t = lane % 4, i1 = i0 + 8;
   float products[kTiles * 2][4] = {};
 #pragma unroll
@@ -297,8 +313,8 @@ __device__ __forceinline__ void AddTokens(float (&y)[8][4], const uint32_t (&c)[
 #pragma unroll
     for (int k = 0; k < kTiles; ++k) {
       uint32_t b[4];
-      LoadMatrix4(b, SharedAt<void>(Tile<kN>::Right(
-                         Tile<kN>::Down(b_place, token + k * 16), s * 16)));
+      LoadMatrix4(b,
+                  SharedAt<void>(Tile<kN>::Right(Tile<kN>::Down(b_place, token + k * 16), s * 16)));
       MmaBf16(products[k * 2], c[s], b[0], b[1]);
       MmaBf16(products[k * 2 + 1], c[s], b[2], b[3]);
     }
@@ -306,19 +322,35 @@ __device__ __forceinline__ void AddTokens(float (&y)[8][4], const uint32_t (&c)[
 #pragma unroll
   for (int k = 0; k < kTiles; ++k) {
     uint32_t a[4];
+    if (kDiagonal && k == kTiles - 1) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int j = token + k * 16 + half * 8 + t * 2;
-      const float2 high = *reinterpret_cast<const float2*>(decays.high + j);
-      const float2 low = *reinterpret_cast<const float2*>(decays.low + j);
-      const float2 dt = *reinterpret_cast<const float2*>(decays.dt + j);
-      const float(&product)[4] = products[k * 2 + half];
-      const float m00 = product[0] * __expf((high0 - high.x) + (low0 - low.x)) * dt.x;
-      const float m01 = product[1] * __expf((high0 - high.y) + (low0 - low.y)) * dt.y;
-      const float m10 = product[2] * __expf((high1 - high.x) + (low1 - low.x)) * dt.x;
-      const float m11 = product[3] * __expf((high1 - high.y) + (low1 - low.y)) * dt.y;
-      a[half * 2] = PackBf16(j <= i0 ? m00 : 0.0f, j + 1 <= i0 ? m01 : 0.0f);
-      a[half * 2 + 1] = PackBf16(j <= i1 ? m10 : 0.0f, j + 1 <= i1 ? m11 : 0.0f);
+      for (int half = 0; half < 2; ++half) {
+        const int j = token + k * 16 + half * 8 + t * 2;
+        const float2 high = *reinterpret_cast<const float2*>(decays.high + j);
+        const float2 low = *reinterpret_cast<const float2*>(decays.low + j);
+        const float2 dt = *reinterpret_cast<const float2*>(decays.dt + j);
+        const TwoFloats from0(high.x, low.x), from1(high.y, low.y);
+        const float(&product)[4] = products[k * 2 + half];
+        const float m00 = product[0] * Exp(sum0.Minus(from0)) * dt.x;
+        const float m01 = product[1] * Exp(sum0.Minus(from1)) * dt.y;
+        const float m10 = product[2] * Exp(sum1.Minus(from0)) * dt.x;
+        const float m11 = product[3] * Exp(sum1.Minus(from1)) * dt.y;
+        a[half * 2] = PackBf16(j <= i0 ? m00 : 0.0f, j + 1 <= i0 ? m01 : 0.0f);
+        a[half * 2 + 1] = PackBf16(j <= i1 ? m10 : 0.0f, j + 1 <= i1 ? m11 : 0.0f);
+      }
+    } else {
+      // The decay is that to the end of the 16 tokens times that from there on.
+      const int last = token + k * 16 + 15;
+      const TwoFloats end(decays.high[last], decays.low[last]);
+      const float from0 = Exp(sum0.Minus(end)), from1 = Exp(sum1.Minus(end));
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float2 near =
+            *reinterpret_cast<const float2*>(decays.near + token + k * 16 + half * 8 + t * 2);
+        const float(&product)[4] = products[k * 2 + half];
+        a[half * 2] = PackBf16(product[0] * (from0 * near.x), product[1] * (from0 * near.y));
+        a[half * 2 + 1] = PackBf16(product[2] * (from1 * near.x), product[3] * (from1 * near.y));
+      }
     }
 #pragma unroll
     for (int q = 0; q < kWidth / 16; ++q) {
@@ -331,8 +363,8 @@ __device__ __forceinline__ void AddTokens(float (&y)[8][4], const uint32_t (&c)[
   }
 }
 
-// The value, of which the compiler knows nothing: keeps it from preparing, and holding in registers,
-// all that it could compute of it before a loop.
+// The value, of which the compiler knows nothing: keeps it from preparing, and holding in
+// registers, all that it could compute of it before a loop.
 __device__ __forceinline__ int Opaque(int value) {
   asm volatile("" : "+r"(value));
   return value;
@@ -391,9 +423,9 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
     ChainedKernel(SsdParams p, const TokenBlock* __restrict__ blocks, int* counters, int slices,
                   int units_each, bool wide, bool wide_out) {
   using Share = StateShare<kN>;
-  constexpr Tile<kN> Bs{0};                                // [tokens, N]
-  constexpr Tile<kN> Cs{Tile<kN>::kBytes};                 // [tokens, N]
-  constexpr Tile<kWidth> Xs{2 * Tile<kN>::kBytes};         // [tokens, width]
+  constexpr Tile<kN> Bs{0};                         // [tokens, N]
+  constexpr Tile<kN> Cs{Tile<kN>::kBytes};          // [tokens, N]
+  constexpr Tile<kWidth> Xs{2 * Tile<kN>::kBytes};  // [tokens, width]
   // The same times the decay to the end; then the state before the block, [N, width].
   constexpr Tile<kWidth> Xout{Xs.first + Tile<kWidth>::kBytes}, Ss = Xout;
   float* const decay_memory = SharedAt<float>(DecaysPlace(kN));
@@ -405,20 +437,30 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
   const int groups = (units + units_each - 1) / units_each;
   if (tid == 0) *ticket = atomicAdd(counters, 1);
   __syncthreads();
-  const TokenBlock block = blocks[*ticket / groups];
+  const int block_index = *ticket / groups;
+  const TokenBlock block = blocks[block_index];
   const int first_unit = *ticket % groups * units_each;
   const int unit_count = min(units_each, units - first_unit);
   const T* const xbc =
       static_cast<const T*>(static_cast<const void*>(p.xbc)) + block.first_row * p.xbc_stride;
   T* const y_rows = static_cast<T*>(static_cast<void*>(p.y)) + block.first_row * p.y_stride;
 
-  if (warp < unit_count) {
-    ComputeDecays<kTokens / 32>(p, block.first_row, block.rows, kTokens,
-                                (first_unit + warp) / slices,
-                                Decays(decay_memory + warp * kDecayArrays * kTokens, kTokens));
+  {
+    using Stage = StageBc<kN, T>;
+    Stage stage;
+    stage.Load(0, xbc + p.heads * P, p.xbc_stride, block.rows, N, wide);
+    if (warp < unit_count) {
+      ComputeDecays<kTokens / 32>(p, block.first_row, block.rows, kTokens,
+                                  (first_unit + warp) / slices,
+                                  Decays(decay_memory + warp * kDecayArrays * kTokens, kTokens));
+    }
+    stage.Store(0, Bs, Cs);
+#pragma unroll
+    for (int step = Stage::kAtOnce; step < Stage::kSteps; step += Stage::kAtOnce) {
+      stage.Load(step, xbc + p.heads * P, p.xbc_stride, block.rows, N, wide);
+      stage.Store(step, Bs, Cs);
+    }
   }
-  StageTile(Bs, xbc + p.heads * P, p.xbc_stride, block.rows, N, wide);
-  StageTile(Cs, xbc + p.heads * P + N, p.xbc_stride, block.rows, N, wide);
   // Rows of y: 16 a warp; those with much to sum share a scheduler with those with little.
   const int m = warp < kWarps / 2 ? warp : kWarps + kWarps / 2 - 1 - warp;
   // Part of the state: 16 x 16 tiles from here on.
@@ -430,8 +472,7 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
     const int lane = Opaque(tid % 32), g = lane / 4, t = lane % 4;
     // Where this lane reads fragments.
     const uint32_t b_place = Bs.Place(lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8);
-    const uint32_t b_transposed =
-        Bs.Place(lane / 16 * 8 + lane % 8, n_first + lane / 8 % 2 * 8);
+    const uint32_t b_transposed = Bs.Place(lane / 16 * 8 + lane % 8, n_first + lane / 8 % 2 * 8);
     const uint32_t c_place = Cs.Place(m * 16 + lane % 16, lane / 16 * 8);
     const uint32_t x_place = Xs.Place(lane % 16, lane / 16 * 8);
     const uint32_t weighted_place = Xout.Place(lane % 16, p_first + lane / 16 * 8);
@@ -440,14 +481,78 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
     const int64_t columns = P - first_column;  // valid ones, or more
     const Decays decays(decay_memory + u * kDecayArrays * kTokens, kTokens);
     __syncthreads();  // decays; the unit before has been read
+
+    // The state before the block comes from the same warp of the block before in the sequence; as a
+    // rule that has been, and one look in advance is enough.
+    const int64_t flag = unit * kWarps + warp;
+    int* const mine = counters + 1 + static_cast<int64_t>(block_index) * units * kWarps + flag;
+    const int* const given =
+        counters + 1 + static_cast<int64_t>(block.previous) * units * kWarps + flag;
+    int ready = 1;
+    if (block.previous >= 0 && lane == 0) ready = LoadAcquireDevice(given);
+    const int row = n_first + g, column = p_first + t * 2;
+    float* const memory =
+        block.state + p.state_offset + (head * N + row) * P + first_column + column;
+    // Whole pairs of columns, no rows or columns too many.
+    const bool simple =
+        N == kN && columns >= kWidth && P % 2 == 0 && reinterpret_cast<uintptr_t>(memory) % 8 == 0;
+    const auto inside = [&](int r, int q, int e, int further) {
+      return row + r * 16 + e * 4 < N && column + q * 8 + further < columns;
+    };
+
     StageX(Xs, Xout, decays.out, xbc + head * P + first_column, p.xbc_stride, block.rows, columns,
            wide);
+    if (u + 1 < unit_count) {
+      // The next unit's x comes nearer.
+      constexpr int kLine = 128 / sizeof(T), kLines = kWidth / kLine;
+      const int next = unit + 1, next_row = tid / kLines;
+      const int64_t next_column =
+          static_cast<int64_t>(next % slices) * kWidth + tid % kLines * kLine;
+      if (next_row < block.rows && next_column < P) {
+        PrefetchL2(xbc + next_row * p.xbc_stride + next / slices * P + next_column);
+      }
+    }
     __syncthreads();
 
     // What the block's tokens add to the state: rows n, columns p.
     float state[Share::kTilesN][Share::kTilesP * 2][4] = {};
+    float before[Share::kTilesN][Share::kTilesP * 2][4];
+    // Calls fn(r, q, e, address) for what the lane has of the state.
+    const auto each_pair = [&](auto fn) {
+#pragma unroll
+      for (int r = 0; r < Share::kTilesN; ++r) {
+#pragma unroll
+        for (int e = 0; e < 4; e += 2) {
+          float* const address = memory + (r * 16 + e * 4) * P;
+#pragma unroll
+          for (int q = 0; q < Share::kTilesP * 2; ++q) fn(r, q, e, address + q * 8);
+        }
+      }
+    };
+    const auto load_state = [&] {
+      if (simple) {
+        each_pair([&](int r, int q, int e, const float* from) {
+          const float2 v = __ldcg(reinterpret_cast<const float2*>(from));
+          before[r][q][e] = v.x;
+          before[r][q][e + 1] = v.y;
+        });
+      } else {
+        each_pair([&](int r, int q, int e, const float* from) {
+          before[r][q][e] = inside(r, q, e, 0) ? __ldcg(from) : 0.0f;
+          before[r][q][e + 1] = inside(r, q, e, 1) ? __ldcg(from + 1) : 0.0f;
+        });
+      }
+    };
 #pragma unroll
     for (int s = 0; s < kTokens / 16; ++s) {
+      if (s == kTokens / 32) {
+        // What is asked for now is there when the sum is.
+        if (lane == 0) {
+          while (!ready) ready = LoadAcquireDevice(given);
+        }
+        __syncwarp();
+        load_state();
+      }
       uint32_t x[Share::kTilesP][4];
 #pragma unroll
       for (int q = 0; q < Share::kTilesP; ++q) {
@@ -468,78 +573,28 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
     }
     __syncthreads();  // Xout has been read: the state takes its place
 
-    // The state before, from the same warp of the block of tokens before.
-    int* const held =
-        counters + 1 + (static_cast<int64_t>(block.sequence) * units + unit) * kWarps + warp;
-    if (block.index > 0) {
-      if (lane == 0) {
-        while (LoadAcquireDevice(held) < block.index) {
-        }
-      }
-      __syncwarp();
-    }
-    const int row = n_first + g, column = p_first + t * 2;
-    float* const memory =
-        block.state + p.state_offset + (head * N + row) * P + first_column + column;
-    // Whole pairs of columns, no rows or columns too many.
-    const bool simple = N == kN && columns >= kWidth && P % 2 == 0 &&
-                        reinterpret_cast<uintptr_t>(memory) % 8 == 0;
-    const auto at = [&](int r, int part) { return memory + (r * 16 + part * 8) * P; };
-    const auto inside = [&](int r, int part, int q, int e) {
-      return row + r * 16 + part * 8 < N && column + q * 8 + e < columns;
-    };
-    float before[Share::kTilesN][Share::kTilesP * 2][4];
-#pragma unroll
-    for (int r = 0; r < Share::kTilesN; ++r) {
-#pragma unroll
-      for (int e = 0; e < 4; e += 2) {
-        const float* const from = at(r, e / 2);
-#pragma unroll
-        for (int q = 0; q < Share::kTilesP * 2; ++q) {
-          if (simple) {
-            const float2 v = __ldcg(reinterpret_cast<const float2*>(from + q * 8));
-            before[r][q][e] = v.x;
-            before[r][q][e + 1] = v.y;
-          } else {
-            before[r][q][e] = inside(r, e / 2, q, 0) ? __ldcg(from + q * 8) : 0.0f;
-            before[r][q][e + 1] = inside(r, e / 2, q, 1) ? __ldcg(from + q * 8 + 1) : 0.0f;
-          }
-        }
-      }
-    }
-    const float whole = decays.in[kTokens - 1];
-#pragma unroll
-    for (int r = 0; r < Share::kTilesN; ++r) {
-#pragma unroll
-      for (int e = 0; e < 4; e += 2) {
-        float* const to = at(r, e / 2);
-#pragma unroll
-        for (int q = 0; q < Share::kTilesP * 2; ++q) {
-          const float2 after = {fmaf(before[r][q][e], whole, state[r][q][e]),
-                                fmaf(before[r][q][e + 1], whole, state[r][q][e + 1])};
-          if (simple) {
-            __stcg(reinterpret_cast<float2*>(to + q * 8), after);
-          } else {
-            if (inside(r, e / 2, q, 0)) __stcg(to + q * 8, after.x);
-            if (inside(r, e / 2, q, 1)) __stcg(to + q * 8 + 1, after.y);
-          }
-        }
-      }
+    const float whole = Exp(decays.high[kTokens - 1]);
+    each_pair([&](int r, int q, int e, const float*) {
+      state[r][q][e] = fmaf(before[r][q][e], whole, state[r][q][e]);
+      state[r][q][e + 1] = fmaf(before[r][q][e + 1], whole, state[r][q][e + 1]);
+    });
+    if (simple) {
+      each_pair([&](int r, int q, int e, float* to) {
+        __stcg(reinterpret_cast<float2*>(to), float2{state[r][q][e], state[r][q][e + 1]});
+      });
+    } else {
+      each_pair([&](int r, int q, int e, float* to) {
+        if (inside(r, q, e, 0)) __stcg(to, state[r][q][e]);
+        if (inside(r, q, e, 1)) __stcg(to + 1, state[r][q][e + 1]);
+      });
     }
     const uint32_t held_place = Ss.Place(row, p_first) + t * 4;
     __syncwarp();
-    if (lane == 0) StoreReleaseDevice(held, block.index + 1);
-#pragma unroll
-    for (int r = 0; r < Share::kTilesN; ++r) {
-#pragma unroll
-      for (int q = 0; q < Share::kTilesP * 2; ++q) {
-#pragma unroll
-        for (int e = 0; e < 4; e += 2) {
-          *SharedAt<uint32_t>(Tile<kWidth>::Down(held_place ^ (q * 16), r * 16 + e * 4)) =
-              PackBf16(before[r][q][e], before[r][q][e + 1]);
-        }
-      }
-    }
+    if (lane == 0) StoreReleaseDevice(mine, 1);
+    each_pair([&](int r, int q, int e, const float*) {
+      *SharedAt<uint32_t>(Tile<kWidth>::Down(held_place ^ (q * 16), r * 16 + e * 4)) =
+          PackBf16(before[r][q][e], before[r][q][e + 1]);
+    });
     __syncthreads();  // the state
 
     // y of 16 rows: first d C S.
@@ -554,14 +609,16 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
 #pragma unroll
       for (int q = 0; q < kWidth / 16; ++q) {
         uint32_t b[4];
-        LoadMatrix4Transposed(b, SharedAt<void>(Tile<kWidth>::Right(
-                                     Tile<kWidth>::Down(s_place, s * 16), q * 16)));
+        LoadMatrix4Transposed(
+            b, SharedAt<void>(Tile<kWidth>::Right(Tile<kWidth>::Down(s_place, s * 16), q * 16)));
         MmaBf16(y[q * 2], c[s], b[0], b[1]);
         MmaBf16(y[q * 2 + 1], c[s], b[2], b[3]);
       }
     }
     const int i0 = m * 16 + g;
-    const float in0 = decays.in[i0], in1 = decays.in[i0 + 8];
+    const TwoFloats sum0(decays.high[i0], decays.low[i0]);
+    const TwoFloats sum1(decays.high[i0 + 8], decays.low[i0 + 8]);
+    const float in0 = Exp(sum0.high), in1 = Exp(sum1.high);
 #pragma unroll
     for (int q = 0; q < kWidth / 8; ++q) {
       y[q][0] *= in0;
@@ -569,14 +626,14 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
       y[q][2] *= in1;
       y[q][3] *= in1;
     }
-    const float high0 = decays.high[i0], low0 = decays.low[i0];
-    const float high1 = decays.high[i0 + 8], low1 = decays.low[i0 + 8];
     int tile = 0;
-    for (; tile + 2 <= m + 1; tile += 2) {
-      AddTokens<kN, 2>(y, c, b_place, x_place, decays, tile * 16, i0, high0, low0, high1, low1);
+    for (; tile + 2 <= m; tile += 2) {
+      AddTokens<kN, 2, false>(y, c, b_place, x_place, decays, tile * 16, i0, sum0, sum1);
     }
-    if (tile <= m) {
-      AddTokens<kN, 1>(y, c, b_place, x_place, decays, tile * 16, i0, high0, low0, high1, low1);
+    if (tile < m) {
+      AddTokens<kN, 2, true>(y, c, b_place, x_place, decays, tile * 16, i0, sum0, sum1);
+    } else {
+      AddTokens<kN, 1, true>(y, c, b_place, x_place, decays, tile * 16, i0, sum0, sum1);
     }
 
     const float skip = p.d_skip[head];
@@ -664,7 +721,7 @@ __global__ void __launch_bounds__(kF32Threads)
     for (int i = warp; i < rows; i += kF32Warps) {
       float sum = 0;
       for (int n = 0; n < N; ++n) sum = fmaf(Cs[i * N + n], state[n * kF32Width + lane], sum);
-      sum *= decays.in[i];
+      sum *= expf(decays.high[i]);
       for (int j = 0; j <= i; ++j) {
         sum = fmaf(Ms[i * (tokens + 1) + j], Xs[j * kF32Width + lane], sum);
       }
@@ -674,7 +731,7 @@ __global__ void __launch_bounds__(kF32Threads)
       }
     }
     __syncthreads();  // the state has been read
-    const float whole = decays.in[tokens - 1];
+    const float whole = expf(decays.high[tokens - 1]);
     for (int n = warp; n < N; n += kF32Warps) {
       float sum = state[n * kF32Width + lane] * whole;
       for (int j = 0; j < tokens; ++j) {
@@ -722,11 +779,16 @@ template <typename T>
 cudaError_t LaunchChained(const SsdParams& p, const TokenBlock* blocks, int64_t block_count,
                           int units_each, int* counters, cudaStream_t stream) {
   switch (PaddedState(p.state_size)) {
-    case 32: return LaunchChainedOf<32, T>(p, blocks, block_count, units_each, counters, stream);
-    case 64: return LaunchChainedOf<64, T>(p, blocks, block_count, units_each, counters, stream);
-    case 128: return LaunchChainedOf<128, T>(p, blocks, block_count, units_each, counters, stream);
-    case 256: return LaunchChainedOf<256, T>(p, blocks, block_count, units_each, counters, stream);
-    default: return cudaErrorInvalidValue;
+    case 32:
+      return LaunchChainedOf<32, T>(p, blocks, block_count, units_each, counters, stream);
+    case 64:
+      return LaunchChainedOf<64, T>(p, blocks, block_count, units_each, counters, stream);
+    case 128:
+      return LaunchChainedOf<128, T>(p, blocks, block_count, units_each, counters, stream);
+    case 256:
+      return LaunchChainedOf<256, T>(p, blocks, block_count, units_each, counters, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 

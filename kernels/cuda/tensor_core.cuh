@@ -83,6 +83,11 @@ __device__ __forceinline__ void CopyAsyncWait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+// Brings the line of device memory at `global` nearer.
+__device__ __forceinline__ void PrefetchL2(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
 // Ordered stores and loads of words in shared memory, among the threads of a block.
 __device__ __forceinline__ void StoreRelease(int* word, int value) {
   asm volatile("st.release.cta.shared.b32 [%0], %1;" ::"r"(SharedAddress(word)), "r"(value)
@@ -100,7 +105,6 @@ __device__ __forceinline__ int LoadAcquire(const int* word) {
 // The same of words in device memory, among all threads of the device; what other lanes of the warp
 // wrote before a __syncwarp is ordered with it.
 __device__ __forceinline__ void StoreReleaseDevice(int* word, int value) {
-  __threadfence();
   asm volatile("st.release.gpu.global.b32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
 }
 __device__ __forceinline__ int LoadAcquireDevice(const int* word) {

@@ -52,8 +52,9 @@ class RecurrenceTest : public KernelTest {
     return SsmReference(p);
   }
 
-  // Runs p in bf16, inputs and outputs in `io_dtype`: a term has at most four factors that are rounded to 8 bits, so a sum is off by
-  // at most 4 x 2^-9 of its terms' magnitudes, whatever the inputs.
+  // Runs p in bf16, inputs and outputs in `io_dtype`: a term has at most four factors that are
+  // rounded to 8 bits, so a sum is off by at most 4 x 2^-9 of its terms' magnitudes, whatever the
+  // inputs.
   void ExpectBf16MatchesTheTwin(const SsdParams& p, DType io_dtype = DType::kF32) {
     constexpr double kRounding = 4.5 / 512;
     Output out(io_dtype, rows_, p.heads * p.head_dim, p.y_stride);

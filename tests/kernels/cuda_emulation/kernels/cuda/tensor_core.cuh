@@ -107,6 +107,7 @@ void CopyAsyncWait() {
   }
 }
 
+inline void PrefetchL2(const void*) {}
 inline void StoreRelease(int* word, int value) { *word = value; }
 inline int LoadAcquire(const int* word) {
   emulation::Yield();
