@@ -106,6 +106,9 @@ struct RocksDbOptions {
   // Bytes that writes leave free on the file system: below it, Write answers RESOURCE_EXHAUSTED. 0:
   // none kept.
   int64_t reserve_bytes = int64_t{64} << 20;
+  // Opens what is there and writes nothing, nor mends a damaged log: for a look at a directory.
+  // Every Write answers FAILED_PRECONDITION.
+  bool read_only = false;
   // The file system below RocksDB; null: the machine's. For tests. Must outlive the store.
   rocksdb::Env* env = nullptr;
 };

@@ -52,9 +52,7 @@ absl::Status CheckFormat(const std::string& directory) {
                        kFormatFile, " file"));
     }
     if (error) return FileError(error.value(), "cannot list", directory);
-    // Whole or absent, never half of it.
-    return WriteFileDurably(directory, kFormatFile,
-                            absl::StrCat(kFormatPrefix, kStoreFormat, "\n"));
+    return WriteFormatFile(directory);
   }
   RETURN_IF_ERROR(text.status());
   absl::string_view version_text = *text;
@@ -97,6 +95,10 @@ absl::StatusOr<int> LockDirectory(const std::string& directory) {
 
 }  // namespace
 
+absl::Status WriteFormatFile(const std::string& directory) {
+  return WriteFileDurably(directory, kFormatFile, absl::StrCat(kFormatPrefix, kStoreFormat, "\n"));
+}
+
 absl::StatusOr<std::unique_ptr<DataDirectory>> DataDirectory::Open(const std::string& path) {
   if (path.empty()) return absl::InvalidArgumentError("the data directory's path is empty");
   if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) {
@@ -115,6 +117,13 @@ absl::StatusOr<std::unique_ptr<DataDirectory>> DataDirectory::Open(const std::st
   std::unique_ptr<DataDirectory> directory(new DataDirectory(path, lock_fd));
   RETURN_IF_ERROR(CheckFormat(path));
   return directory;
+}
+
+absl::Status DataDirectory::CheckExists(const std::string& path) {
+  const std::string format = absl::StrCat(path, "/", kFormatFile);
+  if (access(format.c_str(), F_OK) == 0) return absl::OkStatus();
+  return absl::NotFoundError(
+      absl::StrCat(path, " is not a Mneme data directory: it has no ", kFormatFile, " file"));
 }
 
 DataDirectory::~DataDirectory() { close(lock_fd_); }

@@ -515,6 +515,20 @@ absl::StatusOr<std::string> MemoryStore::ReadText(DocumentId document, int64_t b
   return impl_->MarkTextDamaged(document, damage);
 }
 
+absl::StatusOr<BackupInfo> MemoryStore::Backup(BackupDirectory& directory,
+                                               const std::string& version, const BackupStep& step) {
+  BackupInfo info;
+  info.create_time = impl_->clock.Now();
+  info.version = version;
+  info.fingerprint = impl_->options.derivation_fingerprint;
+  const Totals now = totals();
+  info.memories = now.memories;
+  info.documents = now.documents;
+  info.durable_bytes = now.durable_bytes;
+  ASSIGN_OR_RETURN(const StoreFiles files, impl_->store.Files(ChunkStore::FilesFor::kBackup));
+  return directory.Create(files, std::move(info), step);
+}
+
 absl::Status MemoryStore::Flush() { return impl_->store.Flush(); }
 
 std::vector<TierUse> MemoryStore::tiers() const {

@@ -21,6 +21,7 @@
 #include "common/clock.h"
 #include "common/metrics.h"
 #include "kernels/backend.h"
+#include "memory_store/backup_directory.h"
 #include "memory_store/chunk_store.h"
 #include "memory_store/ids.h"
 
@@ -215,6 +216,11 @@ class MemoryStore {
   // NOT_FOUND when a document is gone;
   // RESOURCE_EXHAUSTED when the pinned pages alone would exceed the tier's limit.
   absl::StatusOr<PinnedPages> Pin(absl::Span<const ChunkAddress> chunks);
+
+  // Adds a backup of everything written so far to a directory, while all goes on; see
+  // BackupDirectory::Create. `version`: of this program.
+  absl::StatusOr<BackupInfo> Backup(BackupDirectory& directory, const std::string& version,
+                                    const BackupStep& step);
 
   // Everything written behind reaches the disk.
   absl::Status Flush();

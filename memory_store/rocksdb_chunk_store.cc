@@ -47,6 +47,7 @@
 #include "memory_store/chunk_store.h"
 #include "memory_store/close_record.h"
 #include "memory_store/data_directory.h"
+#include "memory_store/log_salvage.h"
 
 namespace mneme {
 namespace {
@@ -464,7 +465,8 @@ class RocksDbChunkStore : public ChunkStore {
         refused_writes_(metrics.AddCounter("store_writes_refused_total",
                                            "Writes refused because the disk is full.")) {}
 
-  absl::Status CompareWithClose(Metrics& metrics);
+  // Compares with the last close, and salvages damaged logs.
+  absl::Status CheckBeforeOpen(Metrics& metrics);
   absl::Status OpenDb(Metrics& metrics);
   rocksdb::ColumnFamilyHandle* Handle(Table table) const {
     return tables_[static_cast<size_t>(table)];
@@ -504,8 +506,9 @@ class RocksDbChunkStore : public ChunkStore {
 absl::StatusOr<std::unique_ptr<ChunkStore>> RocksDbChunkStore::Open(const RocksDbOptions& options,
                                                                     Metrics& metrics) {
   std::unique_ptr<RocksDbChunkStore> store(new RocksDbChunkStore(options, metrics));
+  if (options.read_only) RETURN_IF_ERROR(DataDirectory::CheckExists(options.data_dir));
   ASSIGN_OR_RETURN(store->directory_, DataDirectory::Open(options.data_dir));
-  RETURN_IF_ERROR(store->CompareWithClose(metrics));
+  if (!options.read_only) RETURN_IF_ERROR(store->CheckBeforeOpen(metrics));
   RETURN_IF_ERROR(store->OpenDb(metrics));
   store->collectable_ = std::make_shared<StatisticsCollectable>();
   store->collectable_->Attach(store->db_.get(), store->tables_, store->statistics_);
@@ -513,7 +516,7 @@ absl::StatusOr<std::unique_ptr<ChunkStore>> RocksDbChunkStore::Open(const RocksD
   return std::unique_ptr<ChunkStore>(std::move(store));
 }
 
-absl::Status RocksDbChunkStore::CompareWithClose(Metrics& metrics) {
+absl::Status RocksDbChunkStore::CheckBeforeOpen(Metrics& metrics) {
   Counter& mismatches = metrics.AddCounter(
       "store_close_mismatches_total",
       "Files that were not at Open what they were at the last close: text may have lost its end.");
@@ -523,6 +526,12 @@ absl::Status RocksDbChunkStore::CompareWithClose(Metrics& metrics) {
     LogError("memory_store", "stored data is damaged: a file is not what it was at the last close",
              {{"path", directory_->path()}, {"file", name}});
   }
+  Counter& damaged_bytes = metrics.AddCounter(
+      "store_damaged_log_bytes_total", "Bytes of the log that were damaged and left out at Open.");
+  const std::string folder = absl::StrCat(directory_->path(), "/rocksdb");
+  if (!std::filesystem::exists(folder)) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const int64_t left_out, SalvageLogs(folder));
+  damaged_bytes.Increment(static_cast<double>(left_out));
   return absl::OkStatus();
 }
 
@@ -554,21 +563,23 @@ absl::Status RocksDbChunkStore::OpenDb(Metrics& metrics) {
   }
   const std::string path = absl::StrCat(directory_->path(), "/rocksdb");
   std::error_code ignored;  // without the folder RocksDB complains of it, then makes it itself
-  std::filesystem::create_directory(path, ignored);
+  if (!options_.read_only) std::filesystem::create_directory(path, ignored);
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
   // A record cut off at the log's end was never acked; damage in its middle may hit what was. So
   // ask for all of the log first. Where that fails, give up what is damaged and nothing else, and
   // say so: records of the log, then whole files.
   db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
-  rocksdb::Status status = rocksdb::DB::Open(db_options, path, families, &handles, &db);
-  if (status.IsCorruption()) {
+  rocksdb::Status status =
+      options_.read_only ? rocksdb::DB::OpenForReadOnly(db_options, path, families, &handles, &db)
+                         : rocksdb::DB::Open(db_options, path, families, &handles, &db);
+  if (status.IsCorruption() && !options_.read_only) {
     LogError("memory_store", "stored data is damaged: opening without damaged records of the log",
              {{"path", path}, {"status", status.ToString()}});
     db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
     status = rocksdb::DB::Open(db_options, path, families, &handles, &db);
   }
-  if (status.IsCorruption()) {
+  if (status.IsCorruption() && !options_.read_only) {
     LogError("memory_store", "stored data is damaged: opening without damaged files",
              {{"path", path}, {"status", status.ToString()}});
     db_options.paranoid_checks = false;
@@ -583,7 +594,7 @@ absl::Status RocksDbChunkStore::OpenDb(Metrics& metrics) {
   db_.reset(db);
   default_table_ = handles[0];
   tables_.assign(handles.begin() + 1, handles.end());
-  reclaimer_ = std::make_unique<SpaceReclaimer>(*db_, tables_);
+  if (!options_.read_only) reclaimer_ = std::make_unique<SpaceReclaimer>(*db_, tables_);
   return absl::OkStatus();
 }
 
@@ -595,7 +606,7 @@ RocksDbChunkStore::~RocksDbChunkStore() {
   db_->DestroyColumnFamilyHandle(default_table_);
   absl::Status status = ToStatus(db_->Close(), "close");
   db_.reset();  // writes what Close leaves, and lets go of the files
-  if (status.ok()) status = WriteCloseRecord(directory_->path());
+  if (status.ok() && !options_.read_only) status = WriteCloseRecord(directory_->path());
   if (!status.ok()) {
     LogWarning("memory_store", "rocksdb did not close cleanly", {{"status", status.ToString()}});
   }
@@ -615,6 +626,10 @@ absl::Status RocksDbChunkStore::CheckSpace(int64_t bytes) {
 }
 
 absl::Status RocksDbChunkStore::Write(const WriteBatch& batch, Durability durability) {
+  if (options_.read_only) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(directory_->path(), " is open for reading alone"));
+  }
   rocksdb::WriteBatch rocksdb_batch;
   bool frees_only = true;
   for (const WriteBatch::Op& op : batch.ops) {
@@ -711,6 +726,7 @@ absl::Status RocksDbChunkStore::Scan(
 }
 
 absl::Status RocksDbChunkStore::Flush() {
+  if (options_.read_only) return absl::OkStatus();
   // A synced write of nothing syncs what was written before. (FlushWAL would do without the write,
   // but does not look whether the log had an error, and then ends the process.)
   rocksdb::WriteBatch nothing;
@@ -726,8 +742,11 @@ absl::StatusOr<StoreFiles> RocksDbChunkStore::Files(FilesFor purpose) {
   info_options.include_checksum_info = true;
   info_options.wal_size_for_flush =
       purpose == FilesFor::kBackup ? 0 : std::numeric_limits<uint64_t>::max();
-  RETURN_IF_ERROR(ToStatus(db_->DisableFileDeletions(), "keep files"));
+  if (!options_.read_only) {
+    RETURN_IF_ERROR(ToStatus(db_->DisableFileDeletions(), "keep files"));
+  }
   const auto release = [this] {
+    if (options_.read_only) return;
     const rocksdb::Status status = db_->EnableFileDeletions(/*force=*/false);
     if (!status.ok()) {
       LogWarning("memory_store", "obsolete files are kept until the next start",
@@ -773,7 +792,7 @@ absl::StatusOr<StoreFiles> RocksDbChunkStore::Files(FilesFor purpose) {
 }
 
 absl::Status RocksDbChunkStore::MendFile(const StoreFile& file, bool may_drop) {
-  if (!file.table.has_value()) return absl::NotFoundError(file.name);
+  if (!file.table.has_value() || options_.read_only) return absl::NotFoundError(file.name);
   rocksdb::ColumnFamilyHandle* handle = Handle(*file.table);
   rocksdb::CompactRangeOptions rewrite;
   rewrite.exclusive_manual_compaction = false;

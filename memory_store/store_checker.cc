@@ -1,7 +1,6 @@
 #include "memory_store/store_checker.h"
 
 #include <algorithm>
-#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -128,12 +127,15 @@ void StoreChecker::Add(StoreFinding finding) {
 }
 
 absl::StatusOr<StoreCheckReport> StoreChecker::Run() {
-  RETURN_IF_ERROR(CheckFiles());
-  RETURN_IF_ERROR(CheckCatalog());
-  for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
-    RETURN_IF_ERROR(CheckOrphans(table));
+  if (!options_.memory.has_value()) {
+    RETURN_IF_ERROR(CheckFiles());
+    RETURN_IF_ERROR(CheckCatalog());
+    for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
+      RETURN_IF_ERROR(CheckOrphans(table));
+    }
   }
   for (const DocumentInfo& document : store_.AllDocuments()) {
+    if (options_.memory.has_value() && document.memory != *options_.memory) continue;
     RETURN_IF_ERROR(CheckDocument(document.uid));
     ++report_.documents;
     RETURN_IF_ERROR(Step());

@@ -11,6 +11,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -76,6 +77,8 @@ struct StoreCheckOptions {
   // Called after every piece of work, at least once a MiB read; it may sleep. An error ends the
   // check and is its result.
   std::function<absl::Status(const StoreCheckReport& so_far)> step;
+  // Only the documents of this one; nothing: all, and files, catalog and what belongs to nobody.
+  std::optional<MemoryId> memory;
   // Mends what can be mended.
   bool heal = false;
   // With `heal`: derives a segment again and puts it in its place (MemoryStore::RestoreSegment),

@@ -73,6 +73,21 @@ TEST_F(StoreCheckerTest, HealthyStoreIsReadWholeAndNothingIsFound) {
   EXPECT_GT(report.bytes_read(), 400 + 8 * 64);
 }
 
+TEST_F(StoreCheckerTest, OneMemoryAloneIsReadWhenAsked) {
+  NewDerivedDocument(memory_, "a");
+  const MemoryId other = NewMemory("other");
+  const DocumentId theirs = NewDerivedDocument(other, "b");
+  Remove(Table::kSegments, SegmentKey({other, theirs}, 0));
+  StoreCheckOptions options;
+  options.memory = memory_;
+  StoreCheckReport report = StoreChecker(store(), options).Run().value();
+  EXPECT_EQ(report.documents, 1);
+  EXPECT_EQ(report.found_count(), 0);
+  EXPECT_EQ(report.records[static_cast<size_t>(Table::kCatalog)].count, 0);
+  options.memory = other;
+  EXPECT_EQ(StoreChecker(store(), options).Run()->found_count(), 1);
+}
+
 TEST_F(StoreCheckerTest, DamagedPieceOfTextIsNamedAndStopsItsDocumentAlone) {
   const DocumentId bad = NewDocument(memory_, "bad");
   for (int piece = 0; piece < 4; ++piece) {
