@@ -5,7 +5,7 @@
 // Usage: server_load_bench ADDRESS ingest MEMORY CLIENTS MIB     (MIB of text in all, a document a
 //                                                                 client)
 //        server_load_bench ADDRESS retrieve MEMORY QUESTIONS
-//        server_load_bench ADDRESS generate MEMORY READERS TOKENS
+//        server_load_bench ADDRESS generate MEMORY READERS TOKENS RUNS   (medians)
 //
 // Text: sentences of deploy/demo/book.txt (the working directory is the repository's, or BOOK names
 // the file) in random order, so that documents are English and no two are equal; each has facts
@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -182,8 +183,19 @@ int Retrieve(const std::string& address, const std::string& memory, int question
   return 0;
 }
 
-int Generate(const std::string& address, const std::string& memory, int readers, int max_tokens) {
-  std::atomic<int64_t> tokens{0};
+struct GenerateRates {
+  double whole = 0;   // tokens of all over the time from the first call to the last end
+  double decode = 0;  // while all of them decode: behind the last prompt, before the first end
+};
+
+GenerateRates RunGenerate(const std::string& address, const std::string& memory, int readers,
+                          int max_tokens) {
+  using Clock = std::chrono::steady_clock;
+  struct Piece {
+    Clock::time_point time;
+    int tokens;
+  };
+  std::vector<std::vector<Piece>> pieces(static_cast<size_t>(readers));
   std::vector<std::thread> threads;
   const double seconds = Seconds([&] {
     for (int i = 0; i < readers; ++i) {
@@ -196,9 +208,11 @@ int Generate(const std::string& address, const std::string& memory, int readers,
         request.set_max_tokens(max_tokens);
         request.set_ignore_eos(true);
         request.set_omit_passages(true);
+        std::vector<Piece>& own = pieces[static_cast<size_t>(i)];
+        own.reserve(static_cast<size_t>(max_tokens) + 2);
         OrDie(client.Generate(request,
-                              [&](const v1::GenerateResponse& response) {
-                                tokens += response.token_count();
+                              [&own](const v1::GenerateResponse& response) {
+                                own.push_back({Clock::now(), response.token_count()});
                                 return true;
                               }),
               "generate");
@@ -206,10 +220,36 @@ int Generate(const std::string& address, const std::string& memory, int readers,
     }
     for (std::thread& thread : threads) thread.join();
   });
+  Clock::time_point begin = Clock::time_point::min(), end = Clock::time_point::max();
+  double tokens = 0, decoded = 0;
+  for (const std::vector<Piece>& own : pieces) {
+    begin = std::max(begin, own.front().time);
+    end = std::min(end, own.back().time);
+  }
+  for (const std::vector<Piece>& own : pieces) {
+    for (const Piece& piece : own) {
+      tokens += piece.tokens;
+      if (piece.time > begin && piece.time <= end) decoded += piece.tokens;
+    }
+  }
+  return {tokens / seconds, decoded / std::chrono::duration<double>(end - begin).count()};
+}
+
+int Generate(const std::string& address, const std::string& memory, int readers, int max_tokens,
+             int runs) {
+  std::vector<double> whole, decode;
+  for (int run = -1; run < runs; ++run) {
+    const GenerateRates rates = RunGenerate(address, memory, readers, max_tokens);
+    if (run < 0) continue;  // warm-up
+    whole.push_back(rates.whole);
+    decode.push_back(rates.decode);
+  }
+  const Spread w = SpreadOf(whole), d = SpreadOf(decode);
   std::printf(
-      "{\"work\": \"generate\", \"readers\": %d, \"tokens\": %lld, \"seconds\": %.3f, "
-      "\"tokens_per_s\": %.0f}\n",
-      readers, static_cast<long long>(tokens), seconds, static_cast<double>(tokens) / seconds);
+      "{\"work\": \"generate\", \"readers\": %d, \"tokens_each\": %d, \"runs\": %d, "
+      "\"tokens_per_s\": %.0f, \"tokens_per_s_min\": %.0f, \"tokens_per_s_max\": %.0f, "
+      "\"decode_tokens_per_s\": %.0f, \"decode_tokens_per_s_min\": %.0f}\n",
+      readers, max_tokens, runs, w.median, w.min, w.max, d.median, d.min);
   return 0;
 }
 
@@ -221,12 +261,13 @@ int Main(int argc, char** argv) {
   }
   if (work == "retrieve" && argc == 5)
     return Retrieve(argv[1], argv[3], static_cast<int>(number(4)));
-  if (work == "generate" && argc == 6) {
-    return Generate(argv[1], argv[3], static_cast<int>(number(4)), static_cast<int>(number(5)));
+  if (work == "generate" && argc == 7) {
+    return Generate(argv[1], argv[3], static_cast<int>(number(4)), static_cast<int>(number(5)),
+                    static_cast<int>(number(6)));
   }
   std::fprintf(stderr,
                "usage: %s ADDRESS ingest MEMORY CLIENTS MIB | retrieve MEMORY QUESTIONS | "
-               "generate MEMORY READERS TOKENS\n",
+               "generate MEMORY READERS TOKENS RUNS\n",
                argv[0]);
   return 2;
 }
