@@ -6,10 +6,11 @@
 // f32: a block of 256 threads computes 64 x 64 outputs, each thread 4 x 4, with fused
 // multiply-adds. Both walk k in order, so an output depends on its row and its weight alone.
 
+#include "kernels/cuda/gemm.h"
+
 #include <cstdint>
 
 #include "kernels/cuda/device_math.cuh"
-#include "kernels/cuda/gemm.h"
 #include "kernels/cuda/gemm_store.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 

@@ -1,6 +1,6 @@
 // Fibers, barriers, and the runtime's functions on host memory. x86-64 only.
 
-#include "emulator.h"
+#include "tests/kernels/cuda_emulation/emulator.h"
 
 #include <sys/mman.h>
 

@@ -1,7 +1,7 @@
 // What kernels/cuda/hopper.cuh offers, on the emulator; the comments are there.
 
-#ifndef MNEME_KERNELS_CUDA_HOPPER_CUH_
-#define MNEME_KERNELS_CUDA_HOPPER_CUH_
+#ifndef MNEME_TESTS_KERNELS_CUDA_EMULATION_KERNELS_CUDA_HOPPER_CUH_
+#define MNEME_TESTS_KERNELS_CUDA_EMULATION_KERNELS_CUDA_HOPPER_CUH_
 
 #define MNEME_HAS_WGMMA 1
 
@@ -97,4 +97,4 @@ cudaError_t LaunchEarly(void (*kernel)(Params...), dim3 grid, dim3 block, int64_
 
 }  // namespace mneme
 
-#endif  // MNEME_KERNELS_CUDA_HOPPER_CUH_
+#endif  // MNEME_TESTS_KERNELS_CUDA_EMULATION_KERNELS_CUDA_HOPPER_CUH_

@@ -1,12 +1,12 @@
 // What kernels/cuda/tensor_core.cuh offers, on the emulator; the comments are there.
 
-#ifndef MNEME_KERNELS_CUDA_TENSOR_CORE_CUH_
-#define MNEME_KERNELS_CUDA_TENSOR_CORE_CUH_
+#ifndef MNEME_TESTS_KERNELS_CUDA_EMULATION_KERNELS_CUDA_TENSOR_CORE_CUH_
+#define MNEME_TESTS_KERNELS_CUDA_EMULATION_KERNELS_CUDA_TENSOR_CORE_CUH_
 
 #include <cstdio>
 #include <cstdlib>
 
-#include "emulator.h"
+#include "tests/kernels/cuda_emulation/emulator.h"
 #include "kernels/dtype.h"
 
 namespace mneme {
@@ -158,4 +158,4 @@ cudaError_t Launch(void (*kernel)(Params...), dim3 grid, dim3 block, int64_t sha
 
 }  // namespace mneme
 
-#endif  // MNEME_KERNELS_CUDA_TENSOR_CORE_CUH_
+#endif  // MNEME_TESTS_KERNELS_CUDA_EMULATION_KERNELS_CUDA_TENSOR_CORE_CUH_
