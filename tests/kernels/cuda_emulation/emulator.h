@@ -133,10 +133,6 @@ inline unsigned __reduce_min_sync(unsigned, unsigned value) {
   });
 }
 template <typename T>
-T __ldcg(const T* from) {
-  return *from;
-}
-template <typename T>
 void __stcg(T* to, T value) {
   *to = value;
 }
@@ -164,7 +160,6 @@ T __ldcg(const T* from) {
 }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __expf(float x) { return std::exp(x); }
 inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
   const uint64_t both = static_cast<uint64_t>(high) << 32 | low;
   unsigned result = 0;
