@@ -162,10 +162,10 @@ struct SsdParams {
   int64_t rows = 0;
   float* y = nullptr;  // [rows, H * P]
   int64_t y_stride = 0;
-  // Of the elements that xbc and y point to, where it is not f32; dt stays f32.
-  DType io_dtype = DType::kF32;
   // kBf16 allows products of bf16 operands with f32 sums inside a block; the state stays f32.
   DType compute_dtype = DType::kF32;
+  // Of the elements that xbc and y point to, where it is not f32; dt stays f32.
+  DType io_dtype = DType::kF32;
 };
 
 // Input of the chunk encoder: RmsNorm of the chunk's S rows, then the CLS row.

@@ -1,4 +1,5 @@
-// Ssd behind the launcher that all backends' operations have; how it works is in ssd_kernels.cuh.
+// Ssd behind the launcher that all backends' operations have; how it works is in ssd_kernels.cuh
+// and ssd_f32_kernel.cuh.
 
 #include "kernels/cuda/ssd_kernels.cuh"
 
@@ -8,13 +9,14 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/ssd_f32_kernel.cuh"
 
 namespace mneme {
 namespace {
 
 // Heads of a thread block: B and C are staged once for all of them, but more thread blocks fill the
 // device sooner.
-constexpr int kUnitsEach = 2;
+constexpr int UnitsEach(int state_padded) { return state_padded <= 64 ? 4 : 2; }
 
 // The blocks of tokens of all sequences: first the first of each, then the second ...
 std::vector<ssd::TokenBlock> TokenBlocks(const SsdParams& p) {
@@ -90,7 +92,7 @@ template <typename T>
 absl::Status LaunchSsd(const SsdParams& p, CudaStream& stream) {
   const int padded = ssd::PaddedState(p.state_size);
   if (p.compute_dtype == DType::kBf16 && padded > 0) {
-    for (int units_each = kUnitsEach; units_each > 0; --units_each) {
+    for (int units_each = UnitsEach(padded); units_each > 0; --units_each) {
       if (ssd::Bf16SharedBytes(padded, units_each) <= stream.device().shared_bytes_max) {
         return LaunchBf16<T>(p, units_each, stream);
       }

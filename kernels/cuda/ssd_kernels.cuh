@@ -1,21 +1,16 @@
-// The state space recurrence over many tokens, in blocks (arXiv 2405.21060, section 6). Within a
-// block, with d_i the decay from the block's beginning up to and with token i, and S the state
-// before it:
+// The state space recurrence over many tokens, in blocks (arXiv 2405.21060, section 6), by tensor
+// cores. Within a block, with d_i the decay from the block's beginning up to and with token i, and
+// S the state before it:
 //   y_i = d_i C_i S + sum_{j <= i} (d_i / d_j) (C_i B_j) dt_j x_j + D x_i
 //   S'  = d_last S + sum_j (d_last / d_j) dt_j B_j (outer) x_j
-// Decays are differences of sums of logarithms that are kept in two floats each: where tokens
-// forget fast the sums are large, and nothing of the difference of neighbours may be lost.
 //
-// bf16: a thread block does 128 tokens of a sequence for a few heads (units: 64 columns of a head's
-// width). B and C lie in shared memory as bf16 for all of them. All blocks of tokens run side by
-// side; what one after the other do is only the last step of S': a warp that has its part of the
-// sum waits for the state before its tokens, adds, and hands the state after them to the same warp
-// of the next block of tokens, in the sequence's state memory itself. Who must be waited for has
-// begun before: thread blocks take their work in the order in which they start. The sum over j
-// <= i is two tensor core products with the 128 x 128 matrix between them in registers.
-//
-// f32: a thread block walks through a sequence for 32 columns of a head, blocks of up to 32 tokens
-// in shared memory as f32.
+// A thread block does 128 tokens of a sequence for a few units (64 columns of a head's width). B
+// and C lie in shared memory as bf16 for all of them. All blocks of tokens run side by side; what
+// one after the other do is only the last step of S': a warp that has its part of the sum waits for
+// the state before its tokens, adds, and hands the state after them to the same warp of the next
+// block of tokens, in the sequence's state memory itself. Who must be waited for has begun before:
+// thread blocks take their work in the order in which they start. The sum over j <= i is two
+// products with the 128 x 128 matrix between them in registers.
 //
 // Blocks begin at whole multiples from the sequence's first row, and nothing depends on other
 // sequences, so a sequence cut at a multiple of kTokens rows gives the same bits.
@@ -24,85 +19,13 @@
 #define MNEME_KERNELS_CUDA_SSD_KERNELS_CUH_
 
 #include <cstdint>
-#include <type_traits>
 
 #include "kernels/cuda/device_math.cuh"
+#include "kernels/cuda/ssd_decays.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 #include "kernels/ops.h"
 
 namespace mneme::ssd {
-
-// A double in two floats.
-struct TwoFloats {
-  float high, low;
-  __device__ __forceinline__ TwoFloats(float upper, float lower) : high(upper), low(lower) {}
-  __device__ __forceinline__ explicit TwoFloats(double v)
-      : high(static_cast<float>(v)), low(static_cast<float>(v - static_cast<double>(high))) {}
-  __device__ __forceinline__ float Minus(const TwoFloats& other) const {
-    return (high - other.high) + (low - other.low);
-  }
-};
-
-// What the rows of a block of tokens need of their decays.
-struct Decays {
-  float* dt;    // softplus; 0 beyond the rows
-  float* high;  // sum of logarithms up to and with the row, upper part
-  float* low;   // lower part
-  float* near;  // decay to the end of the row's 16 tokens, times dt
-  float* out;   // decay to the block's end, times dt
-
-  // Of floats for `tokens` tokens.
-  __device__ __forceinline__ Decays(float* memory, int tokens)
-      : dt(memory), high(dt + tokens), low(high + tokens), near(low + tokens), out(near + tokens) {}
-};
-constexpr int kDecayArrays = 5;
-
-// Fills them with one warp; a lane does kEach neighbouring tokens of 32 * kEach. Call with a whole
-// warp, and synchronize after.
-template <int kEach>
-__device__ __forceinline__ void ComputeDecays(const SsdParams& p, int64_t first_row, int rows,
-                                              int tokens, int64_t head, const Decays& to) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  float dt[kEach];
-#pragma unroll
-  for (int e = 0; e < kEach; ++e) {
-    const int i = lane * kEach + e;
-    dt[e] = i < rows ? p.dt[(first_row + i) * p.dt_stride + head] : 0.0f;
-  }
-  const double a = -static_cast<double>(expf(p.a_log[head]));
-  const float bias = p.dt_bias[head];
-  double sums[kEach], sum = 0;
-#pragma unroll
-  for (int e = 0; e < kEach; ++e) {
-    dt[e] = lane * kEach + e < rows ? Softplus(dt[e] + bias) : 0.0f;
-    sum += a * dt[e];
-    sums[e] = sum;
-  }
-  // Sum of the lanes before.
-  double upto = sum;
-#pragma unroll
-  for (int step = 1; step < 32; step *= 2) {
-    const double other = __shfl_up_sync(kFullWarp, upto, step);
-    if (lane >= step) upto += other;
-  }
-  double before = __shfl_up_sync(kFullWarp, upto, 1);
-  if (lane == 0) before = 0;
-  const TwoFloats last(__shfl_sync(kFullWarp, upto, 31));
-  const TwoFloats near(__shfl_sync(kFullWarp, upto, lane | (16 / kEach - 1)));
-#pragma unroll
-  for (int e = 0; e < kEach; ++e) {
-    const int i = lane * kEach + e;
-    if (i >= tokens) break;
-    const TwoFloats total(before + sums[e]);
-    to.dt[i] = dt[e];
-    to.high[i] = total.high;
-    to.low[i] = total.low;
-    to.near[i] = expf(near.Minus(total)) * dt[e];
-    to.out[i] = expf(last.Minus(total)) * dt[e];
-  }
-}
-
-// ---- bf16 --------------------------------------------------------------------------------------
 
 constexpr int kTokens = 128;
 constexpr int kWidth = 64;  // columns of a unit
@@ -653,99 +576,6 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
   }
 }
 
-// ---- f32 ---------------------------------------------------------------------------------------
-
-constexpr int kF32Width = 32;
-constexpr int kF32Threads = 256, kF32Warps = kF32Threads / 32;
-constexpr int kF32TokensMax = 32;
-
-constexpr int64_t F32SharedBytes(int64_t tokens, int64_t state_size) {
-  return 4 * (tokens * state_size + tokens * (state_size + 1) + state_size * kF32Width +
-              2 * tokens * kF32Width + tokens * (tokens + 1) + kDecayArrays * tokens);
-}
-
-// Grid: (heads * slices of 32 columns, sequences). A lane does one column; shared: F32SharedBytes.
-// `tokens`: of a block, at most 32, dividing 64.
-template <typename T>
-__global__ void __launch_bounds__(kF32Threads)
-    F32Kernel(SsdParams p, const SequenceRows* __restrict__ sequences, int slices, int tokens) {
-  const int N = static_cast<int>(p.state_size);
-  float* const Cs = reinterpret_cast<float*>(DynamicShared());  // [tokens, N]
-  float* const Bs = Cs + tokens * N;                            // [tokens, N + 1]
-  float* const state = Bs + tokens * (N + 1);                   // [N, width]
-  float* const Xs = state + N * kF32Width;                      // [tokens, width]
-  float* const Xout = Xs + tokens * kF32Width;                  // the same times decay to the end
-  float* const Ms = Xout + tokens * kF32Width;                  // [tokens, tokens + 1]
-  const Decays decays(Ms + tokens * (tokens + 1), tokens);
-
-  const SequenceRows sequence = sequences[blockIdx.y];
-  if (sequence.row_count == 0) return;
-  const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % 32;
-  const int64_t P = p.head_dim, head = blockIdx.x / slices;
-  const int64_t column = static_cast<int64_t>(blockIdx.x % slices) * kF32Width + lane;
-  const bool inside = column < P;
-  float* const memory = sequence.state + p.state_offset + head * p.state_size * P + column;
-  for (int n = warp; n < N; n += kF32Warps) {
-    state[n * kF32Width + lane] = inside ? memory[n * P] : 0.0f;
-  }
-
-  for (int64_t r = 0; r < sequence.row_count; r += tokens) {
-    const int rows =
-        sequence.row_count - r < tokens ? static_cast<int>(sequence.row_count - r) : tokens;
-    const int64_t first_row = sequence.row_begin + r;
-    const T* const xbc =
-        static_cast<const T*>(static_cast<const void*>(p.xbc)) + first_row * p.xbc_stride;
-    __syncthreads();  // the block before has been read
-    if (warp == 0) ComputeDecays<1>(p, first_row, rows, tokens, head, decays);
-    for (int i = tid; i < tokens * N; i += kF32Threads) {
-      const int row = i / N, n = i % N;
-      const T* from = xbc + row * p.xbc_stride + p.heads * P + n;
-      Bs[row * (N + 1) + n] = row < rows ? ToFloat(from[0]) : 0.0f;
-      Cs[row * N + n] = row < rows ? ToFloat(from[N]) : 0.0f;
-    }
-    __syncthreads();
-    for (int i = warp; i < tokens; i += kF32Warps) {
-      const float v =
-          i < rows && inside ? ToFloat(xbc[i * p.xbc_stride + head * P + column]) : 0.0f;
-      Xs[i * kF32Width + lane] = v;
-      Xout[i * kF32Width + lane] = v * decays.out[i];
-      if (lane > i) continue;
-      const int j = lane;
-      float sum = 0;
-      for (int n = 0; n < N; ++n) sum = fmaf(Cs[i * N + n], Bs[j * (N + 1) + n], sum);
-      Ms[i * (tokens + 1) + j] =
-          sum * expf((decays.high[i] - decays.high[j]) + (decays.low[i] - decays.low[j])) *
-          decays.dt[j];
-    }
-    __syncthreads();
-    for (int i = warp; i < rows; i += kF32Warps) {
-      float sum = 0;
-      for (int n = 0; n < N; ++n) sum = fmaf(Cs[i * N + n], state[n * kF32Width + lane], sum);
-      sum *= expf(decays.high[i]);
-      for (int j = 0; j <= i; ++j) {
-        sum = fmaf(Ms[i * (tokens + 1) + j], Xs[j * kF32Width + lane], sum);
-      }
-      if (inside) {
-        static_cast<T*>(static_cast<void*>(p.y))[(first_row + i) * p.y_stride + head * P + column] =
-            FromFloat<T>(fmaf(p.d_skip[head], Xs[i * kF32Width + lane], sum));
-      }
-    }
-    __syncthreads();  // the state has been read
-    const float whole = expf(decays.high[tokens - 1]);
-    for (int n = warp; n < N; n += kF32Warps) {
-      float sum = state[n * kF32Width + lane] * whole;
-      for (int j = 0; j < tokens; ++j) {
-        sum = fmaf(Bs[j * (N + 1) + n], Xout[j * kF32Width + lane], sum);
-      }
-      state[n * kF32Width + lane] = sum;
-    }
-  }
-  // Each warp writes what it alone has updated.
-  for (int n = warp; n < N && inside; n += kF32Warps) {
-    memory[n * P] = state[n * kF32Width + lane];
-  }
-}
-
 // ---- on the host -------------------------------------------------------------------------------
 
 template <int kN, typename T>
@@ -790,16 +620,6 @@ cudaError_t LaunchChained(const SsdParams& p, const TokenBlock* blocks, int64_t 
     default:
       return cudaErrorInvalidValue;
   }
-}
-
-// `tokens`: of a block, as for the kernel.
-template <typename T>
-cudaError_t LaunchF32(const SsdParams& p, const SequenceRows* sequences, int64_t count, int tokens,
-                      cudaStream_t stream) {
-  const int64_t slices = (p.head_dim + kF32Width - 1) / kF32Width;
-  const dim3 grid(static_cast<unsigned>(p.heads * slices), static_cast<unsigned>(count));
-  return Launch(F32Kernel<T>, grid, dim3(kF32Threads), F32SharedBytes(tokens, p.state_size), stream,
-                p, sequences, static_cast<int>(slices), tokens);
 }
 
 }  // namespace mneme::ssd
