@@ -4,7 +4,7 @@
 //   nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -I . bench/gpu/hsa_topk_bench.cu
 //
 //   hsa_topk_bench [--check-only 1] [--time-only 1] [--repetitions N] [--seed N] [--json PATH]
-//                  [--commit ID] [--tflops N]
+//                  [--commit ID] [--tflops N] [--only scan|hsa|chunk]
 //
 // Needs the CUDA toolkit alone. Exit code 1 when a check fails.
 
@@ -32,7 +32,8 @@ struct Flags {
   int repetitions = 31;
   uint32_t seed = 20261122;
   double tflops = 788;  // dense bf16, as an 8192^3 product reaches on random data on an H200
-  std::string json, commit = "unknown";
+  std::string json, commit = "unknown", only;
+  bool wants(const char* part) const { return only.empty() || only == part; }
 };
 
 int failures = 0;
@@ -682,6 +683,22 @@ void TimeHsa(const Device& device, Timer& timer, Report& report, const std::stri
   }
 }
 
+void TimeHsas(const Device& device, Timer& timer, Report& report, uint32_t seed) {
+  constexpr DType kBf16 = DType::kBf16;
+  TimeHsa(device, timer, report, "8 x 16384, 16 heads, random chunks", 8, 16384, 16,
+          Pattern::kRandom, kBf16, seed);
+  TimeHsa(device, timer, report, "8 x 16384, 16 heads, random past chunks", 8, 16384, 16,
+          Pattern::kCausal, kBf16, seed);
+  TimeHsa(device, timer, report, "8 x 16384, 16 heads, 64 neighbours share", 8, 16384, 16,
+          Pattern::kShared64, kBf16, seed);
+  TimeHsa(device, timer, report, "1 x 16384, 6 heads, random chunks", 1, 16384, 6, Pattern::kRandom,
+          kBf16, seed);
+  for (const int64_t rows : {1, 32, 256, 1024, 2048, 4096}) {
+    TimeHsa(device, timer, report, std::to_string(rows) + " rows, 6 heads, own chunks", rows, 1, 6,
+            Pattern::kRandom, DType::kF32, seed);
+  }
+}
+
 void TimeChunkAttention(Timer& timer, Report& report, int64_t groups, int64_t heads,
                         uint32_t seed) {
   constexpr int64_t T = 65, D = 64;
@@ -724,6 +741,8 @@ bool ParseFlags(int argc, char** argv, Flags* flags) {
       flags->json = value;
     } else if (name == "--commit") {
       flags->commit = value;
+    } else if (name == "--only") {
+      flags->only = value;
     } else if (name == "--tflops") {
       flags->tflops = std::atof(value.c_str());
     } else {
@@ -738,7 +757,7 @@ int Main(int argc, char** argv) {
   if (!ParseFlags(argc, argv, &flags)) {
     std::fprintf(stderr,
                  "usage: hsa_topk_bench [--check-only 1] [--time-only 1] [--repetitions N] "
-                 "[--seed N] [--json PATH] [--commit ID] [--tflops N]\n");
+                 "[--seed N] [--json PATH] [--commit ID] [--tflops N] [--only scan|hsa|chunk]\n");
     return 2;
   }
   cudaDeviceProp properties;
@@ -754,12 +773,14 @@ int Main(int argc, char** argv) {
               properties.name, properties.multiProcessorCount, properties.sharedMemPerBlockOptin,
               flags.seed);
   if (flags.check) {
-    CheckScans(device, flags.seed);
-    CheckScanCompany(device, flags.seed);
+    if (flags.wants("scan")) {
+      CheckScans(device, flags.seed);
+      CheckScanCompany(device, flags.seed);
+    }
     std::printf("scan checked, %d failures so far\n", failures);
-    CheckHsas(device, flags.seed + 1000);
+    if (flags.wants("hsa")) CheckHsas(device, flags.seed + 1000);
     std::printf("hsa checked, %d failures so far\n", failures);
-    CheckChunkAttentions(flags.seed + 2000);
+    if (flags.wants("chunk")) CheckChunkAttentions(flags.seed + 2000);
     std::printf("chunk attention checked, %d failures so far\n", failures);
     std::fflush(stdout);
   }
@@ -771,22 +792,12 @@ int Main(int argc, char** argv) {
         "repetitions, L2 cold\n",
         roofline.bytes_per_s / 1e12, flags.tflops, flags.repetitions);
     Report report(roofline);
-    TimeScans(device, timer, report, flags.seed);
-    constexpr DType kBf16 = DType::kBf16;
-    TimeHsa(device, timer, report, "8 x 16384, 16 heads, random chunks", 8, 16384, 16,
-            Pattern::kRandom, kBf16, flags.seed);
-    TimeHsa(device, timer, report, "8 x 16384, 16 heads, random past chunks", 8, 16384, 16,
-            Pattern::kCausal, kBf16, flags.seed);
-    TimeHsa(device, timer, report, "8 x 16384, 16 heads, 64 neighbours share", 8, 16384, 16,
-            Pattern::kShared64, kBf16, flags.seed);
-    TimeHsa(device, timer, report, "1 x 16384, 6 heads, random chunks", 1, 16384, 6,
-            Pattern::kRandom, kBf16, flags.seed);
-    for (const int64_t rows : {1, 32, 256, 1024, 2048, 4096}) {
-      TimeHsa(device, timer, report, std::to_string(rows) + " rows, 6 heads, own chunks", rows, 1,
-              6, Pattern::kRandom, DType::kF32, flags.seed);
+    if (flags.wants("scan")) TimeScans(device, timer, report, flags.seed);
+    if (flags.wants("hsa")) TimeHsas(device, timer, report, flags.seed);
+    if (flags.wants("chunk")) {
+      TimeChunkAttention(timer, report, 2048, 6, flags.seed);
+      TimeChunkAttention(timer, report, 2048, 16, flags.seed);
     }
-    TimeChunkAttention(timer, report, 2048, 6, flags.seed);
-    TimeChunkAttention(timer, report, 2048, 16, flags.seed);
     if (!flags.json.empty()) {
       std::string command;
       for (int i = 0; i < argc; ++i) command += (i > 0 ? " " : "") + std::string(argv[i]);

@@ -38,8 +38,10 @@ __device__ __forceinline__ void FenceAsyncProxy() {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define MNEME_HAS_WGMMA 1
 
-// Gives registers of this thread away, down to a number, or waits for some to be free and takes them;
-// a multiple of 8. All warps of a warpgroup, in a kernel with __launch_bounds__(threads, 1).
+// Gives registers of this thread away, down to a number, or waits for some to be free and takes
+// them; a multiple of 8. All warps of a warpgroup, in a kernel with __launch_bounds__(threads, 1).
+// Registers come out of those that the block started with (the compiler's report, for each thread):
+// who wants more waits for ever.
 template <int kRegisters>
 __device__ __forceinline__ void GiveRegisters() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
@@ -132,25 +134,25 @@ __device__ __forceinline__ void WgmmaBf16(float (&d)[kColumns / 8][4], uint64_t 
 #define MNEME_REGISTERS_8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define MNEME_REGISTERS_16 \
   MNEME_REGISTERS_8        \
-      ", "                 \
-      "%8, %9, %10, %11, %12, %13, %14, %15"
+  ", "                     \
+  "%8, %9, %10, %11, %12, %13, %14, %15"
 #define MNEME_REGISTERS_32 \
   MNEME_REGISTERS_16       \
-      ", "                 \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define MNEME_REGISTERS_64                                                               \
-  MNEME_REGISTERS_32                                                                     \
-      ", "                                                                               \
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define MNEME_REGISTERS_128                                                              \
-  MNEME_REGISTERS_64                                                                     \
-      ", "                                                                               \
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, " \
-      "%110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, "   \
-      "%123, %124, %125, %126, %127"
+  ", "                     \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define MNEME_REGISTERS_64                                                           \
+  MNEME_REGISTERS_32                                                                 \
+  ", "                                                                               \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define MNEME_REGISTERS_128                                                          \
+  MNEME_REGISTERS_64                                                                 \
+  ", "                                                                               \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, " \
+  "%110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, "   \
+  "%123, %124, %125, %126, %127"
 MNEME_WGMMA(16, 2, MNEME_REGISTERS_8, "%8", "%9", "%10")
 MNEME_WGMMA(32, 4, MNEME_REGISTERS_16, "%16", "%17", "%18")
 MNEME_WGMMA(64, 8, MNEME_REGISTERS_32, "%32", "%33", "%34")

@@ -106,13 +106,13 @@ struct Args {
   void* workspace;  // plan.workspace_bytes() of device memory, aligned to 16 bytes
 
   // Set by LaunchScan.
-  int capacity, stages;
-  int pass_queries, lists, list_keys;
-  uint64_t* keys;        // [lists, pass_queries, list_keys]
-  unsigned char* split;  // [dim / 8][hi, lo][pass_queries][8] bf16
-  int* counts;           // [pass_queries, lists]
-  uint32_t* bests;       // [pass_queries, kBestPlaces]: the high half of a key, 0 for none
-  uint32_t* arrived;     // warps that have entered their first best scores
+  int capacity = 0, stages = 0;
+  int pass_queries = 0, lists = 0, list_keys = 0;
+  uint64_t* keys = nullptr;        // [lists, pass_queries, list_keys]
+  unsigned char* split = nullptr;  // [dim / 8][hi, lo][pass_queries][8] bf16
+  int* counts = nullptr;           // [pass_queries, lists]
+  uint32_t* bests = nullptr;    // [pass_queries, kBestPlaces]: the high half of a key, 0 for none
+  uint32_t* arrived = nullptr;  // warps that have entered their first best scores
 };
 
 inline constexpr int kWarp = 32;

@@ -2,13 +2,16 @@
 // that hand memory to each other. Skips without a GPU; without the CUDA backend in the build, only
 // the refusal is tested.
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -279,6 +282,58 @@ TEST_F(CudaBackendTest, PassesRunOnceEach) {
   std::vector<std::atomic<int>> runs(17);
   backend_->RunPasses(17, [&](int64_t pass) { ++runs[pass]; });
   for (const std::atomic<int>& count : runs) EXPECT_EQ(count.load(), 1);
+}
+
+// More queries than one pass takes, the landmarks half in memory of the host; a query alone has the
+// same result to the last bit.
+TEST_F(CudaBackendTest, LandmarkScanFindsTheBestOfEveryQueryInAnyCompany) {
+  constexpr int64_t kDim = 64, kQueries = 141, kBest = 5, kHostRows = 700, kDeviceRows = 20513;
+  constexpr int64_t kRows = kHostRows + kDeviceRows;
+  std::vector<Bf16> rows;
+  for (const float v : Numbers(kRows * kDim, 21)) rows.push_back(FloatToBf16(v));
+  const std::vector<float> queries = Numbers(kQueries * kDim, 22);
+  const Buffer device = backend_->Allocate(kDeviceRows * kDim * 2).value();
+  ASSERT_TRUE(backend_->CopyIn(device.data(), rows.data() + kHostRows * kDim, device.bytes()).ok());
+  const std::vector<LandmarkSlab> slabs = {{rows.data(), kHostRows}, {device.data(), kDeviceRows}};
+  const auto scan = [&](int64_t first, int64_t count, int64_t* indices, float* scores) {
+    return backend_->LandmarkTopK({.queries = queries.data() + first * kDim,
+                                   .n_queries = count,
+                                   .dim = kDim,
+                                   .slabs = slabs,
+                                   .k = kBest,
+                                   .indices = indices,
+                                   .scores = scores});
+  };
+  std::vector<int64_t> indices(kQueries * kBest, -7);
+  std::vector<float> scores(indices.size());
+  ASSERT_TRUE(scan(0, kQueries, indices.data(), scores.data()).ok());
+  std::vector<std::pair<double, int64_t>> all(kRows);
+  for (int64_t q = 0; q < kQueries; ++q) {
+    for (int64_t r = 0; r < kRows; ++r) {
+      double sum = 0;
+      for (int64_t d = 0; d < kDim; ++d) {
+        sum += double{Bf16ToFloat(rows[static_cast<size_t>(r * kDim + d)])} *
+               double{queries[static_cast<size_t>(q * kDim + d)]};
+      }
+      all[static_cast<size_t>(r)] = {sum, r};
+    }
+    std::partial_sort(all.begin(), all.begin() + kBest, all.end(), std::greater<>());
+    for (int64_t i = 0; i < kBest; ++i) {
+      // Float32 sums and the query's bf16 split, both far below this.
+      EXPECT_NEAR(scores[static_cast<size_t>(q * kBest + i)], all[static_cast<size_t>(i)].first,
+                  1e-4)
+          << "query " << q << " place " << i;
+    }
+  }
+  for (const int64_t q : {0, 40, 140}) {
+    std::vector<int64_t> alone(kBest);
+    std::vector<float> alone_scores(kBest);
+    ASSERT_TRUE(scan(q, 1, alone.data(), alone_scores.data()).ok());
+    for (int64_t i = 0; i < kBest; ++i) {
+      EXPECT_EQ(alone[static_cast<size_t>(i)], indices[static_cast<size_t>(q * kBest + i)]);
+      EXPECT_EQ(alone_scores[static_cast<size_t>(i)], scores[static_cast<size_t>(q * kBest + i)]);
+    }
+  }
 }
 
 }  // namespace
