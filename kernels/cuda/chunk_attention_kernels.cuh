@@ -58,30 +58,40 @@ __device__ __forceinline__ RawEight<In> ReadEight(const In* from, bool vectors) 
   return raw;
 }
 
-// HeadNorm of a head of 64 of which each of eight neighbouring lanes holds eight, and its position.
-__device__ __forceinline__ void NormEight(const ChunkAttentionParams& p, const Eight& weight,
-                                          int row, int first, Eight& x) {
+__device__ __forceinline__ void LoadFloats(const float* from, bool vectors, Eight& to) {
+  const RawEight<float> raw = ReadEight(from, vectors);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) to.v[i] = raw.v[i];
+}
+
+// HeadNorm of a head of 64 of which each of eight neighbouring lanes holds eight, and its turn to
+// its position: a c - b s for the first half, b c + a s for the second; `sine` has that sign.
+__device__ __forceinline__ void NormEight(const Eight& weight, float eps, const Eight& cosine,
+                                          const Eight& sine, Eight& x) {
   float squares = 0;
 #pragma unroll
   for (int i = 0; i < 8; ++i) squares += x.v[i] * x.v[i];
 #pragma unroll
   for (int step = 1; step < 8; step *= 2) squares += __shfl_xor_sync(0xffffffffu, squares, step);
-  const float scale = 1.0f / sqrtf(squares / kWidth + p.eps);
-  const float* cosine = p.cosine + row * (kWidth / 2) + first % (kWidth / 2);
-  const float* sine = p.sine + row * (kWidth / 2) + first % (kWidth / 2);
-  const float sign = first < kWidth / 2 ? -1.0f : 1.0f;  // a c - b s, b c + a s
+  const float scale = 1.0f / sqrtf(squares / kWidth + eps);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const float own = x.v[i] * scale * weight.v[i];
     const float other = __shfl_xor_sync(0xffffffffu, own, 4);
-    x.v[i] = own * cosine[i] + sign * other * sine[i];
+    x.v[i] = own * cosine.v[i] + other * sine.v[i];
   }
+}
+
+__device__ __forceinline__ uint4 PackEight(const Eight& x, float scale) {
+  return make_uint4(
+      PackBf16(x.v[0] * scale, x.v[1] * scale), PackBf16(x.v[2] * scale, x.v[3] * scale),
+      PackBf16(x.v[4] * scale, x.v[5] * scale), PackBf16(x.v[6] * scale, x.v[7] * scale));
 }
 
 // Grid: (groups, heads); block: kTiles warps; shared: q, k, v [kTiles * 16 rows][64] bf16, rows
 // swapped, zero from group_rows on. D = 64, group_rows <= kTiles * 16, bf16 out.
 template <int kTiles, typename In>
-__global__ void __launch_bounds__(kTiles* kLanes, kTiles < 9 ? 20 / kTiles : 1)
+__global__ void __launch_bounds__(kTiles* kLanes, kTiles < 9 ? 15 / kTiles : 1)
     ChunkAttentionKernel(const ChunkAttentionParams p, const bool in_vectors,
                          const bool out_vectors) {
   constexpr int kRows = kTiles * 16;
@@ -95,38 +105,57 @@ __global__ void __launch_bounds__(kTiles* kLanes, kTiles < 9 ? 20 / kTiles : 1)
 
   // scores / sqrt(D) in base two: the factor goes into q.
   const float q_scale = 1.44269504088896340736f / sqrtf(static_cast<float>(kWidth));
-  // A thread does the same eight columns of four rows; a row is eight neighbouring threads'.
+  // A thread does the same eight columns of four rows; a row is eight neighbouring threads'. Rows
+  // from group_rows on are read as the first and become zeros.
   constexpr int kEach = kRows * (kWidth / 8) / (kTiles * kLanes);
   const int chunk = thread % 8, first = chunk * 8;
+  const In* const from =
+      static_cast<const In*>(p.qkv) + first_row * p.qkv_stride + head * kWidth + first;
+  const auto row_of = [&](int i) { return i * kTiles * 4 + thread / 8; };
+  const auto read_row = [&](int i) { return row_of(i) < rows ? row_of(i) : 0; };
+  const auto write = [&](int part, int i, const Eight& x, float scale) {
+    *reinterpret_cast<uint4*>(matrices + part * kMatrixBytes + Place(row_of(i), chunk)) =
+        row_of(i) < rows ? PackEight(x, scale) : make_uint4(0, 0, 0, 0);
+  };
+  RawEight<In> raw[2][kEach];
 #pragma unroll
-  for (int part = 0; part < 3; ++part) {
-    const In* from = static_cast<const In*>(p.qkv) + first_row * p.qkv_stride + part * width +
-                     head * kWidth + first;
-    RawEight<In> raw[kEach];
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const int row = i * kTiles * 4 + thread / 8;
-      raw[i] = ReadEight(from + (row < rows ? row : 0) * p.qkv_stride, in_vectors);
-    }
-    const float* norm = part == 0 ? p.q_norm : part == 1 ? p.k_norm : nullptr;
-    const float scale = part == 0 ? q_scale : 1.0f;
-    Eight weight = {};
-    if (norm != nullptr) {
-#pragma unroll
-      for (int c = 0; c < 8; ++c) weight.v[c] = norm[first + c];
-    }
+  for (int part = 0; part < 2; ++part) {
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
-      const int row = i * kTiles * 4 + thread / 8;
-      Eight x = Widen(raw[i]);
-      if (norm != nullptr) NormEight(p, weight, row < rows ? row : 0, first, x);
-      uint4 bits = make_uint4(
-          PackBf16(x.v[0] * scale, x.v[1] * scale), PackBf16(x.v[2] * scale, x.v[3] * scale),
-          PackBf16(x.v[4] * scale, x.v[5] * scale), PackBf16(x.v[6] * scale, x.v[7] * scale));
-      if (row >= rows) bits = make_uint4(0, 0, 0, 0);
-      *reinterpret_cast<uint4*>(matrices + part * kMatrixBytes + Place(row, chunk)) = bits;
+      raw[part][i] = ReadEight(from + part * width + read_row(i) * p.qkv_stride, in_vectors);
     }
   }
+  if (p.q_norm != nullptr) {
+    Eight q_weight, k_weight;
+    LoadFloats(p.q_norm + first, in_vectors, q_weight);
+    LoadFloats(p.k_norm + first, in_vectors, k_weight);
+    constexpr int kHalf = kWidth / 2;
+    const float sign = first < kHalf ? -1.0f : 1.0f;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      Eight cosine, sine, q = Widen(raw[0][i]), k = Widen(raw[1][i]);
+      LoadFloats(p.cosine + read_row(i) * kHalf + first % kHalf, in_vectors, cosine);
+      LoadFloats(p.sine + read_row(i) * kHalf + first % kHalf, in_vectors, sine);
+#pragma unroll
+      for (int c = 0; c < 8; ++c) sine.v[c] *= sign;
+      NormEight(q_weight, p.eps, cosine, sine, q);
+      NormEight(k_weight, p.eps, cosine, sine, k);
+      write(0, i, q, q_scale);
+      write(1, i, k, 1.0f);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      write(0, i, Widen(raw[0][i]), q_scale);
+      write(1, i, Widen(raw[1][i]), 1.0f);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    raw[0][i] = ReadEight(from + 2 * width + read_row(i) * p.qkv_stride, in_vectors);
+  }
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) write(2, i, Widen(raw[0][i]), 1.0f);
   __syncthreads();
 
   unsigned char* q = matrices + warp * 16 * kRowBytes;  // 16 rows: Place's swap repeats every 8
@@ -324,7 +353,9 @@ cudaError_t LaunchFor(Variant variant, const ChunkAttentionParams& p, dim3 grid,
   const auto aligned = [](const void* data, int64_t row_bytes) {
     return reinterpret_cast<uintptr_t>(data) % 16 == 0 && row_bytes % 16 == 0;
   };
-  const bool in = aligned(p.qkv, p.qkv_stride * sizeof(In));
+  const bool norms = p.q_norm == nullptr || (aligned(p.q_norm, 0) && aligned(p.k_norm, 0) &&
+                                             aligned(p.cosine, 0) && aligned(p.sine, 0));
+  const bool in = aligned(p.qkv, p.qkv_stride * sizeof(In)) && norms;
   const bool out = aligned(p.out, p.out_stride * 2);
   const auto launch = [&](void (*kernel)(ChunkAttentionParams, bool, bool), int tiles) {
     return Launch(kernel, grid, dim3(static_cast<unsigned>(tiles * kLanes)),

@@ -140,9 +140,9 @@ TEST_P(MatmulTest, LargestShapesOfTheModelsMatchTheTwin) {
 TEST_P(MatmulTest, ResultsInBf16AndTheirTailMatchTheTwin) {
   if (ActivationTypes().size() == 1) GTEST_SKIP() << "results are f32 on this backend";
   for (const DType dtype : kStored) {
-    for (const int64_t rows : {0, 1, 17, 64, 129, 300}) {
+    for (const int64_t rows : {0, 1, 65, 300}) {
       for (const int64_t cols : {int64_t{384}, int64_t{776}, Uniform(1, 100)}) {
-        const StoredMatrix m = Matrix(dtype, Uniform(20, 400), cols);
+        const StoredMatrix m = Matrix(dtype, Uniform(20, 220), cols);
         const int64_t n = m.source.rows, tail_columns = Uniform(0, 20);
         const auto weight =
             backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16}).value();
@@ -193,8 +193,8 @@ TEST_P(MatmulTest, ResultsInBf16AndTheirTailMatchTheTwin) {
 
 TEST_P(MatmulTest, GatedProductsMatchTheTwin) {
   if (ActivationTypes().size() == 1) GTEST_SKIP() << "gates are an operation of their own";
-  for (const int64_t rows : {0, 1, 65, 300}) {
-    for (const int64_t width : {8, 96, 1024}) {
+  for (const int64_t rows : {0, 1, 150}) {
+    for (const int64_t width : {8, 96, 200}) {
       for (const int64_t cols : {40, 384, 800}) {
         const StoredMatrix m = Matrix(DType::kI8, 2 * width, cols);
         const auto weight =
