@@ -402,8 +402,8 @@ class Bench {
                 .rows = R,
                 .y = y.as<float>(),
                 .y_stride = c.inner(),
-                .io_dtype = activation,
-                .compute_dtype = DType::kBf16});
+                .compute_dtype = DType::kBf16,
+                .io_dtype = activation});
          }});
     lower.push_back({"GateNorm", rows * inner * (2 * size + 2), 0, [&] {
                        return backend_.GateNorm({.y = y.data(),

@@ -77,8 +77,8 @@ absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, 
                          .rows = rows,
                          .y = static_cast<float*>(ws.y),
                          .y_stride = c.inner(),
-                         .io_dtype = activation_dtype,
-                         .compute_dtype = compute_dtype_};
+                         .compute_dtype = compute_dtype_,
+                         .io_dtype = activation_dtype};
   if (per_row) {
     RETURN_IF_ERROR(backend_.ConvSsmStep(conv, ssd));
   } else {
