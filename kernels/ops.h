@@ -142,7 +142,8 @@ struct ConvSiluParams {
 //   dt = softplus(dt + dt_bias),  state = exp(-exp(a_log) dt) state + dt x (outer) B,
 //   y = state C + d_skip x.
 // State of a sequence: [H, N, P] at sequence.state + state_offset. `Ssd` computes it in blocks of
-// tokens; `SsmStep` takes sequences of one row each.
+// tokens, at most 128 (a sequence cut at a multiple of that into two calls gives the same bits);
+// `SsmStep` takes sequences of one row each.
 struct SsdParams {
   const float* xbc = nullptr;  // [rows, H * P + 2 N]: x, B, C
   int64_t xbc_stride = 0;
