@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +20,8 @@
 #include "engine/readers.h"
 #include "engine/recovery.h"
 #include "engine/scheduler.h"
+#include "engine/scrubber.h"
+#include "engine/segment_restorer.h"
 #include "engine/segmenter.h"
 #include "engine/text_committer.h"
 #include "engine/visibility.h"
@@ -139,9 +142,19 @@ class EngineImpl : public Engine {
               .visibility = visibility_,
               .metrics = metrics_,
               .step_tokens_max = StepTokensMax(model, store)},
-        recovery_(store, scheduler_, metrics_, clock) {}
+        recovery_(store, scheduler_, metrics_, clock),
+        scrubber_(
+            {.bytes_per_second = options.scrub_bytes_per_second,
+             .interval = options.scrub_interval,
+             .first_after = options.scrub_first_after},
+            store,
+            [this, &model](DocumentId document, int64_t segment, bool with_pages) {
+              return RestoreSegment(model, shape_, store_, document, segment, with_pages);
+            },
+            [this] { DeriveWhatIsNotVisible(); }, metrics, clock) {}
 
   ~EngineImpl() override {
+    scrubber_.StopSoon();
     committer_.Stop();
     scheduler_.Stop();
   }
@@ -290,16 +303,36 @@ class EngineImpl : public Engine {
     return mneme::Score(read_, options, context);
   }
 
+  absl::StatusOr<StoreCheckReport> CheckStore(
+      absl::string_view memory_name, bool heal,
+      const std::function<absl::Status(const StoreCheckReport&)>& step) override {
+    RETURN_IF_ERROR(CheckTakesWork());
+    std::optional<MemoryId> memory;
+    if (!memory_name.empty()) {
+      ASSIGN_OR_RETURN(const MemoryInfo info, FindMemory(memory_name));
+      memory = info.uid;
+    }
+    return scrubber_.CheckNow(memory, heal, step);
+  }
+
+  absl::StatusOr<BackupInfo> CreateBackup(BackupDirectory& directory, const std::string& version,
+                                          const BackupStep& step) override {
+    RETURN_IF_ERROR(CheckTakesWork());
+    return store_.Backup(directory, version, step);
+  }
+
   absl::Status Ready() const override {
     RETURN_IF_ERROR(CheckTakesWork());
     RETURN_IF_ERROR(committer_.Health(options_.thread_stall_max));
     RETURN_IF_ERROR(scheduler_.Health(options_.thread_stall_max));
     RETURN_IF_ERROR(batcher_.Health(options_.thread_stall_max));
+    RETURN_IF_ERROR(scrubber_.Health(options_.thread_stall_max));
     return recovery_.Health(options_.thread_stall_max);
   }
 
   absl::Status Drain(absl::Time deadline) override {
     if (!draining_.exchange(true)) LogInfo("engine", "draining");
+    scrubber_.StopSoon();
     bool done = committer_.WaitIdle(deadline);
     scheduler_.StopSoon();
     visibility_.Notify();
@@ -322,6 +355,15 @@ class EngineImpl : public Engine {
   absl::Status CheckTakesWork() const {
     if (!draining_.load(std::memory_order_relaxed)) return absl::OkStatus();
     return absl::UnavailableError("the engine is draining");
+  }
+
+  // Documents that can be read again, after damage, go on where they were.
+  void DeriveWhatIsNotVisible() {
+    for (const DocumentInfo& document : store_.AllDocuments()) {
+      if (document.damaged || document.visible_bytes >= document.durable_bytes) continue;
+      scheduler_.TextDurable(document.uid, document.durable_bytes, document.sealed);
+      scheduler_.Flush(document.uid, document.durable_bytes);
+    }
   }
 
   absl::StatusOr<MemoryInfo> FindMemory(absl::string_view name) const {
@@ -391,6 +433,7 @@ class EngineImpl : public Engine {
   ReadBatcher batcher_;
   const ReadEnvironment read_;
   Recovery recovery_;
+  Scrubber scrubber_;
 };
 
 }  // namespace

@@ -23,6 +23,7 @@
 #include "common/clock.h"
 #include "common/metrics.h"
 #include "memory_store/memory_store.h"
+#include "memory_store/store_checker.h"
 #include "model/model.h"
 
 namespace mneme {
@@ -64,6 +65,12 @@ struct EngineOptions {
   // Readers running at one time, and waiting, at most; beyond it RESOURCE_EXHAUSTED.
   int readers_max = 64;
   int readers_waiting_max = 1024;
+  // The scrubber, which reads the whole store in the background and heals it: bytes a second that
+  // it reads, at most (0: it does not), the time from the beginning of a pass to that of the next,
+  // at least, and from the start to the first.
+  int64_t scrub_bytes_per_second = 0;
+  absl::Duration scrub_interval = absl::Hours(24);
+  absl::Duration scrub_first_after = absl::Minutes(1);
 };
 
 // tenants/{tenant}/memories/{memory}[/documents/{document}], parsed and checked. INVALID_ARGUMENT
@@ -263,6 +270,18 @@ class Engine {
       const std::function<bool(GeneratePiece)>& emit) = 0;
   virtual absl::StatusOr<ScoreResult> Score(const ScoreOptions& options,
                                             const CallContext& context) = 0;
+
+  // Reads everything that is stored, or one memory alone (`memory_name` not empty), and says what
+  // is damaged; with `heal`, mends what can be mended (see StoreChecker, which says what `step`
+  // is). Goes on for as long as the disk takes. ABORTED while another such call runs.
+  virtual absl::StatusOr<StoreCheckReport> CheckStore(
+      absl::string_view memory_name, bool heal,
+      const std::function<absl::Status(const StoreCheckReport&)>& step) = 0;
+
+  // Adds a backup of everything to a directory, while all goes on; see MemoryStore::Backup.
+  virtual absl::StatusOr<BackupInfo> CreateBackup(BackupDirectory& directory,
+                                                  const std::string& version,
+                                                  const BackupStep& step) = 0;
 
   // OK while every background thread lives and recovery is over; otherwise UNAVAILABLE with the
   // reason (readiness).

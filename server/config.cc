@@ -266,6 +266,17 @@ std::vector<ConfigKey> MakeKeys() {
                  "RocksDB's threads for flushes and compactions.", FIELD(background_threads)),
       BytesKey("store", "reserve_bytes", 0, kBytesMax,
                "Space that writes leave free on the file system.", FIELD(reserve_bytes)),
+      TextKey("store", "backup_dir", "a folder or empty",
+              "Where mneme backup writes, once for all; created when absent. Empty: no backups.",
+              IsAnything, FIELD(server.backup_dir)),
+      BytesKey("store", "scrub_bytes_per_second", 0, kBytesMax,
+               "The scrubber reads the whole store in the background, at most at this rate; 0: it "
+               "does not.",
+               FIELD(engine.scrub_bytes_per_second)),
+      SecondsKey(
+          "store", "scrub_interval_seconds", 1,
+          "Time from the beginning of one pass of the scrubber to that of the next, at least.",
+          FIELD(engine.scrub_interval)),
       BytesKey("store", "host_page_bytes_max", 1 << 20, kBytesMax,
                "Chunk pages (keys and values) kept in memory, at most.",
                FIELD(host_page_bytes_max)),
@@ -572,6 +583,10 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const std::string> args,
       command.action = CommandLine::Action::kVersion;
       return command;
     }
+    if (flag == "--verify-only") {
+      command.action = CommandLine::Action::kVerify;
+      continue;
+    }
     if (flag == "--print-config") {
       command.action = CommandLine::Action::kPrintConfig;
       continue;
@@ -587,7 +602,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const std::string> args,
     for (const KeyFlag& candidate : kKeyFlags) {
       if (candidate.flag == flag) key_flag = &candidate;
     }
-    if (key_flag == nullptr && flag != "--config" && flag != "--set") {
+    if (key_flag == nullptr && flag != "--config" && flag != "--set" && flag != "--restore-from") {
       return absl::InvalidArgumentError(
           absl::StrCat(absl::StartsWith(flag, "-") ? "unknown flag " : "unexpected argument ", flag,
                        " (see --help)"));
@@ -600,6 +615,10 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const std::string> args,
     }
     if (flag == "--config") {
       config_path = value;
+    } else if (flag == "--restore-from") {
+      if (value.empty()) return absl::InvalidArgumentError("--restore-from: the value is empty");
+      command.action = CommandLine::Action::kRestore;
+      command.restore_from = value;
     } else if (flag == "--set") {
       ASSIGN_OR_RETURN(Assignment assignment, ParseSet(value));
       assignments.push_back(std::move(assignment));
@@ -637,6 +656,13 @@ std::string HelpText() {
       "  --config FILE            YAML file of sections and keys.\n"
       "  --print-config           Prints the effective configuration as YAML (which --config "
       "takes) and exits.\n"
+      "  --verify-only            Reads everything in the data directory, which no server may "
+      "use,\n"
+      "                           says what is damaged, writes nothing, and exits with 1 if "
+      "anything is.\n"
+      "  --restore-from DIR[:ID]  Restores a backup (the newest, or the one of that id) into the "
+      "data directory,\n"
+      "                           which must be empty, and exits.\n"
       "  --version                Prints version, commit and backends and exits.\n"
       "  --help                   Prints this text and exits.\n"
       "\n"

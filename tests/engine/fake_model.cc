@@ -40,7 +40,7 @@ Buffer HostBuffer(const std::vector<float>& values) {
 
 }  // namespace
 
-FakeModel::FakeModel() : bundle_(std::make_unique<Bundle>()) {
+FakeModel::FakeModel(int kv_dim) : kv_dim_(kv_dim), bundle_(std::make_unique<Bundle>()) {
   std::ifstream file(MNEME_SOURCE_DIR "/models/mneme-small/tokenizer.model", std::ios::binary);
   std::stringstream contents;
   contents << file.rdbuf();
@@ -65,7 +65,7 @@ FakeModel::FakeModel() : bundle_(std::make_unique<Bundle>()) {
 PageLayout FakeModel::page_layout() const {
   return {.dtype = DType::kF32,
           .chunk_tokens = kChunkTokens,
-          .kv_dim = 1,
+          .kv_dim = kv_dim_,
           .landmark_dim = kLandmarkDim};
 }
 
@@ -99,7 +99,7 @@ absl::Status FakeModel::ForwardLower(Segments segments, std::vector<SegmentChunk
     SegmentChunks& chunks = out->emplace_back();
     for (size_t first = 0; first < ids.size(); first += kChunkTokens) {
       std::vector<float> landmark(kLandmarkDim, 0.0f);
-      std::vector<float> page(2 * kChunkTokens, -1.0f);
+      std::vector<float> page(static_cast<size_t>(2 * kChunkTokens * kv_dim_), -1.0f);
       const absl::Span<const TokenId> chunk = ids.subspan(first, kChunkTokens);
       for (size_t i = 0; i < chunk.size(); ++i) {
         page[i] = static_cast<float>(chunk[i]);
