@@ -19,6 +19,8 @@ namespace {
 // A response holds at most 256 passages of a chunk with 4096 bytes of context on both sides.
 constexpr int kReceiveBytesMax = 64 << 20;
 constexpr int kPageSize = 1000;
+// Of one wait for an operation; then the next, so that a lost connection is noticed.
+constexpr int64_t kOperationWaitSeconds = 30;
 
 std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
   grpc::ChannelArguments arguments;
@@ -60,6 +62,7 @@ Client::Client(std::shared_ptr<grpc::Channel> channel, ClientOptions options)
     : options_(std::move(options)),
       channel_(std::move(channel)),
       stub_(v1::MemoryService::NewStub(channel_)),
+      operations_stub_(google::longrunning::Operations::NewStub(channel_)),
       seed_(options_.seed != 0 ? options_.seed : SystemSeed()) {}
 
 Client::~Client() = default;
@@ -95,22 +98,24 @@ absl::StatusOr<Response> Client::CallUnary(UnaryMethod<Request, Response> method
 }
 
 template <typename Request>
-absl::Status Client::CallDelete(UnaryMethod<Request, google::protobuf::Empty> method,
-                                const std::string& name, const CallOptions& call) {
+absl::StatusOr<google::longrunning::Operation> Client::CallDelete(
+    UnaryMethod<Request, google::longrunning::Operation> method, const std::string& name,
+    const CallOptions& call) {
   Request request;
   request.set_name(name);
   request.set_request_id(NewRequestId());
   Retrier retrier = NewRetrier(call);
   bool repeated = false;
   while (true) {
-    google::protobuf::Empty response;
+    google::longrunning::Operation response;
     absl::Status status;
     {
       Attempt attempt(call);
       status = StatusFromRpc(((*stub_).*method)(&attempt.context, request, &response));
     }
     // An earlier attempt did it and only its answer was lost.
-    if (repeated && absl::IsNotFound(status)) return absl::OkStatus();
+    if (repeated && absl::IsNotFound(status)) return google::longrunning::Operation();
+    if (status.ok()) return response;
     if (!IsRetryable(status) || !retrier.WaitForNext(status)) return status;
     repeated = true;
   }
@@ -128,7 +133,8 @@ absl::StatusOr<v1::Memory> Client::GetMemory(const std::string& name, const Call
   return CallUnary(&v1::MemoryService::StubInterface::GetMemory, request, call);
 }
 
-absl::Status Client::DeleteMemory(const std::string& name, const CallOptions& call) {
+absl::StatusOr<google::longrunning::Operation> Client::DeleteMemory(const std::string& name,
+                                                                    const CallOptions& call) {
   return CallDelete(&v1::MemoryService::StubInterface::DeleteMemory, name, call);
 }
 
@@ -138,8 +144,33 @@ absl::StatusOr<v1::Document> Client::GetDocument(const std::string& name, const 
   return CallUnary(&v1::MemoryService::StubInterface::GetDocument, request, call);
 }
 
-absl::Status Client::DeleteDocument(const std::string& name, const CallOptions& call) {
+absl::StatusOr<google::longrunning::Operation> Client::DeleteDocument(const std::string& name,
+                                                                      const CallOptions& call) {
   return CallDelete(&v1::MemoryService::StubInterface::DeleteDocument, name, call);
+}
+
+absl::StatusOr<google::longrunning::Operation> Client::WaitOperation(
+    google::longrunning::Operation operation, const CallOptions& call) {
+  google::longrunning::WaitOperationRequest request;
+  request.set_name(operation.name());
+  request.mutable_timeout()->set_seconds(kOperationWaitSeconds);
+  Retrier retrier = NewRetrier(call);
+  while (!operation.done()) {
+    absl::Status status;
+    {
+      Attempt attempt(call);
+      status =
+          StatusFromRpc(operations_stub_->WaitOperation(&attempt.context, request, &operation));
+    }
+    if (status.ok()) {
+      retrier.NoteProgress();
+    } else if (!IsRetryable(status) || !retrier.WaitForNext(status)) {
+      return status;
+    }
+  }
+  if (!operation.has_error()) return operation;
+  return absl::Status(static_cast<absl::StatusCode>(operation.error().code()),
+                      operation.error().message());
 }
 
 absl::StatusOr<v1::RetrieveResponse> Client::Retrieve(const v1::RetrieveRequest& request,

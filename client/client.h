@@ -29,6 +29,7 @@
 #include "client/ingest_stream.h"
 #include "client/retry.h"
 #include "client/text_source.h"
+#include "google/longrunning/operations.grpc.pb.h"
 #include "mneme/v1/mneme.grpc.pb.h"
 
 namespace mneme {
@@ -72,9 +73,17 @@ class Client {
   absl::StatusOr<v1::Memory> CreateMemory(v1::CreateMemoryRequest request,
                                           const CallOptions& call = {});
   absl::StatusOr<v1::Memory> GetMemory(const std::string& name, const CallOptions& call = {});
-  absl::Status DeleteMemory(const std::string& name, const CallOptions& call = {});
+  // Durably deleted; the operation ends when nothing is left of it in any file. Its name is empty
+  // when an earlier attempt did it and only its answer was lost.
+  absl::StatusOr<google::longrunning::Operation> DeleteMemory(const std::string& name,
+                                                              const CallOptions& call = {});
   absl::StatusOr<v1::Document> GetDocument(const std::string& name, const CallOptions& call = {});
-  absl::Status DeleteDocument(const std::string& name, const CallOptions& call = {});
+  absl::StatusOr<google::longrunning::Operation> DeleteDocument(const std::string& name,
+                                                                const CallOptions& call = {});
+  // Waits until an operation has ended; its error is this call's, otherwise the response is set.
+  // NOT_FOUND: the server does not know it any more.
+  absl::StatusOr<google::longrunning::Operation> WaitOperation(
+      google::longrunning::Operation operation, const CallOptions& call = {});
   absl::StatusOr<v1::RetrieveResponse> Retrieve(const v1::RetrieveRequest& request,
                                                 const CallOptions& call = {});
   absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request,
@@ -118,8 +127,9 @@ class Client {
   absl::StatusOr<Response> CallUnary(UnaryMethod<Request, Response> method, const Request& request,
                                      const CallOptions& call);
   template <typename Request>
-  absl::Status CallDelete(UnaryMethod<Request, google::protobuf::Empty> method,
-                          const std::string& name, const CallOptions& call);
+  absl::StatusOr<google::longrunning::Operation> CallDelete(
+      UnaryMethod<Request, google::longrunning::Operation> method, const std::string& name,
+      const CallOptions& call);
   // Distinct on every call.
   uint64_t NextSeed();
   std::string NewRequestId();
@@ -128,6 +138,7 @@ class Client {
   const ClientOptions options_;
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::MemoryService::StubInterface> stub_;
+  const std::unique_ptr<google::longrunning::Operations::StubInterface> operations_stub_;
   std::atomic<uint64_t> seed_;
 };
 

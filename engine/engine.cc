@@ -15,6 +15,7 @@
 #include "engine/document_writer.h"
 #include "engine/engine_metrics.h"
 #include "engine/page_source.h"
+#include "engine/purger.h"
 #include "engine/read_batcher.h"
 #include "engine/reader_gate.h"
 #include "engine/readers.h"
@@ -151,10 +152,12 @@ class EngineImpl : public Engine {
             [this, &model](DocumentId document, int64_t segment, bool with_pages) {
               return RestoreSegment(model, shape_, store_, document, segment, with_pages);
             },
-            [this] { DeriveWhatIsNotVisible(); }, metrics, clock) {}
+            [this] { DeriveWhatIsNotVisible(); }, metrics, clock),
+        purger_(store, metrics_, clock) {}
 
   ~EngineImpl() override {
     scrubber_.StopSoon();
+    purger_.Stop();
     committer_.Stop();
     scheduler_.Stop();
   }
@@ -197,14 +200,15 @@ class EngineImpl : public Engine {
     return stats;
   }
 
-  absl::Status DeleteMemory(absl::string_view name) override {
+  absl::StatusOr<Deletion> DeleteMemory(absl::string_view name) override {
     ASSIGN_OR_RETURN(const MemoryInfo info, FindMemory(name));
-    RETURN_IF_ERROR(store_.DeleteMemory(info.uid));
+    ASSIGN_OR_RETURN(Deletion deletion, store_.DeleteMemory(info.uid));
     for (const auto& writer : registry_.Of(info.uid)) {
       EndWriter(writer, absl::NotFoundError(absl::StrCat("memory ", name, " was deleted")));
     }
     visibility_.Notify();
-    return absl::OkStatus();
+    purger_.Notify();
+    return deletion;
   }
 
   absl::StatusOr<DocumentInfo> GetDocument(absl::string_view name) override {
@@ -217,15 +221,21 @@ class EngineImpl : public Engine {
     return store_.ListDocuments(info.uid, after, limit);
   }
 
-  absl::Status DeleteDocument(absl::string_view name) override {
+  absl::StatusOr<Deletion> DeleteDocument(absl::string_view name) override {
     ASSIGN_OR_RETURN(const DocumentInfo info, FindDocument(name));
-    RETURN_IF_ERROR(store_.DeleteDocument(info.uid));
+    ASSIGN_OR_RETURN(Deletion deletion, store_.DeleteDocument(info.uid));
     const absl::Status status =
         absl::NotFoundError(absl::StrCat("document ", name, " was deleted"));
     scheduler_.Forget(info.uid);
     if (const auto writer = registry_.Find(info.uid)) EndWriter(writer, status);
     visibility_.Notify();
-    return absl::OkStatus();
+    purger_.Notify();
+    return deletion;
+  }
+
+  std::vector<Deletion> PendingDeletions() const override { return store_.PendingDeletions(); }
+  void WhenPurged(PurgeId id, PurgedCallback purged) override {
+    purger_.WhenPurged(id, std::move(purged));
   }
 
   absl::StatusOr<std::string> ReadText(absl::string_view document_name, int64_t byte_begin,
@@ -327,6 +337,7 @@ class EngineImpl : public Engine {
     RETURN_IF_ERROR(scheduler_.Health(options_.thread_stall_max));
     RETURN_IF_ERROR(batcher_.Health(options_.thread_stall_max));
     RETURN_IF_ERROR(scrubber_.Health(options_.thread_stall_max));
+    RETURN_IF_ERROR(purger_.Health(options_.thread_stall_max));
     return recovery_.Health(options_.thread_stall_max);
   }
 
@@ -335,6 +346,7 @@ class EngineImpl : public Engine {
     scrubber_.StopSoon();
     bool done = committer_.WaitIdle(deadline);
     scheduler_.StopSoon();
+    purger_.Stop();
     visibility_.Notify();
     done = gate_.WaitIdle(deadline) && done;
     for (const auto& writer : registry_.All()) {
@@ -434,6 +446,7 @@ class EngineImpl : public Engine {
   const ReadEnvironment read_;
   Recovery recovery_;
   Scrubber scrubber_;
+  Purger purger_;
 };
 
 }  // namespace

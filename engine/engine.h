@@ -222,6 +222,9 @@ struct ScoreResult {
   std::vector<std::pair<std::string, double>> tokens;
 };
 
+// Gets what a deletion removed, once no byte of it is left. Must not block.
+using PurgedCallback = std::function<void(const DeletionReceipt&)>;
+
 struct MemoryStat {
   MemoryInfo info;
   MemoryStore::Totals totals;
@@ -246,11 +249,18 @@ class Engine {
   virtual absl::StatusOr<std::vector<MemoryStat>> ListMemories(absl::string_view tenant_name,
                                                                absl::string_view after_id,
                                                                int limit) = 0;
-  virtual absl::Status DeleteMemory(absl::string_view name) = 0;
+  // Deletions are durable when they return; what was deleted is taken out of every file and tier
+  // behind (see WhenPurged).
+  virtual absl::StatusOr<Deletion> DeleteMemory(absl::string_view name) = 0;
   virtual absl::StatusOr<DocumentInfo> GetDocument(absl::string_view name) = 0;
   virtual absl::StatusOr<std::vector<DocumentInfo>> ListDocuments(absl::string_view memory_name,
                                                                   DocumentId after, int limit) = 0;
-  virtual absl::Status DeleteDocument(absl::string_view name) = 0;
+  virtual absl::StatusOr<Deletion> DeleteDocument(absl::string_view name) = 0;
+  // Deletions of which something is left, also those of earlier starts.
+  virtual std::vector<Deletion> PendingDeletions() const = 0;
+  // Calls `purged` once, from any thread (this one, when it is over), when nothing is left of the
+  // deletion; not at all if the engine ends before: then its next start goes on.
+  virtual void WhenPurged(PurgeId id, PurgedCallback purged) = 0;
   // Text [begin, end) of a document, at most 4 MiB a call. OUT_OF_RANGE beyond durable_bytes.
   virtual absl::StatusOr<std::string> ReadText(absl::string_view document_name, int64_t byte_begin,
                                                int64_t byte_end) = 0;

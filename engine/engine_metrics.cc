@@ -90,6 +90,16 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const EngineOptions& options)
                              "Pages that a reader went on without: document deleted or damaged.")),
       documents_damaged(metrics.AddCounter("documents_damaged_total",
                                            "Times that the text of a document was found damaged.")),
+      purges_pending(metrics.AddGauge("purges_pending",
+                                      "Deletions of which some file or tier still has something.")),
+      purge_oldest_seconds(metrics.AddGauge("purge_oldest_pending_seconds",
+                                            "Age of the oldest of these deletions; 0: none.")),
+      purges(metrics.AddCounter("purges_total",
+                                "Deletions that left the last file and tier: receipts given.")),
+      purge_failures(
+          metrics.AddCounter("purge_failures_total", "Purges that failed and are tried again.")),
+      purge_seconds(metrics.AddHistogram(
+          "purge_seconds", "Time of a purge, of one or many deletions.", Metrics::LatencyBounds())),
       recovery_documents(metrics.AddGauge("recovery_documents",
                                           "Documents that had to be derived again at the start.")),
       recovery_documents_left(

@@ -61,6 +61,14 @@ struct EngineMetrics {
   Counter& pages_unavailable;
   Counter& documents_damaged;
 
+  // Deletions that are not out of every file and tier yet, the age of the oldest; and those that
+  // are.
+  Gauge& purges_pending;
+  Gauge& purge_oldest_seconds;
+  Counter& purges;
+  Counter& purge_failures;
+  Histogram& purge_seconds;
+
   Gauge& recovery_documents;
   Gauge& recovery_documents_left;
 };

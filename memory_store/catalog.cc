@@ -29,7 +29,7 @@ void CountDocument(const DocumentEntry& document, int sign) {
 }
 
 MemoryEntry* Catalog::AddMemory(MemoryInfo info, int64_t landmark_bytes) {
-  auto entry = std::make_unique<MemoryEntry>(landmark_bytes);
+  auto entry = std::make_unique<MemoryEntry>(landmark_bytes, &landmark_blocks_);
   MemoryEntry* memory = entry.get();
   memory->info = std::move(info);
   tenants_[memory->info.tenant][memory->info.id] = memory;

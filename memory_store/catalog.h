@@ -55,7 +55,7 @@ struct DocumentEntry {
 };
 
 struct MemoryEntry {
-  explicit MemoryEntry(int64_t landmark_bytes) : landmarks(landmark_bytes) {}
+  MemoryEntry(int64_t landmark_bytes, LandmarkBlocks* blocks) : landmarks(landmark_bytes, blocks) {}
 
   MemoryInfo info;
   absl::btree_map<DocumentId, DocumentEntry*> documents;
@@ -91,8 +91,11 @@ class Catalog {
   const absl::flat_hash_map<MemoryId, std::unique_ptr<MemoryEntry>>& memories() const {
     return memories_;
   }
+  // Of all memories, and of views of them.
+  const LandmarkBlocks& landmark_blocks() const { return landmark_blocks_; }
 
  private:
+  LandmarkBlocks landmark_blocks_;
   absl::flat_hash_map<MemoryId, std::unique_ptr<MemoryEntry>> memories_;
   absl::flat_hash_map<DocumentId, std::unique_ptr<DocumentEntry>> documents_;
   Tenants tenants_;

@@ -5,6 +5,7 @@
 #ifndef MNEME_MEMORY_STORE_CHUNK_STORE_H_
 #define MNEME_MEMORY_STORE_CHUNK_STORE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -42,6 +43,8 @@ struct WriteBatch {
     std::string value;  // kDeleteRange: one past the last key
   };
   std::vector<Op> ops;
+  // It deletes more than it puts: it may use the space that is kept in reserve.
+  bool frees_space = false;
 
   void Put(Table table, std::string key, std::string value) {
     ops.push_back({Kind::kPut, table, std::move(key), std::move(value)});
@@ -52,6 +55,13 @@ struct WriteBatch {
   void DeleteRange(Table table, std::string begin, std::string end) {
     ops.push_back({Kind::kDeleteRange, table, std::move(begin), std::move(end)});
   }
+};
+
+// Keys [begin, end) of a table.
+struct KeyRange {
+  Table table{};
+  std::string begin;
+  std::string end;
 };
 
 enum class Durability {
@@ -79,6 +89,12 @@ class ChunkStore {
       const std::function<bool(absl::string_view key, absl::string_view value)>& visit) = 0;
   // Makes everything written so far durable.
   virtual absl::Status Flush() = 0;
+  // Takes what was deleted in these ranges off the disk: when it returns OK, no file holds a byte
+  // of a record of these ranges that was deleted before the call, nor does a log of earlier writes.
+  // Rewrites what lies beside it, so many ranges belong into one call. Long; ends early with
+  // CANCELLED once `cancel` is true. UNAVAILABLE: files are still being read; RESOURCE_EXHAUSTED,
+  // INTERNAL, DATA_LOSS as Write: call again.
+  virtual absl::Status Purge(absl::Span<const KeyRange> ranges, std::atomic<bool>& cancel) = 0;
   // Bytes on disk, and free bytes of the file system.
   virtual int64_t used_bytes() = 0;
   virtual int64_t free_bytes() = 0;

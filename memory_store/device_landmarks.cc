@@ -48,7 +48,11 @@ const uint8_t* DeviceLandmarks::CopyOf(const LandmarkBlock& block) {
   }
   used_bytes_->fetch_add(bytes, std::memory_order_relaxed);
   block.device_copy.rows = std::shared_ptr<const Buffer>(
-      new Buffer(*std::move(memory)), [used = used_bytes_, bytes](const Buffer* buffer) {
+      new Buffer(*std::move(memory)),
+      [&backend = backend_, used = used_bytes_, bytes](const Buffer* buffer) {
+        // What is forgotten must not lie about. A device that fails here is lost with what it
+        // holds.
+        backend.Zero(buffer->data(), bytes).IgnoreError();
         used->fetch_sub(bytes, std::memory_order_relaxed);
         delete buffer;
       });

@@ -1,6 +1,7 @@
 // The device tier of landmarks: copies of landmark blocks in the memory of a backend that has its
 // own, made when a query first sees a block and kept as long as the block lives. Blocks that
-// queries see never change, so a copy is never stale; a forgotten block takes its copy with it.
+// queries see never change, so a copy is never stale; a forgotten block takes its copy with it,
+// overwritten.
 // Blocks that find no room stay in host memory, where a scan streams them from.
 
 #ifndef MNEME_MEMORY_STORE_DEVICE_LANDMARKS_H_

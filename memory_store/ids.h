@@ -5,12 +5,24 @@
 #ifndef MNEME_MEMORY_STORE_IDS_H_
 #define MNEME_MEMORY_STORE_IDS_H_
 
+#include <compare>
 #include <cstdint>
+#include <string>
 
 namespace mneme {
 
 enum class MemoryId : uint64_t {};
 enum class DocumentId : uint64_t {};
+
+// What is being forgotten: a document, or (document 0, which is none) a whole memory.
+struct PurgeId {
+  MemoryId memory{};
+  DocumentId document{};
+
+  friend auto operator<=>(const PurgeId&, const PurgeId&) = default;
+  // "m3" or "m3-d17".
+  std::string ToString() const;
+};
 
 // One chunk of one document: the 64 tokens beginning at token 64 * index.
 struct ChunkAddress {

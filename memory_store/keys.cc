@@ -2,12 +2,15 @@
 
 #include <limits>
 
+#include "absl/strings/str_cat.h"
+
 namespace mneme {
 namespace {
 
 constexpr char kCounterTag = 'C';
 constexpr char kMemoryTag = 'M';
 constexpr char kDocumentTag = 'D';
+constexpr char kPurgeTag = 'P';
 
 void AppendU64(std::string* key, uint64_t value) {
   for (int shift = 56; shift >= 0; shift -= 8) key->push_back(static_cast<char>(value >> shift));
@@ -49,6 +52,14 @@ std::string MemoryKey(MemoryId memory) {
 
 std::string DocumentRecordKey(DocumentKey document) {
   return Tagged(kDocumentTag, DocumentPrefix(document));
+}
+
+std::string PurgeKey(PurgeId purge) {
+  return Tagged(kPurgeTag, DocumentPrefix({purge.memory, purge.document}));
+}
+
+std::pair<std::string, std::string> PurgeKeyRange() {
+  return {Tagged(kPurgeTag), Tagged(kPurgeTag + 1)};
 }
 
 std::pair<std::string, std::string> MemoryKeyRange() {
@@ -104,6 +115,19 @@ bool ParseDocumentRecordKey(absl::string_view key, DocumentKey* document) {
   document->memory = static_cast<MemoryId>(ReadU64(key, 1));
   document->document = static_cast<DocumentId>(ReadU64(key, 9));
   return true;
+}
+
+bool ParsePurgeKey(absl::string_view key, PurgeId* purge) {
+  if (key.size() != 17 || key[0] != kPurgeTag) return false;
+  purge->memory = static_cast<MemoryId>(ReadU64(key, 1));
+  purge->document = static_cast<DocumentId>(ReadU64(key, 9));
+  return true;
+}
+
+std::string PurgeId::ToString() const {
+  const std::string memory_part = absl::StrCat("m", static_cast<uint64_t>(memory));
+  if (document == DocumentId{}) return memory_part;
+  return absl::StrCat(memory_part, "-d", static_cast<uint64_t>(document));
 }
 
 namespace {

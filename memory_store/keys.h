@@ -25,6 +25,9 @@ struct DocumentKey {
 std::string CounterKey();
 std::string MemoryKey(MemoryId memory);
 std::string DocumentRecordKey(DocumentKey document);
+std::string PurgeKey(PurgeId purge);
+// Keys [first, second) of all purge records.
+std::pair<std::string, std::string> PurgeKeyRange();
 // Keys [first, second) of all memory records / all document records / the document records of one
 // memory.
 std::pair<std::string, std::string> MemoryKeyRange();
@@ -45,6 +48,7 @@ std::string PageKey(DocumentKey document, int64_t segment_index, int64_t chunk_i
 // Each returns false for a key of another shape.
 bool ParseMemoryKey(absl::string_view key, MemoryId* memory);
 bool ParseDocumentRecordKey(absl::string_view key, DocumentKey* document);
+bool ParsePurgeKey(absl::string_view key, PurgeId* purge);
 // Of a key of kText, kSegments or kPages.
 bool ParseRecordKeyDocument(absl::string_view key, DocumentKey* document);
 bool ParseTextKey(absl::string_view key, DocumentKey* document, int64_t* byte_offset);

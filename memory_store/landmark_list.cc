@@ -21,9 +21,53 @@ SegmentOrder OrderOf(const S& segment) {
 }  // namespace
 
 void CacheLineBytes::Append(const uint8_t* data, int64_t size) {
-  lines_.resize(static_cast<size_t>((size_ + size + sizeof(Line) - 1) / sizeof(Line)));
+  const auto line_count = static_cast<size_t>((size_ + size + sizeof(Line) - 1) / sizeof(Line));
+  if (line_count > lines_.capacity()) MoveTo(std::max(line_count, 2 * lines_.capacity()));
+  lines_.resize(line_count);
   std::memcpy(reinterpret_cast<uint8_t*>(lines_.data()) + size_, data, static_cast<size_t>(size));
   size_ += size;
+}
+
+void CacheLineBytes::Wipe() {
+  // Not memset: of memory that is about to be freed a compiler leaves that out.
+  explicit_bzero(lines_.data(), lines_.size() * sizeof(Line));
+}
+
+void CacheLineBytes::MoveTo(size_t capacity) {
+  std::vector<Line> moved;
+  moved.reserve(capacity);
+  moved.assign(lines_.begin(), lines_.end());
+  Wipe();
+  lines_.swap(moved);
+}
+
+void LandmarkBlocks::Add(const std::shared_ptr<LandmarkBlock>& block) {
+  if (blocks_.size() >= prune_at_) {
+    std::erase_if(blocks_, [](const auto& weak) { return weak.expired(); });
+    prune_at_ = std::max<size_t>(64, 2 * blocks_.size());
+  }
+  blocks_.push_back(block);
+}
+
+absl::flat_hash_set<DocumentId> LandmarkBlocks::Held(
+    const absl::flat_hash_set<DocumentId>& documents) const {
+  absl::flat_hash_set<DocumentId> held;
+  for (const auto& weak : blocks_) {
+    const std::shared_ptr<const LandmarkBlock> block = weak.lock();
+    if (block == nullptr) continue;
+    for (const LandmarkBlock::Segment& segment : block->segments) {
+      if (documents.contains(segment.document)) held.insert(segment.document);
+    }
+  }
+  return held;
+}
+
+LandmarkList::Block LandmarkList::NewBlock(const LandmarkBlock* block) const {
+  const Block made = block == nullptr ? std::make_shared<LandmarkBlock>()
+                                      : std::make_shared<LandmarkBlock>(*block);
+  made->in_snapshot = false;
+  if (all_blocks_ != nullptr) all_blocks_->Add(made);
+  return made;
 }
 
 void LandmarkSnapshot::Append(std::shared_ptr<const LandmarkBlock> block, size_t segment_begin,
@@ -116,7 +160,7 @@ void LandmarkList::Rebuild(size_t first, size_t last, absl::Span<const LandmarkS
     // Block b takes the segments that begin in its share of the rows.
     const int64_t share = rows_done * block_count / row_count;
     if (static_cast<int64_t>(rebuilt.size()) <= share) {
-      rebuilt.push_back(std::make_shared<LandmarkBlock>());
+      rebuilt.push_back(NewBlock());
     }
     AppendRows(s, rebuilt.back().get());
     rows_done += static_cast<int64_t>(s.byte_begin.size());
@@ -140,11 +184,9 @@ void LandmarkList::Put(const LandmarkSegment& segment) {
         blocks_.back()->rows.ShrinkToFit();
         blocks_.back()->byte_begin.shrink_to_fit();
       }
-      blocks_.push_back(std::make_shared<LandmarkBlock>());
+      blocks_.push_back(NewBlock());
     } else if (blocks_.back()->in_snapshot) {
-      auto copy = std::make_shared<LandmarkBlock>(*blocks_.back());
-      copy->in_snapshot = false;
-      blocks_.back() = std::move(copy);
+      blocks_.back() = NewBlock(blocks_.back().get());
     }
     AppendRows(segment, blocks_.back().get());
     row_count_ += row_count;

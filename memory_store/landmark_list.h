@@ -13,6 +13,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/types/span.h"
 #include "kernels/buffer.h"
 #include "kernels/landmark_topk.h"
@@ -20,17 +21,29 @@
 
 namespace mneme {
 
-// Bytes that begin on a cache line and only grow. Thread-compatible.
+// Bytes that begin on a cache line and only grow. Memory that it gives back holds none of them:
+// what is forgotten must not lie about. Thread-compatible.
 class CacheLineBytes {
  public:
+  CacheLineBytes() = default;
+  ~CacheLineBytes() { Wipe(); }
+  CacheLineBytes(const CacheLineBytes&) = default;
+  CacheLineBytes& operator=(const CacheLineBytes&) = delete;
+
   void Append(const uint8_t* data, int64_t size);
-  void ShrinkToFit() { lines_.shrink_to_fit(); }
+  void ShrinkToFit() {
+    if (lines_.capacity() > lines_.size()) MoveTo(lines_.size());
+  }
   const uint8_t* data() const { return reinterpret_cast<const uint8_t*>(lines_.data()); }
 
  private:
   struct alignas(64) Line {
     uint8_t bytes[64];
   };
+
+  void Wipe();
+  // Moves the lines to memory for `capacity` of them.
+  void MoveTo(size_t capacity);
 
   std::vector<Line> lines_;  // moved as blocks of memory, as a vector of bytes would not be
   int64_t size_ = 0;
@@ -65,6 +78,19 @@ struct LandmarkBlock {
   mutable DeviceRows device_copy;
 
   int64_t row_count() const { return static_cast<int64_t>(byte_begin.size()); }
+};
+
+// Every block of a store, as long as somebody holds it: tells whether anybody still has the
+// landmarks of a document that is gone. Thread-compatible: guarded by its owner's lock.
+class LandmarkBlocks {
+ public:
+  void Add(const std::shared_ptr<LandmarkBlock>& block);
+  // Those of `documents` that some block has.
+  absl::flat_hash_set<DocumentId> Held(const absl::flat_hash_set<DocumentId>& documents) const;
+
+ private:
+  std::vector<std::weak_ptr<const LandmarkBlock>> blocks_;
+  size_t prune_at_ = 64;  // blocks from which those that are gone are left out
 };
 
 // Part of a block: segments [segment_begin, segment_end).
@@ -105,7 +131,9 @@ class LandmarkList {
  public:
   static constexpr int64_t kBlockRows = 512;
 
-  explicit LandmarkList(int64_t landmark_bytes) : landmark_bytes_(landmark_bytes) {}
+  // `blocks` gets every block that the list makes; null: nobody asks. It must outlive the list.
+  explicit LandmarkList(int64_t landmark_bytes, LandmarkBlocks* blocks = nullptr)
+      : landmark_bytes_(landmark_bytes), all_blocks_(blocks) {}
 
   // Inserts a segment, or replaces the one of the same document and index.
   void Put(const LandmarkSegment& segment);
@@ -129,8 +157,12 @@ class LandmarkList {
   // Replaces blocks [first, last) by new ones of these segments, about equally full.
   void Rebuild(size_t first, size_t last, absl::Span<const LandmarkSegment> segments);
 
+  // A new block, a copy of `block` if there is one.
+  Block NewBlock(const LandmarkBlock* block = nullptr) const;
+
   const int64_t landmark_bytes_;
-  std::vector<Block> blocks_;  // none empty
+  LandmarkBlocks* const all_blocks_;  // may be null
+  std::vector<Block> blocks_;         // none empty
   int64_t row_count_ = 0;
   std::shared_ptr<const LandmarkSnapshot>
       snapshot_;  // of the list as it is, or null; shared with views

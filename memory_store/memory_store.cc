@@ -91,13 +91,18 @@ MemoryStore::Impl::Impl(const MemoryStoreOptions& options_in, ChunkStore& store_
         options.page_bytes, options.device_page_bytes_max, metrics,
         PagePool::Tier{.name = "device",
                        .allocate = [device](int64_t bytes) { return device->Allocate(bytes); },
+                       .wipe =
+                           [device](uint8_t* page, int64_t bytes) {
+                             // A device that fails here is lost, and what it holds with it.
+                             device->Zero(page, bytes).IgnoreError();
+                           },
                        .counts_loads = false});
     device_landmarks = std::make_unique<DeviceLandmarks>(
         *device, options.landmark_bytes, options.device_landmark_bytes_max, metrics);
   }
   // Counted from zero, so that the first one shows as an increase.
   for (int kind = static_cast<int>(RecordKind::kCounter);
-       kind <= static_cast<int>(RecordKind::kPage); ++kind) {
+       kind <= static_cast<int>(RecordKind::kPurge); ++kind) {
     CorruptRecords(static_cast<RecordKind>(kind));
   }
 }
@@ -248,33 +253,6 @@ std::vector<MemoryInfo> MemoryStore::ListMemories(const std::string& tenant,
   return list;
 }
 
-absl::Status MemoryStore::DeleteMemory(MemoryId memory) {
-  Impl& impl = *impl_;
-  absl::WriterMutexLock gate(&impl.write_gate_);
-  {
-    absl::ReaderMutexLock lock(&impl.mutex_);
-    if (impl.catalog.FindMemory(memory) == nullptr) return NoMemory(memory);
-  }
-  WriteBatch batch;
-  batch.Delete(Table::kCatalog, MemoryKey(memory));
-  auto [documents_begin, documents_end] = DocumentRecordKeyRange(memory);
-  batch.DeleteRange(Table::kCatalog, std::move(documents_begin), std::move(documents_end));
-  for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
-    auto [begin, end] = RecordKeyRange(memory);
-    batch.DeleteRange(table, std::move(begin), std::move(end));
-  }
-  RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
-
-  absl::flat_hash_set<DocumentId> gone;
-  {
-    absl::MutexLock lock(&impl.mutex_);
-    for (const auto& [uid, document] : impl.catalog.FindMemory(memory)->documents) gone.insert(uid);
-    impl.catalog.RemoveMemory(memory);
-  }
-  impl.ErasePages(gone);
-  return absl::OkStatus();
-}
-
 absl::StatusOr<DocumentInfo> MemoryStore::CreateDocument(MemoryId memory, const std::string& id) {
   Impl& impl = *impl_;
   absl::ReaderMutexLock gate(&impl.write_gate_);
@@ -353,31 +331,6 @@ std::vector<DocumentInfo> MemoryStore::AllDocuments() const {
   std::sort(list.begin(), list.end(),
             [](const DocumentInfo& a, const DocumentInfo& b) { return a.uid < b.uid; });
   return list;
-}
-
-absl::Status MemoryStore::DeleteDocument(DocumentId document) {
-  Impl& impl = *impl_;
-  absl::WriterMutexLock gate(&impl.write_gate_);
-  DocumentKey document_key;
-  {
-    absl::ReaderMutexLock lock(&impl.mutex_);
-    const DocumentEntry* entry = impl.catalog.FindDocument(document);
-    if (entry == nullptr) return NoDocument(document);
-    document_key = entry->key;
-  }
-  WriteBatch batch;
-  batch.Delete(Table::kCatalog, DocumentRecordKey(document_key));
-  for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
-    auto [begin, end] = RecordKeyRange(document_key);
-    batch.DeleteRange(table, std::move(begin), std::move(end));
-  }
-  RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
-  {
-    absl::MutexLock lock(&impl.mutex_);
-    impl.catalog.RemoveDocument(document);
-  }
-  impl.ErasePages({document});
-  return absl::OkStatus();
 }
 
 absl::Status MemoryStore::AppendText(absl::Span<const TextAppend> appends) {
@@ -541,8 +494,7 @@ std::vector<TierUse> MemoryStore::tiers() const {
                      impl_->device_landmarks->limit_bytes()});
   }
   tiers.push_back({"host", impl_->pool.used_bytes(), impl_->pool.limit_bytes()});
-  tiers.push_back(
-      {"disk", disk_used, disk_used + std::max<int64_t>(0, impl_->store.free_bytes())});
+  tiers.push_back({"disk", disk_used, disk_used + std::max<int64_t>(0, impl_->store.free_bytes())});
   return tiers;
 }
 

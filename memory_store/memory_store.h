@@ -8,6 +8,7 @@
 #ifndef MNEME_MEMORY_STORE_MEMORY_STORE_H_
 #define MNEME_MEMORY_STORE_MEMORY_STORE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -132,6 +133,23 @@ class PinnedPages {
   std::unique_ptr<Impl> impl_;
 };
 
+// What a deletion removed, and when.
+struct DeletionReceipt {
+  int64_t documents = 0;
+  int64_t text_bytes = 0;
+  int64_t tokens = 0;
+  int64_t chunks = 0;
+  int64_t pages = 0;
+  absl::Time delete_time;                          // from then on nobody finds it
+  absl::Time purge_time = absl::InfiniteFuture();  // when it left the last file
+};
+
+struct Deletion {
+  PurgeId id;
+  std::string tenant;
+  DeletionReceipt receipt;
+};
+
 struct MemoryStoreOptions {
   int64_t page_bytes = 0;      // of the model's PageLayout
   int64_t landmark_bytes = 0;  // of one row
@@ -171,7 +189,8 @@ class MemoryStore {
   // Memories of a tenant with id > `after_id`, by id, at most `limit`.
   std::vector<MemoryInfo> ListMemories(const std::string& tenant, const std::string& after_id,
                                        int limit) const;
-  absl::Status DeleteMemory(MemoryId memory);
+  // Deletions are durable when they return; Purge takes what they deleted off the disk.
+  absl::StatusOr<Deletion> DeleteMemory(MemoryId memory);
 
   absl::StatusOr<DocumentInfo> CreateDocument(MemoryId memory, const std::string& id);
   absl::StatusOr<DocumentInfo> GetDocument(MemoryId memory, const std::string& id) const;
@@ -179,7 +198,13 @@ class MemoryStore {
   // Documents of a memory with uid > `after`, oldest first, at most `limit`.
   std::vector<DocumentInfo> ListDocuments(MemoryId memory, DocumentId after, int limit) const;
   std::vector<DocumentInfo> AllDocuments() const;
-  absl::Status DeleteDocument(DocumentId document);
+  absl::StatusOr<Deletion> DeleteDocument(DocumentId document);
+  // Deletions, also of earlier starts, that are not off the disk or out of memory yet.
+  std::vector<Deletion> PendingDeletions() const;
+  // Takes all of them out of every file, and returns those of which no byte is left there, in the
+  // host tier's pages or among landmarks; what running questions still read stays pending. One call
+  // at a time. Long; see ChunkStore::Purge for `cancel` and errors, after which all stay pending.
+  absl::StatusOr<std::vector<Deletion>> Purge(std::atomic<bool>& cancel);
 
   // Appends to any number of documents in one synced write: all or nothing. FAILED_PRECONDITION
   // when an offset is not the document's durable_bytes or it is sealed; NOT_FOUND when it is gone.

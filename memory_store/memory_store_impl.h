@@ -1,5 +1,5 @@
 // The inside of MemoryStore, shared by its own files only: memory_store.cc (catalog and text),
-// derived_records.cc (segments, views and pages) and recovery.cc (Open).
+// forgetting.cc (deletions), derived_records.cc (segments, views and pages) and recovery.cc (Open).
 //
 // Locks, in the order in which they are taken:
 // - write_gate_: shared by every write while its I/O runs, exclusive for a deletion, so that no
@@ -13,6 +13,7 @@
 #define MNEME_MEMORY_STORE_MEMORY_STORE_IMPL_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -49,6 +50,13 @@ struct PinnedPages::Impl {
 // then. Thread-safe.
 class TierCollectable;
 
+// A deletion that is not off the disk or out of memory yet.
+struct PendingPurge {
+  PurgeRecord record;
+  absl::flat_hash_set<DocumentId> documents;  // that may be in memory
+  bool off_disk = false;
+};
+
 struct MemoryStore::Impl {
   Impl(const MemoryStoreOptions& options_in, ChunkStore& store_in, Metrics& metrics_in,
        Clock& clock_in);
@@ -56,6 +64,7 @@ struct MemoryStore::Impl {
 
   // recovery.cc. Before any other thread knows of this.
   absl::Status Load() ABSL_LOCKS_EXCLUDED(mutex_, ids_mutex_);
+  absl::Status LoadPurges() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status LoadCatalog() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_, ids_mutex_);
   // `documents`: all of them, in the order of their keys.
   absl::Status LoadTextEnds(absl::Span<DocumentEntry* const> documents)
@@ -121,6 +130,8 @@ struct MemoryStore::Impl {
   absl::flat_hash_set<std::pair<std::string, std::string>> creating_memories
       ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<std::pair<MemoryId, std::string>> creating_documents ABSL_GUARDED_BY(mutex_);
+
+  std::map<PurgeId, PendingPurge> purges ABSL_GUARDED_BY(mutex_);
 
   CounterRecord next_ids ABSL_GUARDED_BY(ids_mutex_);
   CounterRecord reserved_ids ABSL_GUARDED_BY(ids_mutex_);  // on disk: none from here on was given

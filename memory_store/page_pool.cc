@@ -29,7 +29,10 @@ PagePool::Tier PagePool::HostTier() {
         ::operator new[](static_cast<size_t>(bytes), kAlignment), bytes,
         [](void*, void* data) { ::operator delete[](data, kAlignment); }, nullptr);
   };
-  return {.name = "host", .allocate = allocate, .counts_loads = true};
+  const auto wipe = [](uint8_t* page, int64_t bytes) {
+    std::memset(page, 0, static_cast<size_t>(bytes));
+  };
+  return {.name = "host", .allocate = allocate, .wipe = wipe, .counts_loads = true};
 }
 
 PagePool::PagePool(int64_t page_bytes, int64_t bytes_max, Metrics& metrics, Tier tier)
@@ -181,6 +184,18 @@ void PagePool::EraseDocuments(const absl::flat_hash_set<DocumentId>& documents) 
   }
 }
 
+absl::flat_hash_set<DocumentId> PagePool::Held(
+    const absl::flat_hash_set<DocumentId>& documents) const {
+  absl::flat_hash_set<DocumentId> held;
+  absl::MutexLock lock(&mutex_);
+  for (const Slot& slot : slots_) {
+    if (slot.state != State::kFree && documents.contains(slot.id.document)) {
+      held.insert(slot.id.document);
+    }
+  }
+  return held;
+}
+
 int64_t PagePool::used_bytes() const {
   absl::MutexLock lock(&mutex_);
   return static_cast<int64_t>(slots_.size() - free_.size()) * page_bytes_;
@@ -296,6 +311,8 @@ void PagePool::Unlink(SlotIndex index) {
 
 void PagePool::Free(SlotIndex index) {
   slots_[index].state = State::kFree;
+  // Nothing of a page outlives it.
+  tier_.wipe(slots_[index].data, page_bytes_);
   free_.push_back(index);
 }
 

@@ -44,7 +44,7 @@ struct PageId {
   }
 };
 
-// Thread-safe. No page is read or copied under its lock.
+// Thread-safe. No page is read or copied under its lock; one that leaves is overwritten with zeros.
 class PagePool {
  public:
   using SlotIndex = int32_t;
@@ -66,6 +66,8 @@ class PagePool {
     const char* name;
     // Memory aligned to 64 bytes; a pool that gets none has no more slots.
     std::function<absl::StatusOr<Buffer>(int64_t bytes)> allocate;
+    // Overwrites a page that leaves.
+    std::function<void(uint8_t* page, int64_t bytes)> wipe;
     bool counts_loads;  // false: `load` reads another pool, which counts for itself
   };
   static Tier HostTier();
@@ -89,6 +91,8 @@ class PagePool {
   void Erase(absl::Span<const PageId> ids);
   // Forgets all pages of these documents.
   void EraseDocuments(const absl::flat_hash_set<DocumentId>& documents);
+  // Those of `documents` of which some slot has a page: one that was pinned when they were erased.
+  absl::flat_hash_set<DocumentId> Held(const absl::flat_hash_set<DocumentId>& documents) const;
 
   int64_t used_bytes() const;
   int64_t pinned_bytes() const;

@@ -96,6 +96,8 @@ const char* RecordKindName(RecordKind kind) {
       return "segment";
     case RecordKind::kPage:
       return "page";
+    case RecordKind::kPurge:
+      return "purge";
   }
   return "unknown";
 }
@@ -242,6 +244,31 @@ absl::StatusOr<PageRecord> DecodePageRecord(absl::string_view key, absl::string_
     return Damaged(RecordKind::kPage, key, "payload");
   }
   record.page = reader.rest();
+  return record;
+}
+
+std::string EncodeRecord(absl::string_view key, const PurgeRecord& record) {
+  std::string out = BeginRecord(RecordKind::kPurge, 52 + record.tenant.size());
+  for (const int64_t value : {record.delete_time_us, record.documents, record.text_bytes,
+                              record.tokens, record.chunks, record.pages}) {
+    PutU64(&out, static_cast<uint64_t>(value));
+  }
+  PutString(&out, record.tenant);
+  return FinishRecord(key, std::move(out));
+}
+
+absl::StatusOr<PurgeRecord> DecodePurgeRecord(absl::string_view key, absl::string_view value) {
+  ASSIGN_OR_RETURN(const absl::string_view payload, OpenRecord(RecordKind::kPurge, key, value));
+  RecordReader reader(payload);
+  PurgeRecord record;
+  absl::string_view tenant;
+  if (!reader.ReadI64(&record.delete_time_us) || !reader.ReadI64(&record.documents) ||
+      !reader.ReadI64(&record.text_bytes) || !reader.ReadI64(&record.tokens) ||
+      !reader.ReadI64(&record.chunks) || !reader.ReadI64(&record.pages) ||
+      !reader.ReadString(&tenant) || !reader.rest().empty()) {
+    return Damaged(RecordKind::kPurge, key, "payload");
+  }
+  record.tenant = std::string(tenant);
   return record;
 }
 

@@ -25,6 +25,7 @@ enum class RecordKind : uint8_t {
   kText = 4,
   kSegment = 5,
   kPage = 6,
+  kPurge = 7,
 };
 const char* RecordKindName(RecordKind kind);
 
@@ -76,12 +77,25 @@ struct PageRecord {
   absl::string_view page;  // borrows
 };
 
+// What was deleted and is not off the disk yet; which memory or document is in its key. No name: it
+// would outlive what it names.
+struct PurgeRecord {
+  std::string tenant;
+  int64_t delete_time_us = 0;  // since the Unix epoch
+  int64_t documents = 0;
+  int64_t text_bytes = 0;
+  int64_t tokens = 0;
+  int64_t chunks = 0;
+  int64_t pages = 0;
+};
+
 std::string EncodeRecord(absl::string_view key, const CounterRecord& record);
 std::string EncodeRecord(absl::string_view key, const MemoryRecord& record);
 std::string EncodeRecord(absl::string_view key, const DocumentRecord& record);
 std::string EncodeRecord(absl::string_view key, const TextRecord& record);
 std::string EncodeRecord(absl::string_view key, const SegmentRecord& record);
 std::string EncodeRecord(absl::string_view key, const PageRecord& record);
+std::string EncodeRecord(absl::string_view key, const PurgeRecord& record);
 
 // DATA_LOSS with what is wrong: the checksum, the length, the kind, or a version this program does
 // not know.
@@ -91,6 +105,7 @@ absl::StatusOr<DocumentRecord> DecodeDocumentRecord(absl::string_view key, absl:
 absl::StatusOr<TextRecord> DecodeTextRecord(absl::string_view key, absl::string_view value);
 absl::StatusOr<SegmentRecord> DecodeSegmentRecord(absl::string_view key, absl::string_view value);
 absl::StatusOr<PageRecord> DecodePageRecord(absl::string_view key, absl::string_view value);
+absl::StatusOr<PurgeRecord> DecodePurgeRecord(absl::string_view key, absl::string_view value);
 
 // Bytes of text that a text record of this size holds, read without its checksum: how far a damaged
 // record reaches.

@@ -147,6 +147,7 @@ absl::Status MemoryStore::Impl::Load() {
   // Nobody else is here yet: the lock is held for its annotations, not against anyone.
   absl::MutexLock lock(&mutex_);
   RETURN_IF_ERROR(LoadCatalog());
+  RETURN_IF_ERROR(LoadPurges());
   std::vector<DocumentEntry*> documents;
   documents.reserve(catalog.documents().size());
   for (const auto& [uid, document] : catalog.documents()) documents.push_back(document.get());
@@ -221,6 +222,22 @@ absl::Status MemoryStore::Impl::LoadCatalog() {
   next_ids.next_document = std::max(counter->next_document, document_max + 1);
   reserved_ids = next_ids;
   return absl::OkStatus();
+}
+
+absl::Status MemoryStore::Impl::LoadPurges() {
+  auto [begin, end] = PurgeKeyRange();
+  return store.Scan(Table::kCatalog, begin, end,
+                    [&](absl::string_view key, absl::string_view value)
+                        ABSL_NO_THREAD_SAFETY_ANALYSIS {
+                          PurgeId id;
+                          if (!ParsePurgeKey(key, &id)) return true;
+                          absl::StatusOr<PurgeRecord> record = DecodePurgeRecord(key, value);
+                          // The key says what to purge: of a damaged record only the receipt is
+                          // lost.
+                          if (!record.ok()) ReportDamage(RecordKind::kPurge, record.status());
+                          purges[id] = {.record = record.ok() ? *std::move(record) : PurgeRecord()};
+                          return true;
+                        });
 }
 
 absl::Status MemoryStore::Impl::LoadTextEnds(absl::Span<DocumentEntry* const> documents) {

@@ -18,8 +18,10 @@
 #include <filesystem>
 #include <limits>
 #include <optional>
+#include <set>
 #include <system_error>
 #include <thread>
+#include <tuple>
 #include <utility>
 
 #include <rocksdb/cache.h>
@@ -44,6 +46,7 @@
 #include "common/log.h"
 #include "common/status_facts.h"
 #include "common/status_macros.h"
+#include "memory_store/blob_file.h"
 #include "memory_store/chunk_store.h"
 #include "memory_store/close_record.h"
 #include "memory_store/data_directory.h"
@@ -59,6 +62,8 @@ constexpr int64_t kWalBytesMax = int64_t{128} << 20;      // bounds the replay a
 constexpr int64_t kBlobFileBytes = int64_t{64} << 20;
 constexpr int64_t kBlobValueBytesMin = 4096;
 constexpr int kOpenFilesMax = 512;
+// A scan keeps the files that it reads; none of ours takes so long.
+constexpr absl::Duration kFileDeletionPatience = absl::Seconds(10);
 
 rocksdb::Slice ToSlice(absl::string_view bytes) { return {bytes.data(), bytes.size()}; }
 absl::string_view ToView(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
@@ -79,14 +84,19 @@ absl::Status ToStatus(const rocksdb::Status& status, absl::string_view what) {
 // record of the default table, which nobody reads and which never goes to the log.
 class MemtableGuard {
  public:
+  // Makes a memtable hold something. Thread-safe.
+  static rocksdb::Status Put(rocksdb::DB& db) {
+    rocksdb::WriteOptions options;
+    options.disableWAL = true;
+    return db.Put(options, "memtable guard", "");
+  }
+
   // The default table's memtable is empty now. Thread-safe.
   void Emptied() { needed_.store(true, std::memory_order_relaxed); }
   // Before a write. Thread-safe.
   void Restore(rocksdb::DB& db) {
     if (!needed_.load(std::memory_order_relaxed) || !needed_.exchange(false)) return;
-    rocksdb::WriteOptions options;
-    options.disableWAL = true;
-    if (!db.Put(options, "memtable guard", "").ok()) Emptied();
+    if (!Put(db).ok()) Emptied();
   }
 
  private:
@@ -350,6 +360,22 @@ rocksdb::ColumnFamilyOptions TableOptions(Table table,
   return options;
 }
 
+// The same ranges with those of a table that meet or overlap made one.
+std::vector<KeyRange> Merged(std::vector<KeyRange> ranges) {
+  std::sort(ranges.begin(), ranges.end(), [](const KeyRange& a, const KeyRange& b) {
+    return std::tie(a.table, a.begin, a.end) < std::tie(b.table, b.begin, b.end);
+  });
+  std::vector<KeyRange> merged;
+  for (KeyRange& range : ranges) {
+    if (merged.empty() || merged.back().table != range.table || merged.back().end < range.begin) {
+      merged.push_back(std::move(range));
+    } else if (merged.back().end < range.end) {
+      merged.back().end = std::move(range.end);
+    }
+  }
+  return merged;
+}
+
 // Gives back the space of deleted ranges: a deletion is a note that compaction acts upon, which in
 // a quiet store it may not do for weeks. Large ranges are compacted at once, one after another, on
 // a thread of its own; small ones are left to RocksDB. Thread-safe.
@@ -449,6 +475,7 @@ class RocksDbChunkStore : public ChunkStore {
       Table table, absl::string_view begin, absl::string_view end,
       const std::function<bool(absl::string_view key, absl::string_view value)>& visit) override;
   absl::Status Flush() override;
+  absl::Status Purge(absl::Span<const KeyRange> ranges, std::atomic<bool>& cancel) override;
   int64_t used_bytes() override { return directory_->used_bytes(); }
   int64_t free_bytes() override { return directory_->free_bytes(); }
   absl::StatusOr<StoreFiles> Files(FilesFor purpose) override;
@@ -478,6 +505,20 @@ class RocksDbChunkStore : public ChunkStore {
   absl::Status DropFile(rocksdb::ColumnFamilyHandle* handle, const rocksdb::LiveFileMetaData& file);
   // OK when writing `bytes` leaves the reserve free.
   absl::Status CheckSpace(int64_t bytes);
+
+  // The parts of Purge.
+  absl::Status FlushTables();
+  absl::Status Compact(const KeyRange& range, bool rewrite_blobs, std::atomic<bool>& cancel);
+  // Rewrites the blob files that hold values of deleted keys of these ranges, until there is none.
+  absl::Status RewriteBlobFiles(absl::Span<const KeyRange> ranges, std::atomic<bool>& cancel);
+  // Numbers of the files in RocksDB's folder that are not empty: tables and blobs, or logs.
+  std::set<uint64_t> DataFilesOnDisk() const { return FilesOnDisk({".sst", ".blob"}); }
+  std::set<uint64_t> LogsOnDisk() const { return FilesOnDisk({".log"}); }
+  std::set<uint64_t> FilesOnDisk(const std::set<std::string>& extensions) const;
+  // Numbers of the tables and blobs that it uses.
+  std::set<uint64_t> FilesInUse() const;
+  // Waits until those of `files` that are not in use any more are gone.
+  absl::Status AwaitDeletion(const std::set<uint64_t>& files, std::atomic<bool>& cancel);
 
   rocksdb::Status WriteToDb(const rocksdb::WriteOptions& write_options, rocksdb::WriteBatch* batch);
   // Without its own checks RocksDB would go on after a write that failed half way: stop here
@@ -649,7 +690,8 @@ absl::Status RocksDbChunkStore::Write(const WriteBatch& batch, Durability durabi
     RETURN_IF_ERROR(ToStatus(status, "write batch"));
   }
   // The reserve is what lets a full store still forget.
-  if (!frees_only) RETURN_IF_ERROR(CheckSpace(static_cast<int64_t>(rocksdb_batch.GetDataSize())));
+  if (!frees_only && !batch.frees_space)
+    RETURN_IF_ERROR(CheckSpace(static_cast<int64_t>(rocksdb_batch.GetDataSize())));
 
   rocksdb::WriteOptions write_options;
   write_options.sync = durability == Durability::kSynced;
@@ -851,6 +893,146 @@ absl::Status RocksDbChunkStore::DropFile(rocksdb::ColumnFamilyHandle* handle,
     // One that is just being compacted stays.
     if (family.levels[0].files.size() >= count) return absl::OkStatus();
   }
+}
+
+absl::Status RocksDbChunkStore::FlushTables() {
+  std::vector<rocksdb::ColumnFamilyHandle*> all = tables_;
+  all.push_back(default_table_);
+  // With something to flush, also the log that has been written to so far is given up.
+  rocksdb::Status status = MemtableGuard::Put(*db_);
+  if (status.ok()) status = db_->Flush(rocksdb::FlushOptions(), all);
+  return ToStatus(status, absl::StrCat("flush of ", directory_->path()));
+}
+
+absl::Status RocksDbChunkStore::Compact(const KeyRange& range, bool rewrite_blobs,
+                                        std::atomic<bool>& cancel) {
+  rocksdb::CompactRangeOptions options;
+  options.exclusive_manual_compaction = false;
+  options.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForceOptimized;
+  options.blob_garbage_collection_policy = rewrite_blobs
+                                               ? rocksdb::BlobGarbageCollectionPolicy::kForce
+                                               : rocksdb::BlobGarbageCollectionPolicy::kDisable;
+  options.blob_garbage_collection_age_cutoff = 1;
+  options.canceled = &cancel;
+  const rocksdb::Slice begin(range.begin), end(range.end);
+  const rocksdb::Status status = db_->CompactRange(options, Handle(range.table), &begin, &end);
+  if (cancel || status.IsManualCompactionPaused()) {
+    return absl::CancelledError("the purge was cancelled");
+  }
+  return ToStatus(status,
+                  absl::StrCat("purge of table ", kTableNames[static_cast<size_t>(range.table)]));
+}
+
+absl::Status RocksDbChunkStore::RewriteBlobFiles(absl::Span<const KeyRange> ranges,
+                                                 std::atomic<bool>& cancel) {
+  const auto deleted = [ranges](absl::string_view key) {
+    return std::any_of(ranges.begin(), ranges.end(), [key](const KeyRange& range) {
+      return range.table == Table::kPages && key >= range.begin && key < range.end;
+    });
+  };
+  // A round leaves nothing, unless flushes or compactions meanwhile made new files of old values.
+  for (int round = 0; round < 3; ++round) {
+    rocksdb::ColumnFamilyMetaData metadata;
+    db_->GetColumnFamilyMetaData(Handle(Table::kPages), &metadata);
+    std::vector<KeyRange> around;  // the other keys of these files
+    bool any = false;
+    for (const rocksdb::BlobMetaData& file : metadata.blob_files) {
+      if (file.garbage_blob_count == 0) continue;
+      bool holds_deleted = false;
+      std::string first, last;
+      const absl::Status read =
+          ReadBlobFileKeys(absl::StrCat(directory_->path(), "/rocksdb/",
+                                        absl::Dec(file.blob_file_number, absl::kZeroPad6), ".blob"),
+                           [&](absl::string_view key) {
+                             if (deleted(key)) {
+                               holds_deleted = true;
+                               return;
+                             }
+                             if (first.empty() || key < first) first = std::string(key);
+                             if (key > last) last = std::string(key);
+                           });
+      if (absl::IsNotFound(read)) continue;  // gone meanwhile
+      RETURN_IF_ERROR(read);
+      any |= holds_deleted;
+      if (holds_deleted && !first.empty()) around.push_back({Table::kPages, first, last});
+    }
+    if (!any) return absl::OkStatus();
+    for (const KeyRange& range : Merged(std::move(around))) {
+      RETURN_IF_ERROR(Compact(range, /*rewrite_blobs=*/true, cancel));
+    }
+  }
+  return absl::UnavailableError("blob files still hold values of deleted pages");
+}
+
+std::set<uint64_t> RocksDbChunkStore::FilesOnDisk(const std::set<std::string>& extensions) const {
+  std::set<uint64_t> numbers;
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(absl::StrCat(directory_->path(), "/rocksdb"), error),
+       end;
+       !error && it != end; it.increment(error)) {
+    uint64_t number = 0;
+    std::error_code gone;
+    if (extensions.contains(it->path().extension().string()) &&
+        absl::SimpleAtoi(it->path().stem().string(), &number) && it->file_size(gone) > 0 && !gone) {
+      numbers.insert(number);
+    }
+  }
+  return numbers;
+}
+
+std::set<uint64_t> RocksDbChunkStore::FilesInUse() const {
+  std::set<uint64_t> numbers;
+  std::vector<rocksdb::ColumnFamilyHandle*> all = tables_;
+  all.push_back(default_table_);
+  for (rocksdb::ColumnFamilyHandle* table : all) {
+    rocksdb::ColumnFamilyMetaData metadata;
+    db_->GetColumnFamilyMetaData(table, &metadata);
+    for (const auto& level : metadata.levels) {
+      for (const auto& file : level.files) numbers.insert(file.file_number);
+    }
+    for (const auto& file : metadata.blob_files) numbers.insert(file.blob_file_number);
+  }
+  return numbers;
+}
+
+absl::Status RocksDbChunkStore::AwaitDeletion(const std::set<uint64_t>& files,
+                                              std::atomic<bool>& cancel) {
+  const absl::Time deadline = absl::Now() + kFileDeletionPatience;
+  while (true) {
+    // The end of a pause of deletions deletes what is due, in this thread.
+    rocksdb::Status status = db_->DisableFileDeletions();
+    if (status.ok()) status = db_->EnableFileDeletions(/*force=*/false);
+    RETURN_IF_ERROR(ToStatus(status, "deletion of files"));
+    const std::set<uint64_t> in_use = FilesInUse();
+    std::set<uint64_t> on_disk = DataFilesOnDisk();
+    on_disk.merge(LogsOnDisk());
+    std::vector<uint64_t> left;
+    for (const uint64_t file : files) {
+      if (on_disk.contains(file) && !in_use.contains(file)) left.push_back(file);
+    }
+    if (left.empty()) return absl::OkStatus();
+    if (cancel) return absl::CancelledError("the purge was cancelled");
+    if (absl::Now() > deadline) {
+      return absl::UnavailableError(absl::StrCat(left.size(), " files with deleted data, such as ",
+                                                 left.front(), ", are still being read"));
+    }
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+}
+
+absl::Status RocksDbChunkStore::Purge(absl::Span<const KeyRange> ranges,
+                                      std::atomic<bool>& cancel) {
+  if (ranges.empty()) return absl::OkStatus();
+  if (cancel) return absl::CancelledError("the purge was cancelled");
+  // Logs hold what is not in tables yet; after the flush those before it are of no use.
+  std::set<uint64_t> files = LogsOnDisk();
+  RETURN_IF_ERROR(FlushTables());
+  files.merge(DataFilesOnDisk());
+  for (const KeyRange& range : Merged({ranges.begin(), ranges.end()})) {
+    RETURN_IF_ERROR(Compact(range, /*rewrite_blobs=*/false, cancel));
+  }
+  RETURN_IF_ERROR(RewriteBlobFiles(ranges, cancel));
+  return AwaitDeletion(files, cancel);
 }
 
 }  // namespace

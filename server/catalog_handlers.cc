@@ -51,6 +51,20 @@ v1::Document ToMessage(const DocumentInfo& info, ResourceName name) {
   return document;
 }
 
+// Of a deletion named `name` (empty: not known any more).
+v1::ForgetReceipt ToMessage(const DeletionReceipt& receipt, const std::string& name) {
+  v1::ForgetReceipt message;
+  message.set_name(name);
+  message.set_document_count(receipt.documents);
+  message.set_text_bytes(receipt.text_bytes);
+  message.set_token_count(receipt.tokens);
+  message.set_chunk_count(receipt.chunks);
+  message.set_page_count(receipt.pages);
+  SetTimestamp(receipt.delete_time, message.mutable_delete_time());
+  SetTimestamp(receipt.purge_time, message.mutable_purge_time());
+  return message;
+}
+
 // What a request with a request_id asks for, apart from that id: a retry may only repeat the same.
 template <typename Request>
 std::string Identity(Request request) {
@@ -61,14 +75,54 @@ std::string Identity(Request request) {
 }  // namespace
 
 CatalogHandlers::CatalogHandlers(Engine& engine, const ResourceCheck& check, RequestCache& requests,
-                                 ServerInfo info, std::string http_address, Clock& clock)
+                                 OperationRegistry& operations, ServerInfo info,
+                                 std::string http_address, Clock& clock)
     : engine_(engine),
       check_(check),
       requests_(requests),
+      operations_(operations),
       info_(std::move(info)),
       http_address_(std::move(http_address)),
       clock_(clock),
-      start_(clock.Now()) {}
+      start_(clock.Now()) {
+  // What the last start left to be purged can be asked for under the names that were given then.
+  for (const Deletion& deletion : engine_.PendingDeletions()) {
+    if (auto operation = operations_.Reserve(); operation.ok()) {
+      Follow(deletion, "", *std::move(operation));
+    }
+  }
+}
+
+google::longrunning::Operation CatalogHandlers::Follow(
+    const Deletion& deletion, const std::string& name,
+    std::shared_ptr<RunningOperation> operation) {
+  v1::ForgetMetadata metadata;
+  metadata.set_name(name);
+  SetTimestamp(deletion.receipt.delete_time, metadata.mutable_delete_time());
+  google::longrunning::Operation answer =
+      operation->Publish({.id = absl::StrCat("forget-", deletion.id.ToString()),
+                          .kind = "forget",
+                          .tenant = deletion.tenant,
+                          .metadata = Packed(metadata)});
+  engine_.WhenPurged(deletion.id, [name, operation](const DeletionReceipt& receipt) {
+    operation->Finish(Packed(ToMessage(receipt, name)));
+  });
+  return answer;
+}
+
+absl::StatusOr<google::longrunning::Operation> CatalogHandlers::Delete(
+    absl::string_view method, const std::string& request_id, const std::string& identity,
+    const std::string& name, const std::function<absl::StatusOr<Deletion>()>& deletion) {
+  const auto work = [&]() -> absl::StatusOr<std::string> {
+    ASSIGN_OR_RETURN(std::shared_ptr<RunningOperation> operation, operations_.Reserve());
+    ASSIGN_OR_RETURN(const Deletion deleted, deletion());
+    return Follow(deleted, name, std::move(operation)).SerializeAsString();
+  };
+  ASSIGN_OR_RETURN(const std::string result, requests_.Run(method, request_id, identity, work));
+  google::longrunning::Operation operation;
+  operation.ParseFromString(result);
+  return operation;
+}
 
 absl::StatusOr<v1::Memory> CatalogHandlers::CreateMemory(const v1::CreateMemoryRequest& request,
                                                          const CallContext&) {
@@ -129,16 +183,11 @@ absl::StatusOr<v1::ListMemoriesResponse> CatalogHandlers::ListMemories(
   return response;
 }
 
-absl::StatusOr<google::protobuf::Empty> CatalogHandlers::DeleteMemory(
+absl::StatusOr<google::longrunning::Operation> CatalogHandlers::DeleteMemory(
     const v1::DeleteMemoryRequest& request, const CallContext&) {
   RETURN_IF_ERROR(check_.Memory("name", request.name()).status());
-  const auto work = [&]() -> absl::StatusOr<std::string> {
-    RETURN_IF_ERROR(engine_.DeleteMemory(request.name()));
-    return std::string();
-  };
-  RETURN_IF_ERROR(
-      requests_.Run("DeleteMemory", request.request_id(), Identity(request), work).status());
-  return google::protobuf::Empty();
+  return Delete("DeleteMemory", request.request_id(), Identity(request), request.name(),
+                [&] { return engine_.DeleteMemory(request.name()); });
 }
 
 absl::StatusOr<v1::ListDocumentsResponse> CatalogHandlers::ListDocuments(
@@ -176,16 +225,11 @@ absl::StatusOr<v1::Document> CatalogHandlers::GetDocument(const v1::GetDocumentR
   return ToMessage(info, name);
 }
 
-absl::StatusOr<google::protobuf::Empty> CatalogHandlers::DeleteDocument(
+absl::StatusOr<google::longrunning::Operation> CatalogHandlers::DeleteDocument(
     const v1::DeleteDocumentRequest& request, const CallContext&) {
   RETURN_IF_ERROR(check_.Document("name", request.name()).status());
-  const auto work = [&]() -> absl::StatusOr<std::string> {
-    RETURN_IF_ERROR(engine_.DeleteDocument(request.name()));
-    return std::string();
-  };
-  RETURN_IF_ERROR(
-      requests_.Run("DeleteDocument", request.request_id(), Identity(request), work).status());
-  return google::protobuf::Empty();
+  return Delete("DeleteDocument", request.request_id(), Identity(request), request.name(),
+                [&] { return engine_.DeleteDocument(request.name()); });
 }
 
 absl::StatusOr<v1::GetStatusResponse> CatalogHandlers::GetStatus(const v1::GetStatusRequest&,

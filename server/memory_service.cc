@@ -47,7 +47,8 @@ MemoryService::MemoryService(const ServerOptions& options, const QueryLimits& li
       operations_({.operations_max = options.operations_max, .keep = options.operation_keep}, clock,
                   metrics),
       request_metrics_(metrics),
-      catalog_(engine, check_, requests_, std::move(info), std::move(http_address), clock),
+      catalog_(engine, check_, requests_, operations_, std::move(info), std::move(http_address),
+               clock),
       queries_(engine, check_, limits),
       environment_{options_, request_metrics_, readiness_},
       ingest_streams_gauge_(metrics.AddGauge("ingest_streams", "Ingest streams that are open.")),
@@ -101,7 +102,7 @@ void MemoryService::AddCatalogMethods() {
       Method::kListMemories, catalog_pool_, [this](const auto& request, const auto& call) {
         return catalog_.ListMemories(request, call);
       });
-  AddUnary<v1::DeleteMemoryRequest, google::protobuf::Empty>(
+  AddUnary<v1::DeleteMemoryRequest, google::longrunning::Operation>(
       Method::kDeleteMemory, catalog_pool_, [this](const auto& request, const auto& call) {
         return catalog_.DeleteMemory(request, call);
       });
@@ -113,7 +114,7 @@ void MemoryService::AddCatalogMethods() {
                                                  [this](const auto& request, const auto& call) {
                                                    return catalog_.GetDocument(request, call);
                                                  });
-  AddUnary<v1::DeleteDocumentRequest, google::protobuf::Empty>(
+  AddUnary<v1::DeleteDocumentRequest, google::longrunning::Operation>(
       Method::kDeleteDocument, catalog_pool_, [this](const auto& request, const auto& call) {
         return catalog_.DeleteDocument(request, call);
       });

@@ -58,11 +58,12 @@ struct OperationRegistry::Core {
 
   void CountRunning(int by) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     running += by;
-    running_gauge.Set(running);
+    if (!closed) running_gauge.Set(running);
   }
 
   // Forgets what finished too long ago.
   void Prune() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    if (closed) return;
     const absl::Time now = clock.Now();
     while (!finished.empty() && (finished.size() > static_cast<size_t>(options.operations_max) ||
                                  now - finished.front().time >= options.keep)) {
@@ -105,6 +106,8 @@ struct OperationRegistry::Core {
   int64_t last_sequence ABSL_GUARDED_BY(mutex) = 0;
   int64_t last_watch ABSL_GUARDED_BY(mutex) = 0;
   bool waits_ended ABSL_GUARDED_BY(mutex) = false;
+  // The registry is gone, and with it perhaps the clock and the metrics.
+  bool closed ABSL_GUARDED_BY(mutex) = false;
 };
 
 RunningOperation::RunningOperation(std::shared_ptr<State> state) : state_(std::move(state)) {}
@@ -133,10 +136,11 @@ google::longrunning::Operation RunningOperation::Publish(OperationStart start) {
   state_->kind = std::move(start.kind);
   state_->tenant = std::move(start.tenant);
   state_->cancellable = start.cancellable;
+  const google::longrunning::Operation answer = state_->operation;
+  if (core.closed) return answer;
   core.by_sequence[state_->sequence] = state_;
   core.by_name[state_->operation.name()] = state_;
-  const google::longrunning::Operation answer = state_->operation;
-  if (state_->operation.done()) {
+  if (answer.done()) {
     core.finished.push_back({core.clock.Now(), state_->sequence});
     core.Prune();
   }
@@ -165,10 +169,10 @@ void RunningOperation::Finish(absl::StatusOr<google::protobuf::Any> result) {
     } else {
       *operation.mutable_error() = ToRpcStatus(result.status(), "", operation.name());
     }
-    (operation.has_response() ? core.succeeded : core.failed).Increment();
+    if (!core.closed) (operation.has_response() ? core.succeeded : core.failed).Increment();
     core.CountRunning(-1);
     watches.swap(state_->watches);
-    if (!operation.name().empty()) {
+    if (!operation.name().empty() && !core.closed) {
       core.finished.push_back({core.clock.Now(), state_->sequence});
       core.Prune();
     }
@@ -182,6 +186,7 @@ OperationRegistry::OperationRegistry(const Options& options, Clock& clock, Metri
 OperationRegistry::~OperationRegistry() {
   // The states know their core, and it knows them.
   absl::MutexLock lock(&core_->mutex);
+  core_->closed = true;
   core_->by_name.clear();
   core_->by_sequence.clear();
   core_->finished.clear();

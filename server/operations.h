@@ -71,7 +71,7 @@ class RunningOperation {
   const std::shared_ptr<State> state_;  // shared with the registry once published
 };
 
-// Thread-safe. `clock` and `metrics` must outlive it and every operation of it.
+// Thread-safe. `clock` and `metrics` must outlive it; its operations need neither after it.
 class OperationRegistry {
  public:
   struct Options {

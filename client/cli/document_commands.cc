@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
+#include "client/cli/forgetting.h"
 #include "client/cli/resource_json.h"
 #include "client/cli/session.h"
 #include "client/cli/terminal.h"
@@ -83,13 +84,9 @@ absl::Status Show(Session& session) {
 
 absl::Status Forget(Session& session) {
   const std::string name = session.DocumentName(session.positional(0), session.positional(1));
-  RETURN_IF_ERROR(session.client().DeleteDocument(name, session.call()));
-  if (session.json()) {
-    PrintJson({{"deleted", name}});
-  } else {
-    Print(absl::StrCat("forgot ", ResourceId(name), "\n"));
-  }
-  return absl::OkStatus();
+  ASSIGN_OR_RETURN(const google::longrunning::Operation operation,
+                   session.client().DeleteDocument(name, session.call()));
+  return FinishForgetting(session, name, absl::StrCat("forgot ", ResourceId(name)), operation);
 }
 
 }  // namespace
@@ -131,7 +128,8 @@ CommandSpec ForgetCommand() {
   return {.name = "forget",
           .summary = "deletes a document; nothing of it stays",
           .positionals = {{"M", "the memory"}, {"D", "the document"}},
-          .notes = "--json: {deleted}\n",
+          .flags = {NoWaitFlag()},
+          .notes = kForgettingJsonNotes,
           .run = Forget};
 }
 

@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
+#include "client/cli/forgetting.h"
 #include "client/cli/resource_json.h"
 #include "client/cli/session.h"
 #include "client/cli/terminal.h"
@@ -63,13 +64,11 @@ absl::Status Memories(Session& session) {
 
 absl::Status Delete(Session& session) {
   const std::string name = session.MemoryName(session.positional(0));
-  RETURN_IF_ERROR(session.client().DeleteMemory(name, session.call()));
-  if (session.json()) {
-    PrintJson({{"deleted", name}});
-  } else {
-    Print(absl::StrCat("deleted ", ResourceId(name), " and all its documents\n"));
-  }
-  return absl::OkStatus();
+  ASSIGN_OR_RETURN(const google::longrunning::Operation operation,
+                   session.client().DeleteMemory(name, session.call()));
+  return FinishForgetting(session, name,
+                          absl::StrCat("deleted ", ResourceId(name), " and all its documents"),
+                          operation);
 }
 
 }  // namespace
@@ -100,11 +99,13 @@ CommandSpec MemoriesCommand() {
 }
 
 CommandSpec DeleteCommand() {
-  return {.name = "delete",
-          .summary = "deletes a memory and all its documents",
-          .positionals = {{"M", "the memory"}},
-          .notes = "There is no question asked and no way back.\n\n--json: {deleted}\n",
-          .run = Delete};
+  return {
+      .name = "delete",
+      .summary = "deletes a memory and all its documents",
+      .positionals = {{"M", "the memory"}},
+      .flags = {NoWaitFlag()},
+      .notes = absl::StrCat("There is no question asked and no way back. ", kForgettingJsonNotes),
+      .run = Delete};
 }
 
 }  // namespace mneme

@@ -44,6 +44,17 @@ Json PassageJson(const v1::Passage& passage) {
           {"chunk_index", passage.chunk_index()}};
 }
 
+Json ReceiptJson(const v1::ForgetReceipt& receipt) {
+  using google::protobuf::util::TimeUtil;
+  return {{"documents", receipt.document_count()},
+          {"text_bytes", receipt.text_bytes()},
+          {"tokens", receipt.token_count()},
+          {"chunks", receipt.chunk_count()},
+          {"pages", receipt.page_count()},
+          {"delete_time", TimeUtil::ToString(receipt.delete_time())},
+          {"purge_time", TimeUtil::ToString(receipt.purge_time())}};
+}
+
 Json TimingJson(const v1::Timing& timing) {
   return {{"encode_seconds", timing.encode_seconds()},
           {"scan_seconds", timing.scan_seconds()},

@@ -14,6 +14,8 @@ Json MemoryJson(const v1::Memory& memory);
 Json DocumentJson(const v1::Document& document);
 // {document, memory, name, byte_begin, byte_end, score, weight, text, chunk_index}
 Json PassageJson(const v1::Passage& passage);
+// {documents, text_bytes, tokens, chunks, pages, delete_time, purge_time}
+Json ReceiptJson(const v1::ForgetReceipt& receipt);
 // {encode_seconds, scan_seconds, read_seconds, generate_seconds, total_seconds}
 Json TimingJson(const v1::Timing& timing);
 

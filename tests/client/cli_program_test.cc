@@ -185,8 +185,13 @@ TEST_F(CliProgramTest, CreateMemoriesAndDelete) {
   EXPECT_THAT(KeysOf(listed["memories"][0]),
               ElementsAre("chunks", "create_time", "display_name", "documents", "durable_bytes",
                           "memory", "name", "tokens", "visible_bytes"));
-  EXPECT_EQ(json::parse(Run({"delete", "tenants/default/memories/o", "--json"}).output)["deleted"],
-            "tenants/default/memories/o");
+  const json deleted = json::parse(Run({"delete", "tenants/default/memories/o", "--json"}).output);
+  EXPECT_EQ(deleted["deleted"], "tenants/default/memories/o");
+  EXPECT_EQ(deleted["receipt"]["documents"], 2);
+  EXPECT_THAT(Run({"delete", "n"}).output,
+              HasSubstr("deleted n and all its documents: 2 documents"));
+  EXPECT_EQ(Run({"create", "n"}).status, 0);
+  EXPECT_EQ(Run({"delete", "n", "--no-wait"}).output, "deleted n and all its documents\n");
   EXPECT_EQ(Run({"delete", "o"}).status, 1);
 }
 

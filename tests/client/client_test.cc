@@ -107,7 +107,7 @@ TEST(ClientTest, DeletionWhoseAnswerWasLostIsDone) {
   server.service().FailNextCalls({Unavailable()});
   Client client(QuickOptions(server));
   EXPECT_TRUE(client.DeleteMemory(kMemory).ok());
-  EXPECT_EQ(client.DeleteMemory(kMemory).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(client.DeleteMemory(kMemory).status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST(ClientTest, PastDeadlineFailsAtOnce) {

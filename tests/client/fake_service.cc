@@ -173,13 +173,19 @@ grpc::Status FakeService::ListMemories(grpc::ServerContext* context,
 
 grpc::Status FakeService::DeleteMemory(grpc::ServerContext* context,
                                        const v1::DeleteMemoryRequest* request,
-                                       google::protobuf::Empty*) {
+                                       google::longrunning::Operation* operation) {
   grpc::Status error = Enter(context);
   absl::MutexLock lock(&mutex_);
   request_ids_.insert(request->request_id());
   const bool known = memories_.erase(request->name()) > 0;
   // Done all the same: only the answer is lost.
   if (!error.ok()) return error;
+  v1::ForgetReceipt receipt;
+  receipt.set_name(request->name());
+  receipt.set_document_count(2);
+  operation->set_name("operations/forget-m1");
+  operation->set_done(true);
+  operation->mutable_response()->PackFrom(receipt);
   return known ? grpc::Status::OK
                : ServerError(grpc::NOT_FOUND, request->name(), "RESOURCE_NOT_FOUND");
 }

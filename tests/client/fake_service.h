@@ -69,8 +69,9 @@ class FakeService final : public v1::MemoryService::Service {
   grpc::Status GetMemory(grpc::ServerContext*, const v1::GetMemoryRequest*, v1::Memory*) override;
   grpc::Status ListMemories(grpc::ServerContext*, const v1::ListMemoriesRequest*,
                             v1::ListMemoriesResponse*) override;
+  // Answers with an operation that has ended.
   grpc::Status DeleteMemory(grpc::ServerContext*, const v1::DeleteMemoryRequest*,
-                            google::protobuf::Empty*) override;
+                            google::longrunning::Operation*) override;
   grpc::Status ReadDocument(grpc::ServerContext*, const v1::ReadDocumentRequest*,
                             grpc::ServerWriter<v1::ReadDocumentResponse>*) override;
   grpc::Status Ingest(grpc::ServerContext*,

@@ -153,7 +153,9 @@ TEST(RealServerTest, ProgramFromCreateToDelete) {
   EXPECT_EQ(run({"documents", "m"})["documents"][0]["document"], "log.txt");
   EXPECT_EQ(run({"memories"})["memories"][0]["documents"], 1);
   EXPECT_EQ(run({"status"})["ready"], true);
-  run({"forget", "m", "log.txt"});
+  const json forgotten = run({"forget", "m", "log.txt"});
+  EXPECT_EQ(forgotten["receipt"]["text_bytes"], text.size());
+  EXPECT_GE(forgotten["receipt"]["purge_time"], forgotten["receipt"]["delete_time"]);
   EXPECT_EQ(run({"documents", "m"})["documents"].size(), 0u);
   run({"delete", "m"});
 

@@ -39,7 +39,7 @@ TEST(EngineTest, MemoriesAreCreatedListedAndDeleted) {
   const auto gone = engine.GetMemory(harness.Memory("b"));
   EXPECT_EQ(gone.status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(Message(gone.status()), HasSubstr("tenants/default/memories/b"));
-  EXPECT_EQ(engine.DeleteMemory(harness.Memory("b")).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(engine.DeleteMemory(harness.Memory("b")).status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(engine.GetMemory("memories/b").status().code(), absl::StatusCode::kInvalidArgument);
 }
 

@@ -70,6 +70,20 @@ class FaultChunkStore : public ChunkStore {
     return store_.Scan(table, begin, end, visit);
   }
   absl::Status Flush() override { return store_.Flush(); }
+  // Purges answer `status` from now on; OK: they work again.
+  void FailPurges(absl::Status status) {
+    absl::MutexLock lock(&mutex_);
+    purge_fault_ = std::move(status);
+  }
+  int purges() const { return purges_.load(); }
+  absl::Status Purge(absl::Span<const KeyRange> ranges, std::atomic<bool>& cancel) override {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (!purge_fault_.ok()) return purge_fault_;
+    }
+    if (!ranges.empty()) purges_.fetch_add(1);
+    return store_.Purge(ranges, cancel);
+  }
   int64_t used_bytes() override { return store_.used_bytes(); }
   int64_t free_bytes() override { return store_.free_bytes(); }
 
@@ -87,6 +101,8 @@ class FaultChunkStore : public ChunkStore {
   Faults write_faults_;  // guarded by mutex_, by way of FaultOf
   Faults read_faults_;   // guarded by mutex_, by way of FaultOf
   std::function<void(const WriteBatch&)> on_write_ ABSL_GUARDED_BY(mutex_);
+  absl::Status purge_fault_ ABSL_GUARDED_BY(mutex_);
+  std::atomic<int> purges_{0};
   std::atomic<int> synced_writes_{0};
 };
 

@@ -20,13 +20,15 @@ std::vector<std::string> RecordSeeds() {
       EncodeRecord("key", DocumentRecord{"id", 1}),
       EncodeRecord("key", TextRecord{true, "text"}),
       EncodeRecord("key", segment),
-      EncodeRecord("key", PageRecord{1, 2, "page"})};
+      EncodeRecord("key", PageRecord{1, 2, "page"}),
+      EncodeRecord("key", PurgeRecord{"tenant", 1, 2, 3, 4, 5, 6})};
   std::vector<std::string> seeds = records;
   for (const std::string& record : records) seeds.push_back(record.substr(kRecordHeaderBytes));
   const DocumentKey document{MemoryId{2}, DocumentId{300}};
   for (const std::string& key :
        {MemoryKey(MemoryId{2}), DocumentRecordKey(document), TextKey(document, 5),
-        SegmentKey(document, 5), PageKey(document, 5, 6)}) {
+        SegmentKey(document, 5), PageKey(document, 5, 6),
+        PurgeKey({document.memory, document.document})}) {
     seeds.push_back(key);
   }
   return seeds;
@@ -41,7 +43,7 @@ void CheckSame(const absl::StatusOr<Record>& record, absl::string_view value) {
 
 MNEME_FUZZ_TARGET(Records, RecordSeeds) {
   DecodeAsEveryKind("key", input);
-  for (int kind = 0; kind < 8; ++kind) {
+  for (int kind = 0; kind < 9; ++kind) {
     const std::string value = ForgeRecord(static_cast<RecordKind>(kind), "key", input);
     CheckSame(DecodeCounterRecord("key", value), value);
     CheckSame(DecodeMemoryRecord("key", value), value);
@@ -49,6 +51,7 @@ MNEME_FUZZ_TARGET(Records, RecordSeeds) {
     CheckSame(DecodeTextRecord("key", value), value);
     CheckSame(DecodeSegmentRecord("key", value), value);
     CheckSame(DecodePageRecord("key", value), value);
+    CheckSame(DecodePurgeRecord("key", value), value);
   }
   MemoryId memory;
   DocumentKey document;
@@ -58,6 +61,8 @@ MNEME_FUZZ_TARGET(Records, RecordSeeds) {
   if (ParseTextKey(input, &document, &number)) MNEME_CHECK(TextKey(document, number) == input);
   if (ParseSegmentKey(input, &document, &number))
     MNEME_CHECK(SegmentKey(document, number) == input);
+  PurgeId purge;
+  if (ParsePurgeKey(input, &purge)) MNEME_CHECK(PurgeKey(purge) == input);
   ParseRecordKeyDocument(input, &document);
 }
 

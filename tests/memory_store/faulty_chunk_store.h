@@ -21,7 +21,7 @@ namespace mneme {
 // Thread-safe. Borrows the store it wraps.
 class FaultyChunkStore : public ChunkStore {
  public:
-  enum class Op : uint8_t { kWrite, kGet, kMultiGet, kScan, kFlush };
+  enum class Op : uint8_t { kWrite, kGet, kMultiGet, kScan, kFlush, kPurge };
   static constexpr int64_t kForever = std::numeric_limits<int64_t>::max();
 
   explicit FaultyChunkStore(ChunkStore& store) : store_(store) {}
@@ -122,6 +122,10 @@ class FaultyChunkStore : public ChunkStore {
     if (absl::Status status = Next(Op::kFlush); !status.ok()) return status;
     return store_.Flush();
   }
+  absl::Status Purge(absl::Span<const KeyRange> ranges, std::atomic<bool>& cancel) override {
+    if (absl::Status status = Next(Op::kPurge); !status.ok()) return status;
+    return store_.Purge(ranges, cancel);
+  }
   int64_t used_bytes() override { return store_.used_bytes(); }
   int64_t free_bytes() override { return store_.free_bytes(); }
 
@@ -160,10 +164,10 @@ class FaultyChunkStore : public ChunkStore {
 
   ChunkStore& store_;
   absl::Mutex mutex_;
-  std::array<Fault, 5> faults_ ABSL_GUARDED_BY(mutex_);
+  std::array<Fault, 6> faults_ ABSL_GUARDED_BY(mutex_);
   std::array<Fault, kTableCount> scan_faults_ ABSL_GUARDED_BY(mutex_);
   std::array<Flip, kTableCount> flips_ ABSL_GUARDED_BY(mutex_);
-  std::array<int64_t, 5> operations_ ABSL_GUARDED_BY(mutex_) = {};
+  std::array<int64_t, 6> operations_ ABSL_GUARDED_BY(mutex_) = {};
   std::function<void(const WriteBatch&)> on_write_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> on_multi_get_ ABSL_GUARDED_BY(mutex_);
 };

@@ -63,6 +63,18 @@ class MapChunkStore : public ChunkStore {
     synced_ = log_.size();
     return absl::OkStatus();
   }
+  // A map keeps nothing of what was deleted; its log is the tests'.
+  absl::Status Purge(absl::Span<const KeyRange> ranges, std::atomic<bool>& cancel) override {
+    absl::MutexLock lock(&mutex_);
+    if (cancel) return absl::CancelledError("cancelled");
+    purged_.insert(purged_.end(), ranges.begin(), ranges.end());
+    return absl::OkStatus();
+  }
+  // Ranges of all purges.
+  std::vector<KeyRange> purged() {
+    absl::MutexLock lock(&mutex_);
+    return purged_;
+  }
   int64_t used_bytes() override {
     absl::MutexLock lock(&mutex_);
     int64_t bytes = 0;
@@ -110,6 +122,7 @@ class MapChunkStore : public ChunkStore {
   std::array<Map, kTableCount> tables_ ABSL_GUARDED_BY(mutex_);
   std::vector<WriteBatch> log_ ABSL_GUARDED_BY(mutex_);
   size_t synced_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<KeyRange> purged_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mneme

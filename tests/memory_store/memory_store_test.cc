@@ -344,7 +344,7 @@ TEST_F(MemoryStoreTest, DeletedDocumentLeavesNoRecordAndItsNameIsFree) {
   EXPECT_EQ(disk().key_count(Table::kText), text);
   EXPECT_EQ(disk().key_count(Table::kPages), pages);
   EXPECT_EQ(disk().key_count(Table::kSegments), 1);
-  EXPECT_TRUE(absl::IsNotFound(store().DeleteDocument(gone)));
+  EXPECT_TRUE(absl::IsNotFound(store().DeleteDocument(gone).status()));
   EXPECT_TRUE(absl::IsNotFound(store().GetDocument(memory, "gone").status()));
   EXPECT_TRUE(absl::IsNotFound(store().ReadText(gone, 0, 1).status()));
   EXPECT_TRUE(absl::IsNotFound(Append(gone, 300, "x")));
@@ -366,8 +366,11 @@ TEST_F(MemoryStoreTest, DeletedMemoryLeavesNoRecordAndItsNameIsFree) {
   EXPECT_EQ(disk().unsynced(), 0);
   for (const Table table : {Table::kText, Table::kSegments}) EXPECT_EQ(disk().key_count(table), 1);
   EXPECT_EQ(disk().key_count(Table::kPages), 2);
-  EXPECT_EQ(disk().key_count(Table::kCatalog), 3);  // counter, memory, document
-  EXPECT_TRUE(absl::IsNotFound(store().DeleteMemory(gone)));
+  EXPECT_EQ(disk().key_count(Table::kCatalog), 4);  // counter, memory, document, purge
+  std::atomic<bool> cancel{false};
+  ASSERT_TRUE(store().Purge(cancel).ok());
+  EXPECT_EQ(disk().key_count(Table::kCatalog), 3);
+  EXPECT_TRUE(absl::IsNotFound(store().DeleteMemory(gone).status()));
   EXPECT_TRUE(absl::IsNotFound(store().GetDocument(c).status()));
   EXPECT_TRUE(absl::IsNotFound(store().View({&gone, 1}).status()));
   EXPECT_TRUE(absl::IsNotFound(store().totals(gone).status()));
@@ -381,8 +384,8 @@ TEST_F(MemoryStoreTest, DeletionThatFailsChangesNothing) {
   const MemoryId memory = NewMemory("m");
   const DocumentId document = NewDerivedDocument(memory, "d");
   faults().Fail(Op::kWrite, absl::InternalError("disk failed"), 0, 2);
-  EXPECT_EQ(store().DeleteDocument(document).code(), absl::StatusCode::kInternal);
-  EXPECT_EQ(store().DeleteMemory(memory).code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(store().DeleteDocument(document).status().code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(store().DeleteMemory(memory).status().code(), absl::StatusCode::kInternal);
   EXPECT_EQ(store().GetDocument(document).value().visible_bytes, 100);
   EXPECT_EQ(View(memory).chunk_count(), 2);
 }

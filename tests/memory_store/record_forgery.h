@@ -35,6 +35,7 @@ inline bool DecodeAsEveryKind(absl::string_view key, absl::string_view value) {
   taken |= DecodeTextRecord(key, value).ok();
   taken |= DecodeSegmentRecord(key, value).ok();
   taken |= DecodePageRecord(key, value).ok();
+  taken |= DecodePurgeRecord(key, value).ok();
   return taken;
 }
 

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
+#include "google/longrunning/operations.grpc.pb.h"
 #include "gtest/gtest.h"
 #include "mneme/v1/mneme.grpc.pb.h"
 #include "tests/server/fake_engine.h"
@@ -99,8 +100,8 @@ TEST_F(CatalogRpcTest, AMemoryIsCreatedFoundListedAndDeleted) {
   grpc::ClientContext delete_context;
   v1::DeleteMemoryRequest deletion;
   deletion.set_name("tenants/default/memories/books");
-  google::protobuf::Empty empty;
-  ASSERT_TRUE(stub_->DeleteMemory(&delete_context, deletion, &empty).ok());
+  google::longrunning::Operation operation;
+  ASSERT_TRUE(stub_->DeleteMemory(&delete_context, deletion, &operation).ok());
   ExpectError(Get("tenants/default/memories/books"), grpc::NOT_FOUND,
               "tenants/default/memories/books", "RESOURCE_NOT_FOUND");
 }
@@ -126,8 +127,9 @@ TEST_F(CatalogRpcTest, ARequestIdMakesRetriesSafe) {
     v1::DeleteMemoryRequest deletion;
     deletion.set_name("tenants/default/memories/books");
     deletion.set_request_id("request-3");
-    google::protobuf::Empty empty;
-    EXPECT_TRUE(stub_->DeleteMemory(&context, deletion, &empty).ok()) << i;
+    google::longrunning::Operation operation;
+    EXPECT_TRUE(stub_->DeleteMemory(&context, deletion, &operation).ok()) << i;
+    EXPECT_EQ(operation.name(), "operations/forget-m1") << i;
   }
 }
 
@@ -244,10 +246,62 @@ TEST_F(CatalogRpcTest, ADocumentIsFoundAndDeleted) {
   EXPECT_EQ(document.visible_bytes(), 4);
   v1::DeleteDocumentRequest deletion;
   deletion.set_name(name);
-  google::protobuf::Empty empty;
-  ASSERT_TRUE(stub_->DeleteDocument(&delete_context, deletion, &empty).ok());
+  google::longrunning::Operation operation;
+  ASSERT_TRUE(stub_->DeleteDocument(&delete_context, deletion, &operation).ok());
   ExpectError(stub_->GetDocument(&again_context, get, &document), grpc::NOT_FOUND, name,
               "RESOURCE_NOT_FOUND");
+}
+
+TEST_F(CatalogRpcTest, ADeletionsOperationEndsWithItsPurgeAndCarriesTheReceipt) {
+  ASSERT_TRUE(Create("books").ok());
+  AddDocument("tenants/default/memories/books/documents/a", "text");
+  auto operations = google::longrunning::Operations::NewStub(server_->NewChannel());
+  grpc::ClientContext delete_context, get_context, wait_context;
+  v1::DeleteDocumentRequest deletion;
+  deletion.set_name("tenants/default/memories/books/documents/a");
+  google::longrunning::Operation operation;
+  ASSERT_TRUE(stub_->DeleteDocument(&delete_context, deletion, &operation).ok());
+  EXPECT_FALSE(operation.done());
+  v1::ForgetMetadata metadata;
+  ASSERT_TRUE(operation.metadata().UnpackTo(&metadata));
+  EXPECT_EQ(metadata.name(), deletion.name());
+  EXPECT_GT(metadata.delete_time().seconds(), 0);
+
+  google::longrunning::GetOperationRequest get;
+  get.set_name(operation.name());
+  ASSERT_TRUE(operations->GetOperation(&get_context, get, &operation).ok());
+  EXPECT_FALSE(operation.done());
+  engine_.FinishPurges();
+  google::longrunning::WaitOperationRequest wait;
+  wait.set_name(operation.name());
+  ASSERT_TRUE(operations->WaitOperation(&wait_context, wait, &operation).ok());
+  ASSERT_TRUE(operation.done());
+  v1::ForgetReceipt receipt;
+  ASSERT_TRUE(operation.response().UnpackTo(&receipt));
+  EXPECT_EQ(receipt.name(), deletion.name());
+  EXPECT_EQ(receipt.document_count(), 1);
+  EXPECT_EQ(receipt.purge_time().seconds(), receipt.delete_time().seconds() + 1);
+}
+
+TEST_F(CatalogRpcTest, WhatTheLastStartLeftToPurgeIsFoundUnderItsName) {
+  ASSERT_TRUE(Create("books").ok());
+  grpc::ClientContext delete_context, get_context;
+  v1::DeleteMemoryRequest deletion;
+  deletion.set_name("tenants/default/memories/books");
+  google::longrunning::Operation operation;
+  ASSERT_TRUE(stub_->DeleteMemory(&delete_context, deletion, &operation).ok());
+  server_.reset();
+  server_ = TestServer::Start(engine_);
+  auto operations = google::longrunning::Operations::NewStub(server_->NewChannel());
+  google::longrunning::GetOperationRequest get;
+  get.set_name(operation.name());
+  engine_.FinishPurges();
+  ASSERT_TRUE(operations->GetOperation(&get_context, get, &operation).ok());
+  ASSERT_TRUE(operation.done());
+  v1::ForgetReceipt receipt;
+  ASSERT_TRUE(operation.response().UnpackTo(&receipt));
+  EXPECT_EQ(receipt.name(), "");  // forgotten too
+  EXPECT_EQ(receipt.document_count(), 1);
 }
 
 // Reads a range of a document; the pieces must follow one another.

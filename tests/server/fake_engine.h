@@ -128,10 +128,32 @@ class FakeEngine : public Engine {
     }
     return stats;
   }
-  absl::Status DeleteMemory(absl::string_view name) override {
+  absl::StatusOr<Deletion> DeleteMemory(absl::string_view name) override {
     absl::MutexLock lock(&mutex_);
     if (memories_.erase(std::string(name)) == 0) return NoMemory(name);
-    return absl::OkStatus();
+    return NewDeletion();
+  }
+  std::vector<Deletion> PendingDeletions() const override {
+    absl::MutexLock lock(&mutex_);
+    return pending_;
+  }
+  void WhenPurged(PurgeId id, PurgedCallback purged) override {
+    absl::MutexLock lock(&mutex_);
+    purged_[id] = std::move(purged);
+  }
+  // The purge of all deletions so far ends.
+  void FinishPurges() {
+    std::map<PurgeId, PurgedCallback> calls;
+    std::vector<Deletion> done;
+    {
+      absl::MutexLock lock(&mutex_);
+      calls.swap(purged_);
+      done.swap(pending_);
+    }
+    for (Deletion& deletion : done) {
+      deletion.receipt.purge_time = deletion.receipt.delete_time + absl::Seconds(1);
+      if (calls.contains(deletion.id)) calls[deletion.id](deletion.receipt);
+    }
   }
   absl::StatusOr<DocumentInfo> GetDocument(absl::string_view name) override {
     absl::MutexLock lock(&mutex_);
@@ -155,10 +177,10 @@ class FakeEngine : public Engine {
     }
     return infos;
   }
-  absl::Status DeleteDocument(absl::string_view name) override {
+  absl::StatusOr<Deletion> DeleteDocument(absl::string_view name) override {
     absl::MutexLock lock(&mutex_);
     if (documents_.erase(std::string(name)) == 0) return NoDocument(name);
-    return absl::OkStatus();
+    return NewDeletion();
   }
   absl::StatusOr<std::string> ReadText(absl::string_view document_name, int64_t byte_begin,
                                        int64_t byte_end) override {
@@ -287,6 +309,15 @@ class FakeEngine : public Engine {
     const std::shared_ptr<State> state_;
   };
 
+  Deletion NewDeletion() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    Deletion deletion;
+    deletion.id.memory = MemoryId{next_purge_++};
+    deletion.tenant = "default";
+    deletion.receipt.documents = 1;
+    deletion.receipt.delete_time = absl::FromUnixSeconds(1'700'000'000);
+    pending_.push_back(deletion);
+    return deletion;
+  }
   static absl::Status NoMemory(absl::string_view name) {
     return absl::NotFoundError(absl::StrCat("no memory ", name));
   }
@@ -337,6 +368,9 @@ class FakeEngine : public Engine {
   bool writers_ready_ ABSL_GUARDED_BY(mutex_) = true;
   int append_count_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t next_uid_ ABSL_GUARDED_BY(mutex_) = 1;
+  uint64_t next_purge_ ABSL_GUARDED_BY(mutex_) = 1;
+  std::vector<Deletion> pending_ ABSL_GUARDED_BY(mutex_);
+  std::map<PurgeId, PurgedCallback> purged_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::string> memories_ ABSL_GUARDED_BY(mutex_);  // name -> display name
   std::map<std::string, Document> documents_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::shared_ptr<State>> writers_ ABSL_GUARDED_BY(mutex_);

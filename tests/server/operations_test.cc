@@ -203,14 +203,23 @@ TEST_F(OperationsTest, WorkRunsOnAThreadOfThePoolAndItsResultIsTheOperations) {
   EXPECT_EQ(TextOf(operation->metadata()), "at work");
 }
 
-TEST_F(OperationsTest, AnOperationMayOutliveItsRegistry) {
+TEST(OperationsLifetimeTest, AnOperationMayOutliveItsRegistryAndWhatThatStoodOn) {
+  auto clock = std::make_unique<SimulatedClock>(absl::UnixEpoch());
+  auto metrics = std::make_unique<Metrics>();
   auto registry =
-      std::make_unique<OperationRegistry>(OperationRegistry::Options(), clock_, metrics_);
-  auto running = *registry->Reserve();
-  running->Publish({.kind = "work"});
+      std::make_unique<OperationRegistry>(OperationRegistry::Options(), *clock, *metrics);
+  auto published = *registry->Reserve(), reserved = *registry->Reserve(),
+       dropped = *registry->Reserve();
+  published->Publish({.kind = "work"});
   registry.reset();
-  running->SetMetadata(Text("still here"));
-  running->Finish(Packed(Text("nobody asks")));
+  metrics.reset();
+  clock.reset();
+  published->SetMetadata(Text("still here"));
+  published->Finish(Packed(Text("nobody asks")));
+  reserved->Publish({.kind = "work"});
+  reserved.reset();
+  dropped.reset();
+  EXPECT_FALSE(published->cancelled());
 }
 
 }  // namespace
