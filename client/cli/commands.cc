@@ -6,7 +6,8 @@ const std::vector<CommandSpec>& AllCommands() {
   static const auto& commands = *new std::vector<CommandSpec>{
       CreateCommand(),   IngestCommand(),    SearchCommand(), AskCommand(),
       MemoriesCommand(), DocumentsCommand(), ShowCommand(),   ForgetCommand(),
-      DeleteCommand(),   ScoreCommand(),     StatusCommand(), VersionCommand()};
+      DeleteCommand(),   ScoreCommand(),     VerifyCommand(), RepairCommand(),
+      BackupCommand(),   TopCommand(),       StatusCommand(), VersionCommand()};
   return commands;
 }
 

@@ -489,9 +489,10 @@ __device__ __forceinline__ float BlockReduce(float v, bool maximum, float* parti
 }
 
 // Grid: (rows, heads); block: kSimpleThreads; shared, all in f32: a word a warp, q [D], sums [D],
-// scores [S]. (None of it static: behind static memory DynamicShared() skips to its alignment.)
+// scores [S], and room behind them, as loops over the scores are compiled to read in pairs and ahead.
+// (None of it static: behind static memory DynamicShared() skips to its alignment.)
 __host__ __device__ constexpr int64_t SimpleSharedBytes(int64_t head_dim, int64_t chunk_tokens) {
-  return (kSimpleThreads / kLanes + 2 * head_dim + chunk_tokens) * 4;
+  return (kSimpleThreads / kLanes + 2 * head_dim + chunk_tokens + 8) * 4;
 }
 template <typename T, typename Out>
 __global__ void __launch_bounds__(kSimpleThreads) HsaSimpleKernel(const HsaAttendParams p) {
