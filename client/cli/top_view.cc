@@ -114,7 +114,7 @@ std::string RenderTop(const v1::Activity& now, const v1::Activity* before, int c
   line("damage",
        absl::StrCat(WithCommas(static_cast<int64_t>(samples.Sum("mneme_scrub_damage_left"))),
                     " left by the last check of the store"));
-  absl::StrAppend(&text, "\nslowest requests of the last minutes\n");
+  absl::StrAppend(&text, "\n", Shorten("slowest requests of the last minutes", columns), "\n");
   for (const auto& slow : now.slow_requests()) {
     absl::StrAppend(
         &text,
