@@ -4,7 +4,7 @@
 // several together, that advance token by token: lower half, scan of the landmarks, upper half,
 // logits, argmax. The selections are done here as the engine does them.
 //
-// Usage: generate_bench [bundle folder] [bf16|f32] [threads]
+// Usage: generate_bench [bundle folder] [bf16|f32] [threads, or "cuda"]
 
 #include "bench/measure.h"
 #include "bench/model_setup.h"
@@ -16,15 +16,21 @@ constexpr int kRepetitions = 7;
 constexpr int64_t kChunks = 4096;
 constexpr int64_t kTokensPerRepetition = 128;
 
-// A memory of random chunks, stored as the model stores them.
+// A memory of random chunks, stored as the model stores them, in the backend's memory.
 struct Memory {
-  std::vector<uint8_t> pages, landmarks;
+  Buffer pages, landmarks;
 };
 
-Memory RandomMemory(const Model& model) {
+Buffer CopyOf(Backend& backend, const std::vector<uint8_t>& bytes, int64_t count) {
+  Buffer buffer = OrDie(backend.Allocate(count));
+  OrDie(backend.CopyIn(buffer.data(), bytes.data(), count));
+  return buffer;
+}
+
+Memory RandomMemory(const Model& model, Backend& backend) {
   const PageLayout layout = model.page_layout();
   const int64_t per_segment = model.config().chunks_per_segment();
-  Memory memory;
+  std::vector<uint8_t> pages, landmarks;
   std::vector<std::vector<TokenId>> tokens;
   for (int64_t i = 0; i * per_segment < kChunks; ++i) {
     tokens.push_back(
@@ -34,12 +40,11 @@ Memory RandomMemory(const Model& model) {
   std::vector<SegmentChunks> chunks;
   OrDie(model.ForwardLower(segments, &chunks));
   for (const SegmentChunks& c : chunks) {
-    memory.pages.insert(memory.pages.end(), c.pages.begin(), c.pages.end());
-    memory.landmarks.insert(memory.landmarks.end(), c.landmarks.begin(), c.landmarks.end());
+    pages.insert(pages.end(), c.pages.begin(), c.pages.end());
+    landmarks.insert(landmarks.end(), c.landmarks.begin(), c.landmarks.end());
   }
-  memory.pages.resize(kChunks * layout.page_bytes());
-  memory.landmarks.resize(kChunks * layout.landmark_bytes());
-  return memory;
+  return {.pages = CopyOf(backend, pages, kChunks * layout.page_bytes()),
+          .landmarks = CopyOf(backend, landmarks, kChunks * layout.landmark_bytes())};
 }
 
 // Readers that advance together over one memory. Buffers are kept from step to step.
@@ -65,11 +70,12 @@ class Readers {
     indices_.resize(rows * k);
     scores_.resize(rows * k);
     const LandmarkSlab slab = {.rows = memory_.landmarks.data(), .row_count = kChunks};
-    OrDie(backend_.LandmarkTopK({.queries = lower_.queries.data(),
+    OrDie(backend_.LandmarkTopK({.queries = lower_.queries.as<float>(),
                                  .n_queries = rows,
                                  .dim = c.landmark_dim,
                                  .dtype = model_.page_layout().dtype,
                                  .slabs = absl::MakeConstSpan(&slab, 1),
+                                 .slabs_resident = true,
                                  .k = k,
                                  .indices = indices_.data(),
                                  .scores = scores_.data()}));
@@ -82,18 +88,17 @@ class Readers {
       for (int64_t i = 0; i < k; ++i) row[i] = {indices_[r * k + i], scores_[r * k + i]};
       std::sort(row.begin(), row.end(), std::greater<>());
       for (int64_t i = 0; i < k; ++i) {
-        pages_[r * k + i] = memory_.pages.data() + row[i].first * model_.page_layout().page_bytes();
+        pages_[r * k + i] =
+            memory_.pages.as<uint8_t>(row[i].first * model_.page_layout().page_bytes());
         row_scores[i] = row[i].second;
       }
       StickBreakingWeights(row_scores, absl::MakeSpan(weights_).subspan(r * k, k));
       selections_[r] = {.pages = absl::MakeConstSpan(pages_).subspan(r * k, k),
-                        .weights = absl::MakeConstSpan(weights_).subspan(r * k, k)};
+                        .weights = absl::MakeConstSpan(weights_).subspan(r * k, k),
+                        .pages_resident = true};
     }
-    OrDie(model_.ReadUpper(steps_, lower_, selections_, LogitRows::kLastOfStep, &logits_));
-    for (size_t i = 0; i < states_.size(); ++i) {
-      const auto begin = logits_.begin() + static_cast<int64_t>(i) * c.vocab_size;
-      (*ids)[i] = {static_cast<TokenId>(std::max_element(begin, begin + c.vocab_size) - begin)};
-    }
+    OrDie(model_.ReadUpper(steps_, lower_, selections_, LogitRows::kBestOfStep, &upper_));
+    for (size_t i = 0; i < states_.size(); ++i) (*ids)[i] = {upper_.best[i]};
   }
 
  private:
@@ -104,7 +109,8 @@ class Readers {
   std::vector<ReaderStep> steps_;
   LowerRows lower_;
   std::vector<int64_t> indices_;
-  std::vector<float> scores_, weights_, logits_;
+  std::vector<float> scores_, weights_;
+  UpperRows upper_;
   std::vector<const uint8_t*> pages_;
   std::vector<RowSelection> selections_;
 };
@@ -112,7 +118,7 @@ class Readers {
 int Main(int argc, char** argv) {
   const ModelSetup setup = SetUpModel(argc, argv);
   const ModelConfig& c = setup.model->config();
-  const Memory memory = RandomMemory(*setup.model);
+  const Memory memory = RandomMemory(*setup.model, *setup.backend);
   std::printf("machine       %s\nbackend       %s\n", Machine().c_str(),
               setup.backend->description().c_str());
   std::printf("memory        %lld chunks, pages and landmarks in %s; %d repetitions\n",
@@ -133,7 +139,7 @@ int Main(int argc, char** argv) {
   }
   line("prompt of " + std::to_string(c.segment_size) + " tokens, all layers", rates);
 
-  for (const int count : {1, 4, 16, 64}) {
+  for (const int count : {1, 4, 16, 64, 256}) {
     Readers readers(*setup.backend, *setup.model, memory, count);
     std::vector<std::vector<TokenId>> ids;
     for (int i = 0; i < count; ++i) ids.push_back(RandomTokens(c, 20, 100 + i));

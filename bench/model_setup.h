@@ -39,14 +39,15 @@ struct ModelSetup {
   std::unique_ptr<Model> model;
 };
 
-// Arguments of every benchmark: [bundle folder] [bf16|f32] [threads].
+// Arguments of every benchmark: [bundle folder] [bf16|f32] [threads, or "cuda"].
 inline ModelSetup SetUpModel(int argc, char** argv) {
   const std::string folder = argc > 1 ? argv[1] : "models/mneme-small";
   const bool f32 = argc > 2 && std::string(argv[2]) == "f32";
   CpuBackendOptions options;
-  if (argc > 3) options.threads = std::atoi(argv[3]);
+  const std::string where = argc > 3 ? argv[3] : "0";
+  options.threads = std::atoi(where.c_str());
   ModelSetup setup;
-  setup.backend = OrDie(CreateCpuBackend(options));
+  setup.backend = OrDie(CreateBackend(where == "cuda" ? "cuda" : "cpu", options));
   setup.model = OrDie(Model::Create(OrDie(LoadBundle(folder)), *setup.backend,
                                     {.precision = f32 ? Precision::kF32 : Precision::kBf16}));
   return setup;

@@ -67,6 +67,9 @@ class Client {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
+  // For other services on the same port.
+  const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
+
   absl::StatusOr<v1::Memory> CreateMemory(v1::CreateMemoryRequest request,
                                           const CallOptions& call = {});
   absl::StatusOr<v1::Memory> UpdateMemory(const v1::UpdateMemoryRequest& request,

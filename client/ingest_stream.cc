@@ -20,7 +20,6 @@ void SetDuration(absl::Duration duration, google::protobuf::Duration* message) {
 
 }  // namespace
 
-
 IngestStream::IngestStream(v1::MemoryService::StubInterface& stub, IngestPlan plan,
                            TextSource& source, Cancellation* cancellation, absl::Time deadline)
     : stub_(stub),

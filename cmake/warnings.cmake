@@ -2,6 +2,7 @@
 add_library(mneme_flags INTERFACE)
 target_compile_options(mneme_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Werror -Wno-missing-field-initializers>)
+target_compile_options(mneme_flags INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wshadow>)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   # GCC bug 105651: -Wrestrict is wrong about std::string + "literal".
   target_compile_options(mneme_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)

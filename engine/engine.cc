@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +21,8 @@
 #include "engine/readers.h"
 #include "engine/recovery.h"
 #include "engine/scheduler.h"
+#include "engine/scrubber.h"
+#include "engine/segment_restorer.h"
 #include "engine/segmenter.h"
 #include "engine/text_committer.h"
 #include "engine/visibility.h"
@@ -41,6 +44,8 @@ absl::Status CheckEngineOptions(const EngineOptions& options, const Model& model
                      : absl::InvalidArgumentError(
                            absl::StrCat(name, " is ", value, "; it must be above 0"));
   };
+  RETURN_IF_ERROR(positive(options.encode_threads, "encode_threads"));
+  RETURN_IF_ERROR(positive(options.put_threads, "put_threads"));
   RETURN_IF_ERROR(positive(options.batch_segments_max, "batch_segments_max"));
   RETURN_IF_ERROR(positive(options.batch_tokens_max, "batch_tokens_max"));
   RETURN_IF_ERROR(positive(options.queue_segments_max, "queue_segments_max"));
@@ -119,7 +124,9 @@ class EngineImpl : public Engine {
                     .wait_max = options.commit_wait_max,
                     .room = [this] { OnRoom(); }},
                    store, metrics_, clock),
-        scheduler_({.batch_segments_max = options.batch_segments_max,
+        scheduler_({.encode_threads = options.encode_threads,
+                    .put_threads = options.put_threads,
+                    .batch_segments_max = options.batch_segments_max,
                     .batch_tokens_max = options.batch_tokens_max,
                     .queue_segments_max = options.queue_segments_max,
                     .idle_flush = options.idle_flush},
@@ -141,16 +148,25 @@ class EngineImpl : public Engine {
               .metrics = metrics_,
               .step_tokens_max = StepTokensMax(model, store)},
         recovery_(store, scheduler_, metrics_, clock),
+        scrubber_(
+            {.bytes_per_second = options.scrub_bytes_per_second,
+             .interval = options.scrub_interval,
+             .first_after = options.scrub_first_after},
+            store,
+            [this, &model](DocumentId document, int64_t segment, bool with_pages) {
+              return RestoreSegment(model, shape_, store_, document, segment, with_pages);
+            },
+            [this] { DeriveWhatIsNotVisible(); }, metrics, clock),
         purger_(store, metrics_, clock, [this] { ForgetExpired(); }) {}
 
   ~EngineImpl() override {
+    scrubber_.StopSoon();
     purger_.Stop();
     committer_.Stop();
     scheduler_.Stop();
   }
 
-  absl::StatusOr<MemoryStat> CreateMemory(absl::string_view name,
-                                          absl::string_view display_name,
+  absl::StatusOr<MemoryStat> CreateMemory(absl::string_view name, absl::string_view display_name,
                                           const MemoryPolicy& policy) override {
     RETURN_IF_ERROR(CheckTakesWork());
     ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseMemory(name));
@@ -309,17 +325,37 @@ class EngineImpl : public Engine {
     return mneme::Score(read_, options, context);
   }
 
+  absl::StatusOr<StoreCheckReport> CheckStore(
+      absl::string_view memory_name, bool heal,
+      const std::function<absl::Status(const StoreCheckReport&)>& step) override {
+    RETURN_IF_ERROR(CheckTakesWork());
+    std::optional<MemoryId> memory;
+    if (!memory_name.empty()) {
+      ASSIGN_OR_RETURN(const MemoryInfo info, FindMemory(memory_name));
+      memory = info.uid;
+    }
+    return scrubber_.CheckNow(memory, heal, step);
+  }
+
+  absl::StatusOr<BackupInfo> CreateBackup(BackupDirectory& directory, const std::string& version,
+                                          const BackupStep& step) override {
+    RETURN_IF_ERROR(CheckTakesWork());
+    return store_.Backup(directory, version, step);
+  }
+
   absl::Status Ready() const override {
     RETURN_IF_ERROR(CheckTakesWork());
     RETURN_IF_ERROR(committer_.Health(options_.thread_stall_max));
     RETURN_IF_ERROR(scheduler_.Health(options_.thread_stall_max));
     RETURN_IF_ERROR(batcher_.Health(options_.thread_stall_max));
+    RETURN_IF_ERROR(scrubber_.Health(options_.thread_stall_max));
     RETURN_IF_ERROR(purger_.Health(options_.thread_stall_max));
     return recovery_.Health(options_.thread_stall_max);
   }
 
   absl::Status Drain(absl::Time deadline) override {
     if (!draining_.exchange(true)) LogInfo("engine", "draining");
+    scrubber_.StopSoon();
     bool done = committer_.WaitIdle(deadline);
     scheduler_.StopSoon();
     purger_.Stop();
@@ -343,6 +379,15 @@ class EngineImpl : public Engine {
   absl::Status CheckTakesWork() const {
     if (!draining_.load(std::memory_order_relaxed)) return absl::OkStatus();
     return absl::UnavailableError("the engine is draining");
+  }
+
+  // Documents that can be read again, after damage, go on where they were.
+  void DeriveWhatIsNotVisible() {
+    for (const DocumentInfo& document : store_.AllDocuments()) {
+      if (document.damaged || document.visible_bytes >= document.durable_bytes) continue;
+      scheduler_.TextDurable(document.uid, document.durable_bytes, document.sealed);
+      scheduler_.Flush(document.uid, document.durable_bytes);
+    }
   }
 
   absl::StatusOr<MemoryInfo> FindMemory(absl::string_view name) const {
@@ -396,7 +441,8 @@ class EngineImpl : public Engine {
         return;
       }
       metrics_.expired_documents.Increment();
-      DocumentGone(info.uid, absl::NotFoundError(absl::StrCat("document ", info.id, " has expired")));
+      DocumentGone(info.uid,
+                   absl::NotFoundError(absl::StrCat("document ", info.id, " has expired")));
       purger_.Notify();
     }
   }
@@ -443,6 +489,7 @@ class EngineImpl : public Engine {
   ReadBatcher batcher_;
   const ReadEnvironment read_;
   Recovery recovery_;
+  Scrubber scrubber_;
   Purger purger_;
 };
 

@@ -23,6 +23,7 @@
 #include "common/clock.h"
 #include "common/metrics.h"
 #include "memory_store/memory_store.h"
+#include "memory_store/store_checker.h"
 #include "model/model.h"
 
 namespace mneme {
@@ -32,6 +33,10 @@ struct EngineOptions {
   // taking text.
   int batch_segments_max = 8;
   int queue_segments_max = 64;
+  // Threads that turn text into tokens: one follows the CPU's network with ease, a GPU wants more.
+  int encode_threads = 1;
+  // Threads that store what was derived, each other documents.
+  int put_threads = 1;
   // Tokens of one batch, at most (one segment always fits): bounds how long a short text waits
   // behind long ones.
   int batch_tokens_max = 16384;
@@ -60,6 +65,12 @@ struct EngineOptions {
   // Readers running at one time, and waiting, at most; beyond it RESOURCE_EXHAUSTED.
   int readers_max = 64;
   int readers_waiting_max = 1024;
+  // The scrubber, which reads the whole store in the background and heals it: bytes a second that
+  // it reads, at most (0: it does not), the time from the beginning of a pass to that of the next,
+  // at least, and from the start to the first.
+  int64_t scrub_bytes_per_second = 0;
+  absl::Duration scrub_interval = absl::Hours(24);
+  absl::Duration scrub_first_after = absl::Minutes(1);
 };
 
 // tenants/{tenant}/memories/{memory}[/documents/{document}], parsed and checked. INVALID_ARGUMENT
@@ -182,6 +193,7 @@ struct GenerateOptions {
   uint64_t seed = 0;
   std::vector<ReadBarrier> barriers;
   bool omit_passages = false;
+  bool ignore_eos = false;  // go on behind tokens that end an answer
 };
 
 struct GeneratePiece {
@@ -275,6 +287,18 @@ class Engine {
       const std::function<bool(GeneratePiece)>& emit) = 0;
   virtual absl::StatusOr<ScoreResult> Score(const ScoreOptions& options,
                                             const CallContext& context) = 0;
+
+  // Reads everything that is stored, or one memory alone (`memory_name` not empty), and says what
+  // is damaged; with `heal`, mends what can be mended (see StoreChecker, which says what `step`
+  // is). Goes on for as long as the disk takes. ABORTED while another such call runs.
+  virtual absl::StatusOr<StoreCheckReport> CheckStore(
+      absl::string_view memory_name, bool heal,
+      const std::function<absl::Status(const StoreCheckReport&)>& step) = 0;
+
+  // Adds a backup of everything to a directory, while all goes on; see MemoryStore::Backup.
+  virtual absl::StatusOr<BackupInfo> CreateBackup(BackupDirectory& directory,
+                                                  const std::string& version,
+                                                  const BackupStep& step) = 0;
 
   // OK while every background thread lives and recovery is over; otherwise UNAVAILABLE with the
   // reason (readiness).

@@ -149,7 +149,11 @@ absl::StatusOr<GenerateResult> Generate(const ReadEnvironment& environment,
 
   GenerateResult result;
   const std::unique_ptr<ReaderState> state = model.NewReaderState();
-  ReadStep step{.state = state.get(), .scope = &memories.scope, .upper = true};
+  const bool greedy = options.temperature <= 0;
+  ReadStep step{.state = state.get(),
+                .scope = &memories.scope,
+                .upper = true,
+                .logit_rows = greedy ? LogitRows::kBestOfStep : LogitRows::kLastOfStep};
   RETURN_IF_ERROR(RunInSteps(environment, input.ids, /*select_all=*/true, context, step,
                              [&](const ReadStep& done, size_t) {
                                result.seconds.encode += done.lower_seconds;
@@ -179,8 +183,8 @@ absl::StatusOr<GenerateResult> Generate(const ReadEnvironment& environment,
   result.reason = FinishReason::kLength;
   for (int count = 0; count < options.max_tokens; ++count) {
     RETURN_IF_ERROR(context.Check());
-    const TokenId token = sampler.Next(step.logits);
-    if (stop.contains(token)) {
+    const TokenId token = greedy ? step.best : sampler.Next(step.logits);
+    if (!options.ignore_eos && stop.contains(token)) {
       result.reason = FinishReason::kStop;
       break;
     }

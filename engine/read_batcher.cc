@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/time/clock.h"
 #include "common/check.h"
 #include "common/status_macros.h"
@@ -15,6 +16,25 @@ namespace {
 constexpr int64_t kBatchRowsMax = 1024;
 // How long a batch waits for decode loops that are between two steps.
 constexpr absl::Duration kDecodeGather = absl::Microseconds(200);
+// With a device, whose steps are shorter than what it takes to put a thread to sleep and wake it:
+// how long the batch thread looks for the next step of a decode loop before it sleeps, and a reader
+// for its result, as long as there are few readers.
+constexpr absl::Duration kBatchSpin = absl::Microseconds(300);
+constexpr absl::Duration kReaderSpin = absl::Milliseconds(2);
+constexpr int kSpinningReadersMax = 4;
+// Waiting ones that one of them tells, with itself.
+constexpr size_t kToldTogether = 16;
+
+// True as soon as `done` is, false after `longest`.
+bool SpinUntil(absl::FunctionRef<bool()> done, absl::Duration longest) {
+  const absl::Time end = absl::Now() + longest;
+  do {
+    for (int i = 0; i < 64; ++i) {
+      if (done()) return true;
+    }
+  } while (absl::Now() < end);
+  return false;
+}
 
 bool SameSlabs(const LandmarkView& a, const LandmarkView& b) {
   const auto same = [](const LandmarkSlab& x, const LandmarkSlab& y) {
@@ -69,21 +89,45 @@ ReadBatcher::~ReadBatcher() {
 absl::Status ReadBatcher::Run(ReadStep& step) {
   MNEME_CHECK(!step.ids.empty() && step.ids.size() <= kStepTokensMax);
   MNEME_CHECK(!step.upper || step.select == ReadStep::Rows::kAll);
-  Waiting waiting{.step = &step};
-  absl::MutexLock lock(&mutex_);
-  if (stopping_) return absl::UnavailableError("the engine stops");
-  queue_.push_back(&waiting);
-  metrics_.read_steps.Set(static_cast<double>(queue_.size()));
-  changed_.SignalAll();
-  while (!waiting.done) {
-    if (!waiting.finished.WaitWithTimeout(&mutex_, BackgroundThread::kBeatEvery)) continue;
+  Waiting waiting;
+  waiting.step = &step;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stopping_) return absl::UnavailableError("the engine stops");
+    queue_.push_back(&waiting);
+    const auto queued = static_cast<int>(queue_.size());
+    queued_ = queued;
+    metrics_.read_steps.Set(queued);
+    // Of many readers the first one wakes the batch thread, and the one for whom it waits.
+    if (queued == 1 || queued >= decoding_) changed_.SignalAll();
+  }
+  return Await(waiting);
+}
+
+absl::Status ReadBatcher::Await(Waiting& waiting) {
+  if (backend_.has_own_memory() && decoding_ <= kSpinningReadersMax) {
+    SpinUntil([&] { return waiting.done.HasBeenNotified(); }, kReaderSpin);
+  }
+  while (!waiting.done.WaitForNotificationWithTimeout(BackgroundThread::kBeatEvery)) {
     // Should the thread have died, nobody will ever finish this step.
     const absl::Status health = thread_.Health(absl::InfiniteDuration());
-    if (waiting.done || health.ok()) continue;
+    absl::MutexLock lock(&mutex_);
+    if (waiting.done.HasBeenNotified() || health.ok()) continue;
     std::erase(queue_, &waiting);
     return absl::InternalError(health.message());
   }
+  for (Waiting* other : waiting.tells) other->done.Notify();
   return waiting.status;
+}
+
+void ReadBatcher::TellAll(absl::Span<Waiting* const> batch) {
+  std::vector<Waiting*> first;  // of each group; what is told may be gone
+  for (size_t i = 0; i < batch.size(); i += kToldTogether) {
+    const absl::Span<Waiting* const> others = batch.subspan(i + 1, kToldTogether - 1);
+    batch[i]->tells.assign(others.begin(), others.end());
+    first.push_back(batch[i]);
+  }
+  for (Waiting* waiting : first) waiting->done.Notify();
 }
 
 void ReadBatcher::BeginDecode() {
@@ -99,6 +143,10 @@ void ReadBatcher::EndDecode() {
 
 absl::Status ReadBatcher::Loop(BackgroundThread& thread) {
   for (;;) {
+    const bool spin = backend_.has_own_memory() && decoding_ > 0;
+    if (spin) {
+      SpinUntil([&] { return queued_ > 0 && queued_ >= decoding_; }, kBatchSpin);
+    }
     std::vector<Waiting*> batch;
     {
       absl::MutexLock lock(&mutex_);
@@ -106,15 +154,14 @@ absl::Status ReadBatcher::Loop(BackgroundThread& thread) {
         changed_.WaitWithTimeout(&mutex_, BackgroundThread::kBeatEvery);
         thread.Beat();
       }
-      const absl::Time gather_until = absl::Now() + kDecodeGather;
+      const absl::Time gather_until = spin ? absl::InfinitePast() : absl::Now() + kDecodeGather;
       while (!stopping_ && static_cast<int>(queue_.size()) < decoding_ &&
              !changed_.WaitWithDeadline(&mutex_, gather_until)) {
       }
       if (stopping_) {
         for (Waiting* waiting : queue_) {
           waiting->status = absl::UnavailableError("the engine stops");
-          waiting->done = true;
-          waiting->finished.Signal();
+          waiting->done.Notify();
         }
         queue_.clear();
         return absl::OkStatus();
@@ -123,11 +170,7 @@ absl::Status ReadBatcher::Loop(BackgroundThread& thread) {
     }
     thread.Beat();
     RunBatch(batch);
-    absl::MutexLock lock(&mutex_);
-    for (Waiting* waiting : batch) {
-      waiting->done = true;
-      waiting->finished.Signal();
-    }
+    TellAll(batch);
   }
 }
 
@@ -140,28 +183,40 @@ std::vector<ReadBatcher::Waiting*> ReadBatcher::TakeBatch() {
     batch.push_back(queue_.front());
     queue_.pop_front();
   }
+  queued_ = static_cast<int>(queue_.size());
   metrics_.read_steps.Set(static_cast<double>(queue_.size()));
   return batch;
 }
 
 void ReadBatcher::RunBatch(absl::Span<Waiting* const> batch) {
+  const auto passes = {&lower_only_, &best_tokens_, &last_logits_, &all_logits_};
+  for (Pass* pass : passes) {
+    pass->steps.clear();
+    pass->row_count = 0;
+  }
   // Steps of one pass want the same of the upper half.
-  Pass lower_only, last_logits, all_logits;
   for (Waiting* waiting : batch) {
-    Pass& pass = !waiting->step->upper                                 ? lower_only
-                 : waiting->step->logit_rows == LogitRows::kLastOfStep ? last_logits
-                                                                       : all_logits;
+    const ReadStep& step = *waiting->step;
+    Pass& pass = !step.upper                                 ? lower_only_
+                 : step.logit_rows == LogitRows::kBestOfStep ? best_tokens_
+                 : step.logit_rows == LogitRows::kLastOfStep ? last_logits_
+                                                             : all_logits_;
     pass.steps.push_back(waiting);
   }
-  if (!lower_only.steps.empty()) {
-    metrics_.question_batch.Observe(static_cast<double>(lower_only.steps.size()));
+  if (!lower_only_.steps.empty()) {
+    metrics_.question_batch.Observe(static_cast<double>(lower_only_.steps.size()));
   }
-  if (!last_logits.steps.empty()) {
-    metrics_.decode_batch.Observe(static_cast<double>(last_logits.steps.size()));
+  if (const size_t decoding = best_tokens_.steps.size() + last_logits_.steps.size(); decoding > 0) {
+    metrics_.decode_batch.Observe(static_cast<double>(decoding));
   }
-  for (Pass* pass : {&lower_only, &last_logits, &all_logits}) RunLower(*pass);
-  Select({&lower_only, &last_logits, &all_logits});
-  for (Pass* pass : {&last_logits, &all_logits}) RunUpper(*pass);
+  for (Pass* pass : passes) RunLower(*pass);
+  Select(passes);
+  for (Pass* pass : {&best_tokens_, &last_logits_, &all_logits_}) RunUpper(*pass);
+  // The next step of a reader may run on another thread.
+  const absl::Status status = backend_.Synchronize();
+  for (Waiting* waiting : batch) {
+    if (waiting->status.ok()) waiting->status = status;
+  }
 }
 
 void ReadBatcher::RunLower(Pass& pass) {
@@ -188,9 +243,12 @@ void ReadBatcher::Select(absl::Span<Pass* const> passes) {
     for (Waiting* waiting : pass->steps) {
       ReadStep& step = *waiting->step;
       const int64_t first = FirstSelected(step);
-      step.rows.clear();
+      // The rows of the step before stay for now: the next token mostly reads the same chunks.
       step.rows.resize(step.ids.size() - static_cast<size_t>(first));
-      if (!waiting->status.ok() || step.rows.empty() || step.scope->memories.empty()) continue;
+      if (!waiting->status.ok() || step.rows.empty() || step.scope->memories.empty()) {
+        for (std::vector<ChunkHit>& row : step.rows) row.clear();
+        continue;
+      }
       ReadScope& scope = *step.scope;
       if (!scope.view.has_value()) {
         const auto same = std::find_if(fresh.begin(), fresh.end(), [&](const ReadScope* other) {
@@ -206,7 +264,11 @@ void ReadBatcher::Select(absl::Span<Pass* const> passes) {
           continue;
         }
       }
-      if (scope.view->chunk_count() > 0) steps.emplace_back(pass, waiting);
+      if (scope.view->chunk_count() > 0) {
+        steps.emplace_back(pass, waiting);
+      } else {
+        for (std::vector<ChunkHit>& row : step.rows) row.clear();
+      }
     }
   }
   while (!steps.empty()) {
@@ -223,30 +285,35 @@ void ReadBatcher::Scan(const LandmarkView& view,
                        absl::Span<const std::pair<const Pass*, Waiting*>> steps) {
   StageTimer timer(metrics_.scan_seconds);
   const PageLayout layout = model_.page_layout();
-  const auto dim = static_cast<size_t>(layout.landmark_dim);
+  const int64_t dim = layout.landmark_dim;
   const int chunks_per_read = model_.config().chunks_per_read;
-  std::vector<float> queries;
+  std::vector<RowRange> query_ranges;
+  int64_t query_count = 0;
   int64_t k = chunks_per_read;
   for (const auto& [pass, waiting] : steps) {
     const ReadStep& step = *waiting->step;
-    const auto begin = static_cast<size_t>(waiting->first_row + FirstSelected(step)) * dim;
-    const auto end = static_cast<size_t>(waiting->first_row) * dim + step.ids.size() * dim;
-    queries.insert(queries.end(), pass->rows.queries.begin() + static_cast<ptrdiff_t>(begin),
-                   pass->rows.queries.begin() + static_cast<ptrdiff_t>(end));
+    const int64_t first = FirstSelected(step);
+    const int64_t count = static_cast<int64_t>(step.ids.size()) - first;
+    query_ranges.push_back(
+        {pass->rows.queries.as<float>() + (waiting->first_row + first) * dim, count});
+    query_count += count;
     k = std::max<int64_t>(k, step.k);
   }
   k = std::min(k, view.chunk_count());
-  const size_t query_count = queries.size() / dim;
-  std::vector<int64_t> indices(query_count * static_cast<size_t>(k));
+  std::vector<int64_t> indices(static_cast<size_t>(query_count * k));
   std::vector<float> scores(indices.size());
-  const absl::Status status = backend_.LandmarkTopK({.queries = queries.data(),
-                                                     .n_queries = static_cast<int64_t>(query_count),
-                                                     .dim = layout.landmark_dim,
-                                                     .dtype = layout.dtype,
-                                                     .slabs = view.slabs(),
-                                                     .k = k,
-                                                     .indices = indices.data(),
-                                                     .scores = scores.data()});
+  const absl::StatusOr<const float*> queries = Gather(query_ranges, dim, &queries_);
+  const absl::Status status = !queries.ok()
+                                  ? queries.status()
+                                  : backend_.LandmarkTopK({.queries = *queries,
+                                                           .n_queries = query_count,
+                                                           .dim = layout.landmark_dim,
+                                                           .dtype = layout.dtype,
+                                                           .slabs = view.slabs(),
+                                                           .slabs_resident = view.slabs_resident(),
+                                                           .k = k,
+                                                           .indices = indices.data(),
+                                                           .scores = scores.data()});
   metrics_.landmarks_scanned.Increment(static_cast<double>(view.chunk_count()));
   std::vector<ChunkHit*> selection;
   std::vector<float> chosen_scores, weights;
@@ -258,11 +325,18 @@ void ReadBatcher::Scan(const LandmarkView& view,
     const auto hits = static_cast<size_t>(std::min<int64_t>(k, std::max(step.k, chunks_per_read)));
     for (std::vector<ChunkHit>& row : step.rows) {
       const size_t at = query++ * static_cast<size_t>(k);
-      for (size_t i = 0; i < hits && indices[at + i] >= 0; ++i) {
-        row.push_back({.index = indices[at + i],
-                       .text = view.Locate(indices[at + i]),
-                       .score = scores[at + i]});
+      size_t found = 0;
+      row.reserve(hits);
+      for (; found < hits && indices[at + found] >= 0; ++found) {
+        const int64_t index = indices[at + found];
+        if (found == row.size()) row.emplace_back().index = -1;
+        ChunkHit& hit = row[found];
+        if (hit.index != index) hit.text = view.Locate(index);
+        hit.index = index;
+        hit.score = scores[at + found];
+        hit.weight = 0;
       }
+      row.resize(found);
       NetworkSelection(absl::MakeSpan(row), chunks_per_read, &selection);
       chosen_scores.clear();
       for (const ChunkHit* hit : selection) {
@@ -288,6 +362,26 @@ void ReadBatcher::RunUpper(const Pass& pass) {
     const bool alone = absl::IsResourceExhausted(status) && steps.size() > 1;
     waiting->status = alone ? Upper(pass, absl::MakeConstSpan(&waiting, 1)) : status;
   }
+}
+
+absl::StatusOr<const float*> ReadBatcher::Gather(absl::Span<const RowRange> ranges, int64_t width,
+                                                 Buffer* room) {
+  int64_t rows = 0;
+  bool together = true;
+  for (const RowRange& range : ranges) {
+    together &= range.first == ranges[0].first + rows * width;
+    rows += range.count;
+  }
+  if (together) return ranges[0].first;
+  if (room->bytes() < rows * width * 4) {
+    ASSIGN_OR_RETURN(*room, backend_.Allocate(rows * width * 4));
+  }
+  float* next = room->as<float>();
+  for (const RowRange& range : ranges) {
+    RETURN_IF_ERROR(backend_.Copy(next, range.first, range.count * width * 4));
+    next += range.count * width;
+  }
+  return room->as<float>();
 }
 
 absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<Waiting* const> steps) {
@@ -318,8 +412,9 @@ absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<Waiting* const> ste
   };
   std::vector<RowRead> reads;
   std::vector<ReaderStep> reader_steps;
-  LowerRows some;  // the rows of `steps`, when these are not all of the pass
+  std::vector<RowRange> hidden;  // the rows of `steps`, when these are not all of the pass
   const bool all = steps.size() == pass.steps.size();
+  const int64_t width = model_.config().d_model;
   for (const Waiting* waiting : steps) {
     const ReadStep& step = *waiting->step;
     reader_steps.push_back({.state = step.state, .ids = step.ids});
@@ -334,30 +429,44 @@ absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<Waiting* const> ste
       }
     }
     if (all) continue;
-    const auto copy = [&](const std::vector<float>& from, int width, std::vector<float>* to) {
-      const auto begin = from.begin() + static_cast<ptrdiff_t>(waiting->first_row) * width;
-      to->insert(to->end(), begin, begin + static_cast<ptrdiff_t>(step.ids.size()) * width);
-    };
-    copy(pass.rows.hidden, model_.config().d_model, &some.hidden);
-    copy(pass.rows.queries, model_.config().landmark_dim, &some.queries);
+    hidden.push_back({pass.rows.hidden.as<float>() + waiting->first_row * width,
+                      static_cast<int64_t>(step.ids.size())});
+  }
+  if (!all) {
+    regrouped_.row_count = static_cast<int64_t>(reads.size());
+    ASSIGN_OR_RETURN(const float* const first, Gather(hidden, width, &regrouped_.hidden));
+    if (first != regrouped_.hidden.as<float>()) {
+      // They lie together where they are.
+      if (regrouped_.hidden.bytes() < regrouped_.row_count * width * 4) {
+        ASSIGN_OR_RETURN(regrouped_.hidden, backend_.Allocate(regrouped_.row_count * width * 4));
+      }
+      RETURN_IF_ERROR(
+          backend_.Copy(regrouped_.hidden.data(), first, regrouped_.row_count * width * 4));
+    }
   }
   std::vector<RowSelection> selections;
   selections.reserve(reads.size());
   for (const RowRead& read : reads) {
-    selections.push_back({.pages = read.pages, .weights = read.weights});
+    selections.push_back(
+        {.pages = read.pages, .weights = read.weights, .pages_resident = pages.pinned.resident()});
   }
   const LogitRows which = steps.front()->step->logit_rows;
-  std::vector<float> logits;
+  UpperRows upper;
   RETURN_IF_ERROR(
-      model_.ReadUpper(reader_steps, all ? pass.rows : some, selections, which, &logits));
-  auto from = logits.begin();
-  for (const Waiting* waiting : steps) {
-    ReadStep& step = *waiting->step;
+      model_.ReadUpper(reader_steps, all ? pass.rows : regrouped_, selections, which, &upper));
+  auto from = upper.logits.begin();
+  for (size_t i = 0; i < steps.size(); ++i) {
+    ReadStep& step = *steps[i]->step;
+    step.upper_seconds = timer.seconds();
+    step.logits.clear();
+    if (which == LogitRows::kBestOfStep) {
+      step.best = upper.best[i];
+      continue;
+    }
     const size_t rows = which == LogitRows::kAll ? step.ids.size() : 1;
     const auto count = static_cast<ptrdiff_t>(rows) * model_.config().vocab_size;
     step.logits.assign(from, from + count);
     from += count;
-    step.upper_seconds = timer.seconds();
   }
   return absl::OkStatus();
 }

@@ -5,6 +5,7 @@
 #ifndef MNEME_ENGINE_READ_BATCHER_H_
 #define MNEME_ENGINE_READ_BATCHER_H_
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -15,6 +16,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "absl/types/span.h"
 #include "common/clock.h"
 #include "engine/background_thread.h"
@@ -57,7 +59,8 @@ struct ReadStep {
 
   // Out. Of each selected row: chunks, best score first.
   std::vector<std::vector<ChunkHit>> rows;
-  std::vector<float> logits;  // [rows or 1, vocab_size], with `upper`
+  std::vector<float> logits;  // [rows or 1, vocab_size], with `upper`; none with kBestOfStep
+  TokenId best = 0;           // with kBestOfStep
   double lower_seconds = 0, scan_seconds = 0, upper_seconds = 0;
 };
 
@@ -87,17 +90,26 @@ class ReadBatcher {
   struct Waiting {
     ReadStep* step = nullptr;
     absl::Status status;
-    bool done = false;
-    absl::CondVar finished;
     int64_t first_row = 0;  // of the step in its pass
+    // Waiting ones of its batch that are done too, for its thread to tell: telling many takes long.
+    std::vector<Waiting*> tells;
+    absl::Notification done;
   };
   // Steps whose rows go through the halves of the network together.
   struct Pass {
     std::vector<Waiting*> steps;
-    LowerRows rows;
+    LowerRows rows;  // keeps its memory from batch to batch
     int64_t row_count = 0;
   };
+  // Rows of a matrix of the backend.
+  struct RowRange {
+    const float* first = nullptr;
+    int64_t count = 0;
+  };
 
+  // Until the step is done, or nobody is left to do it.
+  absl::Status Await(Waiting& waiting);
+  static void TellAll(absl::Span<Waiting* const> batch);
   absl::Status Loop(BackgroundThread& thread);
   std::vector<Waiting*> TakeBatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RunBatch(absl::Span<Waiting* const> batch);
@@ -105,6 +117,9 @@ class ReadBatcher {
   // Takes the views that are missing, and scans once for all steps that look at the same one.
   void Select(absl::Span<Pass* const> passes);
   void Scan(const LandmarkView& view, absl::Span<const std::pair<const Pass*, Waiting*>> steps);
+  // These rows one after the other: where they lie if they do, else copied into `room`.
+  absl::StatusOr<const float*> Gather(absl::Span<const RowRange> ranges, int64_t width,
+                                      Buffer* room);
   void RunUpper(const Pass& pass);
   // Upper half of some of a pass's steps.
   absl::Status Upper(const Pass& pass, absl::Span<Waiting* const> steps);
@@ -114,10 +129,16 @@ class ReadBatcher {
   MemoryStore& store_;
   PageSource& pages_;
   EngineMetrics& metrics_;
+  // The batch thread's: passes by what they want of the upper half.
+  Pass lower_only_, best_tokens_, last_logits_, all_logits_;
+  Buffer queries_;       // of a scan whose queries lie apart
+  LowerRows regrouped_;  // of some steps of a pass
   mutable absl::Mutex mutex_;
   absl::CondVar changed_;
   std::deque<Waiting*> queue_ ABSL_GUARDED_BY(mutex_);
-  int decoding_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Changed under mutex_; read without it by who waits for work without sleeping.
+  std::atomic<int> queued_{0};    // queue_.size()
+  std::atomic<int> decoding_{0};  // decode loops under way
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   BackgroundThread thread_;  // last: it uses all of the above
 };

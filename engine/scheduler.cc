@@ -19,6 +19,8 @@ constexpr size_t kLagMarksMax = 64;
 constexpr absl::Duration kClockTick = absl::Milliseconds(20);
 // Text that never pauses waits this many times idle_flush at most.
 constexpr int kBusyFlushFactor = 10;
+// Batches that are derived and wait to be stored, at most.
+constexpr size_t kDerivedBatchesMax = 2;
 
 std::string Name(DocumentId document) { return absl::StrCat(static_cast<uint64_t>(document)); }
 
@@ -44,7 +46,7 @@ struct Scheduler::Document {
   std::unique_ptr<DocumentSource> source;
 
   std::deque<SegmentGroup> queue;
-  bool deriving = false;
+  int deriving = 0;  // groups taken from the queue that are not visible yet
   bool deriving_open = false;
 
   absl::Time text_time = absl::InfinitePast();        // when durable_bytes last grew
@@ -68,13 +70,19 @@ Scheduler::Scheduler(const SchedulerOptions& options, const Model& model, const 
       store_(store),
       metrics_(metrics),
       clock_(clock),
-      hooks_(std::move(hooks)) {
-  encode_thread_ = std::make_unique<BackgroundThread>(
-      "encode", metrics.registry, clock,
-      [this](BackgroundThread& thread) { return EncodeLoop(thread); });
+      hooks_(std::move(hooks)),
+      put_pool_(options.put_threads) {
+  for (int i = 0; i < options.encode_threads; ++i) {
+    encode_threads_.push_back(std::make_unique<BackgroundThread>(
+        i == 0 ? "encode" : absl::StrCat("encode_", i), metrics.registry, clock,
+        [this](BackgroundThread& thread) { return EncodeLoop(thread); }));
+  }
   derive_thread_ = std::make_unique<BackgroundThread>(
       "derive", metrics.registry, clock,
       [this](BackgroundThread& thread) { return DeriveLoop(thread); });
+  put_thread_ = std::make_unique<BackgroundThread>(
+      "put", metrics.registry, clock,
+      [this](BackgroundThread& thread) { return PutLoop(thread); });
 }
 
 Scheduler::~Scheduler() { Stop(); }
@@ -92,8 +100,9 @@ bool Scheduler::stopping() const {
 
 void Scheduler::Stop() {
   StopSoon();
-  encode_thread_.reset();
+  encode_threads_.clear();
   derive_thread_.reset();
+  put_thread_.reset();
 }
 
 Scheduler::Document& Scheduler::At(DocumentId document) {
@@ -166,12 +175,13 @@ bool Scheduler::Done(DocumentId id) const {
 }
 
 absl::Status Scheduler::Health(absl::Duration stall_max) const {
-  RETURN_IF_ERROR(encode_thread_->Health(stall_max));
-  return derive_thread_->Health(stall_max);
+  for (const auto& thread : encode_threads_) RETURN_IF_ERROR(thread->Health(stall_max));
+  RETURN_IF_ERROR(derive_thread_->Health(stall_max));
+  return put_thread_->Health(stall_max);
 }
 
 bool Scheduler::HasWork(const Document& document) const {
-  if (document.encoding || document.deriving || !document.queue.empty()) return true;
+  if (document.encoding || document.deriving > 0 || !document.queue.empty()) return true;
   if (document.source == nullptr) return document.durable_bytes > 0;
   return document.taken_bytes < document.durable_bytes;
 }
@@ -338,15 +348,39 @@ absl::Status Scheduler::DeriveLoop(BackgroundThread& thread) {
         thread.Beat();
         const absl::Time now = clock_.Now();
         absl::Time due = absl::InfiniteFuture();
-        batch = TakeBatch(now, &due);
+        if (derived_.size() < kDerivedBatchesMax) batch = TakeBatch(now, &due);
         if (!batch.empty()) break;
         changed_.WaitWithTimeout(&mutex_, WaitFor(now, due));
       }
       CountQueue();
       changed_.SignalAll();
     }
-    DeriveBatch(std::move(batch), thread);
+    DerivedBatch derived = DeriveBatch(std::move(batch), thread);
     hooks_.room();
+    if (derived.groups.empty()) continue;
+    absl::MutexLock lock(&mutex_);
+    derived_.push_back(std::move(derived));
+    changed_.SignalAll();
+  }
+}
+
+absl::Status Scheduler::PutLoop(BackgroundThread& thread) {
+  for (;;) {
+    DerivedBatch batch;
+    {
+      absl::MutexLock lock(&mutex_);
+      while (derived_.empty()) {
+        if (stopping_) return absl::OkStatus();
+        thread.Beat();
+        changed_.WaitWithTimeout(&mutex_, BackgroundThread::kBeatEvery);
+      }
+      if (stopping_) return absl::OkStatus();
+      batch = std::move(derived_.front());
+      derived_.pop_front();
+      changed_.SignalAll();
+    }
+    thread.Beat();
+    PutBatch(batch, thread);
   }
 }
 
@@ -374,7 +408,7 @@ std::vector<SegmentGroup> Scheduler::TakeBatch(absl::Time now, absl::Time* due) 
       segments += group_segments;
       tokens += group.token_count();
       queued_segments_ -= group_segments;
-      document.deriving = true;
+      ++document.deriving;
       document.deriving_open |= group.open;
       batch.push_back(std::move(document.queue.front()));
       document.queue.pop_front();
@@ -415,17 +449,17 @@ absl::Status Scheduler::Forward(const std::vector<SegmentGroup>& groups,
   return absl::OkStatus();
 }
 
-void Scheduler::DeriveBatch(std::vector<SegmentGroup> batch, BackgroundThread& thread) {
-  const absl::Time start = clock_.Now();
+Scheduler::DerivedBatch Scheduler::DeriveBatch(std::vector<SegmentGroup> batch,
+                                               BackgroundThread& thread) {
+  DerivedBatch result{.groups = {}, .derived = {}, .start = clock_.Now()};
+  std::vector<SegmentDerived>& derived = result.derived;
   size_t segments = 0;
   for (const SegmentGroup& group : batch) segments += group.segments.size();
   metrics_.segment_batch.Observe(static_cast<double>(segments));
-  std::vector<SegmentGroup> good;
-  std::vector<SegmentDerived> derived;
   {
     StageTimer timer(metrics_.derive_seconds);
     if (Forward(batch, &derived).ok()) {
-      good = std::move(batch);
+      result.groups = std::move(batch);
     } else {
       // One at a time, so that a segment that cannot be derived stops its own document only.
       derived.clear();
@@ -443,24 +477,54 @@ void Scheduler::DeriveBatch(std::vector<SegmentGroup> batch, BackgroundThread& t
           }
         }
         thread.Beat();
-        std::vector<SegmentGroup>& to = status.ok() ? good : failed[one[0].document];
+        std::vector<SegmentGroup>& to =
+            status.ok() ? result.groups : failed[one[0].document];
         to.push_back(std::move(one[0]));
       }
       for (auto& [id, groups] : failed) Requeue(id, std::move(groups));
     }
   }
+  // In turn becomes by document, each one's segments in order.
+  std::stable_sort(derived.begin(), derived.end(),
+                   [](const SegmentDerived& a, const SegmentDerived& b) {
+                     return a.document < b.document;
+                   });
   thread.Beat();
-  if (good.empty()) return;
+  return result;
+}
+
+void Scheduler::PutBatch(const DerivedBatch& batch, BackgroundThread& thread) {
   std::map<DocumentId, DocumentInfo> before;
-  for (const SegmentGroup& group : good) {
+  for (const SegmentGroup& group : batch.groups) {
     absl::StatusOr<DocumentInfo> info = store_.GetDocument(group.document);
     if (info.ok()) before[group.document] = *std::move(info);
   }
-  if (Put(derived, thread).ok()) FinishGroups(good, before, clock_.Now() - start);
+  if (Put(batch.derived, thread).ok()) {
+    FinishGroups(batch.groups, before, clock_.Now() - batch.start);
+  }
 }
 
-absl::Status Scheduler::Put(const std::vector<SegmentDerived>& derived, BackgroundThread& thread) {
+absl::Status Scheduler::Put(absl::Span<const SegmentDerived> derived, BackgroundThread& thread) {
   StageTimer timer(metrics_.put_seconds);
+  // Parts of about equal size that begin with a document each: segments of one document stay
+  // together and in order.
+  std::vector<absl::Span<const SegmentDerived>> parts;
+  const size_t part_segments =
+      (derived.size() + static_cast<size_t>(put_pool_.threads()) - 1) / put_pool_.threads();
+  for (size_t begin = 0, end = 0; begin < derived.size(); begin = end) {
+    end = std::min(begin + part_segments, derived.size());
+    while (end < derived.size() && derived[end].document == derived[end - 1].document) ++end;
+    parts.push_back(derived.subspan(begin, end - begin));
+  }
+  std::vector<absl::Status> results(parts.size());
+  put_pool_.ParallelFor(static_cast<int64_t>(parts.size()),
+                        [&](int64_t i) { results[i] = PutWithRetries(parts[i], thread); });
+  for (const absl::Status& status : results) RETURN_IF_ERROR(status);
+  return absl::OkStatus();
+}
+
+absl::Status Scheduler::PutWithRetries(absl::Span<const SegmentDerived> derived,
+                                       BackgroundThread& thread) {
   for (int failures = 1;; ++failures) {
     const absl::Status status = store_.PutSegments(derived);
     if (status.ok()) return status;
@@ -480,15 +544,20 @@ absl::Status Scheduler::Put(const std::vector<SegmentDerived>& derived, Backgrou
 void Scheduler::FinishGroups(const std::vector<SegmentGroup>& groups,
                              const std::map<DocumentId, DocumentInfo>& before,
                              absl::Duration took) {
-  std::map<DocumentId, bool> open_of;
+  struct Finished {
+    int groups = 0;
+    bool open = false;
+  };
+  std::map<DocumentId, Finished> finished;
   for (const SegmentGroup& group : groups) {
-    open_of[group.document] |= group.open;
+    ++finished[group.document].groups;
+    finished[group.document].open |= group.open;
     const double whole = static_cast<double>(group.segments.size()) - (group.open ? 1 : 0);
     metrics_.derived_whole_segments.Increment(whole);
     if (group.open) metrics_.derived_open_segments.Increment();
     metrics_.derived_tokens.Increment(static_cast<double>(group.token_count()));
   }
-  for (const auto& [id, open] : open_of) {
+  for (const auto& [id, done] : finished) {
     const absl::StatusOr<DocumentInfo> info = store_.GetDocument(id);
     {
       absl::MutexLock lock(&mutex_);
@@ -500,10 +569,12 @@ void Scheduler::FinishGroups(const std::vector<SegmentGroup>& groups,
       }
       Document& document = *it->second;
       const absl::Time now = clock_.Now();
-      document.deriving = false;
-      document.deriving_open = false;
+      document.deriving = std::max(0, document.deriving - done.groups);
       document.failures = 0;
-      if (open) document.open_rests_until = now + took;
+      if (done.open) {
+        document.deriving_open = false;
+        document.open_rests_until = now + took;
+      }
       while (!document.lag_marks.empty() &&
              document.lag_marks.front().first <= info->visible_bytes) {
         metrics_.visible_lag_seconds.Observe(
@@ -529,8 +600,10 @@ void Scheduler::Requeue(DocumentId id, std::vector<SegmentGroup> groups) {
   const auto it = documents_.find(id);
   if (it == documents_.end()) return;
   Document& document = *it->second;
-  document.deriving = false;
-  document.deriving_open = false;
+  document.deriving = std::max(0, document.deriving - static_cast<int>(groups.size()));
+  for (const SegmentGroup& group : groups) {
+    if (group.open) document.deriving_open = false;
+  }
   document.retry_at = clock_.Now() + RetryWait(++document.failures);
   for (auto group = groups.rbegin(); group != groups.rend(); ++group) {
     queued_segments_ += static_cast<int64_t>(group->segments.size());

@@ -1,10 +1,11 @@
 // Scheduler: durable text -> visible chunks. It knows which documents have text that is not
-// derived, cuts it into segments (encode thread), and runs batches of segments of any documents
-// through the lower half (derive thread). Text waits on disk, not here: the queue holds at most
+// derived, cuts it into segments (encode threads, one document each at a time), runs batches of
+// segments of any documents through the lower half (derive thread), and stores what came out (put
+// thread) while the next batch runs. Text waits on disk, not here: the queue holds at most
 // queue_segments_max segments, and what has been accepted beyond it is counted, so that writers
 // stop.
 //
-// Both threads serve documents in turn, so a short text does not wait for a long one to end.
+// All serve documents in turn, so a short text does not wait for a long one to end.
 
 #ifndef MNEME_ENGINE_SCHEDULER_H_
 #define MNEME_ENGINE_SCHEDULER_H_
@@ -28,12 +29,15 @@
 #include "engine/document_source.h"
 #include "engine/engine_metrics.h"
 #include "engine/segmenter.h"
+#include "kernels/cpu/thread_pool.h"
 #include "memory_store/memory_store.h"
 #include "model/model.h"
 
 namespace mneme {
 
 struct SchedulerOptions {
+  int encode_threads = 1;
+  int put_threads = 1;
   int batch_segments_max = 0;
   int batch_tokens_max = 0;
   int queue_segments_max = 0;
@@ -99,8 +103,16 @@ class Scheduler {
     bool take_open = false;
   };
 
+  // Groups of segments that went through the network together.
+  struct DerivedBatch {
+    std::vector<SegmentGroup> groups;
+    std::vector<SegmentDerived> derived;
+    absl::Time start;  // of deriving them
+  };
+
   absl::Status EncodeLoop(BackgroundThread& thread);
   absl::Status DeriveLoop(BackgroundThread& thread);
+  absl::Status PutLoop(BackgroundThread& thread);
   // The next document in turn that the encode thread can do something for; sets *due to the
   // earliest time at which one may come without a signal.
   std::optional<Step> NextStep(absl::Time now, absl::Time* due)
@@ -109,11 +121,14 @@ class Scheduler {
                   absl::StatusOr<std::optional<SegmentGroup>> group);
   std::vector<SegmentGroup> TakeBatch(absl::Time now, absl::Time* due)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void DeriveBatch(std::vector<SegmentGroup> batch, BackgroundThread& thread);
+  // What could be derived of a batch; the rest waits to be tried again.
+  DerivedBatch DeriveBatch(std::vector<SegmentGroup> batch, BackgroundThread& thread);
+  void PutBatch(const DerivedBatch& batch, BackgroundThread& thread);
   absl::Status Forward(const std::vector<SegmentGroup>& groups,
                        std::vector<SegmentDerived>* derived);
-  // Stores until it succeeds or the scheduler stops.
-  absl::Status Put(const std::vector<SegmentDerived>& derived, BackgroundThread& thread);
+  // Stores until it succeeds or the scheduler stops; documents side by side.
+  absl::Status Put(absl::Span<const SegmentDerived> derived, BackgroundThread& thread);
+  absl::Status PutWithRetries(absl::Span<const SegmentDerived> derived, BackgroundThread& thread);
   void FinishGroups(const std::vector<SegmentGroup>& groups,
                     const std::map<DocumentId, DocumentInfo>& before, absl::Duration took);
   // Puts groups of one document back in front of its queue, to be tried again after a while.
@@ -133,6 +148,7 @@ class Scheduler {
   EngineMetrics& metrics_;
   Clock& clock_;
   const SchedulerHooks hooks_;
+  ThreadPool put_pool_;
   std::atomic<int64_t> accepted_bytes_{0};
 
   mutable absl::Mutex mutex_;
@@ -143,9 +159,12 @@ class Scheduler {
   int64_t unread_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // durable, not yet encoded, of all documents
   DocumentId last_encoded_ ABSL_GUARDED_BY(mutex_){};
   DocumentId last_derived_ ABSL_GUARDED_BY(mutex_){};
+  std::deque<DerivedBatch> derived_ ABSL_GUARDED_BY(mutex_);  // to be stored, in this order
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::unique_ptr<BackgroundThread> encode_thread_;  // last: they use all of the above
+  // Last: they use all of the above.
+  std::vector<std::unique_ptr<BackgroundThread>> encode_threads_;
   std::unique_ptr<BackgroundThread> derive_thread_;
+  std::unique_ptr<BackgroundThread> put_thread_;
 };
 
 }  // namespace mneme

@@ -38,14 +38,36 @@ class Backend {
   // For people: threads, instruction sets, device name.
   virtual std::string description() const = 0;
 
+  // Whether its memory is not the host's: what is read often should then lie in a Buffer.
+  virtual bool has_own_memory() const { return false; }
   // kBf16 where products of bf16 operands are faster than those of f32, else kF32.
   virtual DType fast_dtype() const = 0;
+  // What the network's activations should be between operations, where operands of products are
+  // `compute_dtype`: what Matmul writes and ConvSilu, Ssd, GateNorm and ChunkAttention read. Where
+  // it is kBf16, weights may be packed for `swiglu`, and ChunkAttention norms q and k. What a
+  // backend does not do is UNIMPLEMENTED.
+  virtual DType activation_dtype(DType compute_dtype) const {
+    static_cast<void>(compute_dtype);
+    return DType::kF32;
+  }
   // Rows that one operation should get at one time: enough to fill the device, few enough to stay
   // in its caches.
   virtual int64_t pass_rows() const = 0;
   // Runs fn(0) .. fn(n_passes - 1), independent of each other: side by side where the backend has
   // idle workers.
   virtual void RunPasses(int64_t n_passes, absl::FunctionRef<void(int64_t)> fn) = 0;
+  // Runs `fn`, which calls operations of the calling thread and nothing else, the same ones with
+  // the same params whenever it comes with the same key; only what the memory holds may differ. So
+  // a backend may repeat what it saw the operations do, without calling `fn`. Operations that read
+  // host memory (a table without its backend_ copy) are right in it, but are not repeated this way.
+  // The first number of a key is one of NewRepeatId: keys with it end with what the memory belongs
+  // to.
+  virtual absl::Status Repeat(absl::Span<const int64_t> key, absl::FunctionRef<absl::Status()> fn) {
+    static_cast<void>(key);
+    return fn();
+  }
+  // Never given before.
+  static int64_t NewRepeatId();
 
   // RESOURCE_EXHAUSTED when there is not that much memory.
   virtual absl::StatusOr<Buffer> Allocate(int64_t bytes) = 0;
@@ -53,6 +75,9 @@ class Backend {
   virtual absl::Status CopyOut(void* host, const void* from, int64_t bytes) = 0;
   virtual absl::Status Copy(void* to, const void* from, int64_t bytes) = 0;
   virtual absl::Status Zero(void* to, int64_t bytes) = 0;
+  // Waits until everything that this thread asked for has happened, so that other threads may go
+  // on with its results.
+  virtual absl::Status Synchronize() { return absl::OkStatus(); }
 
   // The matrix whose rows are those of `parts`, one after the other (equal cols and dtype). int8
   // values and scales are used exactly in every precision; f32 values are rounded to bf16 where
@@ -68,11 +93,15 @@ class Backend {
   absl::Status ConvSilu(const ConvSiluParams& params);
   absl::Status Ssd(const SsdParams& params);
   absl::Status SsmStep(const SsdParams& params);
+  // ConvSilu, then SsmStep over the same sequences on what it gave: conv.out is ssm.xbc. Whether
+  // anything is left there is the backend's choice.
+  absl::Status ConvSsmStep(const ConvSiluParams& conv, const SsdParams& ssm);
   absl::Status ChunkInput(const ChunkInputParams& params);
   absl::Status ChunkAttention(const ChunkAttentionParams& params);
   absl::Status SwiGlu(const SwiGluParams& params);
   absl::Status WritePages(const WritePagesParams& params);
   absl::Status HsaAttend(const HsaAttendParams& params);
+  absl::Status ArgMax(const ArgMaxParams& params);
 
   // Scores all landmarks for a batch of queries and keeps the k best of each.
   absl::Status LandmarkTopK(const LandmarkTopKParams& params);
@@ -85,15 +114,23 @@ class Backend {
   virtual absl::Status DoGateNorm(const GateNormParams& params) = 0;
   virtual absl::Status DoHeadNorm(const HeadNormParams& params) = 0;
   virtual absl::Status DoMatmul(const MatmulParams& params) = 0;
+  // Whether DoMatmul takes the norm of these params; else it gets rows that are normed already.
+  virtual bool FusesNorm(const MatmulParams&) const { return false; }
   virtual absl::Status DoConvSilu(const ConvSiluParams& params) = 0;
   virtual absl::Status DoSsd(const SsdParams& params) = 0;
   virtual absl::Status DoSsmStep(const SsdParams& params) = 0;
+  virtual absl::Status DoConvSsmStep(const ConvSiluParams& conv, const SsdParams& ssm);
   virtual absl::Status DoChunkInput(const ChunkInputParams& params) = 0;
   virtual absl::Status DoChunkAttention(const ChunkAttentionParams& params) = 0;
   virtual absl::Status DoSwiGlu(const SwiGluParams& params) = 0;
   virtual absl::Status DoWritePages(const WritePagesParams& params) = 0;
   virtual absl::Status DoHsaAttend(const HsaAttendParams& params) = 0;
+  virtual absl::Status DoArgMax(const ArgMaxParams& params) = 0;
   virtual absl::Status DoLandmarkTopK(const LandmarkTopKParams& params) = 0;
+
+ private:
+  // RmsNorm or GateNorm of a product's operand into norm.normed.
+  absl::Status NormOperand(const MatmulParams& params, DType dtype);
 };
 
 struct CpuBackendOptions {
@@ -105,6 +142,26 @@ struct CpuBackendOptions {
 };
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCpuBackend(const CpuBackendOptions& options);
+
+struct CudaBackendOptions {
+  // Which GPU, as the driver counts.
+  int device = 0;
+  // Most memory of the device that buffers and scratch take together; 0: all but a sixteenth.
+  int64_t device_bytes_max = 0;
+  // Most page-locked memory of the host, for staging.
+  int64_t pinned_bytes_max = int64_t{1} << 30;
+  // Passes that run side by side (RunPasses), each on a stream of its own.
+  int passes = 2;
+  // Products of many rows through cuBLASLt where the machine has it and it is exact.
+  bool cublas_lt = true;
+};
+
+// Whether this build has a CUDA backend; the machine may still lack a GPU.
+bool HasCudaBackend();
+
+// FAILED_PRECONDITION when this build has no CUDA backend, or the machine no driver or no GPU that
+// it can use.
+absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const CudaBackendOptions& options);
 
 // `device`: "cpu", "cuda" or "auto" (the fastest that this machine and this build have).
 // INVALID_ARGUMENT for another name, FAILED_PRECONDITION when this build or this machine lacks the

@@ -24,6 +24,9 @@ struct LandmarkTopKParams {
   DType dtype = DType::kBf16;  // of the landmarks: kF32 or kBf16
   absl::Span<const LandmarkSlab>
       slabs;      // a row's index counts through all slabs in order, oldest first
+  // The caller vouches that all slabs are memory of the backend; else a backend with memory of its
+  // own looks, and copies slabs of the host.
+  bool slabs_resident = false;
   int64_t k = 0;  // 1 .. kLandmarkTopKMax
   // Out, [n_queries, k], best score first; of equal scores the larger (newer) index first. With
   // fewer than k landmarks the rest is index -1, score -infinity. A NaN score ranks below every

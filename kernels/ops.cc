@@ -1,5 +1,8 @@
 // The one shape check of every operation: what passes here, a backend may take for granted.
 
+#include <atomic>
+#include <cstdint>
+
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "kernels/backend.h"
@@ -66,6 +69,22 @@ class ShapeCheck {
   absl::Status status_;
 };
 
+absl::Status CheckConvSilu(absl::string_view operation, const ConvSiluParams& p) {
+  return ShapeCheck(operation)
+      .AtLeast("taps", p.taps, 1)
+      .AtLeast("channels", p.channels, 1)
+      .AtLeast("rows", p.rows, 0)
+      .FloatType("io_dtype", p.io_dtype)
+      .AtLeast("in_stride", p.in_stride, p.channels)
+      .AtLeast("out_stride", p.out_stride, p.channels)
+      .Pointer("in", p.in, p.rows)
+      .Pointer("weight", p.weight, 1)
+      .Pointer("bias", p.bias, 1)
+      .Pointer("out", p.out, p.rows)
+      .Sequences(p.sequences, p.sequence_count, p.rows, p.state_offset)
+      .status();
+}
+
 absl::Status CheckSsd(absl::string_view operation, const SsdParams& p) {
   return ShapeCheck(operation)
       .AtLeast("heads", p.heads, 1)
@@ -75,6 +94,7 @@ absl::Status CheckSsd(absl::string_view operation, const SsdParams& p) {
       .AtLeast("xbc_stride", p.xbc_stride, p.heads * p.head_dim + 2 * p.state_size)
       .AtLeast("dt_stride", p.dt_stride, p.heads)
       .AtLeast("y_stride", p.y_stride, p.heads * p.head_dim)
+      .FloatType("io_dtype", p.io_dtype)
       .FloatType("compute_dtype", p.compute_dtype)
       .Pointer("xbc", p.xbc, p.rows)
       .Pointer("dt", p.dt, p.rows)
@@ -84,6 +104,26 @@ absl::Status CheckSsd(absl::string_view operation, const SsdParams& p) {
       .Pointer("y", p.y, p.rows)
       .Sequences(p.sequences, p.sequence_count, p.rows, p.state_offset)
       .status();
+}
+
+// What goes together among the forms of a product's results.
+absl::Status CheckOutputs(ShapeCheck& check, const MatmulParams& p) {
+  if (p.out_dtype == DType::kBf16 && (p.accumulate || p.per_row)) {
+    return absl::InvalidArgumentError("Matmul: results that are added, or per row, are f32");
+  }
+  if (p.swiglu != p.weight->swiglu() || (p.swiglu && p.out_dtype != DType::kBf16)) {
+    return absl::InvalidArgumentError(
+        "Matmul: swiglu needs a weight packed for it, which is for nothing else, and bf16 results");
+  }
+  if (p.tail == nullptr) return absl::OkStatus();
+  RETURN_IF_ERROR(check.AtLeast("tail_columns", p.tail_columns, 1)
+                      .AtLeast("rows - tail_columns", p.weight->rows() - p.tail_columns, 0)
+                      .AtLeast("tail_stride", p.tail_stride, p.tail_columns)
+                      .status());
+  if (p.out_dtype != DType::kBf16 || p.swiglu) {
+    return absl::InvalidArgumentError("Matmul: a tail goes with bf16 results, not with swiglu");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -104,6 +144,10 @@ absl::StatusOr<std::unique_ptr<PackedWeight>> Backend::PackWeight(
       check.FloatType("dtype", part.dtype);
     }
     check.Equal("dtype of a part", static_cast<int>(part.dtype), static_cast<int>(parts[0].dtype));
+  }
+  if (options.swiglu) {
+    check.Equal("parts of gates and ups", static_cast<int64_t>(parts.size()), 1)
+        .MultipleOf("rows of gates and ups", parts.empty() ? 0 : parts[0].rows, 16);
   }
   RETURN_IF_ERROR(check.status());
   return DoPackWeight(parts, options);
@@ -142,6 +186,7 @@ absl::Status Backend::GateNorm(const GateNormParams& p) {
                       .AtLeast("y_stride", p.y_stride, p.width)
                       .AtLeast("z_stride", p.z_stride, p.width)
                       .AtLeast("out_stride", p.out_stride, p.width)
+                      .FloatType("in_dtype", p.in_dtype)
                       .FloatType("out_dtype", p.out_dtype)
                       .Pointer("y", p.y, p.rows)
                       .Pointer("z", p.z, p.rows)
@@ -173,28 +218,62 @@ absl::Status Backend::Matmul(const MatmulParams& p) {
   check.Pointer("weight", p.weight, 1).AtLeast("rows", p.rows, 0);
   if (p.row_capacity != 0) check.AtLeast("row_capacity", p.row_capacity, p.rows);
   RETURN_IF_ERROR(check.status());
-  const DType wanted = p.per_row ? DType::kF32 : p.weight->compute_dtype();
-  RETURN_IF_ERROR(check.AtLeast("a_stride", p.a_stride, p.weight->cols())
-                      .Equal("a_dtype", static_cast<int>(p.a_dtype), static_cast<int>(wanted))
-                      .Pointer("a", p.a, p.rows)
-                      .Pointer("out", p.out, p.rows)
-                      .status());
-  return DoMatmul(p);
+  const DType operand_dtype = p.per_row ? DType::kF32 : p.weight->compute_dtype();
+  const bool normed = p.norm.weight != nullptr;
+  const DType wanted = normed ? p.norm.in_dtype : operand_dtype;
+  check.AtLeast("a_stride", p.a_stride, p.weight->cols())
+      .Equal("a_dtype", static_cast<int>(p.a_dtype), static_cast<int>(wanted))
+      .FloatType("out_dtype", p.out_dtype)
+      .Pointer("a", p.a, p.rows)
+      .Pointer("out", p.out, p.rows);
+  if (normed) check.Pointer("norm.normed", p.norm.normed, p.rows);
+  if (normed && p.norm.gate != nullptr) {
+    check.AtLeast("norm.gate_stride", p.norm.gate_stride, p.weight->cols());
+  }
+  RETURN_IF_ERROR(check.status());
+  if (normed && p.norm.in_dtype != DType::kF32 && (p.per_row || p.norm.gate == nullptr)) {
+    return absl::InvalidArgumentError("Matmul: rows to be normed are f32, unless gated and many");
+  }
+  RETURN_IF_ERROR(CheckOutputs(check, p));
+  if (!normed || FusesNorm(p)) return DoMatmul(p);
+  RETURN_IF_ERROR(NormOperand(p, operand_dtype));
+  MatmulParams product = p;
+  product.a = p.norm.normed;
+  product.a_dtype = operand_dtype;
+  product.a_stride = p.weight->cols();
+  product.norm = {};
+  return DoMatmul(product);
+}
+
+absl::Status Backend::NormOperand(const MatmulParams& p, DType dtype) {
+  const int64_t width = p.weight->cols();
+  if (p.norm.gate == nullptr) {
+    return DoRmsNorm({.in = static_cast<const float*>(p.a),
+                      .in_stride = p.a_stride,
+                      .weight = p.norm.weight,
+                      .eps = p.norm.eps,
+                      .rows = p.rows,
+                      .width = width,
+                      .out = p.norm.normed,
+                      .out_dtype = dtype,
+                      .out_stride = width});
+  }
+  return DoGateNorm({.y = p.a,
+                     .y_stride = p.a_stride,
+                     .z = p.norm.gate,
+                     .z_stride = p.norm.gate_stride,
+                     .in_dtype = p.norm.in_dtype,
+                     .weight = p.norm.weight,
+                     .eps = p.norm.eps,
+                     .rows = p.rows,
+                     .width = width,
+                     .out = p.norm.normed,
+                     .out_dtype = dtype,
+                     .out_stride = width});
 }
 
 absl::Status Backend::ConvSilu(const ConvSiluParams& p) {
-  RETURN_IF_ERROR(ShapeCheck("ConvSilu")
-                      .AtLeast("taps", p.taps, 1)
-                      .AtLeast("channels", p.channels, 1)
-                      .AtLeast("rows", p.rows, 0)
-                      .AtLeast("in_stride", p.in_stride, p.channels)
-                      .AtLeast("out_stride", p.out_stride, p.channels)
-                      .Pointer("in", p.in, p.rows)
-                      .Pointer("weight", p.weight, 1)
-                      .Pointer("bias", p.bias, 1)
-                      .Pointer("out", p.out, p.rows)
-                      .Sequences(p.sequences, p.sequence_count, p.rows, p.state_offset)
-                      .status());
+  RETURN_IF_ERROR(CheckConvSilu("ConvSilu", p));
   return DoConvSilu(p);
 }
 
@@ -208,6 +287,44 @@ absl::Status Backend::SsmStep(const SsdParams& p) {
   RETURN_IF_ERROR(
       ShapeCheck("SsmStep").Equal("rows (one a sequence)", p.rows, p.sequence_count).status());
   return DoSsmStep(p);
+}
+
+absl::Status Backend::ConvSsmStep(const ConvSiluParams& conv, const SsdParams& ssm) {
+  constexpr absl::string_view kName = "ConvSsmStep";
+  RETURN_IF_ERROR(CheckConvSilu(kName, conv));
+  RETURN_IF_ERROR(CheckSsd(kName, ssm));
+  RETURN_IF_ERROR(
+      ShapeCheck(kName)
+          .Equal("rows (one a sequence)", ssm.rows, ssm.sequence_count)
+          .Equal("rows of the convolution", conv.rows, ssm.rows)
+          .Equal("channels", conv.channels, ssm.heads * ssm.head_dim + 2 * ssm.state_size)
+          .Equal("out_stride", conv.out_stride, ssm.xbc_stride)
+          .Equal("out and xbc, differing", conv.out != ssm.xbc ? 1 : 0, 0)
+          .Equal("sequences of the two, differing", conv.sequences != ssm.sequences ? 1 : 0, 0)
+          .status());
+  return DoConvSsmStep(conv, ssm);
+}
+
+absl::Status Backend::DoConvSsmStep(const ConvSiluParams& conv, const SsdParams& ssm) {
+  RETURN_IF_ERROR(DoConvSilu(conv));
+  return DoSsmStep(ssm);
+}
+
+absl::Status Backend::ArgMax(const ArgMaxParams& p) {
+  RETURN_IF_ERROR(ShapeCheck("ArgMax")
+                      .AtLeast("rows", p.rows, 0)
+                      .AtLeast("columns", p.columns, 1)
+                      .AtLeast("INT32_MAX - columns", INT32_MAX - p.columns, 0)
+                      .AtLeast("in_stride", p.in_stride, p.columns)
+                      .Pointer("in", p.in, p.rows)
+                      .Pointer("out", p.out, p.rows)
+                      .status());
+  return DoArgMax(p);
+}
+
+int64_t Backend::NewRepeatId() {
+  static std::atomic<int64_t> next{0};
+  return next.fetch_add(1, std::memory_order_relaxed);
 }
 
 absl::Status Backend::ChunkInput(const ChunkInputParams& p) {
@@ -226,13 +343,20 @@ absl::Status Backend::ChunkInput(const ChunkInputParams& p) {
 }
 
 absl::Status Backend::ChunkAttention(const ChunkAttentionParams& p) {
-  RETURN_IF_ERROR(ShapeCheck("ChunkAttention")
-                      .AtLeast("groups", p.groups, 0)
+  ShapeCheck check("ChunkAttention");
+  if (p.q_norm != nullptr) {
+    check.Pointer("k_norm", p.k_norm, 1)
+        .Pointer("cosine", p.cosine, 1)
+        .Pointer("sine", p.sine, 1)
+        .MultipleOf("head_dim", p.head_dim, 2);
+  }
+  RETURN_IF_ERROR(check.AtLeast("groups", p.groups, 0)
                       .AtLeast("group_rows", p.group_rows, 1)
                       .AtLeast("heads", p.heads, 1)
                       .AtLeast("head_dim", p.head_dim, 1)
                       .AtLeast("qkv_stride", p.qkv_stride, 3 * p.heads * p.head_dim)
                       .AtLeast("out_stride", p.out_stride, p.heads * p.head_dim)
+                      .FloatType("in_dtype", p.in_dtype)
                       .FloatType("out_dtype", p.out_dtype)
                       .Pointer("qkv", p.qkv, p.groups)
                       .Pointer("out", p.out, p.groups)

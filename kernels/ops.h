@@ -51,10 +51,11 @@ struct RmsNormParams {
 
 // out = RmsNorm(y * silu(z)): the gate of a Mamba-2 layer.
 struct GateNormParams {
-  const float* y = nullptr;  // [rows, width]
+  const void* y = nullptr;  // [rows, width]
   int64_t y_stride = 0;
-  const float* z = nullptr;  // [rows, width]
+  const void* z = nullptr;  // [rows, width]
   int64_t z_stride = 0;
+  DType in_dtype = DType::kF32;   // of y and z
   const float* weight = nullptr;  // [width]
   float eps = 0;
   int64_t rows = 0;
@@ -79,20 +80,40 @@ struct HeadNormParams {
   int64_t period = 0;
 };
 
-// out (+)= a * weight^T.
+// RMSNorm of the operand's rows on their way into a product: of a, or of a * silu(gate).
+struct OperandNorm {
+  const float* weight = nullptr;  // [weight cols], or null: no norm
+  float eps = 0;
+  const void* gate = nullptr;  // [rows, weight cols], or null
+  int64_t gate_stride = 0;
+  DType in_dtype = DType::kF32;  // of a and gate; kBf16: only with a gate, not `per_row`
+  // [rows or row_capacity, weight cols], in the dtype that a product without norm takes: room for
+  // the normed rows. Whether anything is left there is the backend's choice.
+  void* normed = nullptr;
+};
+
+// out (+)= a * weight^T, or silu(gate) * up of such products.
 struct MatmulParams {
   const void* a = nullptr;  // [rows, weight cols]
-  // The weight's compute dtype; kF32 when `per_row`.
+  // The weight's compute dtype; kF32 when `per_row` or normed.
   DType a_dtype = DType::kF32;
   int64_t a_stride = 0;
   int64_t rows = 0;
-  // Rows that `a` and `out` have room for: a backend that works in blocks of rows may read and
+  // Rows that `a` (normed: norm.normed) and `out` have room for: a backend that works in blocks of rows may read and
   // overwrite those from `rows` on. 0: just `rows`.
   int64_t row_capacity = 0;
+  OperandNorm norm = {};
   const PackedWeight* weight = nullptr;
-  float* out = nullptr;  // [rows, weight->out_columns()], no gaps; columns beyond the weight's rows
-                         // hold nothing of meaning
-  bool accumulate = false;  // add to out (a residual connection)
+  void* out = nullptr;  // [rows, weight->out_columns()], no gaps; columns beyond the weight's rows
+                        // hold nothing of meaning
+  DType out_dtype = DType::kF32;  // kBf16: not with `accumulate` or `per_row`
+  bool accumulate = false;        // add to out (a residual connection)
+  // With bf16 results, the last tail_columns outputs as f32; what `out` has of them means nothing.
+  float* tail = nullptr;  // [rows, tail_columns], or null
+  int64_t tail_columns = 0;
+  int64_t tail_stride = 0;
+  // The weight was packed with PackOptions::swiglu: out [rows, out_columns / 2], bf16.
+  bool swiglu = false;
   // Few rows, each one step of its own reader (decode): bound by reading the weight, so the stored
   // form of it is read (int8 rows with their scales) instead of a form laid out for many rows.
   bool per_row = false;
@@ -102,7 +123,7 @@ struct MatmulParams {
 // State of a sequence: its last taps - 1 input rows, oldest first, [taps - 1, channels], at
 // sequence.state + state_offset.
 struct ConvSiluParams {
-  const float* in = nullptr;  // [rows, channels]
+  const void* in = nullptr;  // [rows, channels]
   int64_t in_stride = 0;
   const float* weight = nullptr;  // [taps, channels]
   const float* bias = nullptr;    // [channels]
@@ -112,15 +133,17 @@ struct ConvSiluParams {
   int64_t sequence_count = 0;
   int64_t state_offset = 0;  // floats
   int64_t rows = 0;
-  float* out = nullptr;  // [rows, channels]
+  void* out = nullptr;  // [rows, channels]
   int64_t out_stride = 0;
+  DType io_dtype = DType::kF32;  // of in and out; the state is f32 whatever it is
 };
 
 // The state space recurrence (arXiv 2405.21060), one group of B and C shared by all heads:
 //   dt = softplus(dt + dt_bias),  state = exp(-exp(a_log) dt) state + dt x (outer) B,
 //   y = state C + d_skip x.
 // State of a sequence: [H, N, P] at sequence.state + state_offset. `Ssd` computes it in blocks of
-// tokens; `SsmStep` takes sequences of one row each.
+// tokens, at most 128 (a sequence cut at a multiple of that into two calls gives the same bits);
+// `SsmStep` takes sequences of one row each.
 struct SsdParams {
   const float* xbc = nullptr;  // [rows, H * P + 2 N]: x, B, C
   int64_t xbc_stride = 0;
@@ -134,12 +157,16 @@ struct SsdParams {
   int64_t state_size = 0;                   // N
   const SequenceRows* sequences = nullptr;  // host memory; together they hold each row once
   int64_t sequence_count = 0;
+  // The same array in memory of the backend, or null: an operation that wants it there brings it.
+  const SequenceRows* backend_sequences = nullptr;
   int64_t state_offset = 0;  // floats
   int64_t rows = 0;
   float* y = nullptr;  // [rows, H * P]
   int64_t y_stride = 0;
   // kBf16 allows products of bf16 operands with f32 sums inside a block; the state stays f32.
   DType compute_dtype = DType::kF32;
+  // Of the elements that xbc and y point to, where it is not f32; dt stays f32.
+  DType io_dtype = DType::kF32;
 };
 
 // Input of the chunk encoder: RmsNorm of the chunk's S rows, then the CLS row.
@@ -156,14 +183,21 @@ struct ChunkInputParams {
   int64_t out_stride = 0;
 };
 
-// Bidirectional attention inside each group of `group_rows` rows: softmax(q k^T / sqrt(D)) v.
+// Bidirectional attention inside each group of `group_rows` rows: softmax(q k^T / sqrt(D)) v; with
+// `q_norm`, q and k as HeadNorm leaves them, row r of a group at position r.
 struct ChunkAttentionParams {
-  const float* qkv = nullptr;  // [groups * group_rows, 3 * heads * head_dim]: q, k, v
+  const void* qkv = nullptr;  // [groups * group_rows, 3 * heads * head_dim]: q, k, v
+  DType in_dtype = DType::kF32;
   int64_t qkv_stride = 0;
   int64_t groups = 0;
   int64_t group_rows = 0;
   int64_t heads = 0;
   int64_t head_dim = 0;
+  const float* q_norm = nullptr;  // [head_dim], or null: q and k as they are
+  const float* k_norm = nullptr;
+  float eps = 0;
+  const float* cosine = nullptr;  // [group_rows, head_dim / 2]
+  const float* sine = nullptr;
   void* out = nullptr;  // [groups * group_rows, heads * head_dim]
   DType out_dtype = DType::kF32;
   int64_t out_stride = 0;
@@ -204,6 +238,9 @@ struct HsaAttendParams {
   const float* weights = nullptr;        // [rows, pages_max]
   const int32_t* page_counts = nullptr;  // [rows], 0 .. pages_max; a row without pages gets zeros
   int64_t pages_max = 0;
+  // The caller vouches that every page the table names is memory of the backend; else a backend
+  // with memory of its own looks, and copies pages of the host.
+  bool pages_resident = false;
   DType page_dtype = DType::kF32;
   int64_t rows = 0;
   int64_t heads = 0;
@@ -212,6 +249,16 @@ struct HsaAttendParams {
   void* out = nullptr;       // [rows, heads * head_dim]
   DType out_dtype = DType::kF32;
   int64_t out_stride = 0;
+};
+
+// out[r] = the column of the largest value of row r, the first of equals; a NaN is never the
+// largest, and a row of NaNs gives 0.
+struct ArgMaxParams {
+  const float* in = nullptr;  // [rows, columns]
+  int64_t in_stride = 0;
+  int64_t rows = 0;
+  int64_t columns = 0;     // 1 .. 2^31 - 1
+  int32_t* out = nullptr;  // [rows]
 };
 
 }  // namespace mneme

@@ -24,6 +24,9 @@ struct PackOptions {
   DType compute_dtype = DType::kF32;
   // Embed will read rows of it.
   bool embed = false;
+  // The one part's first half are gates and the second are ups, for MatmulParams::swiglu and
+  // nothing else. Where Backend::activation_dtype is kBf16, and halves are multiples of 8.
+  bool swiglu = false;
 };
 
 // Immutable; thread-safe. Must not outlive the backend that made it.
@@ -37,16 +40,24 @@ class PackedWeight {
   int64_t out_columns() const { return out_columns_; }
   // Element type of the other operand when many rows are multiplied.
   DType compute_dtype() const { return compute_dtype_; }
+  // Gates and ups, for MatmulParams::swiglu.
+  bool swiglu() const { return swiglu_; }
 
  protected:
-  PackedWeight(int64_t rows, int64_t cols, int64_t out_columns, DType compute_dtype)
-      : rows_(rows), cols_(cols), out_columns_(out_columns), compute_dtype_(compute_dtype) {}
+  PackedWeight(int64_t rows, int64_t cols, int64_t out_columns, DType compute_dtype,
+               bool swiglu = false)
+      : rows_(rows),
+        cols_(cols),
+        out_columns_(out_columns),
+        compute_dtype_(compute_dtype),
+        swiglu_(swiglu) {}
 
  private:
   int64_t rows_;
   int64_t cols_;
   int64_t out_columns_;
   DType compute_dtype_;
+  bool swiglu_;
 };
 
 }  // namespace mneme

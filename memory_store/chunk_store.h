@@ -17,6 +17,11 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "common/metrics.h"
+#include "memory_store/store_files.h"
+
+namespace rocksdb {
+class Env;
+}
 
 namespace mneme {
 
@@ -93,6 +98,21 @@ class ChunkStore {
   // Bytes on disk, and free bytes of the file system.
   virtual int64_t used_bytes() = 0;
   virtual int64_t free_bytes() = 0;
+
+  enum class FilesFor {
+    kCheck,   // the files as they are; what was written last may be in the log alone
+    kBackup,  // everything written so far, as a whole that opens anywhere
+  };
+  // The files on this machine that hold the records. A store that keeps none has none. Errors as
+  // Write.
+  virtual absl::StatusOr<StoreFiles> Files(FilesFor /*purpose*/) { return StoreFiles(); }
+  // Mends a file whose bytes are damaged, as far as that can be done: writes what can be read of it
+  // anew, or, where `may_drop` is set and it cannot be read, gives up the records in it (some of
+  // them may then be there as they were earlier). NOT_FOUND: the store has no such file (any more);
+  // DATA_LOSS: nothing was changed.
+  virtual absl::Status MendFile(const StoreFile& file, bool /*may_drop*/) {
+    return absl::NotFoundError(file.name);
+  }
 };
 
 struct RocksDbOptions {
@@ -102,6 +122,11 @@ struct RocksDbOptions {
   // Bytes that writes leave free on the file system: below it, Write answers RESOURCE_EXHAUSTED. 0:
   // none kept.
   int64_t reserve_bytes = int64_t{64} << 20;
+  // Opens what is there and writes nothing, nor mends a damaged log: for a look at a directory.
+  // Every Write answers FAILED_PRECONDITION.
+  bool read_only = false;
+  // The file system below RocksDB; null: the machine's. For tests. Must outlive the store.
+  rocksdb::Env* env = nullptr;
 };
 
 // Opens or creates. FAILED_PRECONDITION: the directory is locked by another server, was written by

@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "common/status_macros.h"
+#include "memory_store/store_files.h"
 
 namespace mneme {
 namespace {
@@ -27,61 +28,15 @@ constexpr char kFormatFileBeingWritten[] = "FORMAT.new";
 constexpr char kLockFile[] = "LOCK";
 constexpr char kFormatPrefix[] = "mneme store ";
 
-absl::Status ErrnoStatus(int error, absl::string_view what, const std::string& path) {
-  const std::string message = absl::StrCat(what, " ", path, ": ", std::strerror(error));
-  switch (error) {
-    case EACCES:
-    case EPERM:
-    case EROFS:
-      return absl::PermissionDeniedError(message);
-    case ENOENT:
-      return absl::NotFoundError(message);
-    case ENOTDIR:
-    case EEXIST:
-      return absl::FailedPreconditionError(message);
-    case ENOSPC:
-    case EDQUOT:
-      return absl::ResourceExhaustedError(message);
-    default:
-      return absl::InternalError(message);
-  }
-}
-
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return ErrnoStatus(errno, "cannot read", path);
+  if (fd < 0) return FileError(errno, "cannot read", path);
   char buffer[256];
   const ssize_t count = read(fd, buffer, sizeof(buffer));
   const int error = errno;
   close(fd);
-  if (count < 0) return ErrnoStatus(error, "cannot read", path);
+  if (count < 0) return FileError(error, "cannot read", path);
   return std::string(buffer, static_cast<size_t>(count));
-}
-
-absl::Status SyncDirectory(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return ErrnoStatus(errno, "cannot open", path);
-  const int result = fsync(fd);
-  const int error = errno;
-  close(fd);
-  return result == 0 ? absl::OkStatus() : ErrnoStatus(error, "cannot sync", path);
-}
-
-// Written aside, synced and renamed, so that a FORMAT file is whole or absent.
-absl::Status WriteFormatFile(const std::string& directory) {
-  const std::string aside = absl::StrCat(directory, "/", kFormatFileBeingWritten);
-  const std::string path = absl::StrCat(directory, "/", kFormatFile);
-  const std::string text = absl::StrCat(kFormatPrefix, kStoreFormat, "\n");
-  const int fd = open(aside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (fd < 0) return ErrnoStatus(errno, "cannot write", aside);
-  errno = ENOSPC;  // what a short write means
-  const bool written =
-      write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()) && fsync(fd) == 0;
-  const int error = errno;
-  close(fd);
-  if (!written) return ErrnoStatus(error, "cannot write", aside);
-  if (rename(aside.c_str(), path.c_str()) != 0) return ErrnoStatus(errno, "cannot write", path);
-  return SyncDirectory(directory);
 }
 
 absl::Status CheckFormat(const std::string& directory) {
@@ -96,7 +51,7 @@ absl::Status CheckFormat(const std::string& directory) {
           absl::StrCat(directory, " is not a Mneme data directory: it holds \"", name, "\" and no ",
                        kFormatFile, " file"));
     }
-    if (error) return ErrnoStatus(error.value(), "cannot list", directory);
+    if (error) return FileError(error.value(), "cannot list", directory);
     return WriteFormatFile(directory);
   }
   RETURN_IF_ERROR(text.status());
@@ -118,11 +73,11 @@ absl::Status CheckFormat(const std::string& directory) {
 absl::StatusOr<int> LockDirectory(const std::string& directory) {
   const std::string path = absl::StrCat(directory, "/", kLockFile);
   const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (fd < 0) return ErrnoStatus(errno, "cannot write", path);
+  if (fd < 0) return FileError(errno, "cannot write", path);
   if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
     const int error = errno;
     close(fd);
-    if (error != EWOULDBLOCK) return ErrnoStatus(error, "cannot lock", path);
+    if (error != EWOULDBLOCK) return FileError(error, "cannot lock", path);
     const std::string holder = ReadSmallFile(path).value_or("");
     return absl::FailedPreconditionError(absl::StrCat(
         directory, " is in use by another server",
@@ -133,31 +88,42 @@ absl::StatusOr<int> LockDirectory(const std::string& directory) {
   if (ftruncate(fd, 0) != 0 || pwrite(fd, pid.data(), pid.size(), 0) < 0) {
     const int error = errno;
     close(fd);
-    return ErrnoStatus(error, "cannot write", path);
+    return FileError(error, "cannot write", path);
   }
   return fd;
 }
 
 }  // namespace
 
+absl::Status WriteFormatFile(const std::string& directory) {
+  return WriteFileDurably(directory, kFormatFile, absl::StrCat(kFormatPrefix, kStoreFormat, "\n"));
+}
+
 absl::StatusOr<std::unique_ptr<DataDirectory>> DataDirectory::Open(const std::string& path) {
   if (path.empty()) return absl::InvalidArgumentError("the data directory's path is empty");
   if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) {
-    return ErrnoStatus(errno, "cannot create", path);
+    return FileError(errno, "cannot create", path);
   }
   struct stat info;
-  if (stat(path.c_str(), &info) != 0) return ErrnoStatus(errno, "cannot use", path);
+  if (stat(path.c_str(), &info) != 0) return FileError(errno, "cannot use", path);
   if (!S_ISDIR(info.st_mode)) {
     return absl::FailedPreconditionError(absl::StrCat(path, " is not a directory"));
   }
   if (faccessat(AT_FDCWD, path.c_str(), R_OK | W_OK | X_OK, AT_EACCESS) != 0) {
-    return ErrnoStatus(errno, "cannot use", path);
+    return FileError(errno, "cannot use", path);
   }
   ASSIGN_OR_RETURN(const int lock_fd, LockDirectory(path));
   // From here on the destructor gives the lock back.
   std::unique_ptr<DataDirectory> directory(new DataDirectory(path, lock_fd));
   RETURN_IF_ERROR(CheckFormat(path));
   return directory;
+}
+
+absl::Status DataDirectory::CheckExists(const std::string& path) {
+  const std::string format = absl::StrCat(path, "/", kFormatFile);
+  if (access(format.c_str(), F_OK) == 0) return absl::OkStatus();
+  return absl::NotFoundError(
+      absl::StrCat(path, " is not a Mneme data directory: it has no ", kFormatFile, " file"));
 }
 
 DataDirectory::~DataDirectory() { close(lock_fd_); }

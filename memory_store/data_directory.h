@@ -14,6 +14,10 @@ namespace mneme {
 
 inline constexpr int kStoreFormat = 1;
 
+// Makes a folder a data directory: writes its FORMAT file, whole or not at all. Errors as
+// FileError.
+absl::Status WriteFormatFile(const std::string& directory);
+
 // Holds the lock until it goes. Thread-safe.
 class DataDirectory {
  public:
@@ -22,6 +26,8 @@ class DataDirectory {
   // PERMISSION_DENIED: not writable; NOT_FOUND: its parent is missing; RESOURCE_EXHAUSTED: no
   // space. Messages name the path.
   static absl::StatusOr<std::unique_ptr<DataDirectory>> Open(const std::string& path);
+  // NOT_FOUND when `path` is no data directory; changes nothing.
+  static absl::Status CheckExists(const std::string& path);
   ~DataDirectory();
   DataDirectory(const DataDirectory&) = delete;
   DataDirectory& operator=(const DataDirectory&) = delete;

@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/container/btree_set.h"
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
@@ -95,6 +96,20 @@ bool KeepsPages(const MemoryEntry& memory) {
   return memory.info.policy.retention == Retention::kKeep;
 }
 
+void PutSegmentRecord(DocumentKey document, const SegmentDerived& s, WriteBatch* batch) {
+  SegmentRecord record;
+  record.derivation_fingerprint = s.derivation_fingerprint;
+  record.encode_from_byte = s.encode_from_byte;
+  record.skip_tokens = s.skip_tokens;
+  record.token_count = s.token_count;
+  record.byte_begin = s.byte_begin;
+  record.byte_end = s.byte_end;
+  record.chunk_byte_begin = s.chunk_byte_begin;
+  record.landmarks = Bytes(s.landmarks.data(), static_cast<int64_t>(s.landmarks.size()));
+  const std::string key = SegmentKey(document, s.segment_index);
+  batch->Put(Table::kSegments, key, EncodeRecord(key, record));
+}
+
 // What a call of PutSegments does to one document: segments [first, end) take the place of all from
 // `first` on.
 struct Change {
@@ -115,7 +130,7 @@ struct Change {
 };
 
 // One batch, so that a segment and its pages change together.
-WriteBatch BatchOf(const std::vector<SegmentDerived>& segments,
+WriteBatch BatchOf(absl::Span<const SegmentDerived> segments,
                    const absl::flat_hash_map<DocumentId, Change>& changes,
                    const MemoryStoreOptions& options) {
   WriteBatch batch;
@@ -126,24 +141,16 @@ WriteBatch BatchOf(const std::vector<SegmentDerived>& segments,
     batch.DeleteRange(Table::kPages, PageKey(change.document, change.end, 0), end);
   }
   for (const SegmentDerived& s : segments) {
-    const Change& change = changes.at(s.document);
+    const auto found = changes.find(s.document);
+    if (found == changes.end()) continue;  // deleted
+    const Change& change = found->second;
     const int64_t page_count =
         change.keeps_pages ? static_cast<int64_t>(s.pages.size()) / options.page_bytes : 0;
     if (change.MayLeavePages(s.segment_index, page_count)) {
       batch.DeleteRange(Table::kPages, PageKey(change.document, s.segment_index, page_count),
                         PageKey(change.document, s.segment_index + 1, 0));
     }
-    SegmentRecord record;
-    record.derivation_fingerprint = s.derivation_fingerprint;
-    record.encode_from_byte = s.encode_from_byte;
-    record.skip_tokens = s.skip_tokens;
-    record.token_count = s.token_count;
-    record.byte_begin = s.byte_begin;
-    record.byte_end = s.byte_end;
-    record.chunk_byte_begin = s.chunk_byte_begin;
-    record.landmarks = Bytes(s.landmarks.data(), static_cast<int64_t>(s.landmarks.size()));
-    const std::string key = SegmentKey(change.document, s.segment_index);
-    batch.Put(Table::kSegments, key, EncodeRecord(key, record));
+    PutSegmentRecord(change.document, s, &batch);
     if (!change.keeps_pages) continue;
     PutPageRecords(change.document, s.segment_index, s.byte_end, s.derivation_fingerprint,
                    options.page_bytes, s.pages, &batch);
@@ -172,7 +179,7 @@ void MemoryStore::Impl::AppendSegment(DocumentEntry& document, SegmentEntry entr
   document.segments.push_back(entry);
 }
 
-absl::Status MemoryStore::PutSegments(std::vector<SegmentDerived> segments) {
+absl::Status MemoryStore::PutSegments(absl::Span<const SegmentDerived> segments) {
   Impl& impl = *impl_;
   for (const SegmentDerived& segment : segments) {
     RETURN_IF_ERROR(CheckSegment(segment, impl.options));
@@ -189,12 +196,10 @@ absl::Status MemoryStore::PutSegments(std::vector<SegmentDerived> segments) {
                           });
     };
     impl.mutex_.Await(absl::Condition(&nobody_derives));
-    const auto gone = [&impl](const SegmentDerived& s) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      return impl.catalog.FindDocument(s.document) == nullptr;
-    };
-    segments.erase(std::remove_if(segments.begin(), segments.end(), gone), segments.end());
     for (const SegmentDerived& segment : segments) {
-      const DocumentEntry& document = *impl.catalog.FindDocument(segment.document);
+      const DocumentEntry* const entry = impl.catalog.FindDocument(segment.document);
+      if (entry == nullptr) continue;  // deleted meanwhile
+      const DocumentEntry& document = *entry;
       const auto [it, is_first] = changes.try_emplace(
           segment.document, Change{document.key, segment.segment_index, segment.segment_index});
       Change& change = it->second;
@@ -221,7 +226,7 @@ absl::Status MemoryStore::PutSegments(std::vector<SegmentDerived> segments) {
       impl.catalog.FindDocument(document)->derivation_in_flight = true;
     }
   }
-  if (segments.empty()) return absl::OkStatus();
+  if (changes.empty()) return absl::OkStatus();
 
   const absl::Status status =
       impl.store.Write(BatchOf(segments, changes, impl.options), Durability::kWriteBehind);
@@ -238,6 +243,7 @@ absl::Status MemoryStore::PutSegments(std::vector<SegmentDerived> segments) {
     }
     if (!status.ok()) return status;
     for (const SegmentDerived& segment : segments) {
+      if (!changes.contains(segment.document)) continue;
       impl.AppendSegment(*impl.catalog.FindDocument(segment.document), EntryOf(segment),
                          segment.chunk_byte_begin, segment.landmarks.data());
     }
@@ -247,12 +253,15 @@ absl::Status MemoryStore::PutSegments(std::vector<SegmentDerived> segments) {
   }
   for (const auto& [document, change] : changes) {
     for (size_t i = 0; i < change.replaced.size(); ++i) {
-      impl.pool.Erase(PageIds(document, change.first + static_cast<int64_t>(i),
-                              change.replaced[i].byte_end, change.replaced[i].chunk_count));
+      const std::vector<PageId> ids =
+          PageIds(document, change.first + static_cast<int64_t>(i), change.replaced[i].byte_end,
+                  change.replaced[i].chunk_count);
+      impl.pool.Erase(ids);
+      if (impl.device_pool != nullptr) impl.device_pool->Erase(ids);
     }
   }
   for (const SegmentDerived& s : segments) {
-    if (s.pages.empty()) continue;
+    if (s.pages.empty() || !changes.contains(s.document)) continue;
     impl.pool.Insert(PageIds(s.document, s.segment_index, s.byte_end, ChunkCount(s)),
                      s.pages.data());
   }
@@ -267,11 +276,7 @@ absl::Status MemoryStore::PutPages(DocumentId document, int64_t segment_index,
   bool keeps_pages = true;
   {
     absl::MutexLock lock(&impl.mutex_);
-    const auto nobody_derives = [&impl, document]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      const DocumentEntry* entry = impl.catalog.FindDocument(document);
-      return entry == nullptr || !entry->derivation_in_flight;
-    };
-    impl.mutex_.Await(absl::Condition(&nobody_derives));
+    impl.AwaitDerivation(document);
     DocumentEntry* entry = impl.catalog.FindDocument(document);
     if (entry == nullptr || segment_index < 0 ||
         segment_index >= static_cast<int64_t>(entry->segments.size())) {
@@ -311,6 +316,41 @@ absl::Status MemoryStore::PutPages(DocumentId document, int64_t segment_index,
   return absl::OkStatus();
 }
 
+absl::Status MemoryStore::RestoreSegment(const SegmentDerived& segment) {
+  Impl& impl = *impl_;
+  RETURN_IF_ERROR(CheckSegment(segment, impl.options));
+  const DocumentId document = segment.document;
+  absl::ReaderMutexLock gate(&impl.write_gate_);
+  DocumentKey document_key;
+  {
+    absl::MutexLock lock(&impl.mutex_);
+    impl.AwaitDerivation(document);
+    DocumentEntry* entry = impl.catalog.FindDocument(document);
+    if (entry == nullptr || segment.segment_index < 0 ||
+        segment.segment_index >= static_cast<int64_t>(entry->segments.size())) {
+      return absl::NotFoundError(absl::StrCat("no ", Name(document, segment.segment_index)));
+    }
+    const SegmentEntry& visible = entry->segments[segment.segment_index];
+    if (visible.byte_begin != segment.byte_begin || visible.byte_end != segment.byte_end ||
+        visible.token_count != segment.token_count || visible.chunk_count != ChunkCount(segment)) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          Name(document, segment.segment_index), " covers bytes [", visible.byte_begin, ", ",
+          visible.byte_end, ") in ", visible.chunk_count, " chunks; the one to restore covers [",
+          segment.byte_begin, ", ", segment.byte_end, ") in ", ChunkCount(segment)));
+    }
+    document_key = entry->key;
+    entry->derivation_in_flight = true;
+  }
+  WriteBatch batch;
+  PutSegmentRecord(document_key, segment, &batch);
+  PutPageRecords(document_key, segment.segment_index, segment.byte_end,
+                 segment.derivation_fingerprint, impl.options.page_bytes, segment.pages, &batch);
+  const absl::Status status = impl.store.Write(batch, Durability::kWriteBehind);
+  absl::MutexLock lock(&impl.mutex_);
+  impl.catalog.FindDocument(document)->derivation_in_flight = false;
+  return status;
+}
+
 absl::StatusOr<SegmentDerived> MemoryStore::GetSegment(DocumentId document,
                                                        int64_t segment_index) const {
   absl::ReaderMutexLock lock(&impl_->mutex_);
@@ -347,7 +387,12 @@ LandmarkView& LandmarkView::operator=(const LandmarkView&) = default;
 int64_t LandmarkView::chunk_count() const { return impl_ ? impl_->snapshot->chunk_count : 0; }
 
 absl::Span<const LandmarkSlab> LandmarkView::slabs() const {
-  return impl_ ? absl::MakeConstSpan(impl_->snapshot->slabs) : absl::Span<const LandmarkSlab>();
+  if (impl_ == nullptr) return {};
+  return impl_->device.has_value() ? impl_->device->slabs : impl_->snapshot->slabs;
+}
+
+bool LandmarkView::slabs_resident() const {
+  return impl_ != nullptr && impl_->device.has_value() && impl_->device->resident;
 }
 
 ChunkText LandmarkView::Locate(int64_t index) const {
@@ -400,6 +445,9 @@ absl::StatusOr<LandmarkView> MemoryStore::View(absl::Span<const MemoryId> memori
   impl->snapshot = snapshots.size() == 1 ? snapshots[0]
                                          : std::make_shared<const LandmarkSnapshot>(MergeSnapshots(
                                                snapshots, impl_->options.landmark_bytes));
+  if (impl_->device_landmarks != nullptr) {
+    impl->device = impl_->device_landmarks->Resident(*impl->snapshot);
+  }
   view.impl_ = std::move(impl);
   return view;
 }
@@ -412,6 +460,8 @@ PinnedPages& PinnedPages::operator=(PinnedPages&&) noexcept = default;
 absl::Span<const uint8_t* const> PinnedPages::pages() const {
   return impl_ ? absl::MakeConstSpan(impl_->pins.pages) : absl::Span<const uint8_t* const>();
 }
+
+bool PinnedPages::resident() const { return impl_ != nullptr && impl_->resident; }
 
 absl::Span<const ChunkAddress> PinnedPages::missing() const {
   return impl_ ? absl::MakeConstSpan(impl_->missing) : absl::Span<const ChunkAddress>();
@@ -451,6 +501,27 @@ absl::Status MemoryStore::Impl::LoadPages(const absl::flat_hash_map<DocumentId, 
     ReportDamage(RecordKind::kPage, status);
   }
   return absl::OkStatus();
+}
+
+absl::Status MemoryStore::Impl::LoadDevicePages(absl::Span<const PageId> ids,
+                                                absl::Span<uint8_t* const> destinations,
+                                                PagePool::Load load, std::vector<bool>* found) {
+  ASSIGN_OR_RETURN(const PagePool::Pins pins, pool.PinAll(ids, load));
+  const absl::Cleanup unpin = [this, &pins] { pool.Unpin(pins.slots); };
+  for (size_t i = 0; i < ids.size(); ++i) {
+    (*found)[i] = pins.pages[i] != nullptr;
+    if (pins.pages[i] == nullptr) continue;
+    RETURN_IF_ERROR(options.device->CopyIn(destinations[i], pins.pages[i], options.page_bytes));
+  }
+  return absl::OkStatus();
+}
+
+void MemoryStore::Impl::AwaitDerivation(DocumentId document) const {
+  const auto nobody_derives = [this, document]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    const DocumentEntry* entry = catalog.FindDocument(document);
+    return entry == nullptr || !entry->derivation_in_flight;
+  };
+  mutex_.Await(absl::Condition(&nobody_derives));
 }
 
 void MemoryStore::Impl::AwaitDerivations(absl::Span<const ChunkAddress> chunks) const {
@@ -499,14 +570,21 @@ absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chun
       if (id.has_value()) wanted.push_back(*id);
     }
     auto impl_pins = std::make_unique<PinnedPages::Impl>();
-    impl_pins->pool = &impl.pool;
-    ASSIGN_OR_RETURN(
-        PagePool::Pins pins,
-        impl.pool.PinAll(wanted, [&impl, &memories](absl::Span<const PageId> load_ids,
-                                                    absl::Span<uint8_t* const> destinations,
-                                                    std::vector<bool>* found) {
-          return impl.LoadPages(memories, load_ids, destinations, found);
-        }));
+    const auto from_disk = [&impl, &memories](absl::Span<const PageId> load_ids,
+                                              absl::Span<uint8_t* const> destinations,
+                                              std::vector<bool>* found) {
+      return impl.LoadPages(memories, load_ids, destinations, found);
+    };
+    const auto from_host = [&impl, &from_disk](absl::Span<const PageId> load_ids,
+                                               absl::Span<uint8_t* const> destinations,
+                                               std::vector<bool>* found) {
+      return impl.LoadDevicePages(load_ids, destinations, from_disk, found);
+    };
+    const bool on_device = impl.device_pool != nullptr;
+    impl_pins->resident = on_device;
+    impl_pins->pool = on_device ? impl.device_pool.get() : &impl.pool;
+    ASSIGN_OR_RETURN(PagePool::Pins pins, on_device ? impl.device_pool->PinAll(wanted, from_host)
+                                                    : impl.pool.PinAll(wanted, from_disk));
     impl_pins->pins.slots = std::move(pins.slots);
     size_t next = 0;
     for (size_t i = 0; i < chunks.size(); ++i) {

@@ -92,8 +92,7 @@ void MemoryStore::Impl::AddPurge(PurgeId id, PurgeRecord record,
                 .documents = std::move(documents)};
 }
 
-absl::StatusOr<MemoryInfo> MemoryStore::UpdateMemory(MemoryId memory,
-                                                     const MemoryUpdate& update) {
+absl::StatusOr<MemoryInfo> MemoryStore::UpdateMemory(MemoryId memory, const MemoryUpdate& update) {
   Impl& impl = *impl_;
   // Exclusive: no page may be on its way to the disk.
   absl::WriterMutexLock gate(&impl.write_gate_);
@@ -162,7 +161,7 @@ absl::StatusOr<Deletion> MemoryStore::DeleteMemory(MemoryId memory) {
     impl.catalog.RemoveMemory(memory);
     impl.AddPurge(id, record, gone);
   }
-  impl.pool.EraseDocuments(gone);
+  impl.ErasePages(gone);
   return DeletionOf(id, record);
 }
 
@@ -192,7 +191,7 @@ absl::StatusOr<Deletion> MemoryStore::DeleteDocument(DocumentId document) {
     impl.catalog.RemoveDocument(document);
     impl.AddPurge(id, record, {document});
   }
-  impl.pool.EraseDocuments({document});
+  impl.ErasePages({document});
   return DeletionOf(id, record);
 }
 
@@ -234,6 +233,7 @@ absl::StatusOr<std::vector<Deletion>> MemoryStore::Purge(std::atomic<bool>& canc
     held = impl.catalog.landmark_blocks().Held(documents);
   }
   held.merge(impl.pool.Held(documents));
+  if (impl.device_pool != nullptr) held.merge(impl.device_pool->Held(documents));
   std::erase_if(off_disk, [&held](const auto& item) {
     return std::any_of(held.begin(), held.end(), [&item](DocumentId document) {
       return item.second.documents.contains(document);

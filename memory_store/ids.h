@@ -17,8 +17,8 @@ enum class DocumentId : uint64_t {};
 // In place of a document: the pages of a memory, of all its documents.
 inline constexpr DocumentId kPagesOfMemory{~uint64_t{0}};
 
-// What is being forgotten: a document, the pages of a memory (kPagesOfMemory), or (document 0, which
-// is none) a whole memory.
+// What is being forgotten: a document, the pages of a memory (kPagesOfMemory), or (document 0,
+// which is none) a whole memory.
 struct PurgeId {
   MemoryId memory{};
   DocumentId document{};

@@ -16,6 +16,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
+#include "kernels/buffer.h"
 #include "kernels/landmark_topk.h"
 #include "memory_store/ids.h"
 
@@ -49,7 +50,18 @@ class CacheLineBytes {
   int64_t size_ = 0;
 };
 
-// Rows of consecutive segments. Thread-compatible; immutable once a snapshot holds it.
+// A block's rows in a device's memory, or nothing yet (device_landmarks.h). Belongs to one block:
+// a copy of the block begins with none.
+struct DeviceRows {
+  DeviceRows() = default;
+  DeviceRows(const DeviceRows&) {}
+  DeviceRows& operator=(const DeviceRows&) = delete;
+
+  std::shared_ptr<const Buffer> rows;  // shared by nobody: it is released in its own way
+};
+
+// Rows of consecutive segments. Thread-compatible; immutable once a snapshot holds it, but for
+// device_copy, which DeviceLandmarks guards.
 struct LandmarkBlock {
   struct Segment {
     DocumentId document{};
@@ -64,6 +76,7 @@ struct LandmarkBlock {
   std::vector<int64_t> byte_begin;  // [row_count], first byte of each chunk
   CacheLineBytes rows;              // [row_count, landmark_bytes]
   bool in_snapshot = false;
+  mutable DeviceRows device_copy;
 
   int64_t row_count() const { return static_cast<int64_t>(byte_begin.size()); }
 };

@@ -107,6 +107,20 @@ MemoryStore::Impl::Impl(const MemoryStoreOptions& options_in, ChunkStore& store_
       metrics(metrics_in),
       clock(clock_in),
       pool(options_in.page_bytes, options_in.host_page_bytes_max, metrics_in) {
+  if (Backend* const device = options.device; device != nullptr) {
+    device_pool = std::make_unique<PagePool>(
+        options.page_bytes, options.device_page_bytes_max, metrics,
+        PagePool::Tier{.name = "device",
+                       .allocate = [device](int64_t bytes) { return device->Allocate(bytes); },
+                       .wipe =
+                           [device](uint8_t* page, int64_t bytes) {
+                             // A device that fails here is lost, and what it holds with it.
+                             device->Zero(page, bytes).IgnoreError();
+                           },
+                       .counts_loads = false});
+    device_landmarks = std::make_unique<DeviceLandmarks>(
+        *device, options.landmark_bytes, options.device_landmark_bytes_max, metrics);
+  }
   // Counted from zero, so that the first one shows as an increase.
   for (int kind = static_cast<int>(RecordKind::kCounter);
        kind <= static_cast<int>(RecordKind::kPurge); ++kind) {
@@ -124,10 +138,28 @@ MemoryStore::Impl::~Impl() {
   if (collectable) collectable->Detach();
 }
 
+void MemoryStore::Impl::ErasePages(const absl::flat_hash_set<DocumentId>& documents) {
+  pool.EraseDocuments(documents);
+  if (device_pool != nullptr) device_pool->EraseDocuments(documents);
+}
+
 void MemoryStore::Impl::ReportDamage(RecordKind kind, const absl::Status& status) const {
   CorruptRecords(kind).Increment();
   LogWarning("memory_store", "damaged record",
              {{"kind", RecordKindName(kind)}, {"status", std::string(status.message())}});
+}
+
+absl::Status MemoryStore::Impl::MarkTextDamaged(DocumentId document, const absl::Status& damage) {
+  {
+    // A deletion under way looks like damage: let it finish.
+    absl::ReaderMutexLock gate(&write_gate_);
+    absl::MutexLock lock(&mutex_);
+    DocumentEntry* entry = catalog.FindDocument(document);
+    if (entry == nullptr) return NoDocument(document);
+    entry->damaged = true;
+  }
+  ReportDamage(RecordKind::kText, damage);
+  return damage;
 }
 
 MemoryStore::MemoryStore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -477,24 +509,37 @@ absl::StatusOr<std::string> MemoryStore::ReadText(DocumentId document, int64_t b
     RETURN_IF_ERROR(status);
     return text;
   }
-  {
-    // A deletion under way looks like damage: let it finish.
-    absl::ReaderMutexLock gate(&impl_->write_gate_);
-    absl::MutexLock lock(&impl_->mutex_);
-    DocumentEntry* entry = impl_->catalog.FindDocument(document);
-    if (entry == nullptr) return NoDocument(document);
-    entry->damaged = true;
-  }
-  impl_->ReportDamage(RecordKind::kText, damage);
-  return damage;
+  return impl_->MarkTextDamaged(document, damage);
+}
+
+absl::StatusOr<BackupInfo> MemoryStore::Backup(BackupDirectory& directory,
+                                               const std::string& version, const BackupStep& step) {
+  BackupInfo info;
+  info.create_time = impl_->clock.Now();
+  info.version = version;
+  info.fingerprint = impl_->options.derivation_fingerprint;
+  const Totals now = totals();
+  info.memories = now.memories;
+  info.documents = now.documents;
+  info.durable_bytes = now.durable_bytes;
+  ASSIGN_OR_RETURN(const StoreFiles files, impl_->store.Files(ChunkStore::FilesFor::kBackup));
+  return directory.Create(files, std::move(info), step);
 }
 
 absl::Status MemoryStore::Flush() { return impl_->store.Flush(); }
 
 std::vector<TierUse> MemoryStore::tiers() const {
   const int64_t disk_used = impl_->store.used_bytes();
-  return {{"host", impl_->pool.used_bytes(), impl_->pool.limit_bytes()},
-          {"disk", disk_used, disk_used + std::max<int64_t>(0, impl_->store.free_bytes())}};
+  std::vector<TierUse> tiers;
+  if (impl_->device_pool != nullptr) {
+    tiers.push_back(
+        {"device", impl_->device_pool->used_bytes(), impl_->device_pool->limit_bytes()});
+    tiers.push_back({"device_landmarks", impl_->device_landmarks->used_bytes(),
+                     impl_->device_landmarks->limit_bytes()});
+  }
+  tiers.push_back({"host", impl_->pool.used_bytes(), impl_->pool.limit_bytes()});
+  tiers.push_back({"disk", disk_used, disk_used + std::max<int64_t>(0, impl_->store.free_bytes())});
+  return tiers;
 }
 
 MemoryStore::Totals MemoryStore::totals() const {

@@ -23,6 +23,7 @@
 #include "common/clock.h"
 #include "common/metrics.h"
 #include "kernels/backend.h"
+#include "memory_store/backup_directory.h"
 #include "memory_store/chunk_store.h"
 #include "memory_store/ids.h"
 
@@ -121,7 +122,10 @@ class LandmarkView {
   LandmarkView& operator=(const LandmarkView&);
 
   int64_t chunk_count() const;
+  // In the device's memory as far as there is room, without a device tier in the host's.
   absl::Span<const LandmarkSlab> slabs() const;
+  // All slabs lie in the device's memory.
+  bool slabs_resident() const;
   // Chunk at an index of the view (0 .. chunk_count-1).
   ChunkText Locate(int64_t index) const;
 
@@ -141,7 +145,10 @@ class PinnedPages {
   PinnedPages& operator=(PinnedPages&&) noexcept;
 
   // One pointer per address asked for, in order; null where the page is in no tier (see `missing`).
+  // Memory of the device where the store has a device tier.
   absl::Span<const uint8_t* const> pages() const;
+  // The pages are memory of the device.
+  bool resident() const;
   // Addresses whose page is absent or damaged and must be re-derived.
   absl::Span<const ChunkAddress> missing() const;
 
@@ -175,6 +182,12 @@ struct MemoryStoreOptions {
   // Host tier: pages in memory, at most this many bytes, pinned ones included.
   int64_t host_page_bytes_max = int64_t{1} << 30;
   int64_t tenants_max = 1024;
+  // Device tier: a backend whose memory is not the host's, or null. Readers then get pages and
+  // landmarks there; landmarks beyond the limit stay in host memory. Must outlive the store and its
+  // views.
+  Backend* device = nullptr;
+  int64_t device_page_bytes_max = int64_t{4} << 30;
+  int64_t device_landmark_bytes_max = int64_t{32} << 30;
 };
 
 struct TierUse {
@@ -242,21 +255,32 @@ class MemoryStore {
   // nothing: after an error the same call may be made again. FAILED_PRECONDITION for a segment that
   // would leave a hole; INVALID_ARGUMENT for sizes that do not fit, another fingerprint or text
   // that is not durable.
-  absl::Status PutSegments(std::vector<SegmentDerived> segments);
+  absl::Status PutSegments(absl::Span<const SegmentDerived> segments);
   // Pages of one segment that were missing, derived again. Not a change of what is visible.
   // `segment_byte_end`: byte_end of the segment that they were derived from (-1: not said);
   // FAILED_PRECONDITION when the segment has been replaced since. NOT_FOUND when it is gone.
   absl::Status PutPages(DocumentId document, int64_t segment_index, absl::Span<const uint8_t> pages,
                         int64_t segment_byte_end = -1);
+  // Puts a visible segment's records (and pages, unless empty) in place again: it has been derived
+  // from the same text once more. Changes nothing that is visible. NOT_FOUND when it is gone;
+  // FAILED_PRECONDITION when another version is visible; INVALID_ARGUMENT as PutSegments.
+  absl::Status RestoreSegment(const SegmentDerived& segment);
   // A segment's record without landmarks and pages: what the engine needs to derive it again, or to
   // go on from it. segment_index -1: the last one. NOT_FOUND when not derived.
   absl::StatusOr<SegmentDerived> GetSegment(DocumentId document, int64_t segment_index) const;
 
-  // Landmarks of several memories, of what has not expired, ordered by DocumentId. NOT_FOUND when one is gone.
+  // Landmarks of several memories, of what has not expired, ordered by DocumentId. NOT_FOUND when
+  // one is gone.
   absl::StatusOr<LandmarkView> View(absl::Span<const MemoryId> memories) const;
-  // Brings pages into the host tier and pins them. NOT_FOUND when a document is gone;
+  // Brings pages into the host tier, or the device tier where there is one, and pins them there.
+  // NOT_FOUND when a document is gone;
   // RESOURCE_EXHAUSTED when the pinned pages alone would exceed the tier's limit.
   absl::StatusOr<PinnedPages> Pin(absl::Span<const ChunkAddress> chunks);
+
+  // Adds a backup of everything written so far to a directory, while all goes on; see
+  // BackupDirectory::Create. `version`: of this program.
+  absl::StatusOr<BackupInfo> Backup(BackupDirectory& directory, const std::string& version,
+                                    const BackupStep& step);
 
   // Everything written behind reaches the disk.
   absl::Status Flush();
@@ -271,6 +295,7 @@ class MemoryStore {
   absl::StatusOr<Totals> totals(MemoryId memory) const;
 
  private:
+  friend class StoreChecker;
   struct Impl;
   explicit MemoryStore(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,6 +25,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
 #include "memory_store/catalog.h"
+#include "memory_store/device_landmarks.h"
 #include "memory_store/memory_store.h"
 #include "memory_store/page_pool.h"
 #include "memory_store/records.h"
@@ -37,12 +39,14 @@ MemoryRecord RecordOf(const MemoryInfo& info);
 
 struct LandmarkView::Impl {
   std::shared_ptr<const LandmarkSnapshot> snapshot;  // shared with the list it was taken from
+  std::optional<DeviceLandmarks::Slabs> device;      // with a device tier: its copies
 };
 
 struct PinnedPages::Impl {
   ~Impl() { pool->Unpin(pins.slots); }
 
-  PagePool* pool = nullptr;  // the store's
+  PagePool* pool = nullptr;  // one of the store's
+  bool resident = false;     // the device's
   PagePool::Pins pins;
   std::vector<ChunkAddress> missing;
 };
@@ -54,7 +58,7 @@ class TierCollectable;
 // A deletion that is not off the disk or out of memory yet.
 struct PendingPurge {
   PurgeRecord record;
-  uint64_t number = 0;  // tells it from a later one of the same id
+  uint64_t number = 0;                        // tells it from a later one of the same id
   absl::flat_hash_set<DocumentId> documents;  // that may be in memory
   bool off_disk = false;
 };
@@ -80,7 +84,16 @@ struct MemoryStore::Impl {
                          absl::Span<const PageId> ids, absl::Span<uint8_t* const> destinations,
                          std::vector<bool>* found) const;
 
-  // Waits until no change of what is derived from these documents is under way.
+  // Fetches pages from the host tier for the device's; `load` fills the host tier.
+  absl::Status LoadDevicePages(absl::Span<const PageId> ids,
+                               absl::Span<uint8_t* const> destinations, PagePool::Load load,
+                               std::vector<bool>* found);
+  // Forgets pages of these documents in all tiers of memory.
+  void ErasePages(const absl::flat_hash_set<DocumentId>& documents);
+
+  // Waits until no change of what is derived from this document is under way.
+  void AwaitDerivation(DocumentId document) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The same of several documents.
   void AwaitDerivations(absl::Span<const ChunkAddress> chunks) const ABSL_LOCKS_EXCLUDED(mutex_);
 
   // From now on this is to be purged. `documents`: that may be in memory.
@@ -90,6 +103,11 @@ struct MemoryStore::Impl {
   // Counts a record that failed its checks, and logs it.
   Counter& CorruptRecords(RecordKind kind) const;
   void ReportDamage(RecordKind kind, const absl::Status& status) const;
+
+  // The text of a document cannot be read: marks it, reports, and returns `damage`. NOT_FOUND when
+  // the document is gone: then it was none.
+  absl::Status MarkTextDamaged(DocumentId document, const absl::Status& damage)
+      ABSL_LOCKS_EXCLUDED(write_gate_, mutex_);
 
   // Identities never given before, made sure of on disk first.
   absl::StatusOr<MemoryId> NewMemoryId() ABSL_LOCKS_EXCLUDED(ids_mutex_);
@@ -108,7 +126,10 @@ struct MemoryStore::Impl {
   ChunkStore& store;
   Metrics& metrics;
   Clock& clock;
-  PagePool pool;
+  PagePool pool;  // host
+  // The device tier; null without one.
+  std::unique_ptr<PagePool> device_pool;
+  std::unique_ptr<DeviceLandmarks> device_landmarks;
   std::shared_ptr<TierCollectable> collectable;  // with Metrics
 
   absl::Mutex write_gate_;

@@ -22,20 +22,31 @@ Counter& ReadsCounter(Metrics& metrics, const char* tier) {
 
 }  // namespace
 
-void PagePool::AlignedDelete::operator()(uint8_t* data) const {
-  ::operator delete[](data, std::align_val_t{kPageAlignment});
+PagePool::Tier PagePool::HostTier() {
+  const auto allocate = [](int64_t bytes) -> absl::StatusOr<Buffer> {
+    constexpr std::align_val_t kAlignment{kPageAlignment};
+    return Buffer(
+        ::operator new[](static_cast<size_t>(bytes), kAlignment), bytes,
+        [](void*, void* data) { ::operator delete[](data, kAlignment); }, nullptr);
+  };
+  const auto wipe = [](uint8_t* page, int64_t bytes) {
+    std::memset(page, 0, static_cast<size_t>(bytes));
+  };
+  return {.name = "host", .allocate = allocate, .wipe = wipe, .counts_loads = true};
 }
 
-PagePool::PagePool(int64_t page_bytes, int64_t bytes_max, Metrics& metrics)
-    : page_bytes_(page_bytes),
+PagePool::PagePool(int64_t page_bytes, int64_t bytes_max, Metrics& metrics, Tier tier)
+    : tier_(std::move(tier)),
+      page_bytes_(page_bytes),
       slot_count_max_(
           std::clamp<int64_t>(bytes_max / page_bytes, 0, std::numeric_limits<SlotIndex>::max())),
       small_count_target_(slot_count_max_ / 10),
-      host_reads_(ReadsCounter(metrics, "host")),
-      disk_reads_(ReadsCounter(metrics, "disk")),
-      missing_reads_(ReadsCounter(metrics, "missing")),
+      own_reads_(ReadsCounter(metrics, tier_.name)),
+      disk_reads_(tier_.counts_loads ? &ReadsCounter(metrics, "disk") : nullptr),
+      missing_reads_(tier_.counts_loads ? &ReadsCounter(metrics, "missing") : nullptr),
       evictions_(metrics.AddCounter("page_evictions_total",
-                                    "Pages that left the host tier to make room.")) {}
+                                    "Pages that left a tier in memory to make room.",
+                                    {{"tier", tier_.name}})) {}
 
 absl::StatusOr<PagePool::Pins> PagePool::PinAll(absl::Span<const PageId> ids, Load load) {
   Pins pins;
@@ -58,7 +69,7 @@ absl::StatusOr<PagePool::Pins> PagePool::PinAll(absl::Span<const PageId> ids, Lo
           Pin(it->second);
           slot.frequency = std::min<uint8_t>(slot.frequency + 1, kFrequencyMax);
           if (slot.state == State::kReady) {
-            host_reads_.Increment();
+            own_reads_.Increment();
           } else {
             to_await.push_back(i);
           }
@@ -72,7 +83,7 @@ absl::StatusOr<PagePool::Pins> PagePool::PinAll(absl::Span<const PageId> ids, Lo
             if (slot >= 0) UnpinOne(slot);
           }
           return absl::ResourceExhaustedError(
-              absl::StrCat("pinned pages fill the host tier: ", pinned_count_ * page_bytes_, " of ",
+              absl::StrCat("pinned pages fill the ", tier_.name, " tier: ", pinned_count_ * page_bytes_, " of ",
                            limit_bytes(), " bytes are pinned by others, ", ids.size() * page_bytes_,
                            " more asked for"));
         }
@@ -92,10 +103,10 @@ absl::StatusOr<PagePool::Pins> PagePool::PinAll(absl::Span<const PageId> ids, Lo
       SlotIndex& index = pins.slots[to_load[n]];
       if (status.ok() && found[n]) {
         slots_[index].state = State::kReady;
-        disk_reads_.Increment();
+        if (disk_reads_ != nullptr) disk_reads_->Increment();
         continue;
       }
-      if (status.ok()) missing_reads_.Increment();
+      if (status.ok() && missing_reads_ != nullptr) missing_reads_->Increment();
       slots_[index].state = status.ok() ? State::kAbsent : State::kFailed;
       Unlink(index);
       UnpinOne(index);
@@ -107,10 +118,10 @@ absl::StatusOr<PagePool::Pins> PagePool::PinAll(absl::Span<const PageId> ids, Lo
       const auto loaded = [&slot] { return slot.state != State::kLoading; };
       mutex_.Await(absl::Condition(&loaded));
       if (slot.state == State::kReady) {
-        host_reads_.Increment();
+        own_reads_.Increment();
         continue;
       }
-      if (slot.state == State::kAbsent) missing_reads_.Increment();
+      if (slot.state == State::kAbsent && missing_reads_ != nullptr) missing_reads_->Increment();
       if (slot.state == State::kFailed) todo.push_back(i);
       UnpinOne(pins.slots[i]);
       pins.slots[i] = -1;
@@ -236,12 +247,13 @@ PagePool::SlotIndex PagePool::FreeSlot() {
     const int64_t first = static_cast<int64_t>(slots_.size());
     const int64_t count =
         std::min(std::max<int64_t>(1, kSlabBytes / page_bytes_), slot_count_max_ - first);
-    slabs_.emplace_back(static_cast<uint8_t*>(::operator new[](
-        static_cast<size_t>(count * page_bytes_), std::align_val_t{kPageAlignment})));
-    slots_.resize(static_cast<size_t>(first + count));
-    for (int64_t i = count - 1; i >= 0; --i) {
-      slots_[first + i].data = slabs_.back().get() + i * page_bytes_;
-      free_.push_back(static_cast<SlotIndex>(first + i));
+    if (absl::StatusOr<Buffer> slab = tier_.allocate(count * page_bytes_); slab.ok()) {
+      slots_.resize(static_cast<size_t>(first + count));
+      for (int64_t i = count - 1; i >= 0; --i) {
+        slots_[first + i].data = slab->as<uint8_t>(i * page_bytes_);
+        free_.push_back(static_cast<SlotIndex>(first + i));
+      }
+      slabs_.push_back(*std::move(slab));
     }
   }
   if (free_.empty() && !EvictOne()) return -1;
@@ -300,7 +312,7 @@ void PagePool::Unlink(SlotIndex index) {
 void PagePool::Free(SlotIndex index) {
   slots_[index].state = State::kFree;
   // Nothing of a page outlives it.
-  std::memset(slots_[index].data, 0, static_cast<size_t>(page_bytes_));
+  tier_.wipe(slots_[index].data, page_bytes_);
   free_.push_back(index);
 }
 

@@ -1,5 +1,5 @@
-// The host tier of pages: a fixed number of slots of one page each, never more, filled from a
-// slower tier on demand and by ingest. Which page leaves when a slot is needed: S3-FIFO (Yang et
+// A tier of pages in memory, of the host or of a device: a fixed number of slots of one page each,
+// never more, filled from a slower tier on demand and, in the host's, by ingest. Which page leaves when a slot is needed: S3-FIFO (Yang et
 // al., "FIFO queues are all you need for cache eviction", SOSP 2023): pages enter a small queue;
 // one that was read again while there moves to the main queue, one that was not leaves, so that a
 // scan, or a flood of freshly ingested pages, never displaces what queries use. A page that comes
@@ -11,7 +11,7 @@
 
 #include <cstdint>
 #include <deque>
-#include <memory>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -24,6 +24,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "common/metrics.h"
+#include "kernels/buffer.h"
 #include "memory_store/ids.h"
 
 namespace mneme {
@@ -60,8 +61,19 @@ class PagePool {
                                               absl::Span<uint8_t* const> destinations,
                                               std::vector<bool>* found)>;
 
+  // Where the slots lie, and what the pool counts.
+  struct Tier {
+    const char* name;
+    // Memory aligned to 64 bytes; a pool that gets none has no more slots.
+    std::function<absl::StatusOr<Buffer>(int64_t bytes)> allocate;
+    // Overwrites a page that leaves.
+    std::function<void(uint8_t* page, int64_t bytes)> wipe;
+    bool counts_loads;  // false: `load` reads another pool, which counts for itself
+  };
+  static Tier HostTier();
+
   // page_bytes > 0.
-  PagePool(int64_t page_bytes, int64_t bytes_max, Metrics& metrics);
+  PagePool(int64_t page_bytes, int64_t bytes_max, Metrics& metrics, Tier tier = HostTier());
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
 
@@ -72,7 +84,8 @@ class PagePool {
   // Takes back one pin of each slot that is not -1.
   void Unpin(absl::Span<const SlotIndex> slots);
 
-  // Takes in freshly derived pages, as many as find room; pages[i] is page i of `data`.
+  // Takes in freshly derived pages, as many as find room; pages[i] is page i of `data`. Only for a
+  // pool in host memory.
   void Insert(absl::Span<const PageId> ids, const uint8_t* data);
   // Forgets pages; a pinned one stays where it is for those who hold it.
   void Erase(absl::Span<const PageId> ids);
@@ -126,16 +139,13 @@ class PagePool {
   void Free(SlotIndex index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RememberGhost(const PageId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  const Tier tier_;
   const int64_t page_bytes_;
   const int64_t slot_count_max_;
   const int64_t small_count_target_;
 
-  struct AlignedDelete {
-    void operator()(uint8_t* data) const;
-  };
-
   mutable absl::Mutex mutex_;
-  std::vector<std::unique_ptr<uint8_t[], AlignedDelete>> slabs_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Buffer> slabs_ ABSL_GUARDED_BY(mutex_);
   std::deque<Slot> slots_ ABSL_GUARDED_BY(mutex_);  // never moves
   std::vector<SlotIndex> free_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<PageId, SlotIndex> index_ ABSL_GUARDED_BY(mutex_);
@@ -145,9 +155,9 @@ class PagePool {
   absl::flat_hash_set<PageId> ghosts_ ABSL_GUARDED_BY(mutex_);
   int64_t pinned_count_ ABSL_GUARDED_BY(mutex_) = 0;
 
-  Counter& host_reads_;
-  Counter& disk_reads_;
-  Counter& missing_reads_;
+  Counter& own_reads_;
+  Counter* const disk_reads_;     // null: `load` counts
+  Counter* const missing_reads_;  // likewise
   Counter& evictions_;
 };
 

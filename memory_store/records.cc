@@ -134,9 +134,10 @@ absl::StatusOr<CounterRecord> DecodeCounterRecord(absl::string_view key, absl::s
 
 std::string EncodeRecord(absl::string_view key, const MemoryRecord& record) {
   const bool has_policy = record.retention != 0 || record.ttl_us != 0;
-  std::string out = BeginRecord(
-      RecordKind::kMemory,
-      29 + record.tenant.size() + record.id.size() + record.display_name.size(), has_policy ? 2 : 1);
+  std::string out =
+      BeginRecord(RecordKind::kMemory,
+                  29 + record.tenant.size() + record.id.size() + record.display_name.size(),
+                  has_policy ? 2 : 1);
   PutU64(&out, static_cast<uint64_t>(record.create_time_us));
   PutString(&out, record.tenant);
   PutString(&out, record.id);

@@ -16,6 +16,8 @@
 #include <cstdio>
 #include <deque>
 #include <filesystem>
+#include <limits>
+#include <optional>
 #include <set>
 #include <system_error>
 #include <thread>
@@ -23,8 +25,10 @@
 #include <utility>
 
 #include <rocksdb/cache.h>
+#include <rocksdb/convenience.h>
 #include <rocksdb/db.h>
 #include <rocksdb/env.h>
+#include <rocksdb/file_checksum.h>
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/listener.h>
 #include <rocksdb/options.h>
@@ -44,7 +48,9 @@
 #include "common/status_macros.h"
 #include "memory_store/blob_file.h"
 #include "memory_store/chunk_store.h"
+#include "memory_store/close_record.h"
 #include "memory_store/data_directory.h"
+#include "memory_store/log_salvage.h"
 
 namespace mneme {
 namespace {
@@ -472,6 +478,8 @@ class RocksDbChunkStore : public ChunkStore {
   absl::Status Purge(absl::Span<const KeyRange> ranges, std::atomic<bool>& cancel) override;
   int64_t used_bytes() override { return directory_->used_bytes(); }
   int64_t free_bytes() override { return directory_->free_bytes(); }
+  absl::StatusOr<StoreFiles> Files(FilesFor purpose) override;
+  absl::Status MendFile(const StoreFile& file, bool may_drop) override;
 
  private:
   RocksDbChunkStore(const RocksDbOptions& options, Metrics& metrics)
@@ -484,10 +492,17 @@ class RocksDbChunkStore : public ChunkStore {
         refused_writes_(metrics.AddCounter("store_writes_refused_total",
                                            "Writes refused because the disk is full.")) {}
 
+  // Compares with the last close, and salvages damaged logs.
+  absl::Status CheckBeforeOpen(Metrics& metrics);
   absl::Status OpenDb(Metrics& metrics);
   rocksdb::ColumnFamilyHandle* Handle(Table table) const {
     return tables_[static_cast<size_t>(table)];
   }
+  // As it is now; nothing when it is not part of the store any more.
+  std::optional<rocksdb::LiveFileMetaData> FindTableFile(const std::string& name) const;
+  // Makes RocksDB forget a table file, and with it whatever else lies wholly within its keys, or is
+  // older and on level 0. A file that is being compacted stays.
+  absl::Status DropFile(rocksdb::ColumnFamilyHandle* handle, const rocksdb::LiveFileMetaData& file);
   // OK when writing `bytes` leaves the reserve free.
   absl::Status CheckSpace(int64_t bytes);
 
@@ -532,12 +547,33 @@ class RocksDbChunkStore : public ChunkStore {
 absl::StatusOr<std::unique_ptr<ChunkStore>> RocksDbChunkStore::Open(const RocksDbOptions& options,
                                                                     Metrics& metrics) {
   std::unique_ptr<RocksDbChunkStore> store(new RocksDbChunkStore(options, metrics));
+  if (options.read_only) RETURN_IF_ERROR(DataDirectory::CheckExists(options.data_dir));
   ASSIGN_OR_RETURN(store->directory_, DataDirectory::Open(options.data_dir));
+  if (!options.read_only) RETURN_IF_ERROR(store->CheckBeforeOpen(metrics));
   RETURN_IF_ERROR(store->OpenDb(metrics));
   store->collectable_ = std::make_shared<StatisticsCollectable>();
   store->collectable_->Attach(store->db_.get(), store->tables_, store->statistics_);
   metrics.AddCollectable(store->collectable_);
   return std::unique_ptr<ChunkStore>(std::move(store));
+}
+
+absl::Status RocksDbChunkStore::CheckBeforeOpen(Metrics& metrics) {
+  Counter& mismatches = metrics.AddCounter(
+      "store_close_mismatches_total",
+      "Files that were not at Open what they were at the last close: text may have lost its end.");
+  ASSIGN_OR_RETURN(const std::vector<std::string> damaged, TakeCloseRecord(directory_->path()));
+  for (const std::string& name : damaged) {
+    mismatches.Increment();
+    LogError("memory_store", "stored data is damaged: a file is not what it was at the last close",
+             {{"path", directory_->path()}, {"file", name}});
+  }
+  Counter& damaged_bytes = metrics.AddCounter(
+      "store_damaged_log_bytes_total", "Bytes of the log that were damaged and left out at Open.");
+  const std::string folder = absl::StrCat(directory_->path(), "/rocksdb");
+  if (!std::filesystem::exists(folder)) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const int64_t left_out, SalvageLogs(folder));
+  damaged_bytes.Increment(static_cast<double>(left_out));
+  return absl::OkStatus();
 }
 
 absl::Status RocksDbChunkStore::OpenDb(Metrics& metrics) {
@@ -553,6 +589,9 @@ absl::Status RocksDbChunkStore::OpenDb(Metrics& metrics) {
   db_options.bytes_per_sync = 1 << 20;
   db_options.wal_bytes_per_sync = 1 << 20;
   db_options.info_log = std::make_shared<ForwardingLogger>();
+  // Of all bytes of each table and blob file: what the checksums of blocks and records leave out.
+  db_options.file_checksum_gen_factory = rocksdb::GetFileChecksumGenCrc32cFactory();
+  if (options_.env != nullptr) db_options.env = options_.env;
   db_options.statistics = statistics_;
   db_options.listeners.push_back(std::make_shared<BackgroundListener>(metrics, guard_));
 
@@ -565,21 +604,23 @@ absl::Status RocksDbChunkStore::OpenDb(Metrics& metrics) {
   }
   const std::string path = absl::StrCat(directory_->path(), "/rocksdb");
   std::error_code ignored;  // without the folder RocksDB complains of it, then makes it itself
-  std::filesystem::create_directory(path, ignored);
+  if (!options_.read_only) std::filesystem::create_directory(path, ignored);
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
   // A record cut off at the log's end was never acked; damage in its middle may hit what was. So
   // ask for all of the log first. Where that fails, give up what is damaged and nothing else, and
   // say so: records of the log, then whole files.
   db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
-  rocksdb::Status status = rocksdb::DB::Open(db_options, path, families, &handles, &db);
-  if (status.IsCorruption()) {
+  rocksdb::Status status =
+      options_.read_only ? rocksdb::DB::OpenForReadOnly(db_options, path, families, &handles, &db)
+                         : rocksdb::DB::Open(db_options, path, families, &handles, &db);
+  if (status.IsCorruption() && !options_.read_only) {
     LogError("memory_store", "stored data is damaged: opening without damaged records of the log",
              {{"path", path}, {"status", status.ToString()}});
     db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
     status = rocksdb::DB::Open(db_options, path, families, &handles, &db);
   }
-  if (status.IsCorruption()) {
+  if (status.IsCorruption() && !options_.read_only) {
     LogError("memory_store", "stored data is damaged: opening without damaged files",
              {{"path", path}, {"status", status.ToString()}});
     db_options.paranoid_checks = false;
@@ -594,7 +635,7 @@ absl::Status RocksDbChunkStore::OpenDb(Metrics& metrics) {
   db_.reset(db);
   default_table_ = handles[0];
   tables_.assign(handles.begin() + 1, handles.end());
-  reclaimer_ = std::make_unique<SpaceReclaimer>(*db_, tables_);
+  if (!options_.read_only) reclaimer_ = std::make_unique<SpaceReclaimer>(*db_, tables_);
   return absl::OkStatus();
 }
 
@@ -604,7 +645,9 @@ RocksDbChunkStore::~RocksDbChunkStore() {
   reclaimer_.reset();
   for (rocksdb::ColumnFamilyHandle* table : tables_) db_->DestroyColumnFamilyHandle(table);
   db_->DestroyColumnFamilyHandle(default_table_);
-  const rocksdb::Status status = db_->Close();
+  absl::Status status = ToStatus(db_->Close(), "close");
+  db_.reset();  // writes what Close leaves, and lets go of the files
+  if (status.ok() && !options_.read_only) status = WriteCloseRecord(directory_->path());
   if (!status.ok()) {
     LogWarning("memory_store", "rocksdb did not close cleanly", {{"status", status.ToString()}});
   }
@@ -624,6 +667,10 @@ absl::Status RocksDbChunkStore::CheckSpace(int64_t bytes) {
 }
 
 absl::Status RocksDbChunkStore::Write(const WriteBatch& batch, Durability durability) {
+  if (options_.read_only) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(directory_->path(), " is open for reading alone"));
+  }
   rocksdb::WriteBatch rocksdb_batch;
   bool frees_only = true;
   for (const WriteBatch::Op& op : batch.ops) {
@@ -721,6 +768,7 @@ absl::Status RocksDbChunkStore::Scan(
 }
 
 absl::Status RocksDbChunkStore::Flush() {
+  if (options_.read_only) return absl::OkStatus();
   // A synced write of nothing syncs what was written before. (FlushWAL would do without the write,
   // but does not look whether the log had an error, and then ends the process.)
   rocksdb::WriteBatch nothing;
@@ -729,6 +777,122 @@ absl::Status RocksDbChunkStore::Flush() {
   write_options.sync = true;
   if (lenient_) return WriteLenient(write_options, &nothing);
   return ToStatus(WriteToDb(write_options, &nothing), absl::StrCat("sync of ", directory_->path()));
+}
+
+absl::StatusOr<StoreFiles> RocksDbChunkStore::Files(FilesFor purpose) {
+  rocksdb::LiveFilesStorageInfoOptions info_options;
+  info_options.include_checksum_info = true;
+  info_options.wal_size_for_flush =
+      purpose == FilesFor::kBackup ? 0 : std::numeric_limits<uint64_t>::max();
+  if (!options_.read_only) {
+    RETURN_IF_ERROR(ToStatus(db_->DisableFileDeletions(), "keep files"));
+  }
+  const auto release = [this] {
+    if (options_.read_only) return;
+    const rocksdb::Status status = db_->EnableFileDeletions(/*force=*/false);
+    if (!status.ok()) {
+      LogWarning("memory_store", "obsolete files are kept until the next start",
+                 {{"status", status.ToString()}});
+    }
+  };
+  std::vector<rocksdb::LiveFileStorageInfo> infos;
+  const rocksdb::Status status = db_->GetLiveFilesStorageInfo(info_options, &infos);
+  if (!status.ok()) {
+    release();
+    return ToStatus(status, "list files");
+  }
+  std::vector<rocksdb::LiveFileMetaData> tables;
+  db_->GetLiveFilesMetaData(&tables);
+
+  std::vector<StoreFile> files;
+  for (rocksdb::LiveFileStorageInfo& info : infos) {
+    StoreFile file;
+    file.name = info.relative_filename;
+    file.path = absl::StrCat(info.directory, "/", info.relative_filename);
+    file.bytes = static_cast<int64_t>(info.size);
+    file.contents = std::move(info.replacement_contents);
+    if (info.file_type == rocksdb::FileType::kTableFile) file.kind = StoreFile::Kind::kTable;
+    if (info.file_type == rocksdb::FileType::kBlobFile) {
+      file.kind = StoreFile::Kind::kBlobs;
+      file.table = Table::kPages;  // the only one with blobs
+    }
+    for (const rocksdb::LiveFileMetaData& table : tables) {
+      if (table.relative_filename != file.name) continue;
+      for (int i = 0; i < kTableCount; ++i) {
+        if (table.column_family_name == kTableNames[i]) file.table = static_cast<Table>(i);
+      }
+    }
+    if (info.file_checksum_func_name == rocksdb::kStandardDbFileChecksumFuncName &&
+        info.file_checksum.size() == 4) {
+      uint32_t crc = 0;  // big-endian
+      for (const char byte : info.file_checksum) crc = crc << 8 | static_cast<uint8_t>(byte);
+      file.crc32c = crc;
+    }
+    files.push_back(std::move(file));
+  }
+  return StoreFiles(std::move(files), release);
+}
+
+absl::Status RocksDbChunkStore::MendFile(const StoreFile& file, bool may_drop) {
+  if (!file.table.has_value() || options_.read_only) return absl::NotFoundError(file.name);
+  rocksdb::ColumnFamilyHandle* handle = Handle(*file.table);
+  rocksdb::CompactRangeOptions rewrite;
+  rewrite.exclusive_manual_compaction = false;
+  rewrite.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForceOptimized;
+  if (file.kind == StoreFile::Kind::kBlobs) {
+    // Its live values have been written anew: with their old keys gone, so is the file.
+    return ToStatus(db_->CompactRange(rewrite, handle, nullptr, nullptr), "rewrite of keys");
+  }
+  std::optional<rocksdb::LiveFileMetaData> live = FindTableFile(file.name);
+  if (!live.has_value()) return absl::NotFoundError(file.name);
+  {
+    const rocksdb::Slice begin(live->smallestkey), end(live->largestkey);
+    const rocksdb::Status status = db_->CompactRange(rewrite, handle, &begin, &end);
+    live = FindTableFile(file.name);
+    if (!live.has_value()) return absl::OkStatus();
+    if (!may_drop) {
+      return absl::DataLossError(
+          absl::StrCat(file.name, " cannot be written anew: ", status.ToString()));
+    }
+  }
+  RETURN_IF_ERROR(DropFile(handle, *live));
+  if (!FindTableFile(file.name).has_value()) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(file.name, " is in use and cannot be dropped now"));
+}
+
+std::optional<rocksdb::LiveFileMetaData> RocksDbChunkStore::FindTableFile(
+    const std::string& name) const {
+  std::vector<rocksdb::LiveFileMetaData> tables;
+  db_->GetLiveFilesMetaData(&tables);
+  for (rocksdb::LiveFileMetaData& table : tables) {
+    if (table.relative_filename == name) return std::move(table);
+  }
+  return std::nullopt;
+}
+
+absl::Status RocksDbChunkStore::DropFile(rocksdb::ColumnFamilyHandle* handle,
+                                         const rocksdb::LiveFileMetaData& file) {
+  if (file.level > 0) {
+    const rocksdb::Slice begin(file.smallestkey), end(file.largestkey);
+    return ToStatus(rocksdb::DeleteFilesInRange(db_.get(), handle, &begin, &end),
+                    absl::StrCat("drop of ", file.name));
+  }
+  // Of level 0 RocksDB gives up the oldest file alone.
+  while (true) {
+    rocksdb::ColumnFamilyMetaData family;
+    db_->GetColumnFamilyMetaData(handle, &family);
+    const std::vector<rocksdb::SstFileMetaData>& newest_first = family.levels[0].files;
+    const auto is_it = [&](const rocksdb::SstFileMetaData& other) {
+      return other.relative_filename == file.relative_filename;
+    };
+    if (std::none_of(newest_first.begin(), newest_first.end(), is_it)) return absl::OkStatus();
+    const std::string oldest = newest_first.back().relative_filename;
+    const size_t count = newest_first.size();
+    RETURN_IF_ERROR(ToStatus(db_->DeleteFile(oldest), absl::StrCat("drop of ", oldest)));
+    db_->GetColumnFamilyMetaData(handle, &family);
+    // One that is just being compacted stays.
+    if (family.levels[0].files.size() >= count) return absl::OkStatus();
+  }
 }
 
 absl::Status RocksDbChunkStore::FlushTables() {

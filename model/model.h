@@ -66,20 +66,32 @@ struct ReaderStep {
   absl::Span<const TokenId> ids;
 };
 
-// Lower half of a batch of readers; rows of all steps one after the other.
+// Lower half of a batch of readers; rows of all steps one after the other, f32, in the backend's
+// memory, for operations of the thread that asked for them. Filled again and again, they keep what
+// memory they have.
 struct LowerRows {
-  std::vector<float> hidden;   // [rows, d_model], lower hidden states
-  std::vector<float> queries;  // [rows, landmark_dim], scaled: the score of a chunk is the plain
-                               // dot product with its landmark
+  int64_t row_count = 0;
+  Buffer hidden;   // [row_count, d_model], lower hidden states
+  Buffer queries;  // [row_count, landmark_dim], scaled: the score of a chunk is the plain dot
+                   // product with its landmark
 };
 
 // What one row (token) of a reader reads: its chunks, most recent first, at most chunks_per_read.
 struct RowSelection {
   absl::Span<const uint8_t* const> pages;  // pinned pages, layout as PageLayout
   absl::Span<const float> weights;         // stick-breaking weights
+  // The pages are memory of the backend; else a backend with memory of its own copies them there.
+  bool pages_resident = false;
 };
 
-enum class LogitRows { kAll, kLastOfStep };
+// What is wanted of the upper half: logits of every row, of each step's last row, or only the most
+// likely token behind each step.
+enum class LogitRows { kAll, kLastOfStep, kBestOfStep };
+
+struct UpperRows {
+  std::vector<float> logits;  // [rows or steps, vocab_size]; empty with kBestOfStep
+  std::vector<TokenId> best;  // [steps], with kBestOfStep: of equal logits the smallest id
+};
 
 // Thread rule: const methods may be called from any number of threads; calls share the backend's
 // worker threads.
@@ -112,11 +124,10 @@ class Model {
   virtual absl::Status ReadLower(absl::Span<const ReaderStep> steps, LowerRows* out) const = 0;
 
   // Advances each reader's upper half over the rows that ReadLower returned for the same steps;
-  // selections[r] belongs to row r (empty: the row reads no memory). logits: [rows or steps,
-  // vocab_size], per `which`.
+  // selections[r] belongs to row r (empty: the row reads no memory).
   virtual absl::Status ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
                                  absl::Span<const RowSelection> selections, LogitRows which,
-                                 std::vector<float>* logits) const = 0;
+                                 UpperRows* out) const = 0;
 };
 
 // Stick-breaking weights of one row (arXiv 2504.16795): scores of the selected chunks, MOST RECENT

@@ -46,7 +46,7 @@ class WeightPacker {
 
   // One matrix, or several below each other.
   absl::Status Matrix(const std::vector<std::string>& names, std::unique_ptr<PackedWeight>* to,
-                      bool embed = false) const {
+                      bool embed = false, bool swiglu = false) const {
     std::vector<WeightSource> parts;
     for (const std::string& name : names) {
       ASSIGN_OR_RETURN(const TensorView* tensor, Find(name));
@@ -63,8 +63,9 @@ class WeightPacker {
       }
       parts.push_back(part);
     }
-    ASSIGN_OR_RETURN(*to,
-                     backend_.PackWeight(parts, {.compute_dtype = compute_dtype_, .embed = embed}));
+    ASSIGN_OR_RETURN(
+        *to, backend_.PackWeight(
+                 parts, {.compute_dtype = compute_dtype_, .embed = embed, .swiglu = swiglu}));
     return absl::OkStatus();
   }
 
@@ -99,7 +100,9 @@ class WeightPacker {
       RETURN_IF_ERROR(Vector(layer + "mlp_norm.weight", &weights.mlp_norm));
       RETURN_IF_ERROR(Matrix({layer + "qkv.weight"}, &weights.qkv));
       RETURN_IF_ERROR(Matrix({layer + "attn_out.weight"}, &weights.attn_out));
-      RETURN_IF_ERROR(Matrix({layer + "gate_up.weight"}, &weights.gate_up));
+      RETURN_IF_ERROR(Matrix({layer + "gate_up.weight"}, &weights.gate_up, /*embed=*/false,
+                             backend_.activation_dtype(compute_dtype_) == DType::kBf16 &&
+                                 config_.encoder_ffn % 8 == 0));
       RETURN_IF_ERROR(Matrix({layer + "down.weight"}, &weights.down));
     }
     return Rope(to);

@@ -21,7 +21,8 @@ struct MambaWeights {
 
 struct EncoderLayerWeights {
   Buffer attn_norm, q_norm, k_norm, mlp_norm;
-  std::unique_ptr<PackedWeight> qkv, attn_out, gate_up, down;
+  std::unique_ptr<PackedWeight> qkv, attn_out, down;
+  std::unique_ptr<PackedWeight> gate_up;  // for MatmulParams::swiglu where the backend does that
 };
 
 struct ChunkEncoderWeights {

@@ -5,6 +5,14 @@
 #include "model/ramba_model.h"
 
 namespace mneme {
+namespace {
+
+// The matrix from its column `column` on.
+const void* FromColumn(const void* matrix, int64_t column, DType dtype) {
+  return static_cast<const char*>(matrix) + column * DTypeBytes(dtype);
+}
+
+}  // namespace
 
 absl::Status RambaModel::EmbedIds(Workspace& ws) const {
   const int64_t rows = static_cast<int64_t>(ws.host_ids.size());
@@ -19,42 +27,43 @@ absl::Status RambaModel::EmbedIds(Workspace& ws) const {
 absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, int64_t rows,
                                     int64_t layer, bool per_row) const {
   const ModelConfig& c = config();
-  const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
+  const DType activation_dtype = per_row ? DType::kF32 : activation_dtype_;
+  // dt decides how fast states forget: it stays f32.
+  const bool dt_apart = activation_dtype != DType::kF32;
   const int64_t state_offset = layer * LayerStateFloats();
   const int64_t product_stride = weights.in_proj->out_columns();
-  RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden,
-                                    .in_stride = shape_.hidden_stride,
-                                    .weight = weights.norm.as<float>(),
-                                    .eps = static_cast<float>(c.norm_eps),
-                                    .rows = rows,
-                                    .width = c.d_model,
-                                    .out = ws.operand,
-                                    .out_dtype = operand_dtype,
-                                    .out_stride = c.d_model}));
-  RETURN_IF_ERROR(backend_.Matmul({.a = ws.operand,
-                                   .a_dtype = operand_dtype,
-                                   .a_stride = c.d_model,
+  RETURN_IF_ERROR(backend_.Matmul({.a = ws.hidden,
+                                   .a_stride = shape_.hidden_stride,
                                    .rows = rows,
                                    .row_capacity = ws.row_capacity,
+                                   .norm = {.weight = weights.norm.as<float>(),
+                                            .eps = static_cast<float>(c.norm_eps),
+                                            .normed = ws.operand},
                                    .weight = weights.in_proj.get(),
                                    .out = ws.product,
+                                   .out_dtype = activation_dtype,
+                                   .tail = dt_apart ? ws.dt : nullptr,
+                                   .tail_columns = dt_apart ? c.ssm_heads() : 0,
+                                   .tail_stride = c.ssm_heads(),
                                    .per_row = per_row}));
-  RETURN_IF_ERROR(backend_.ConvSilu({.in = ws.product + c.inner(),
-                                     .in_stride = product_stride,
-                                     .weight = weights.conv_weight.as<float>(),
-                                     .bias = weights.conv_bias.as<float>(),
-                                     .taps = c.conv_kernel,
-                                     .channels = c.conv_dim(),
-                                     .sequences = ws.sequences.data(),
-                                     .sequence_count = static_cast<int64_t>(ws.sequences.size()),
-                                     .state_offset = state_offset,
-                                     .rows = rows,
-                                     .out = ws.conv,
-                                     .out_stride = c.conv_dim()}));
-  const SsdParams ssd = {.xbc = ws.conv,
+  const ConvSiluParams conv = {.in = FromColumn(ws.product, c.inner(), activation_dtype),
+                               .in_stride = product_stride,
+                               .weight = weights.conv_weight.as<float>(),
+                               .bias = weights.conv_bias.as<float>(),
+                               .taps = c.conv_kernel,
+                               .channels = c.conv_dim(),
+                               .sequences = ws.sequences.data(),
+                               .sequence_count = static_cast<int64_t>(ws.sequences.size()),
+                               .state_offset = state_offset,
+                               .rows = rows,
+                               .out = ws.conv,
+                               .out_stride = c.conv_dim(),
+                               .io_dtype = activation_dtype};
+  const float* const product_dt = static_cast<const float*>(ws.product) + c.inner() + c.conv_dim();
+  const SsdParams ssd = {.xbc = static_cast<const float*>(ws.conv),
                          .xbc_stride = c.conv_dim(),
-                         .dt = ws.product + c.inner() + c.conv_dim(),
-                         .dt_stride = product_stride,
+                         .dt = dt_apart ? ws.dt : product_dt,
+                         .dt_stride = dt_apart ? c.ssm_heads() : product_stride,
                          .dt_bias = weights.dt_bias.as<float>(),
                          .a_log = weights.a_log.as<float>(),
                          .d_skip = weights.d_skip.as<float>(),
@@ -63,28 +72,30 @@ absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, 
                          .state_size = c.ssm_state_size,
                          .sequences = ws.sequences.data(),
                          .sequence_count = static_cast<int64_t>(ws.sequences.size()),
+                         .backend_sequences = per_row ? ws.backend_sequences : nullptr,
                          .state_offset = state_offset + int64_t{c.conv_kernel - 1} * c.conv_dim(),
                          .rows = rows,
-                         .y = ws.y,
+                         .y = static_cast<float*>(ws.y),
                          .y_stride = c.inner(),
-                         .compute_dtype = compute_dtype_};
-  RETURN_IF_ERROR(per_row ? backend_.SsmStep(ssd) : backend_.Ssd(ssd));
-  RETURN_IF_ERROR(backend_.GateNorm({.y = ws.y,
-                                     .y_stride = c.inner(),
-                                     .z = ws.product,
-                                     .z_stride = product_stride,
-                                     .weight = weights.gate_norm.as<float>(),
-                                     .eps = static_cast<float>(c.norm_eps),
-                                     .rows = rows,
-                                     .width = c.inner(),
-                                     .out = ws.operand,
-                                     .out_dtype = operand_dtype,
-                                     .out_stride = c.inner()}));
-  return backend_.Matmul({.a = ws.operand,
-                          .a_dtype = operand_dtype,
+                         .compute_dtype = compute_dtype_,
+                         .io_dtype = activation_dtype};
+  if (per_row) {
+    RETURN_IF_ERROR(backend_.ConvSsmStep(conv, ssd));
+  } else {
+    RETURN_IF_ERROR(backend_.ConvSilu(conv));
+    RETURN_IF_ERROR(backend_.Ssd(ssd));
+  }
+  return backend_.Matmul({.a = ws.y,
+                          .a_dtype = activation_dtype,
                           .a_stride = c.inner(),
                           .rows = rows,
                           .row_capacity = ws.row_capacity,
+                          .norm = {.weight = weights.gate_norm.as<float>(),
+                                   .eps = static_cast<float>(c.norm_eps),
+                                   .gate = ws.product,
+                                   .gate_stride = product_stride,
+                                   .in_dtype = activation_dtype,
+                                   .normed = ws.operand},
                           .weight = weights.out_proj.get(),
                           .out = ws.hidden,
                           .accumulate = true,
@@ -107,16 +118,20 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
                              .out_dtype = compute_dtype_,
                              .out_stride = c.d_model});
   };
-  const auto matmul = [&](const PackedWeight& weight, float* out, bool accumulate) {
-    return backend_.Matmul({.a = ws.operand,
+  const auto matmul = [&](const void* a, const PackedWeight& weight, void* out, DType out_dtype) {
+    return backend_.Matmul({.a = a,
                             .a_dtype = compute_dtype_,
                             .a_stride = weight.cols(),
                             .rows = rows,
                             .row_capacity = ws.encoder_row_capacity,
                             .weight = &weight,
                             .out = out,
-                            .accumulate = accumulate});
+                            .out_dtype = out_dtype,
+                            .accumulate = out == ws.encoder,
+                            .swiglu = weight.swiglu()});
   };
+  // Where activations are bf16, ChunkAttention norms q and k.
+  const bool norm_apart = activation_dtype_ == DType::kF32;
   RETURN_IF_ERROR(backend_.ChunkInput({.hidden = ws.hidden,
                                        .hidden_stride = shape_.hidden_stride,
                                        .weight = encoder.in_norm.as<float>(),
@@ -129,11 +144,12 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
                                        .out_stride = shape_.hidden_stride}));
   for (const EncoderLayerWeights& layer : encoder.layers) {
     RETURN_IF_ERROR(norm(layer.attn_norm));
-    RETURN_IF_ERROR(matmul(*layer.qkv, ws.product, false));
+    RETURN_IF_ERROR(matmul(ws.operand, *layer.qkv, ws.product, activation_dtype_));
     const int64_t qkv_stride = layer.qkv->out_columns();
     for (const bool is_key : {false, true}) {
+      if (!norm_apart) break;
       RETURN_IF_ERROR(
-          backend_.HeadNorm({.data = ws.product + (is_key ? c.d_model : 0),
+          backend_.HeadNorm({.data = static_cast<float*>(ws.product) + (is_key ? c.d_model : 0),
                              .stride = qkv_stride,
                              .weight = (is_key ? layer.k_norm : layer.q_norm).as<float>(),
                              .eps = kHeadNormEps,
@@ -144,31 +160,44 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
                              .sine = encoder.sine.as<float>(),
                              .period = S + 1}));
     }
-    RETURN_IF_ERROR(backend_.ChunkAttention({.qkv = ws.product,
-                                             .qkv_stride = qkv_stride,
-                                             .groups = chunks,
-                                             .group_rows = S + 1,
-                                             .heads = c.n_heads,
-                                             .head_dim = c.head_dim(),
-                                             .out = ws.operand,
-                                             .out_dtype = compute_dtype_,
-                                             .out_stride = c.d_model}));
-    RETURN_IF_ERROR(matmul(*layer.attn_out, ws.encoder, true));
+    RETURN_IF_ERROR(
+        backend_.ChunkAttention({.qkv = ws.product,
+                                 .in_dtype = activation_dtype_,
+                                 .qkv_stride = qkv_stride,
+                                 .groups = chunks,
+                                 .group_rows = S + 1,
+                                 .heads = c.n_heads,
+                                 .head_dim = c.head_dim(),
+                                 .q_norm = norm_apart ? nullptr : layer.q_norm.as<float>(),
+                                 .k_norm = norm_apart ? nullptr : layer.k_norm.as<float>(),
+                                 .eps = kHeadNormEps,
+                                 .cosine = encoder.cosine.as<float>(),
+                                 .sine = encoder.sine.as<float>(),
+                                 .out = ws.operand,
+                                 .out_dtype = compute_dtype_,
+                                 .out_stride = c.d_model}));
+    RETURN_IF_ERROR(matmul(ws.operand, *layer.attn_out, ws.encoder, DType::kF32));
     RETURN_IF_ERROR(norm(layer.mlp_norm));
-    RETURN_IF_ERROR(matmul(*layer.gate_up, ws.product, false));
-    RETURN_IF_ERROR(backend_.SwiGlu({.gate_up = ws.product,
+    if (layer.gate_up->swiglu()) {
+      RETURN_IF_ERROR(matmul(ws.operand, *layer.gate_up, ws.product, DType::kBf16));
+      RETURN_IF_ERROR(matmul(ws.product, *layer.down, ws.encoder, DType::kF32));
+      continue;
+    }
+    RETURN_IF_ERROR(matmul(ws.operand, *layer.gate_up, ws.product, DType::kF32));
+    RETURN_IF_ERROR(backend_.SwiGlu({.gate_up = static_cast<const float*>(ws.product),
                                      .gate_up_stride = layer.gate_up->out_columns(),
                                      .rows = rows,
                                      .width = c.encoder_ffn,
                                      .out = ws.operand,
                                      .out_dtype = compute_dtype_,
                                      .out_stride = c.encoder_ffn}));
-    RETURN_IF_ERROR(matmul(*layer.down, ws.encoder, true));
+    RETURN_IF_ERROR(matmul(ws.operand, *layer.down, ws.encoder, DType::kF32));
   }
   RETURN_IF_ERROR(norm(encoder.norm));
-  RETURN_IF_ERROR(matmul(*encoder.kv_proj, ws.product, false));
-  RETURN_IF_ERROR(backend_.WritePages({.k = ws.product,
-                                       .v = ws.product + c.head_dim(),
+  RETURN_IF_ERROR(matmul(ws.operand, *encoder.kv_proj, ws.product, DType::kF32));
+  float* const product = static_cast<float*>(ws.product);
+  RETURN_IF_ERROR(backend_.WritePages({.k = product,
+                                       .v = product + c.head_dim(),
                                        .stride = encoder.kv_proj->out_columns(),
                                        .k_norm_weight = encoder.k_norm.as<float>(),
                                        .eps = kHeadNormEps,
@@ -185,8 +214,8 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
                                    .a_stride = (S + 1) * c.d_model,
                                    .rows = chunks,
                                    .weight = encoder.landmark_proj.get(),
-                                   .out = ws.product}));
-  return backend_.RmsNorm({.in = ws.product,
+                                   .out = product}));
+  return backend_.RmsNorm({.in = product,
                            .in_stride = encoder.landmark_proj->out_columns(),
                            .weight = encoder.landmark_norm.as<float>(),
                            .eps = kHeadNormEps,
@@ -201,37 +230,32 @@ absl::Status RambaModel::HsaLayer(Workspace& ws, const HsaWeights& weights, int6
                                   bool per_row) const {
   const ModelConfig& c = config();
   const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
-  RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden,
-                                    .in_stride = shape_.hidden_stride,
-                                    .weight = weights.norm.as<float>(),
-                                    .eps = static_cast<float>(c.norm_eps),
-                                    .rows = rows,
-                                    .width = c.d_model,
-                                    .out = ws.operand,
-                                    .out_dtype = operand_dtype,
-                                    .out_stride = c.d_model}));
-  RETURN_IF_ERROR(backend_.Matmul({.a = ws.operand,
-                                   .a_dtype = operand_dtype,
-                                   .a_stride = c.d_model,
+  RETURN_IF_ERROR(backend_.Matmul({.a = ws.hidden,
+                                   .a_stride = shape_.hidden_stride,
                                    .rows = rows,
                                    .row_capacity = ws.row_capacity,
+                                   .norm = {.weight = weights.norm.as<float>(),
+                                            .eps = static_cast<float>(c.norm_eps),
+                                            .normed = ws.operand},
                                    .weight = weights.q_proj.get(),
                                    .out = ws.product,
                                    .per_row = per_row}));
   const int64_t q_stride = weights.q_proj->out_columns();
-  RETURN_IF_ERROR(backend_.HeadNorm({.data = ws.product,
+  float* const q = static_cast<float*>(ws.product);
+  RETURN_IF_ERROR(backend_.HeadNorm({.data = q,
                                      .stride = q_stride,
                                      .weight = weights.q_norm.as<float>(),
                                      .eps = kHeadNormEps,
                                      .rows = rows,
                                      .heads = c.n_heads,
                                      .head_dim = c.head_dim()}));
-  RETURN_IF_ERROR(backend_.HsaAttend({.q = ws.product,
+  RETURN_IF_ERROR(backend_.HsaAttend({.q = q,
                                       .q_stride = q_stride,
                                       .pages = ws.page_pointers,
                                       .weights = ws.page_weights,
                                       .page_counts = ws.page_counts,
                                       .pages_max = c.chunks_per_read,
+                                      .pages_resident = ws.pages_resident,
                                       .page_dtype = storage_dtype_,
                                       .rows = rows,
                                       .heads = c.n_heads,
@@ -249,6 +273,40 @@ absl::Status RambaModel::HsaLayer(Workspace& ws, const HsaWeights& weights, int6
                           .out = ws.hidden,
                           .accumulate = true,
                           .per_row = per_row});
+}
+
+// Of a decode step, what does not change from token to token: the same operations on the same
+// memory, for as many rows.
+absl::Status RambaModel::RepeatLayers(Workspace& ws, int64_t rows, bool per_row, bool upper,
+                                      absl::FunctionRef<absl::Status()> layers) const {
+  if (!per_row) return layers();
+  RETURN_IF_ERROR(
+      backend_.CopyIn(ws.backend_sequences, ws.sequences.data(),
+                      static_cast<int64_t>(ws.sequences.size() * sizeof(SequenceRows))));
+  const int64_t key[] = {ws.repeat_id, upper ? 1 : 0, rows, upper && ws.pages_resident ? 1 : 0};
+  return backend_.Repeat(key, layers);
+}
+
+absl::Status RambaModel::LowerLayers(Workspace& ws, int64_t rows, bool per_row) const {
+  return RepeatLayers(ws, rows, per_row, /*upper=*/false, [&]() -> absl::Status {
+    for (int i = 0; i < config().n_lower_layers; ++i) {
+      RETURN_IF_ERROR(MambaLayer(ws, weights_.lower[i], rows, i, per_row));
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::Status RambaModel::UpperLayers(Workspace& ws, int64_t rows, bool per_row) const {
+  const ModelConfig& c = config();
+  return RepeatLayers(ws, rows, per_row, /*upper=*/true, [&]() -> absl::Status {
+    for (int i = 0; i < c.n_upper_layers; ++i) {
+      if (i % c.hsa_every == 0) {
+        RETURN_IF_ERROR(HsaLayer(ws, weights_.hsa[i / c.hsa_every], rows, per_row));
+      }
+      RETURN_IF_ERROR(MambaLayer(ws, weights_.upper[i], rows, c.n_lower_layers + i, per_row));
+    }
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace mneme

@@ -49,20 +49,31 @@ class RambaModel::State : public ReaderState {
     if (!copy.ok() || !backend_.Copy(copy->data(), memory_.data(), memory_.bytes()).ok()) {
       return nullptr;
     }
-    return std::make_unique<State>(backend_, *std::move(copy));
+    auto clone = std::make_unique<State>(backend_, *std::move(copy));
+    clone->begun_ = begun_;
+    return clone;
   }
 
   float* data() const { return memory_.as<float>(); }
+  // Zeroed by the thread that runs the reader's first step, so that no other has to do with the
+  // backend.
+  absl::Status Begin() {
+    if (begun_) return absl::OkStatus();
+    begun_ = true;
+    return backend_.Zero(memory_.data(), memory_.bytes());
+  }
 
  private:
   Backend& backend_;
   Buffer memory_;
+  bool begun_ = false;
 };
 
 struct RambaModel::StepRange {
   int64_t begin = 0, end = 0;
   int64_t first_row = 0;
   bool decode = false;
+  bool alone = false;  // the call's only range: it runs on the caller's thread
 };
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Create(std::unique_ptr<Bundle> bundle,
@@ -78,6 +89,7 @@ RambaModel::RambaModel(std::unique_ptr<Bundle> bundle, Backend& backend,
     : bundle_(std::move(bundle)),
       backend_(backend),
       compute_dtype_(options.precision == Precision::kBf16 ? backend.fast_dtype() : DType::kF32),
+      activation_dtype_(backend.activation_dtype(compute_dtype_)),
       storage_dtype_(options.precision == Precision::kBf16 ? DType::kBf16 : DType::kF32) {}
 
 absl::StatusOr<std::unique_ptr<RambaModel>> RambaModel::Create(std::unique_ptr<Bundle> bundle,
@@ -231,7 +243,7 @@ std::unique_ptr<ReaderState> RambaModel::NewReaderState() const {
   const int64_t layers = int64_t{config().n_lower_layers} + config().n_upper_layers;
   const int64_t bytes = layers * LayerStateFloats() * 4;
   absl::StatusOr<Buffer> memory = backend_.Allocate(bytes);
-  if (!memory.ok() || !backend_.Zero(memory->data(), bytes).ok()) return nullptr;
+  if (!memory.ok()) return nullptr;
   return std::make_unique<State>(backend_, *std::move(memory));
 }
 
@@ -267,7 +279,11 @@ absl::Status RambaModel::ForStepRanges(absl::Span<const ReaderStep> steps,
   };
   if (count == 0) return absl::OkStatus();
   const StepRange first = range_at(0, 0);
-  if (first.end == count) return fn(first);  // the decode step: nothing to allocate
+  if (first.end == count) {  // the decode step: nothing to allocate
+    StepRange all = first;
+    all.alone = true;
+    return fn(all);
+  }
   std::vector<StepRange> ranges;
   int64_t row = 0;
   for (int64_t begin = 0; begin < count; begin = ranges.back().end) {
@@ -276,17 +292,21 @@ absl::Status RambaModel::ForStepRanges(absl::Span<const ReaderStep> steps,
       row += static_cast<int64_t>(steps[i].ids.size());
     }
   }
+  // The passes begin with what this thread asked for, and what they leave is for this thread again.
+  RETURN_IF_ERROR(backend_.Synchronize());
   FirstError error;
   backend_.RunPasses(static_cast<int64_t>(ranges.size()),
                      [&](int64_t i) { error.Add(fn(ranges[i])); });
   return error.Take();
 }
 
-absl::Status RambaModel::RowsIn(Workspace& ws, const float* host, int64_t rows) const {
-  const int64_t width = config().d_model, stride = shape_.hidden_stride;
-  if (width == stride) return backend_.CopyIn(ws.hidden, host, rows * width * 4);
+absl::Status RambaModel::CopyRows(const float* from, int64_t from_stride, float* to,
+                                  int64_t to_stride, int64_t width, int64_t rows) const {
+  if (from_stride == width && to_stride == width) {
+    return backend_.Copy(to, from, rows * width * 4);
+  }
   for (int64_t r = 0; r < rows; ++r) {
-    RETURN_IF_ERROR(backend_.CopyIn(ws.hidden + r * stride, host + r * width, width * 4));
+    RETURN_IF_ERROR(backend_.Copy(to + r * to_stride, from + r * from_stride, width * 4));
   }
   return absl::OkStatus();
 }
@@ -303,8 +323,15 @@ absl::Status RambaModel::RowsOut(const float* rows_begin, int64_t stride, int64_
 absl::Status RambaModel::ReadLower(absl::Span<const ReaderStep> steps, LowerRows* out) const {
   int64_t rows = 0;
   RETURN_IF_ERROR(CheckSteps(steps, &rows));
-  out->hidden.resize(rows * config().d_model);
-  out->queries.resize(rows * config().landmark_dim);
+  for (const ReaderStep& step : steps) RETURN_IF_ERROR(static_cast<State*>(step.state)->Begin());
+  const auto make_room = [&](Buffer& buffer, int64_t width) -> absl::Status {
+    if (buffer.bytes() >= rows * width * 4) return absl::OkStatus();
+    ASSIGN_OR_RETURN(buffer, backend_.Allocate(rows * width * 4));
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(make_room(out->hidden, config().d_model));
+  RETURN_IF_ERROR(make_room(out->queries, config().landmark_dim));
+  out->row_count = rows;
   return ForStepRanges(steps,
                        [&](const StepRange& range) { return ReadLowerRange(steps, range, out); });
 }
@@ -313,8 +340,7 @@ absl::Status RambaModel::ReadLowerRange(absl::Span<const ReaderStep> steps, cons
                                         LowerRows* out) const {
   const ModelConfig& c = config();
   const bool per_row = range.decode;
-  const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
-  ASSIGN_OR_RETURN(const WorkspacePool::Lease lease, workspaces_->Take());
+  ASSIGN_OR_RETURN(WorkspacePool::Lease lease, workspaces_->Take());
   Workspace& ws = *lease;
   const int64_t total =
       per_row ? range.end - range.begin : static_cast<int64_t>(steps[range.begin].ids.size());
@@ -336,52 +362,43 @@ absl::Status RambaModel::ReadLowerRange(absl::Span<const ReaderStep> steps, cons
       ws.host_ids.assign(step.ids.begin() + begin, step.ids.begin() + begin + rows);
     }
     RETURN_IF_ERROR(EmbedIds(ws));
-    for (int i = 0; i < c.n_lower_layers; ++i) {
-      RETURN_IF_ERROR(MambaLayer(ws, weights_.lower[i], rows, i, per_row));
-    }
+    RETURN_IF_ERROR(LowerLayers(ws, rows, per_row));
     const int64_t first_row = range.first_row + begin;
-    RETURN_IF_ERROR(RowsOut(ws.hidden, shape_.hidden_stride, c.d_model, rows,
-                            out->hidden.data() + first_row * c.d_model));
-    RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden,
-                                      .in_stride = shape_.hidden_stride,
-                                      .weight = weights_.retrieval_norm.as<float>(),
-                                      .eps = static_cast<float>(c.norm_eps),
-                                      .rows = rows,
-                                      .width = c.d_model,
-                                      .out = ws.operand,
-                                      .out_dtype = operand_dtype,
-                                      .out_stride = c.d_model}));
-    RETURN_IF_ERROR(backend_.Matmul({.a = ws.operand,
-                                     .a_dtype = operand_dtype,
-                                     .a_stride = c.d_model,
+    RETURN_IF_ERROR(CopyRows(ws.hidden, shape_.hidden_stride,
+                             out->hidden.as<float>() + first_row * c.d_model, c.d_model, c.d_model,
+                             rows));
+    RETURN_IF_ERROR(backend_.Matmul({.a = ws.hidden,
+                                     .a_stride = shape_.hidden_stride,
                                      .rows = rows,
                                      .row_capacity = ws.row_capacity,
+                                     .norm = {.weight = weights_.retrieval_norm.as<float>(),
+                                              .eps = static_cast<float>(c.norm_eps),
+                                              .normed = ws.operand},
                                      .weight = weights_.retrieval_proj.get(),
                                      .out = ws.product,
                                      .per_row = per_row}));
-    RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.product,
+    RETURN_IF_ERROR(backend_.RmsNorm({.in = static_cast<const float*>(ws.product),
                                       .in_stride = weights_.retrieval_proj->out_columns(),
                                       .weight = weights_.retrieval_scale.as<float>(),
                                       .eps = kHeadNormEps,
                                       .rows = rows,
                                       .width = c.landmark_dim,
-                                      .out = ws.landmarks,
+                                      .out = out->queries.as<float>() + first_row * c.landmark_dim,
                                       .out_stride = c.landmark_dim}));
-    RETURN_IF_ERROR(backend_.CopyOut(out->queries.data() + first_row * c.landmark_dim, ws.landmarks,
-                                     rows * c.landmark_dim * 4));
   }
+  if (!range.alone) return backend_.Synchronize();
+  lease.LeaveWorkUnderWay();
   return absl::OkStatus();
 }
 
 absl::Status RambaModel::ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
                                    absl::Span<const RowSelection> selections, LogitRows which,
-                                   std::vector<float>* logits) const {
+                                   UpperRows* out) const {
   int64_t rows = 0;
   RETURN_IF_ERROR(CheckSteps(steps, &rows));
-  if (static_cast<int64_t>(lower.hidden.size()) != rows * config().d_model) {
+  if (lower.row_count != rows) {
     return absl::InvalidArgumentError(absl::StrCat("steps have ", rows, " rows, but ",
-                                                   lower.hidden.size() / config().d_model,
-                                                   " lower hidden states came"));
+                                                   lower.row_count, " lower hidden states came"));
   }
   if (static_cast<int64_t>(selections.size()) != rows) {
     return absl::InvalidArgumentError(
@@ -395,10 +412,12 @@ absl::Status RambaModel::ReadUpper(absl::Span<const ReaderStep> steps, const Low
           " weights, allowed are up to ", config().chunks_per_read, " of both"));
     }
   }
-  const int64_t logit_rows = which == LogitRows::kAll ? rows : static_cast<int64_t>(steps.size());
-  logits->resize(logit_rows * config().vocab_size);
+  const auto count = static_cast<int64_t>(steps.size());
+  const bool best = which == LogitRows::kBestOfStep;
+  out->best.resize(best ? count : 0);
+  out->logits.resize(best ? 0 : (which == LogitRows::kAll ? rows : count) * config().vocab_size);
   return ForStepRanges(steps, [&](const StepRange& range) {
-    return ReadUpperRange(steps, range, lower, selections, which, logits);
+    return ReadUpperRange(steps, range, lower, selections, which, out);
   });
 }
 
@@ -408,7 +427,9 @@ absl::Status RambaModel::UploadSelections(Workspace& ws,
   ws.host_page_pointers.clear();
   ws.host_page_weights.clear();
   ws.host_page_counts.clear();
+  ws.pages_resident = true;
   for (const RowSelection& selection : selections) {
+    ws.pages_resident &= selection.pages.empty() || selection.pages_resident;
     ws.host_page_counts.push_back(static_cast<int32_t>(selection.pages.size()));
     for (size_t i = 0; i < kept; ++i) {
       const bool present = i < selection.pages.size();
@@ -427,7 +448,7 @@ absl::Status RambaModel::UploadSelections(Workspace& ws,
 absl::Status RambaModel::ReadUpperRange(absl::Span<const ReaderStep> steps, const StepRange& range,
                                         const LowerRows& lower,
                                         absl::Span<const RowSelection> selections, LogitRows which,
-                                        std::vector<float>* logits) const {
+                                        UpperRows* out) const {
   const ModelConfig& c = config();
   const bool per_row = range.decode;
   ASSIGN_OR_RETURN(const WorkspacePool::Lease lease, workspaces_->Take());
@@ -449,47 +470,53 @@ absl::Status RambaModel::ReadUpperRange(absl::Span<const ReaderStep> steps, cons
                               .row_count = rows,
                               .state = static_cast<State*>(steps[range.begin].state)->data()});
     }
-    RETURN_IF_ERROR(RowsIn(ws, lower.hidden.data() + first_row * c.d_model, rows));
+    RETURN_IF_ERROR(CopyRows(lower.hidden.as<float>() + first_row * c.d_model, c.d_model, ws.hidden,
+                             shape_.hidden_stride, c.d_model, rows));
     RETURN_IF_ERROR(UploadSelections(ws, selections.subspan(first_row, rows)));
-    for (int i = 0; i < c.n_upper_layers; ++i) {
-      if (i % c.hsa_every == 0) {
-        RETURN_IF_ERROR(HsaLayer(ws, weights_.hsa[i / c.hsa_every], rows, per_row));
-      }
-      RETURN_IF_ERROR(MambaLayer(ws, weights_.upper[i], rows, c.n_lower_layers + i, per_row));
-    }
+    RETURN_IF_ERROR(UpperLayers(ws, rows, per_row));
     if (which == LogitRows::kAll) {
-      RETURN_IF_ERROR(Logits(ws, 0, rows, per_row, logits->data() + first_row * c.vocab_size));
-    } else if (per_row) {
-      RETURN_IF_ERROR(Logits(ws, 0, rows, true, logits->data() + range.begin * c.vocab_size));
-    } else if (begin + rows == total) {
-      RETURN_IF_ERROR(Logits(ws, rows - 1, 1, true, logits->data() + range.begin * c.vocab_size));
+      RETURN_IF_ERROR(Logits(ws, 0, rows, per_row));
+      RETURN_IF_ERROR(LogitsOut(ws, rows, out->logits.data() + first_row * c.vocab_size));
+      continue;
+    }
+    if (!per_row && begin + rows < total) continue;
+    const int64_t logit_rows = per_row ? rows : 1;
+    RETURN_IF_ERROR(Logits(ws, rows - logit_rows, logit_rows, true));
+    if (which == LogitRows::kBestOfStep) {
+      RETURN_IF_ERROR(BestOut(ws, logit_rows, out->best.data() + range.begin));
+    } else {
+      RETURN_IF_ERROR(LogitsOut(ws, logit_rows, out->logits.data() + range.begin * c.vocab_size));
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status RambaModel::Logits(Workspace& ws, int64_t first_row, int64_t rows, bool per_row,
-                                float* host) const {
+absl::Status RambaModel::Logits(Workspace& ws, int64_t first_row, int64_t rows,
+                                bool per_row) const {
   const ModelConfig& c = config();
-  const DType operand_dtype = per_row ? DType::kF32 : compute_dtype_;
-  RETURN_IF_ERROR(backend_.RmsNorm({.in = ws.hidden + first_row * shape_.hidden_stride,
-                                    .in_stride = shape_.hidden_stride,
-                                    .weight = weights_.norm.as<float>(),
-                                    .eps = static_cast<float>(c.norm_eps),
-                                    .rows = rows,
-                                    .width = c.d_model,
-                                    .out = ws.operand,
-                                    .out_dtype = operand_dtype,
-                                    .out_stride = c.d_model}));
-  RETURN_IF_ERROR(backend_.Matmul({.a = ws.operand,
-                                   .a_dtype = operand_dtype,
-                                   .a_stride = c.d_model,
+  return backend_.Matmul({.a = ws.hidden + first_row * shape_.hidden_stride,
+                          .a_stride = shape_.hidden_stride,
+                          .rows = rows,
+                          .row_capacity = ws.row_capacity,
+                          .norm = {.weight = weights_.norm.as<float>(),
+                                   .eps = static_cast<float>(c.norm_eps),
+                                   .normed = ws.operand},
+                          .weight = weights_.embedding.get(),
+                          .out = ws.logits,
+                          .per_row = per_row});
+}
+
+absl::Status RambaModel::LogitsOut(Workspace& ws, int64_t rows, float* host) const {
+  return RowsOut(ws.logits, weights_.embedding->out_columns(), config().vocab_size, rows, host);
+}
+
+absl::Status RambaModel::BestOut(Workspace& ws, int64_t rows, TokenId* best) const {
+  RETURN_IF_ERROR(backend_.ArgMax({.in = ws.logits,
+                                   .in_stride = weights_.embedding->out_columns(),
                                    .rows = rows,
-                                   .row_capacity = ws.row_capacity,
-                                   .weight = weights_.embedding.get(),
-                                   .out = ws.logits,
-                                   .per_row = per_row}));
-  return RowsOut(ws.logits, weights_.embedding->out_columns(), c.vocab_size, rows, host);
+                                   .columns = config().vocab_size,
+                                   .out = ws.ids}));
+  return backend_.CopyOut(best, ws.ids, rows * static_cast<int64_t>(sizeof(TokenId)));
 }
 
 }  // namespace mneme

@@ -38,7 +38,7 @@ class RambaModel : public Model {
   absl::Status ReadLower(absl::Span<const ReaderStep> steps, LowerRows* out) const override;
   absl::Status ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
                          absl::Span<const RowSelection> selections, LogitRows which,
-                         std::vector<float>* logits) const override;
+                         UpperRows* out) const override;
 
   // What one lower layer left of a segment, for tests against golden values.
   struct LayerTrace {
@@ -72,6 +72,12 @@ class RambaModel : public Model {
                           bool per_row) const;
   absl::Status HsaLayer(Workspace& ws, const HsaWeights& weights, int64_t rows, bool per_row) const;
 
+  // The layers of a reader's halves, without what comes before and after.
+  absl::Status LowerLayers(Workspace& ws, int64_t rows, bool per_row) const;
+  absl::Status UpperLayers(Workspace& ws, int64_t rows, bool per_row) const;
+  absl::Status RepeatLayers(Workspace& ws, int64_t rows, bool per_row, bool upper,
+                            absl::FunctionRef<absl::Status()> layers) const;
+
   // Fn gets a range of steps and whether it is a decode pass (each step one row).
   absl::Status ForStepRanges(absl::Span<const ReaderStep> steps,
                              absl::FunctionRef<absl::Status(const StepRange&)> fn) const;
@@ -79,17 +85,22 @@ class RambaModel : public Model {
                               LowerRows* out) const;
   absl::Status ReadUpperRange(absl::Span<const ReaderStep> steps, const StepRange& range,
                               const LowerRows& lower, absl::Span<const RowSelection> selections,
-                              LogitRows which, std::vector<float>* logits) const;
+                              LogitRows which, UpperRows* out) const;
   absl::Status UploadSelections(Workspace& ws, absl::Span<const RowSelection> selections) const;
-  absl::Status RowsIn(Workspace& ws, const float* host, int64_t rows) const;
+  // Copies rows between matrices of the backend.
+  absl::Status CopyRows(const float* from, int64_t from_stride, float* to, int64_t to_stride,
+                        int64_t width, int64_t rows) const;
   absl::Status RowsOut(const float* rows_begin, int64_t stride, int64_t width, int64_t rows,
                        float* host) const;
-  absl::Status Logits(Workspace& ws, int64_t first_row, int64_t rows, bool per_row,
-                      float* host) const;
+  // Leaves the logits of these rows in ws.logits.
+  absl::Status Logits(Workspace& ws, int64_t first_row, int64_t rows, bool per_row) const;
+  absl::Status LogitsOut(Workspace& ws, int64_t rows, float* host) const;
+  absl::Status BestOut(Workspace& ws, int64_t rows, TokenId* best) const;
 
   const std::unique_ptr<Bundle> bundle_;
   Backend& backend_;
   const DType compute_dtype_;
+  const DType activation_dtype_;  // between operations on many rows; f32 in decode
   const DType storage_dtype_;
   NetworkWeights weights_;
   PassShape shape_;

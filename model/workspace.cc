@@ -83,6 +83,7 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   const int64_t product = reserve(encoder_rows * WidestProduct(config, weights), 4);
   const int64_t conv = reserve(rows * config.conv_dim(), 4);
   const int64_t y = reserve(rows * inner, 4);
+  const int64_t dt = reserve(rows * config.ssm_heads(), 4);
   const int64_t encoder = reserve(encoder_rows * shape.hidden_stride, 4);
   const int64_t pages =
       reserve(chunks * 2 * config.chunk_size * config.head_dim(), DTypeBytes(storage_dtype));
@@ -92,13 +93,16 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   const int64_t page_pointers = reserve(rows * kept, sizeof(void*));
   const int64_t page_weights = reserve(rows * kept, 4);
   const int64_t page_counts = reserve(rows, 4);
+  const int64_t sequences = reserve(rows, sizeof(SequenceRows));
   ASSIGN_OR_RETURN(ws->memory, backend.Allocate(bytes));
+  ws->repeat_id = Backend::NewRepeatId();
   ws->ids = ws->memory.as<int32_t>(ids);
   ws->hidden = ws->memory.as<float>(hidden);
   ws->operand = ws->memory.as<void>(operand);
-  ws->product = ws->memory.as<float>(product);
-  ws->conv = ws->memory.as<float>(conv);
-  ws->y = ws->memory.as<float>(y);
+  ws->product = ws->memory.as<void>(product);
+  ws->conv = ws->memory.as<void>(conv);
+  ws->y = ws->memory.as<void>(y);
+  ws->dt = ws->memory.as<float>(dt);
   ws->encoder = ws->memory.as<float>(encoder);
   ws->pages = ws->memory.as<void>(pages);
   ws->landmarks = ws->memory.as<void>(landmarks);
@@ -107,6 +111,7 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   ws->page_pointers = ws->memory.as<const void*>(page_pointers);
   ws->page_weights = ws->memory.as<float>(page_weights);
   ws->page_counts = ws->memory.as<int32_t>(page_counts);
+  ws->backend_sequences = ws->memory.as<SequenceRows>(sequences);
   ws->sequences.reserve(std::max(rows, shape.sequences));
   ws->host_ids.reserve(rows);
   ws->host_page_pointers.reserve(rows * kept);
@@ -118,8 +123,12 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
 absl::StatusOr<WorkspacePool::Lease> WorkspacePool::Take() {
   {
     absl::MutexLock lock(&mutex_);
-    if (!idle_.empty()) {
-      Lease lease(*this, std::move(idle_.back()));
+    const auto mine = std::find_if(idle_.rbegin(), idle_.rend(), [](const Idle& idle) {
+      return idle.user == std::thread::id() || idle.user == std::this_thread::get_id();
+    });
+    if (mine != idle_.rend()) {
+      std::swap(*mine, idle_.back());
+      Lease lease(*this, std::move(idle_.back().workspace));
       idle_.pop_back();
       return lease;
     }
@@ -129,9 +138,10 @@ absl::StatusOr<WorkspacePool::Lease> WorkspacePool::Take() {
   return Lease(*this, std::move(workspace));
 }
 
-void WorkspacePool::Return(std::unique_ptr<Workspace> workspace) {
+void WorkspacePool::Return(std::unique_ptr<Workspace> workspace, bool under_way) {
   absl::MutexLock lock(&mutex_);
-  idle_.push_back(std::move(workspace));
+  idle_.push_back(
+      {std::move(workspace), under_way ? std::this_thread::get_id() : std::thread::id()});
 }
 
 }  // namespace mneme

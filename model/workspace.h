@@ -4,6 +4,7 @@
 #define MNEME_MODEL_WORKSPACE_H_
 
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -35,13 +36,16 @@ struct Workspace {
                                                            DType storage_dtype, Backend& backend);
 
   Buffer memory;
+  int64_t repeat_id = 0;    // of Backend::NewRepeatId
   int32_t* ids = nullptr;   // [rows]
   float* hidden = nullptr;  // [rows, hidden_stride]
   void* operand =
       nullptr;  // [rows or encoder_rows, widest input of a product], compute dtype or f32
-  float* product = nullptr;              // [rows or encoder_rows, widest product]
-  float* conv = nullptr;                 // [rows, conv_dim]
-  float* y = nullptr;                    // [rows, inner]
+  // Of the backend's activation dtype or f32; room for f32.
+  void* product = nullptr;               // [rows or encoder_rows, widest product]
+  void* conv = nullptr;                  // [rows, conv_dim]
+  void* y = nullptr;                     // [rows, inner]
+  float* dt = nullptr;                   // [rows, H], where product is not f32
   float* encoder = nullptr;              // [encoder_rows, hidden_stride]
   void* pages = nullptr;                 // [chunks, page bytes]
   void* landmarks = nullptr;             // [rows, R]: landmarks of chunks, or queries
@@ -50,6 +54,7 @@ struct Workspace {
   const void** page_pointers = nullptr;  // [rows, chunks_per_read]
   float* page_weights = nullptr;         // [rows, chunks_per_read]
   int32_t* page_counts = nullptr;        // [rows]
+  SequenceRows* backend_sequences = nullptr;  // [rows]: `sequences` of a decode step
   int64_t row_capacity = 0;              // of matrices that hold one row a token
   int64_t encoder_row_capacity = 0;
 
@@ -59,10 +64,11 @@ struct Workspace {
   std::vector<const void*> host_page_pointers;
   std::vector<float> host_page_weights;
   std::vector<int32_t> host_page_counts;
+  bool pages_resident = false;  // of the rows under way
 };
 
 // Lends workspaces, one to each pass that runs, and keeps them for the next. Thread-safe. There are
-// as many as passes ever ran at one time.
+// about as many as passes ever ran at one time.
 class WorkspacePool {
  public:
   WorkspacePool(const ModelConfig& config, const NetworkWeights& weights, PassShape shape,
@@ -80,20 +86,24 @@ class WorkspacePool {
         : pool_(&pool), workspace_(std::move(workspace)) {}
     Lease(Lease&&) = default;
     ~Lease() {
-      if (workspace_ != nullptr) pool_->Return(std::move(workspace_));
+      if (workspace_ != nullptr) pool_->Return(std::move(workspace_), under_way_);
     }
     Workspace& operator*() const { return *workspace_; }
+    // The pass ends while the backend still works on what this thread asked for: the workspace then
+    // goes to this thread again and to no other.
+    void LeaveWorkUnderWay() { under_way_ = true; }
 
    private:
     WorkspacePool* pool_;
     std::unique_ptr<Workspace> workspace_;
+    bool under_way_ = false;
   };
 
   // RESOURCE_EXHAUSTED when the backend has no memory for another one.
   absl::StatusOr<Lease> Take();
 
  private:
-  void Return(std::unique_ptr<Workspace> workspace);
+  void Return(std::unique_ptr<Workspace> workspace, bool under_way);
 
   const ModelConfig& config_;
   const NetworkWeights& weights_;
@@ -101,7 +111,11 @@ class WorkspacePool {
   const DType storage_dtype_;
   Backend& backend_;
   absl::Mutex mutex_;
-  std::vector<std::unique_ptr<Workspace>> idle_ ABSL_GUARDED_BY(mutex_);
+  struct Idle {
+    std::unique_ptr<Workspace> workspace;
+    std::thread::id user;  // the only thread that may have it; none: any
+  };
+  std::vector<Idle> idle_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mneme

@@ -50,7 +50,7 @@ grpc::Status EndCall(const absl::Status& status, Method method, absl::string_vie
               {"message", std::string(status.message())}});
   }
   grpc::Status wire = ToGrpcStatus(status, MethodName(method), resource);
-  record.Finish(wire.error_code());
+  record.Finish(wire.error_code(), resource);
   return wire;
 }
 

@@ -100,7 +100,8 @@ absl::StatusOr<MemoryUpdate> ParseUpdate(const v1::UpdateMemoryRequest& request)
     } else if (path == "retention") {
       ASSIGN_OR_RETURN(update.retention, ParseRetention(memory.retention()));
     } else if (path == "ttl") {
-      ASSIGN_OR_RETURN(update.ttl, ResourceCheck::Ttl("memory.ttl", memory.has_ttl(), memory.ttl()));
+      ASSIGN_OR_RETURN(update.ttl,
+                       ResourceCheck::Ttl("memory.ttl", memory.has_ttl(), memory.ttl()));
     } else {
       return FieldError("update_mask", path,
                         absl::StrCat(Quoted(path), " is not display_name, retention, ttl or *"));

@@ -266,10 +266,32 @@ std::vector<ConfigKey> MakeKeys() {
                  "RocksDB's threads for flushes and compactions.", FIELD(background_threads)),
       BytesKey("store", "reserve_bytes", 0, kBytesMax,
                "Space that writes leave free on the file system.", FIELD(reserve_bytes)),
+      TextKey("store", "backup_dir", "a folder or empty",
+              "Where mneme backup writes, once for all; created when absent. Empty: no backups.",
+              IsAnything, FIELD(server.backup_dir)),
+      BytesKey("store", "scrub_bytes_per_second", 0, kBytesMax,
+               "The scrubber reads the whole store in the background, at most at this rate; 0: it "
+               "does not.",
+               FIELD(engine.scrub_bytes_per_second)),
+      SecondsKey(
+          "store", "scrub_interval_seconds", 1,
+          "Time from the beginning of one pass of the scrubber to that of the next, at least.",
+          FIELD(engine.scrub_interval)),
       BytesKey("store", "host_page_bytes_max", 1 << 20, kBytesMax,
                "Chunk pages (keys and values) kept in memory, at most.",
                FIELD(host_page_bytes_max)),
+      BytesKey("store", "device_page_bytes_max", 1 << 20, kBytesMax,
+               "Chunk pages kept in a GPU's memory, at most.", FIELD(device_page_bytes_max)),
+      BytesKey("store", "device_landmark_bytes_max", 0, kBytesMax,
+               "Landmarks kept in a GPU's memory, at most; queries read the rest from the host's.",
+               FIELD(device_landmark_bytes_max)),
 
+      IntegerKey("engine", "encode_threads", 1, kThreadsMax,
+                 "Threads that turn text into tokens; more than 1 pay with a GPU.",
+                 FIELD(engine.encode_threads)),
+      IntegerKey("engine", "put_threads", 1, kThreadsMax,
+                 "Threads that store what was derived; more than 1 pay with a GPU.",
+                 FIELD(engine.put_threads)),
       IntegerKey("engine", "batch_segments_max", 1, 1024, "Segments derived in one batch, at most.",
                  FIELD(engine.batch_segments_max)),
       IntegerKey("engine", "batch_tokens_max", 1, 1 << 24,
@@ -561,6 +583,10 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const std::string> args,
       command.action = CommandLine::Action::kVersion;
       return command;
     }
+    if (flag == "--verify-only") {
+      command.action = CommandLine::Action::kVerify;
+      continue;
+    }
     if (flag == "--print-config") {
       command.action = CommandLine::Action::kPrintConfig;
       continue;
@@ -576,7 +602,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const std::string> args,
     for (const KeyFlag& candidate : kKeyFlags) {
       if (candidate.flag == flag) key_flag = &candidate;
     }
-    if (key_flag == nullptr && flag != "--config" && flag != "--set") {
+    if (key_flag == nullptr && flag != "--config" && flag != "--set" && flag != "--restore-from") {
       return absl::InvalidArgumentError(
           absl::StrCat(absl::StartsWith(flag, "-") ? "unknown flag " : "unexpected argument ", flag,
                        " (see --help)"));
@@ -589,6 +615,10 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const std::string> args,
     }
     if (flag == "--config") {
       config_path = value;
+    } else if (flag == "--restore-from") {
+      if (value.empty()) return absl::InvalidArgumentError("--restore-from: the value is empty");
+      command.action = CommandLine::Action::kRestore;
+      command.restore_from = value;
     } else if (flag == "--set") {
       ASSIGN_OR_RETURN(Assignment assignment, ParseSet(value));
       assignments.push_back(std::move(assignment));
@@ -626,6 +656,13 @@ std::string HelpText() {
       "  --config FILE            YAML file of sections and keys.\n"
       "  --print-config           Prints the effective configuration as YAML (which --config "
       "takes) and exits.\n"
+      "  --verify-only            Reads everything in the data directory, which no server may "
+      "use,\n"
+      "                           says what is damaged, writes nothing, and exits with 1 if "
+      "anything is.\n"
+      "  --restore-from DIR[:ID]  Restores a backup (the newest, or the one of that id) into the "
+      "data directory,\n"
+      "                           which must be empty, and exits.\n"
       "  --version                Prints version, commit and backends and exits.\n"
       "  --help                   Prints this text and exits.\n"
       "\n"

@@ -37,8 +37,11 @@ struct ServerConfig {
   int background_threads = 2;
   int64_t reserve_bytes = int64_t{64} << 20;
   int64_t host_page_bytes_max = int64_t{1} << 30;
+  int64_t device_page_bytes_max = int64_t{4} << 30;
+  int64_t device_landmark_bytes_max = int64_t{32} << 30;
 
-  EngineOptions engine;
+  // The scrubber runs in a server unless it is told not to.
+  EngineOptions engine = {.scrub_bytes_per_second = int64_t{4} << 20};
 };
 
 // One configuration key.
@@ -65,8 +68,10 @@ absl::Span<const ConfigKey> ConfigKeys();
 
 // What the command line asks for.
 struct CommandLine {
-  enum class Action { kServe, kHelp, kVersion, kPrintConfig };
+  enum class Action { kServe, kHelp, kVersion, kPrintConfig, kVerify, kRestore };
   Action action = Action::kServe;
+  // Of kRestore: DIR, or DIR:ID.
+  std::string restore_from;
   ServerConfig config;
 };
 

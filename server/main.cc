@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -16,6 +17,8 @@
 #include "common/log.h"
 #include "common/metrics.h"
 #include "common/status_macros.h"
+#include "memory_store/backup_directory.h"
+#include "memory_store/store_checker.h"
 #include "mneme_version.h"
 #include "server/config.h"
 #include "server/http_server.h"
@@ -136,6 +139,50 @@ absl::Status Serve(const ServerConfig& config) {
   return status;
 }
 
+// --verify-only: what was read, what is damaged; DATA_LOSS when anything is.
+absl::Status VerifyDirectory(const ServerConfig& config) {
+  Metrics metrics;
+  ASSIGN_OR_RETURN(const std::unique_ptr<Stack> stack,
+                   Stack::OpenToRead(config, metrics, RealClock()));
+  ASSIGN_OR_RETURN(const StoreCheckReport report, StoreChecker(stack->memory_store(), {}).Run());
+  for (const StoreFinding& finding : report.findings) {
+    const std::string where =
+        finding.document_id.empty()
+            ? finding.file
+            : absl::StrCat(
+                  ResourceName{finding.tenant, finding.memory_id, finding.document_id}.ToString(),
+                  " bytes ", finding.byte_begin, " to ", finding.byte_end);
+    std::printf("damaged %s %s: %s\n", StoreFindingKindName(finding.kind), where.c_str(),
+                finding.what.c_str());
+  }
+  std::printf("%s documents, %s bytes read, %s damaged\n", absl::StrCat(report.documents).c_str(),
+              absl::StrCat(report.bytes_read()).c_str(),
+              absl::StrCat(report.found_count()).c_str());
+  if (report.found_count() == 0) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(config.data_dir, " is damaged"));
+}
+
+// --restore-from DIR[:ID].
+absl::Status RestoreBackup(const std::string& from, const std::string& data_dir) {
+  std::string directory = from;
+  int64_t id = 0;
+  if (const size_t colon = from.rfind(':');
+      colon != std::string::npos && absl::SimpleAtoi(from.substr(colon + 1), &id)) {
+    directory.resize(colon);
+    if (id <= 0) {
+      return absl::InvalidArgumentError(absl::StrCat("--restore-from ", from, ": no backup id"));
+    }
+  }
+  ASSIGN_OR_RETURN(const BackupInfo info,
+                   BackupDirectory::Restore(directory, id, data_dir, [](const BackupProgress&) {
+                     return absl::OkStatus();
+                   }));
+  std::printf("restored backup %s of %s into %s: %s documents, %s bytes of text\n",
+              absl::StrCat(info.id).c_str(), directory.c_str(), data_dir.c_str(),
+              absl::StrCat(info.documents).c_str(), absl::StrCat(info.durable_bytes).c_str());
+  return absl::OkStatus();
+}
+
 int Main(const std::vector<std::string>& args, const std::vector<std::string>& environment) {
   const auto fail = [](const absl::Status& status, int exit_status) {
     std::fprintf(stderr, "mneme-server: %s\n", std::string(status.message()).c_str());
@@ -155,6 +202,8 @@ int Main(const std::vector<std::string>& args, const std::vector<std::string>& e
       std::fputs(ToYaml(command->config).c_str(), stdout);
       return 0;
     case CommandLine::Action::kServe:
+    case CommandLine::Action::kVerify:
+    case CommandLine::Action::kRestore:
       break;
   }
   LogLevel level = LogLevel::kInfo;
@@ -163,6 +212,14 @@ int Main(const std::vector<std::string>& args, const std::vector<std::string>& e
   // Distributions build abseil with its search for cycles of locks, which costs a global lock at
   // each.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  if (command->action == CommandLine::Action::kVerify) {
+    const absl::Status verified = VerifyDirectory(command->config);
+    return verified.ok() ? 0 : fail(verified, kExitError);
+  }
+  if (command->action == CommandLine::Action::kRestore) {
+    const absl::Status restored = RestoreBackup(command->restore_from, command->config.data_dir);
+    return restored.ok() ? 0 : fail(restored, kExitError);
+  }
   const absl::Status status = Serve(command->config);
   if (!status.ok()) return fail(status, kExitError);
   LogInfo("server", "stopped");

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "mneme/v1/admin.pb.h"
 #include "server/error.h"
 #include "server/generate_call.h"
 #include "server/read_document_call.h"
@@ -61,7 +62,9 @@ MemoryService::MemoryService(const ServerOptions& options, const QueryLimits& li
                kMemoryMethodCount);
   CheckMethods(
       google::longrunning::Operation::descriptor()->file()->FindServiceByName("Operations"),
-      kMemoryMethodCount, kMethodCount - kMemoryMethodCount);
+      kMemoryMethodCount, kFirstAdminMethod - kMemoryMethodCount);
+  CheckMethods(v1::VerifyRequest::descriptor()->file()->FindServiceByName("AdminService"),
+               kFirstAdminMethod, kMethodCount - kFirstAdminMethod);
   metrics.AddGauge("ingest_streams_limit", "Ingest streams that may be open.")
       .Set(options.ingest_streams_max);
   metrics.AddGauge("message_bytes_limit", "Largest request message that is taken, in bytes.")

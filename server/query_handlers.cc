@@ -133,6 +133,7 @@ absl::StatusOr<GenerateOptions> QueryHandlers::ParseGenerate(
   options.seed = request.seed();
   ASSIGN_OR_RETURN(options.barriers, check_.Barriers(request.barriers()));
   options.omit_passages = request.omit_passages();
+  options.ignore_eos = request.ignore_eos();
   return options;
 }
 

@@ -9,10 +9,11 @@ namespace mneme {
 
 absl::string_view MethodName(Method method) {
   static constexpr std::array<absl::string_view, kMethodCount> kNames = {
-      "CreateMemory",    "GetMemory",    "ListMemories", "UpdateMemory",  "DeleteMemory",   "ListDocuments",
-      "GetDocument",     "ReadDocument", "DeleteDocument", "Ingest",         "Retrieve",
-      "Generate",        "Score",        "GetStatus",      "ListOperations", "GetOperation",
-      "CancelOperation", "WaitOperation"};
+      "CreateMemory",  "GetMemory",       "ListMemories",  "UpdateMemory",   "DeleteMemory",
+      "ListDocuments", "GetDocument",     "ReadDocument",  "DeleteDocument", "Ingest",
+      "Retrieve",      "Generate",        "Score",         "GetStatus",      "ListOperations",
+      "GetOperation",  "CancelOperation", "WaitOperation", "Verify",         "Repair",
+      "CreateBackup",  "ListBackups",     "DeleteBackup",  "GetActivity"};
   return kNames[static_cast<int>(method)];
 }
 
@@ -54,9 +55,17 @@ RequestRecord::~RequestRecord() {
   if (!finished_) Finish(grpc::StatusCode::CANCELLED);
 }
 
-void RequestRecord::Finish(grpc::StatusCode code) {
+void RequestRecord::Finish(grpc::StatusCode code, absl::string_view resource) {
   finished_ = true;
-  metrics_.Finished(method_, code, absl::Now() - begin_);
+  const absl::Time now = absl::Now();
+  metrics_.Finished(method_, code, now - begin_);
+  // How long these take their clients decide.
+  if (method_ == Method::kIngest || method_ == Method::kWaitOperation) return;
+  metrics_.slow().Add({.method = MethodName(method_),
+                       .resource = std::string(resource),
+                       .code = CodeName(static_cast<absl::StatusCode>(code)),
+                       .end = now,
+                       .took = now - begin_});
 }
 
 }  // namespace mneme

@@ -11,11 +11,12 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "common/metrics.h"
+#include "server/slow_requests.h"
 
 namespace mneme {
 
 // The methods of mneme.v1.MemoryService, in the order of the proto; after them those of
-// google.longrunning.Operations, in the order of theirs.
+// google.longrunning.Operations and of mneme.v1.AdminService, in the order of theirs.
 enum class Method {
   kCreateMemory,
   kGetMemory,
@@ -35,9 +36,16 @@ enum class Method {
   kGetOperation,
   kCancelOperation,
   kWaitOperation,
+  kVerify,
+  kRepair,
+  kCreateBackup,
+  kListBackups,
+  kDeleteBackup,
+  kGetActivity,
 };
 inline constexpr int kMemoryMethodCount = static_cast<int>(Method::kGetStatus) + 1;
-inline constexpr int kMethodCount = static_cast<int>(Method::kWaitOperation) + 1;
+inline constexpr int kFirstAdminMethod = static_cast<int>(Method::kVerify);
+inline constexpr int kMethodCount = static_cast<int>(Method::kGetActivity) + 1;
 
 // "CreateMemory", ...
 absl::string_view MethodName(Method method);
@@ -49,6 +57,8 @@ class RequestMetrics {
 
   void Started(Method method);
   void Finished(Method method, grpc::StatusCode code, absl::Duration took);
+  // Of the requests whose end was told with RequestRecord::Finish.
+  SlowRequests& slow() { return slow_; }
 
  private:
   static constexpr int kCodeCount = 17;
@@ -58,6 +68,7 @@ class RequestMetrics {
     Gauge* in_flight;
   };
   std::array<Instruments, kMethodCount> instruments_;
+  SlowRequests slow_;
 };
 
 // One request: in flight until Finish. Thread-compatible.
@@ -69,7 +80,8 @@ class RequestRecord {
   RequestRecord(const RequestRecord&) = delete;
   RequestRecord& operator=(const RequestRecord&) = delete;
 
-  void Finish(grpc::StatusCode code);
+  // `resource`: what the request named first.
+  void Finish(grpc::StatusCode code, absl::string_view resource = "");
 
  private:
   RequestMetrics& metrics_;

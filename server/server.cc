@@ -1,6 +1,7 @@
 #include "server/server.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include <google/protobuf/stubs/logging.h>
@@ -65,12 +66,16 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   std::unique_ptr<Server> server(new Server(parts.readiness));
   ASSIGN_OR_RETURN(server->address_, ParseListenAddress(options.listen));
   RETURN_IF_ERROR(ProbeListenAddress(server->address_));
+  const std::function<std::vector<TierUse>()> tiers = parts.info.tiers;
   server->memory_service_ = std::make_unique<MemoryService>(
       options, parts.limits, parts.engine, std::move(parts.info), std::move(parts.http_address),
       parts.readiness, parts.metrics, parts.clock);
   server->operations_service_ = std::make_unique<OperationsService>(
       server->memory_service_->environment(), server->memory_service_->check(),
       server->memory_service_->operations());
+  server->admin_service_ = std::make_unique<AdminService>(
+      server->memory_service_->environment(), server->memory_service_->check(),
+      server->memory_service_->operations(), parts.engine, tiers, parts.metrics);
   server->health_service_ = std::make_unique<HealthService>(parts.readiness);
 
   grpc::ServerBuilder builder;
@@ -79,6 +84,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
                            &server->address_.port);
   builder.RegisterService(server->memory_service_.get());
   builder.RegisterService(server->operations_service_.get());
+  builder.RegisterService(server->admin_service_.get());
   builder.RegisterService(server->health_service_.get());
   server->grpc_ = builder.BuildAndStart();
   if (server->grpc_ == nullptr) {

@@ -14,6 +14,7 @@
 #include "common/clock.h"
 #include "common/metrics.h"
 #include "engine/engine.h"
+#include "server/admin_service.h"
 #include "server/catalog_handlers.h"
 #include "server/health_service.h"
 #include "server/listen_address.h"
@@ -63,6 +64,7 @@ class Server {
   ListenAddress address_;
   std::unique_ptr<MemoryService> memory_service_;
   std::unique_ptr<OperationsService> operations_service_;
+  std::unique_ptr<AdminService> admin_service_;
   std::unique_ptr<HealthService> health_service_;
   std::unique_ptr<grpc::Server> grpc_;  // last: its calls use the services
   bool drained_ = false;

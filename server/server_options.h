@@ -38,6 +38,8 @@ struct ServerOptions {
   int operations_max = 10'000;
   absl::Duration operation_keep = absl::Hours(1);
   int operation_threads = 2;
+  // Where CreateBackup writes; empty: nowhere. A client names no path.
+  std::string backup_dir;
   absl::Duration drain_timeout = absl::Seconds(20);
   // A client that takes no response for so long loses its call.
   absl::Duration client_stall_max = absl::Seconds(60);

@@ -18,7 +18,11 @@ absl::Status While(absl::string_view doing, const absl::Status& status) {
 
 }  // namespace
 
-std::vector<std::string> BackendNames() { return {"cpu"}; }
+std::vector<std::string> BackendNames() {
+  std::vector<std::string> names = {"cpu"};
+  if (HasCudaBackend()) names.push_back("cuda");
+  return names;
+}
 
 absl::StatusOr<std::string> FindDefaultModel() {
   namespace fs = std::filesystem;
@@ -39,10 +43,9 @@ absl::StatusOr<std::string> FindDefaultModel() {
                                           "; name one with --model"));
 }
 
-absl::StatusOr<std::unique_ptr<Stack>> Stack::Open(const ServerConfig& config, Metrics& metrics,
-                                                   Clock& clock) {
-  std::unique_ptr<Stack> stack(new Stack());
-  ASSIGN_OR_RETURN(stack->backend_, CreateBackend(config.device, {.threads = config.threads}));
+absl::Status Stack::OpenStores(const ServerConfig& config, bool read_only, Metrics& metrics,
+                               Clock& clock) {
+  ASSIGN_OR_RETURN(backend_, CreateBackend(config.device, {.threads = config.threads}));
 
   std::string model_path = config.model_path;
   if (model_path.empty()) {
@@ -52,34 +55,53 @@ absl::StatusOr<std::unique_ptr<Stack>> Stack::Open(const ServerConfig& config, M
   if (!bundle.ok()) return While(absl::StrCat("model ", model_path), bundle.status());
   ModelOptions model_options;
   model_options.precision = config.precision == "f32" ? Precision::kF32 : Precision::kBf16;
-  auto model = Model::Create(*std::move(bundle), *stack->backend_, model_options);
+  auto model = Model::Create(*std::move(bundle), *backend_, model_options);
   if (!model.ok()) return While(absl::StrCat("model ", model_path), model.status());
-  stack->model_ = *std::move(model);
+  model_ = *std::move(model);
 
   RocksDbOptions disk;
   disk.data_dir = config.data_dir;
   disk.block_cache_bytes = config.block_cache_bytes;
   disk.background_threads = config.background_threads;
   disk.reserve_bytes = config.reserve_bytes;
+  disk.read_only = read_only;
   auto chunk_store = OpenRocksDbChunkStore(disk, metrics);
   if (!chunk_store.ok()) {
     return While(absl::StrCat("data directory ", config.data_dir), chunk_store.status());
   }
-  stack->chunk_store_ = *std::move(chunk_store);
+  chunk_store_ = *std::move(chunk_store);
 
   MemoryStoreOptions tiers;
-  tiers.page_bytes = stack->model_->page_layout().page_bytes();
-  tiers.landmark_bytes = stack->model_->page_layout().landmark_bytes();
-  tiers.derivation_fingerprint = stack->model_->derivation_fingerprint();
+  tiers.page_bytes = model_->page_layout().page_bytes();
+  tiers.landmark_bytes = model_->page_layout().landmark_bytes();
+  tiers.derivation_fingerprint = model_->derivation_fingerprint();
   tiers.host_page_bytes_max = config.host_page_bytes_max;
-  auto memory_store = MemoryStore::Open(tiers, *stack->chunk_store_, metrics, clock);
+  if (backend_->has_own_memory()) {
+    tiers.device = backend_.get();
+    tiers.device_page_bytes_max = config.device_page_bytes_max;
+    tiers.device_landmark_bytes_max = config.device_landmark_bytes_max;
+  }
+  auto memory_store = MemoryStore::Open(tiers, *chunk_store_, metrics, clock);
   if (!memory_store.ok()) {
     return While(absl::StrCat("data directory ", config.data_dir), memory_store.status());
   }
-  stack->memory_store_ = *std::move(memory_store);
+  memory_store_ = *std::move(memory_store);
+  return absl::OkStatus();
+}
 
+absl::StatusOr<std::unique_ptr<Stack>> Stack::Open(const ServerConfig& config, Metrics& metrics,
+                                                   Clock& clock) {
+  std::unique_ptr<Stack> stack(new Stack());
+  RETURN_IF_ERROR(stack->OpenStores(config, /*read_only=*/false, metrics, clock));
   ASSIGN_OR_RETURN(stack->engine_, Engine::Open(config.engine, *stack->model_, *stack->backend_,
                                                 *stack->memory_store_, metrics, clock));
+  return stack;
+}
+
+absl::StatusOr<std::unique_ptr<Stack>> Stack::OpenToRead(const ServerConfig& config,
+                                                         Metrics& metrics, Clock& clock) {
+  std::unique_ptr<Stack> stack(new Stack());
+  RETURN_IF_ERROR(stack->OpenStores(config, /*read_only=*/true, metrics, clock));
   return stack;
 }
 

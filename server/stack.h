@@ -34,8 +34,13 @@ class Stack {
   // OpenRocksDbChunkStore, CreateBackend.
   static absl::StatusOr<std::unique_ptr<Stack>> Open(const ServerConfig& config, Metrics& metrics,
                                                      Clock& clock);
+  // The same without an engine, and without a write to the data directory, which must be there: for
+  // a check of what is stored.
+  static absl::StatusOr<std::unique_ptr<Stack>> OpenToRead(const ServerConfig& config,
+                                                           Metrics& metrics, Clock& clock);
   ~Stack();
 
+  MemoryStore& memory_store() { return *memory_store_; }
   Engine& engine() { return *engine_; }
   const Backend& backend() const { return *backend_; }
   // For the server; it may be used as long as this object lives.
@@ -43,6 +48,8 @@ class Stack {
 
  private:
   Stack() = default;
+  absl::Status OpenStores(const ServerConfig& config, bool read_only, Metrics& metrics,
+                          Clock& clock);
 
   // In the order in which they stand on each other.
   std::unique_ptr<Backend> backend_;

@@ -165,9 +165,18 @@ std::string FlagHelp(const std::vector<FlagSpec>& flags) {
   return help;
 }
 
+// As it is shown: in brackets when it may be left out.
+std::string PositionalName(const CommandSpec& command, size_t i) {
+  const std::string& name = command.positionals[i].first;
+  const bool optional = i + command.optional_positionals >= command.positionals.size();
+  return optional ? absl::StrCat("[", name, "]") : name;
+}
+
 std::string UsageLine(const CommandSpec& command) {
   std::string usage = absl::StrCat("mneme ", command.name);
-  for (const auto& [name, help] : command.positionals) absl::StrAppend(&usage, " ", name);
+  for (size_t i = 0; i < command.positionals.size(); ++i) {
+    absl::StrAppend(&usage, " ", PositionalName(command, i));
+  }
   return usage;
 }
 
@@ -237,7 +246,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<CommandSpec>& com
   RETURN_IF_ERROR(wrong);
   if (line.command == nullptr) return absl::InvalidArgumentError("no command was named");
   const auto& wanted = line.command->positionals;
-  if (line.positionals.size() < wanted.size()) {
+  if (line.positionals.size() + line.command->optional_positionals < wanted.size()) {
     return absl::InvalidArgumentError(absl::StrCat("mneme ", line.command->name, " needs ",
                                                    wanted[line.positionals.size()].first, " (",
                                                    UsageLine(*line.command), ")"));
@@ -247,7 +256,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<CommandSpec>& com
                                                    line.positionals[wanted.size()], "\" (",
                                                    UsageLine(*line.command), ")"));
   }
-  for (size_t i = 0; i < wanted.size(); ++i) {
+  for (size_t i = 0; i < line.positionals.size(); ++i) {
     if (static_cast<int>(i) == line.command->path_positional) continue;
     RETURN_IF_ERROR(CheckUtf8(wanted[i].first, line.positionals[i]));
   }
@@ -262,7 +271,9 @@ std::string ProgramHelp(const std::vector<CommandSpec>& commands) {
       "usage: mneme COMMAND ... [FLAGS]\n\ncommands (mneme COMMAND --help says more):\n";
   for (const CommandSpec& command : commands) {
     std::string left = command.name;
-    for (const auto& [name, unused] : command.positionals) absl::StrAppend(&left, " ", name);
+    for (size_t i = 0; i < command.positionals.size(); ++i) {
+      absl::StrAppend(&left, " ", PositionalName(command, i));
+    }
     absl::StrAppend(&help, absl::StrFormat("  %-26s%s\n", left, command.summary));
   }
   absl::StrAppend(

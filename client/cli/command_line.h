@@ -40,8 +40,10 @@ struct CommandSpec {
   std::string name;
   // One line for the list of commands.
   std::string summary;
-  // Names and explanations of the positionals, all required.
+  // Names and explanations of the positionals, all required but for the last
+  // `optional_positionals`.
   std::vector<std::pair<std::string, std::string>> positionals;
+  size_t optional_positionals = 0;
   std::vector<FlagSpec> flags;
   // Paragraphs below the flags: what happens, what --json prints, examples.
   std::string notes;

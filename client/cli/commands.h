@@ -20,6 +20,10 @@ CommandSpec ShowCommand();
 CommandSpec ForgetCommand();
 CommandSpec DeleteCommand();
 CommandSpec ScoreCommand();
+CommandSpec VerifyCommand();
+CommandSpec RepairCommand();
+CommandSpec BackupCommand();
+CommandSpec TopCommand();
 CommandSpec StatusCommand();
 CommandSpec VersionCommand();
 

@@ -39,19 +39,18 @@ absl::Status Set(Session& session) {
   request.mutable_memory()->set_name(session.MemoryName(session.positional(0)));
   SetPolicy(session.line(), request.mutable_memory());
   request.mutable_memory()->set_display_name(session.line().Text("--display-name"));
-  if (session.line().Has("--display-name")) request.mutable_update_mask()->add_paths("display_name");
+  if (session.line().Has("--display-name"))
+    request.mutable_update_mask()->add_paths("display_name");
   if (session.line().Has("--retention")) request.mutable_update_mask()->add_paths("retention");
   if (session.line().Has("--ttl")) request.mutable_update_mask()->add_paths("ttl");
   ASSIGN_OR_RETURN(v1::Memory memory, session.client().UpdateMemory(request, session.call()));
   if (session.json()) {
     PrintJson(MemoryJson(memory));
   } else {
-    Print(absl::StrCat(ResourceId(memory.name()), ": retention ",
-                       RetentionWord(memory), ", ttl ",
-                       memory.has_ttl()
-                           ? google::protobuf::util::TimeUtil::ToString(memory.ttl())
-                           : "none",
-                       "\n"));
+    Print(absl::StrCat(
+        ResourceId(memory.name()), ": retention ", RetentionWord(memory), ", ttl ",
+        memory.has_ttl() ? google::protobuf::util::TimeUtil::ToString(memory.ttl()) : "none",
+        "\n"));
   }
   return absl::OkStatus();
 }
@@ -118,23 +117,24 @@ CommandSpec CreateCommand() {
 }
 
 CommandSpec SetCommand() {
-  return {.name = "set",
-          .summary = "changes what a memory keeps, and for how long",
-          .positionals = {{"M", "the memory"}},
-          .flags = {{"--display-name", "TEXT", "free text for people, at most 256 bytes",
-                     FlagSpec::Kind::kText},
-                    RetentionFlag(),
-                    TtlFlag("how long its documents live, or none")},
-          .notes = "What is not named stays. Documents whose time is over with a new --ttl are gone "
-                   "at once.\n\n--json: as create\n",
-          .run = Set,
-          .check = [](const CommandLine& line) -> absl::Status {
-            if (!line.Has("--display-name") && !line.Has("--retention") && !line.Has("--ttl")) {
-              return absl::InvalidArgumentError(
-                  "nothing to set: --retention, --ttl or --display-name");
-            }
-            return CheckPolicyFlags(line);
-          }};
+  return {
+      .name = "set",
+      .summary = "changes what a memory keeps, and for how long",
+      .positionals = {{"M", "the memory"}},
+      .flags = {{"--display-name", "TEXT", "free text for people, at most 256 bytes",
+                 FlagSpec::Kind::kText},
+                RetentionFlag(),
+                TtlFlag("how long its documents live, or none")},
+      .notes =
+          "What is not named stays. Documents whose time is over with a new --ttl are gone "
+          "at once.\n\n--json: as create\n",
+      .run = Set,
+      .check = [](const CommandLine& line) -> absl::Status {
+        if (!line.Has("--display-name") && !line.Has("--retention") && !line.Has("--ttl")) {
+          return absl::InvalidArgumentError("nothing to set: --retention, --ttl or --display-name");
+        }
+        return CheckPolicyFlags(line);
+      }};
 }
 
 CommandSpec MemoriesCommand() {

@@ -45,8 +45,8 @@ absl::StatusOr<absl::Duration> ParseTtl(absl::string_view text) {
       absl::SimpleAtod(text.substr(0, text.size() - 1), &count) && count > 0 && count < 1e10) {
     return count * UnitOf(text.back());
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("--ttl ", text, " is no time: a number with s, m, h, d or w, like 30d, or none"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--ttl ", text, " is no time: a number with s, m, h, d or w, like 30d, or none"));
 }
 
 absl::Status CheckPolicyFlags(const CommandLine& line) {

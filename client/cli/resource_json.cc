@@ -29,19 +29,19 @@ Json MemoryJson(const v1::Memory& memory) {
 }
 
 Json DocumentJson(const v1::Document& document) {
-  return {{"document", ResourceId(document.name())},
-          {"memory", MemoryIdOf(document.name())},
-          {"name", document.name()},
-          {"state", absl::AsciiStrToLower(v1::Document::State_Name(document.state()))},
-          {"create_time", google::protobuf::util::TimeUtil::ToString(document.create_time())},
-          {"durable_bytes", document.durable_bytes()},
-          {"visible_bytes", document.visible_bytes()},
-          {"tokens", document.token_count()},
-          {"chunks", document.chunk_count()},
-          {"expire_time", document.has_expire_time()
-                              ? Json(google::protobuf::util::TimeUtil::ToString(
-                                    document.expire_time()))
-                              : Json()}};
+  return {
+      {"document", ResourceId(document.name())},
+      {"memory", MemoryIdOf(document.name())},
+      {"name", document.name()},
+      {"state", absl::AsciiStrToLower(v1::Document::State_Name(document.state()))},
+      {"create_time", google::protobuf::util::TimeUtil::ToString(document.create_time())},
+      {"durable_bytes", document.durable_bytes()},
+      {"visible_bytes", document.visible_bytes()},
+      {"tokens", document.token_count()},
+      {"chunks", document.chunk_count()},
+      {"expire_time", document.has_expire_time()
+                          ? Json(google::protobuf::util::TimeUtil::ToString(document.expire_time()))
+                          : Json()}};
 }
 
 Json PassageJson(const v1::Passage& passage) {

@@ -5,6 +5,7 @@
 #include "kernels/cpu/cpu_backend.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <thread>
@@ -31,6 +32,13 @@ const VectorKernels& KernelsFor(CpuIsa isa) {
     default:
       return PortableVectorKernels();
   }
+}
+
+// Activations between operations are f32 here.
+absl::Status CheckF32(absl::string_view operation, DType dtype) {
+  if (dtype == DType::kF32) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat(operation, ": the CPU's activations are f32, not ", DTypeName(dtype)));
 }
 
 int ThreadCount(int wanted) {
@@ -95,6 +103,7 @@ void CpuBackend::ForRows(int64_t rows, int64_t least,
 
 absl::StatusOr<std::unique_ptr<PackedWeight>> CpuBackend::DoPackWeight(
     absl::Span<const WeightSource> parts, const PackOptions& options) {
+  if (options.swiglu) return absl::UnimplementedError("PackWeight: swiglu is not for the CPU");
   ASSIGN_OR_RETURN(std::unique_ptr<CpuWeight> weight, CpuWeight::Pack(parts, options));
   return std::unique_ptr<PackedWeight>(std::move(weight));
 }
@@ -113,6 +122,7 @@ absl::Status CpuBackend::DoRmsNorm(const RmsNormParams& params) {
 }
 
 absl::Status CpuBackend::DoGateNorm(const GateNormParams& params) {
+  RETURN_IF_ERROR(CheckF32("GateNorm", params.in_dtype));
   ForRows(params.rows, 16,
           [&](int64_t begin, int64_t end) { kernels_.gate_norm(params, begin, end); });
   return absl::OkStatus();
@@ -125,6 +135,7 @@ absl::Status CpuBackend::DoHeadNorm(const HeadNormParams& params) {
 }
 
 absl::Status CpuBackend::DoMatmul(const MatmulParams& params) {
+  RETURN_IF_ERROR(CheckF32("Matmul", params.out_dtype));
   const auto& weight = static_cast<const CpuWeight&>(*params.weight);
   if (!params.per_row) return weight.Matmul(pool_, params);
   weight.LaneMatmul(pool_, kernels_, params,
@@ -133,6 +144,7 @@ absl::Status CpuBackend::DoMatmul(const MatmulParams& params) {
 }
 
 absl::Status CpuBackend::DoConvSilu(const ConvSiluParams& params) {
+  RETURN_IF_ERROR(CheckF32("ConvSilu", params.io_dtype));
   for (int64_t i = 0; i < params.sequence_count; ++i) {
     const SequenceRows& sequence = params.sequences[i];
     ForRows(sequence.row_count, 16,
@@ -143,9 +155,9 @@ absl::Status CpuBackend::DoConvSilu(const ConvSiluParams& params) {
     float* state = sequence.state + params.state_offset;
     for (int64_t j = 0; j < past && sequence.row_count > 0; ++j) {
       const int64_t from = j + sequence.row_count;
-      const float* row = from < past
-                             ? state + from * params.channels
-                             : params.in + (sequence.row_begin + from - past) * params.in_stride;
+      const float* row = from < past ? state + from * params.channels
+                                     : static_cast<const float*>(params.in) +
+                                           (sequence.row_begin + from - past) * params.in_stride;
       std::memcpy(state + j * params.channels, row, params.channels * sizeof(float));
     }
   }
@@ -153,6 +165,9 @@ absl::Status CpuBackend::DoConvSilu(const ConvSiluParams& params) {
 }
 
 absl::Status CpuBackend::DoSsd(const SsdParams& params) {
+  if (params.io_dtype != DType::kF32) {
+    return absl::InvalidArgumentError("Ssd: the CPU backend takes f32 rows");
+  }
   const int64_t scratch_bytes = kernels_.ssd_scratch_bytes(params);
   const int64_t groups = std::min<int64_t>(params.heads, pool_.threads());
   pool_.ParallelFor(params.sequence_count * groups, [&](int64_t task) {
@@ -164,6 +179,9 @@ absl::Status CpuBackend::DoSsd(const SsdParams& params) {
 }
 
 absl::Status CpuBackend::DoSsmStep(const SsdParams& params) {
+  if (params.io_dtype != DType::kF32) {
+    return absl::InvalidArgumentError("SsmStep: the CPU backend takes f32 rows");
+  }
   ForRows(params.sequence_count * params.heads, 4, [&](int64_t begin, int64_t end) {
     while (begin < end) {
       const int64_t sequence = begin / params.heads;
@@ -183,6 +201,10 @@ absl::Status CpuBackend::DoChunkInput(const ChunkInputParams& params) {
 }
 
 absl::Status CpuBackend::DoChunkAttention(const ChunkAttentionParams& params) {
+  RETURN_IF_ERROR(CheckF32("ChunkAttention", params.in_dtype));
+  if (params.q_norm != nullptr) {
+    return absl::UnimplementedError("ChunkAttention: the CPU takes q and k normed");
+  }
   const int64_t scratch_bytes = kernels_.chunk_attention_scratch_bytes(params);
   ForRows(params.groups * params.heads, 1, [&](int64_t begin, int64_t end) {
     void* scratch = ThreadScratch(scratch_bytes);
@@ -209,6 +231,20 @@ absl::Status CpuBackend::DoHsaAttend(const HsaAttendParams& params) {
   const int64_t scratch_bytes = kernels_.hsa_scratch_bytes(params);
   ForRows(params.rows, 1, [&](int64_t begin, int64_t end) {
     kernels_.hsa_attend(params, begin, end, ThreadScratch(scratch_bytes));
+  });
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::DoArgMax(const ArgMaxParams& params) {
+  ForRows(params.rows, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const float* row = params.in + r * params.in_stride;
+      int64_t best = 0;
+      for (int64_t i = 1; i < params.columns; ++i) {
+        if (row[i] > row[best] || (std::isnan(row[best]) && !std::isnan(row[i]))) best = i;
+      }
+      params.out[r] = static_cast<int32_t>(std::isnan(row[best]) ? 0 : best);
+    }
   });
   return absl::OkStatus();
 }

@@ -272,7 +272,7 @@ void CpuWeight::MultiplyBlock(const MatmulParams& params, int64_t begin, int64_t
   const int64_t whole_rows = RoundUp(rows, kRowUnit);
   const Blocked::Product& product = blocked_->Get(whole_rows, params.accumulate);
   const char* a = static_cast<const char*>(params.a) + begin * params.a_stride * element_bytes;
-  float* out = params.out + begin * out_columns();
+  float* out = static_cast<float*>(params.out) + begin * out_columns();
   // oneDNN gets whole units of rows without gaps; where the caller's memory is not so, a copy.
   const bool copy_a = params.a_stride != cols() || begin + whole_rows > capacity;
   const bool copy_out = begin + whole_rows > capacity;
@@ -306,7 +306,7 @@ void CpuWeight::LaneMatmul(ThreadPool& pool, const VectorKernels& kernels,
                                         .a = static_cast<const float*>(params.a),
                                         .a_stride = params.a_stride,
                                         .rows = params.rows,
-                                        .out = params.out,
+                                        .out = static_cast<float*>(params.out),
                                         .out_stride = out_columns(),
                                         .accumulate = params.accumulate};
   const int64_t blocks = (rows() + kLanes - 1) / kLanes;

@@ -30,7 +30,7 @@ FOLDERS = {
 LIBRARIES = [
     ('RocksDB', re.compile(r'^rocksdb/'), ('memory_store/', 'tests/memory_store/')),
     ('CUDA', re.compile(r'^(cuda\w*\.h|cuda/|cub/|thrust/|cutlass/|cute/|cublas\w*\.h|nv\w+\.h|mma\.h|cooperative_groups.*)'),
-     ('kernels/cuda/',)),
+     ('kernels/cuda/', 'bench/gpu/', 'tests/kernels/cuda_emulation/')),
     ('oneDNN', re.compile(r'^(oneapi/)?dnnl'), ('kernels/', 'bench/', 'tests/kernels/')),
     ("SentencePiece's schema", re.compile(r'(^|/)sentencepiece_model\.pb\.h$'), ('model/', 'tests/model/')),
     ('protobuf', re.compile(r'^google/protobuf/'), ('model/', 'server/', 'client/', 'tests/', 'bench/')),

@@ -1,6 +1,7 @@
 #include "tests/engine/fake_model.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <sstream>
@@ -29,9 +30,17 @@ size_t Dimension(TokenId id) {
   return (static_cast<uint32_t>(id) * 2654435761u >> 16) % kLandmarkDim;
 }
 
+Buffer HostBuffer(const std::vector<float>& values) {
+  const size_t bytes = std::max<size_t>(values.size() * sizeof(float), 1);
+  void* const data = std::malloc(bytes);
+  std::memcpy(data, values.data(), values.size() * sizeof(float));
+  return Buffer(data, static_cast<int64_t>(bytes), [](void*, void* memory) { std::free(memory); },
+                nullptr);
+}
+
 }  // namespace
 
-FakeModel::FakeModel() : bundle_(std::make_unique<Bundle>()) {
+FakeModel::FakeModel(int kv_dim) : kv_dim_(kv_dim), bundle_(std::make_unique<Bundle>()) {
   std::ifstream file(MNEME_SOURCE_DIR "/models/mneme-small/tokenizer.model", std::ios::binary);
   std::stringstream contents;
   contents << file.rdbuf();
@@ -56,7 +65,7 @@ FakeModel::FakeModel() : bundle_(std::make_unique<Bundle>()) {
 PageLayout FakeModel::page_layout() const {
   return {.dtype = DType::kF32,
           .chunk_tokens = kChunkTokens,
-          .kv_dim = 1,
+          .kv_dim = kv_dim_,
           .landmark_dim = kLandmarkDim};
 }
 
@@ -90,7 +99,7 @@ absl::Status FakeModel::ForwardLower(Segments segments, std::vector<SegmentChunk
     SegmentChunks& chunks = out->emplace_back();
     for (size_t first = 0; first < ids.size(); first += kChunkTokens) {
       std::vector<float> landmark(kLandmarkDim, 0.0f);
-      std::vector<float> page(2 * kChunkTokens, -1.0f);
+      std::vector<float> page(static_cast<size_t>(2 * kChunkTokens * kv_dim_), -1.0f);
       const absl::Span<const TokenId> chunk = ids.subspan(first, kChunkTokens);
       for (size_t i = 0; i < chunk.size(); ++i) {
         page[i] = static_cast<float>(chunk[i]);
@@ -125,8 +134,7 @@ absl::Status FakeModel::ReadLower(absl::Span<const ReaderStep> steps, LowerRows*
     const absl::Status status = hook();
     if (!status.ok()) return status;
   }
-  out->hidden.clear();
-  out->queries.clear();
+  std::vector<float> hidden, queries;
   for (const ReaderStep& step : steps) {
     auto& state = static_cast<FakeReaderState&>(*step.state);
     state.last_of_rows.clear();
@@ -136,32 +144,36 @@ absl::Status FakeModel::ReadLower(absl::Span<const ReaderStep> steps, LowerRows*
         state.bag[Dimension(id)] += 0.25f;
       }
       state.last_of_rows.push_back(state.last_word);
-      out->hidden.push_back(static_cast<float>(id));
-      out->queries.insert(out->queries.end(), state.bag.begin(), state.bag.end());
+      hidden.push_back(static_cast<float>(id));
+      queries.insert(queries.end(), state.bag.begin(), state.bag.end());
     }
   }
+  out->row_count = static_cast<int64_t>(hidden.size());
+  out->hidden = HostBuffer(hidden);
+  out->queries = HostBuffer(queries);
   return absl::OkStatus();
 }
 
 absl::Status FakeModel::ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
                                   absl::Span<const RowSelection> selections, LogitRows which,
-                                  std::vector<float>* logits) const {
+                                  UpperRows* out) const {
   {
     absl::MutexLock lock(&mutex_);
     upper_batches_.push_back(steps.size());
   }
   const TokenId end = tokenizer().PieceToId("</s>");
   const auto vocab_size = static_cast<size_t>(config().vocab_size);
-  logits->clear();
+  out->logits.clear();
+  out->best.clear();
   size_t row = 0;
   for (const ReaderStep& step : steps) {
     auto& state = static_cast<FakeReaderState&>(*step.state);
     for (size_t i = 0; i < step.ids.size(); ++i, ++row) {
       // The rows handed on must be the ones that came out of the lower half.
-      if (lower.hidden[row] != static_cast<float>(step.ids[i])) {
+      if (lower.hidden.as<float>()[row] != static_cast<float>(step.ids[i])) {
         return absl::InternalError("rows of another step");
       }
-      if (which == LogitRows::kLastOfStep && i + 1 < step.ids.size()) continue;
+      if (which != LogitRows::kAll && i + 1 < step.ids.size()) continue;
       TokenId next = end;
       float best = -1.0f;
       const RowSelection& selection = selections[row];
@@ -175,11 +187,15 @@ absl::Status FakeModel::ReadUpper(absl::Span<const ReaderStep> steps, const Lowe
           }
         }
       }
-      logits->resize(logits->size() + vocab_size, 0.0f);
-      (*logits)[logits->size() - vocab_size + static_cast<size_t>(next)] = 10.0f;
+      if (which == LogitRows::kBestOfStep) {
+        out->best.push_back(next);
+        continue;
+      }
+      out->logits.resize(out->logits.size() + vocab_size, 0.0f);
+      out->logits[out->logits.size() - vocab_size + static_cast<size_t>(next)] = 10.0f;
     }
   }
-  if (row != lower.hidden.size() || row != selections.size()) {
+  if (static_cast<int64_t>(row) != lower.row_count || row != selections.size()) {
     return absl::InternalError("as many rows as selections are needed");
   }
   return absl::OkStatus();

@@ -26,8 +26,9 @@ class FakeModel : public Model {
  public:
   using Segments = absl::Span<const absl::Span<const TokenId>>;
 
-  // Segments of 64 tokens, chunks of 8, 4 chunks a read, landmarks of 256 float32.
-  FakeModel();
+  // Segments of 64 tokens, chunks of 8, 4 chunks a read, landmarks of 256 float32, pages of
+  // `kv_dim` times 64 bytes.
+  explicit FakeModel(int kv_dim = 1);
 
   const Bundle& bundle() const override { return *bundle_; }
   PageLayout page_layout() const override;
@@ -37,7 +38,7 @@ class FakeModel : public Model {
   absl::Status ReadLower(absl::Span<const ReaderStep> steps, LowerRows* out) const override;
   absl::Status ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
                          absl::Span<const RowSelection> selections, LogitRows which,
-                         std::vector<float>* logits) const override;
+                         UpperRows* out) const override;
 
   // Runs before each ForwardLower; what it returns, if not OK, is its result. May block.
   void OnForward(std::function<absl::Status(Segments)> hook);
@@ -52,6 +53,7 @@ class FakeModel : public Model {
   std::vector<size_t> upper_batches() const;
 
  private:
+  const int kv_dim_;
   std::unique_ptr<Bundle> bundle_;
   uint64_t fingerprint_ = 0x5eed;
   mutable absl::Mutex mutex_;

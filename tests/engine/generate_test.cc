@@ -110,6 +110,19 @@ TEST_F(GenerateTest, MaxTokensEndsTheAnswer) {
   EXPECT_EQ(answer.result.reason, FinishReason::kLength);
 }
 
+TEST_F(GenerateTest, WithoutAnEndTheAnswerGoesOnToMaxTokens) {
+  harness_.Ingest("m", "d", "my father went home last night", true);
+  const Answer ended = Ask("my father", {.max_tokens = 20});
+  EXPECT_EQ(ended.result.reason, FinishReason::kStop);
+  const Answer answer = Ask("my father", {.max_tokens = 20, .ignore_eos = true});
+  ASSERT_TRUE(answer.status.ok()) << answer.status;
+  EXPECT_EQ(answer.result.reason, FinishReason::kLength);
+  EXPECT_EQ(answer.text.substr(0, ended.text.size()), ended.text);
+  const double before = harness_.Metric("mneme_generated_tokens_total");
+  Ask("my father", {.max_tokens = 20, .ignore_eos = true});
+  EXPECT_EQ(harness_.Metric("mneme_generated_tokens_total"), before + 20);
+}
+
 TEST_F(GenerateTest, EmptyMemoryStillAnswers) {
   const Answer answer = Ask("anything");
   ASSERT_TRUE(answer.status.ok()) << answer.status;

@@ -141,9 +141,8 @@ class ExpiryTest : public ::testing::Test {
     harness_.Stop();
     harness_.UseSimulatedClock();
     harness_.Start();
-    EXPECT_TRUE(harness_.engine()
-                    .CreateMemory(harness_.Memory("m"), "", {.ttl = absl::Hours(1)})
-                    .ok());
+    EXPECT_TRUE(
+        harness_.engine().CreateMemory(harness_.Memory("m"), "", {.ttl = absl::Hours(1)}).ok());
   }
   std::string Name(const std::string& id) { return harness_.Document("m", id); }
 
@@ -204,9 +203,8 @@ TEST_F(ExpiryTest, AShorterTimeToLiveEndsDocumentsAtOnceAndTheirOwnGoesBefore) {
 }
 
 TEST_F(ExpiryTest, OfAMemoryOfTextEveryPageIsDerivedWhenItIsReadAfterAStart) {
-  ASSERT_TRUE(harness_.engine()
-                  .UpdateMemory(harness_.Memory("m"), {.retention = Retention::kText})
-                  .ok());
+  ASSERT_TRUE(
+      harness_.engine().UpdateMemory(harness_.Memory("m"), {.retention = Retention::kText}).ok());
   harness_.Ingest("m", "d", RandomText(3, 400), /*seal=*/true);
   const auto ask = [&] {
     std::string text;

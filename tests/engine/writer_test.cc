@@ -375,11 +375,16 @@ TEST_F(WriterTest, FullQueueStopsWritersUntilThereIsRoom) {
   TestWriter writer(harness_.engine(), Name());
   const std::string text = RandomText(4, 3000);
   size_t sent = 0;
-  while (writer->ready() && sent < text.size()) {
-    const std::string piece = text.substr(sent, 64);
-    ASSERT_TRUE(writer->Append(static_cast<int64_t>(sent), piece).ok());
-    sent += piece.size();
-  }
+  const auto fill = [&] {
+    while (writer->ready() && sent < text.size()) {
+      const std::string piece = text.substr(sent, 64);
+      ASSERT_TRUE(writer->Append(static_cast<int64_t>(sent), piece).ok());
+      sent += piece.size();
+    }
+  };
+  fill();
+  ASSERT_TRUE(gate.WaitArrived(1));  // the first batch has left the queue: there was room again
+  fill();
   // Stopped long before the end of the text: at about four segments and what is in the batch.
   EXPECT_LT(sent, 4000u);
   EXPECT_FALSE(writer->ready());

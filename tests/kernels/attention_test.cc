@@ -1,4 +1,4 @@
-// The chunk encoder's operations and the reader's sparse attention on every instruction set against
+// The chunk encoder's operations and the reader's sparse attention on every backend against
 // their double twins.
 
 #include "tests/reference/attention_reference.h"
@@ -15,12 +15,13 @@ constexpr DType kTypes[] = {DType::kF32, DType::kBf16};
 TEST_P(AttentionTest, ChunkInputMatchesItsTwin) {
   for (const int64_t chunks : {0, 1, 3}) {
     for (const int64_t chunk_tokens : {1, 16, 64}) {
-      const int64_t width = Uniform(1, 100);
-      const std::vector<float> hidden = Normal(chunks * chunk_tokens * (width + 2)),
+      const int64_t width = Uniform(0, 1) == 0 ? Uniform(1, 100) : 4 * Uniform(1, 100);
+      const int64_t hidden_stride = width + Gap(), out_stride = width + Gap();
+      const std::vector<float> hidden = Normal(chunks * chunk_tokens * hidden_stride),
                                weight = Normal(width), cls = Normal(width);
-      Output out(DType::kF32, chunks * (chunk_tokens + 1), width, width + 1);
+      Output out(DType::kF32, chunks * (chunk_tokens + 1), width, out_stride);
       const ChunkInputParams p = {.hidden = hidden.data(),
-                                  .hidden_stride = width + 2,
+                                  .hidden_stride = hidden_stride,
                                   .weight = weight.data(),
                                   .eps = 1e-5f,
                                   .cls = cls.data(),
@@ -28,7 +29,7 @@ TEST_P(AttentionTest, ChunkInputMatchesItsTwin) {
                                   .chunk_tokens = chunk_tokens,
                                   .width = width,
                                   .out = static_cast<float*>(out.data()),
-                                  .out_stride = width + 1};
+                                  .out_stride = out_stride};
       ASSERT_TRUE(backend_->ChunkInput(p).ok());
       out.Expect(ChunkInputReference(p), kF32Tolerance);
     }
@@ -40,20 +41,63 @@ TEST_P(AttentionTest, ChunkAttentionMatchesItsTwin) {
     for (const int64_t rows : {1, 2, 16, 17, 65}) {
       for (const int64_t head_dim : {1, 16, 30, 64}) {
         const int64_t groups = Uniform(0, 3), heads = Uniform(1, 6), width = heads * head_dim;
-        const std::vector<float> qkv = Normal(groups * rows * (3 * width + 4));
-        Output out(dtype, groups * rows, width, width + 2);
+        const int64_t stride = 3 * width + Gap(), out_stride = width + Gap();
+        const std::vector<float> qkv = Normal(groups * rows * stride);
+        Output out(dtype, groups * rows, width, out_stride);
         const ChunkAttentionParams p = {.qkv = qkv.data(),
-                                        .qkv_stride = 3 * width + 4,
+                                        .qkv_stride = stride,
                                         .groups = groups,
                                         .group_rows = rows,
                                         .heads = heads,
                                         .head_dim = head_dim,
                                         .out = out.data(),
                                         .out_dtype = dtype,
-                                        .out_stride = width + 2};
+                                        .out_stride = out_stride};
         ASSERT_TRUE(backend_->ChunkAttention(p).ok());
         // bf16 output goes with bf16 operands: 2^-9 in q, k, p and v.
         out.Expect(ChunkAttentionReference(p), dtype == DType::kF32 ? kF32Tolerance : 2e-2);
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, ChunkAttentionThatNormsMatchesItsTwin) {
+  if (ActivationTypes().size() == 1) GTEST_SKIP() << "q and k come normed to this backend";
+  for (const DType in_dtype : kTypes) {
+    for (const DType dtype : kTypes) {
+      for (const int64_t rows : {1, 2, 17, 65, 129}) {
+        for (const int64_t head_dim : {2, 30, 64}) {
+          const int64_t groups = Uniform(0, 3), heads = Uniform(1, 6), width = heads * head_dim;
+          const int64_t stride = 3 * width + 2 * Gap(), out_stride = width + Gap();
+          const Input qkv(Normal(groups * rows * stride, 3));
+          const std::vector<float> q_norm = Normal(head_dim, 0.3, 1),
+                                   k_norm = Normal(head_dim, 0.3, 1);
+          std::vector<float> cosine, sine;
+          for (const float angle : Normal(rows * head_dim / 2, 3)) {
+            cosine.push_back(std::cos(angle));
+            sine.push_back(std::sin(angle));
+          }
+          Output out(dtype, groups * rows, width, out_stride);
+          const ChunkAttentionParams p = {.qkv = qkv.data(in_dtype),
+                                          .in_dtype = in_dtype,
+                                          .qkv_stride = stride,
+                                          .groups = groups,
+                                          .group_rows = rows,
+                                          .heads = heads,
+                                          .head_dim = head_dim,
+                                          .q_norm = q_norm.data(),
+                                          .k_norm = k_norm.data(),
+                                          .eps = 1e-5f,
+                                          .cosine = cosine.data(),
+                                          .sine = sine.data(),
+                                          .out = out.data(),
+                                          .out_dtype = dtype,
+                                          .out_stride = out_stride};
+          ASSERT_TRUE(backend_->ChunkAttention(p).ok());
+          // bf16 output goes with bf16 operands: 2^-9 in q, k (whose products sum up to 8 or so),
+          // p and v.
+          out.Expect(ChunkAttentionReference(p), dtype == DType::kF32 ? kF32Tolerance : 4e-2);
+        }
       }
     }
   }
@@ -63,15 +107,16 @@ TEST_P(AttentionTest, SwiGluMatchesItsTwin) {
   for (const DType dtype : kTypes) {
     for (const int64_t rows : {0, 1, 50}) {
       for (const int64_t width : {1, 17, 100, 1024}) {
-        const std::vector<float> gate_up = Normal(rows * (2 * width + 3), 3);
-        Output out(dtype, rows, width, width + 2);
+        const int64_t stride = 2 * width + Gap(), out_stride = width + Gap();
+        const std::vector<float> gate_up = Normal(rows * stride, 3);
+        Output out(dtype, rows, width, out_stride);
         const SwiGluParams p = {.gate_up = gate_up.data(),
-                                .gate_up_stride = 2 * width + 3,
+                                .gate_up_stride = stride,
                                 .rows = rows,
                                 .width = width,
                                 .out = out.data(),
                                 .out_dtype = dtype,
-                                .out_stride = width + 2};
+                                .out_stride = out_stride};
         ASSERT_TRUE(backend_->SwiGlu(p).ok());
         out.Expect(SwiGluReference(p), kF32Tolerance);
       }
@@ -109,7 +154,8 @@ TEST_P(AttentionTest, HsaAttendMatchesItsTwin) {
         for (const int64_t tokens : {1, 16, 33, 64}) {
           const int64_t rows = Uniform(0, 9), heads = Uniform(1, 6), pages_max = Uniform(1, 8);
           const int64_t width = heads * head_dim;
-          const std::vector<float> q = Normal(rows * (width + 3));
+          const int64_t q_stride = width + Gap(), out_stride = width + Gap();
+          const std::vector<float> q = Normal(rows * q_stride);
           const int64_t stored = 5, page_elements = 2 * tokens * head_dim;
           const std::vector<float> floats = Normal(stored * page_elements);
           std::vector<Bf16> halves;
@@ -127,9 +173,9 @@ TEST_P(AttentionTest, HsaAttendMatchesItsTwin) {
               weights[r * pages_max + i] = 1.0f / static_cast<float>(i + 2);
             }
           }
-          Output out(out_dtype, rows, width, width + 1);
+          Output out(out_dtype, rows, width, out_stride);
           const HsaAttendParams p = {.q = q.data(),
-                                     .q_stride = width + 3,
+                                     .q_stride = q_stride,
                                      .pages = pages.data(),
                                      .weights = weights.data(),
                                      .page_counts = counts.data(),
@@ -141,7 +187,7 @@ TEST_P(AttentionTest, HsaAttendMatchesItsTwin) {
                                      .chunk_tokens = tokens,
                                      .out = out.data(),
                                      .out_dtype = out_dtype,
-                                     .out_stride = width + 1};
+                                     .out_stride = out_stride};
           ASSERT_TRUE(backend_->HsaAttend(p).ok());
           // With bf16 pages q and the probabilities may be bf16 too: 2^-9 each.
           out.Expect(HsaAttendReference(p), page_dtype == DType::kF32 ? kF32Tolerance : 2e-2);
@@ -151,7 +197,8 @@ TEST_P(AttentionTest, HsaAttendMatchesItsTwin) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isas, AttentionTest, testing::ValuesIn(BackendCases()), BackendCaseName);
+INSTANTIATE_TEST_SUITE_P(Backends, AttentionTest, testing::ValuesIn(BackendCases()),
+                         BackendCaseName);
 
 }  // namespace
 }  // namespace mneme

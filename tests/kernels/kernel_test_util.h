@@ -1,4 +1,5 @@
-// Shared by the tests of operations: backends of every instruction set, random values, comparison.
+// Shared by the tests of operations: every backend that can be tested here, random values,
+// comparison.
 
 #ifndef MNEME_TESTS_KERNELS_KERNEL_TEST_UTIL_H_
 #define MNEME_TESTS_KERNELS_KERNEL_TEST_UTIL_H_
@@ -9,38 +10,60 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "kernels/backend.h"
+#include "tests/kernels/staged_backend.h"
 
 namespace mneme {
 
-// An instruction set and a number of threads.
+// A backend to test: the processor with an instruction set and a number of threads, or a GPU.
 struct BackendCase {
-  CpuIsa isa;
-  int threads;
+  std::string name;
+  CpuBackendOptions cpu;
+  bool cuda = false;
+  CudaBackendOptions cuda_options;
 };
 
+// Every instruction set that this processor has; where the build has the CUDA backend, a GPU too,
+// whose tests skip when there is none.
 inline std::vector<BackendCase> BackendCases() {
   std::vector<BackendCase> cases;
   for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx}) {
-    if (isa <= DetectCpuIsa()) cases.push_back({isa, isa == CpuIsa::kAmx ? 3 : 2});
+    if (isa > DetectCpuIsa()) continue;
+    cases.push_back(
+        {.name = CpuIsaName(isa), .cpu = {.threads = isa == CpuIsa::kAmx ? 3 : 2, .isa_max = isa}});
   }
+#if defined(MNEME_HAVE_CUDA)
+  cases.push_back({.name = "cuda", .cuda = true});
+  cases.push_back(
+      {.name = "cuda_own_products", .cuda = true, .cuda_options = {.cublas_lt = false}});
+#endif
   return cases;
 }
 
 inline std::string BackendCaseName(const testing::TestParamInfo<BackendCase>& info) {
-  return CpuIsaName(info.param.isa);
+  return info.param.name;
 }
 
-// One backend of one instruction set; random values that a failed test can repeat from the seed it
-// prints.
+// One backend, driven with host memory; random values that a failed test can repeat from the seed
+// it prints.
 class KernelTest : public testing::TestWithParam<BackendCase> {
  protected:
-  KernelTest() : seed_(std::random_device{}()), random_(seed_) {
-    backend_ = CreateCpuBackend({.threads = GetParam().threads, .isa_max = GetParam().isa}).value();
+  KernelTest() : seed_(std::random_device{}()), random_(seed_) {}
+  void SetUp() override {
+    const BackendCase& c = GetParam();
+    if (!c.cuda) {
+      backend_ = CreateCpuBackend(c.cpu).value();
+      return;
+    }
+    absl::StatusOr<std::unique_ptr<Backend>> cuda = CreateCudaBackend(c.cuda_options);
+    if (absl::IsFailedPrecondition(cuda.status())) GTEST_SKIP() << cuda.status();
+    ASSERT_TRUE(cuda.ok()) << cuda.status();
+    backend_ = std::make_unique<StagedBackend>(*std::move(cuda));
   }
   void TearDown() override {
     if (HasFailure()) std::printf("seed %u\n", seed_);
@@ -56,9 +79,37 @@ class KernelTest : public testing::TestWithParam<BackendCase> {
     return std::uniform_int_distribution<int64_t>(low, high)(random_);
   }
 
+  // What lies between the end of a row and the next: none, one that keeps 16-byte alignment, ones
+  // that do not.
+  int64_t Gap() {
+    constexpr int64_t kGaps[] = {0, 1, 3, 4};
+    return kGaps[Uniform(0, 3)];
+  }
+
+  // What activations may be here.
+  std::vector<DType> ActivationTypes() const {
+    if (backend_->activation_dtype(DType::kBf16) == DType::kF32) return {DType::kF32};
+    return {DType::kF32, DType::kBf16};
+  }
+
   const unsigned seed_;
   std::mt19937 random_;
   std::unique_ptr<Backend> backend_;
+};
+
+// The same values (rounded) in both types.
+class Input {
+ public:
+  explicit Input(std::vector<float> values) : floats_(std::move(values)) {
+    for (float v : floats_) halves_.push_back(FloatToBf16(v));
+  }
+  const void* data(DType dtype) const {
+    return dtype == DType::kBf16 ? static_cast<const void*>(halves_.data()) : floats_.data();
+  }
+
+ private:
+  std::vector<float> floats_;
+  std::vector<Bf16> halves_;
 };
 
 // An output of f32 or bf16 rows with a stride, filled with a value that no operation writes.

@@ -1,7 +1,8 @@
-// Matrix products and embedding on every instruction set against their double twins.
+// Matrix products and embedding on every backend against their double twins.
 
 #include "tests/kernels/kernel_test_util.h"
 #include "tests/reference/matmul_reference.h"
+#include "tests/reference/norm_reference.h"
 
 namespace mneme {
 namespace {
@@ -131,6 +132,103 @@ TEST_P(MatmulTest, LargestShapesOfTheModelsMatchTheTwin) {
   for (const bool per_row : {false, true}) {
     Check(Matrix(DType::kI8, 1676, 384), DType::kBf16, 3, false, per_row, 1e-4);
     Check(Matrix(DType::kI8, 1024, 4096), DType::kF32, 2, true, per_row, kF32Tolerance);
+    Check(Matrix(DType::kI8, 1024, 2048), DType::kBf16, 150, true, per_row, 1e-4);
+  }
+}
+
+// Results in bf16, with the last outputs apart as f32.
+TEST_P(MatmulTest, ResultsInBf16AndTheirTailMatchTheTwin) {
+  if (ActivationTypes().size() == 1) GTEST_SKIP() << "results are f32 on this backend";
+  for (const DType dtype : kStored) {
+    for (const int64_t rows : {0, 1, 65, 300}) {
+      for (const int64_t cols : {int64_t{384}, int64_t{776}, Uniform(1, 100)}) {
+        const StoredMatrix m = Matrix(dtype, Uniform(20, 220), cols);
+        const int64_t n = m.source.rows, tail_columns = Uniform(0, 20);
+        const auto weight =
+            backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16}).value();
+        const std::vector<float> a = Normal(rows * cols);
+        const Input operand(a);
+        std::vector<double> dense, values = WeightReference(m.source);
+        for (int64_t i = 0; i < rows * cols; ++i) {
+          dense.push_back(ElementReference(operand.data(DType::kBf16), DType::kBf16, i));
+        }
+        if (dtype == DType::kF32) {
+          for (double& v : values) v = Bf16ToFloat(FloatToBf16(static_cast<float>(v)));
+        }
+        const std::vector<double> want = MatmulReference(dense, values, rows, n, cols);
+        double magnitude = 1e-30;
+        for (double v : want) magnitude = std::max(magnitude, std::fabs(v));
+        std::vector<Bf16> out(rows * weight->out_columns());
+        std::vector<float> tail(rows * (tail_columns + 1), 7.0f);
+        ASSERT_TRUE(backend_
+                        ->Matmul({.a = operand.data(DType::kBf16),
+                                  .a_dtype = DType::kBf16,
+                                  .a_stride = cols,
+                                  .rows = rows,
+                                  .weight = weight.get(),
+                                  .out = out.data(),
+                                  .out_dtype = DType::kBf16,
+                                  .tail = tail_columns > 0 ? tail.data() : nullptr,
+                                  .tail_columns = tail_columns,
+                                  .tail_stride = tail_columns + 1})
+                        .ok());
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t c = 0; c < n; ++c) {
+            const double w = want[r * n + c];
+            const int64_t at = c - (n - tail_columns);
+            if (at >= 0) {
+              ASSERT_NEAR(tail[r * (tail_columns + 1) + at], w, kF32Tolerance * magnitude);
+            } else {
+              ASSERT_NEAR(Bf16ToFloat(out[r * weight->out_columns() + c]), w,
+                          std::fabs(w) / 256 + kF32Tolerance * magnitude)
+                  << n << " x " << cols << ", row " << r << " of " << rows << ", output " << c;
+            }
+          }
+          ASSERT_EQ(tail[r * (tail_columns + 1) + tail_columns], 7.0f);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, GatedProductsMatchTheTwin) {
+  if (ActivationTypes().size() == 1) GTEST_SKIP() << "gates are an operation of their own";
+  for (const int64_t rows : {0, 1, 150}) {
+    for (const int64_t width : {8, 96, 200}) {
+      for (const int64_t cols : {40, 384, 800}) {
+        const StoredMatrix m = Matrix(DType::kI8, 2 * width, cols);
+        const auto weight =
+            backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16, .swiglu = true})
+                .value();
+        const Input operand(Normal(rows * cols));
+        std::vector<double> dense;
+        for (int64_t i = 0; i < rows * cols; ++i) {
+          dense.push_back(ElementReference(operand.data(DType::kBf16), DType::kBf16, i));
+        }
+        const std::vector<double> products =
+            MatmulReference(dense, WeightReference(m.source), rows, 2 * width, cols);
+        std::vector<double> want;
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t c = 0; c < width; ++c) {
+            want.push_back(SiluReference(products[r * 2 * width + c]) *
+                           products[r * 2 * width + width + c]);
+          }
+        }
+        ASSERT_EQ(weight->out_columns(), 2 * width);
+        Output out(DType::kBf16, rows, width, width);
+        ASSERT_TRUE(backend_
+                        ->Matmul({.a = operand.data(DType::kBf16),
+                                  .a_dtype = DType::kBf16,
+                                  .a_stride = cols,
+                                  .rows = rows,
+                                  .weight = weight.get(),
+                                  .out = out.data(),
+                                  .out_dtype = DType::kBf16,
+                                  .swiglu = true})
+                        .ok());
+        out.Expect(want, kF32Tolerance);
+      }
+    }
   }
 }
 
@@ -193,6 +291,120 @@ TEST_P(MatmulTest, ARowDoesNotDependOnItsCompany) {
   }
 }
 
+// A product of rows that are normed (and gated) on the way, against the same product of the twin's
+// norm.
+TEST_P(MatmulTest, NormedOperandsMatchTheTwin) {
+  for (const DType dtype : kStored) {
+    for (const DType compute : {DType::kF32, DType::kBf16}) {
+      for (const bool per_row : {false, true}) {
+        for (const int64_t rows : {0, 1, 3, 9, 40}) {
+          const int64_t cols = rows == 1 ? 1100 : Uniform(1, 400), n = Uniform(1, 150);
+          const StoredMatrix m = Matrix(dtype, n, cols);
+          const auto weight = backend_->PackWeight({m.source}, {.compute_dtype = compute}).value();
+          const bool gated = Uniform(0, 1) == 1, accumulate = Uniform(0, 1) == 1;
+          const int64_t stride = cols + Gap(), gate_stride = cols + Gap();
+          const std::vector<float> a = Normal(rows * stride, 3), gate = Normal(rows * gate_stride),
+                                   norm = Normal(cols, 0.2, 1);
+          std::vector<double> operand;
+          for (int64_t r = 0; r < rows; ++r) {
+            std::vector<double> row(a.begin() + r * stride, a.begin() + r * stride + cols);
+            for (int64_t c = 0; gated && c < cols; ++c) {
+              row[c] *= SiluReference(gate[r * gate_stride + c]);
+            }
+            row = NormRowReference(row, norm.data(), 1e-5f);
+            operand.insert(operand.end(), row.begin(), row.end());
+          }
+          std::vector<double> want =
+              MatmulReference(operand, WeightReference(m.source), rows, n, cols);
+          const int64_t columns = weight->out_columns();
+          std::vector<float> out = Normal(rows * columns);
+          double magnitude = 1e-30;
+          for (int64_t r = 0; r < rows; ++r) {
+            for (int64_t i = 0; i < n; ++i) {
+              if (accumulate) want[r * n + i] += out[r * columns + i];
+              magnitude = std::max(magnitude, std::fabs(want[r * n + i]));
+            }
+          }
+          std::vector<float> normed(rows * cols);
+          ASSERT_TRUE(backend_
+                          ->Matmul({.a = a.data(),
+                                    .a_stride = stride,
+                                    .rows = rows,
+                                    .norm = {.weight = norm.data(),
+                                             .eps = 1e-5f,
+                                             .gate = gated ? gate.data() : nullptr,
+                                             .gate_stride = gate_stride,
+                                             .normed = normed.data()},
+                                    .weight = weight.get(),
+                                    .out = out.data(),
+                                    .accumulate = accumulate,
+                                    .per_row = per_row})
+                          .ok());
+          const std::vector<double> weights = WeightReference(m.source);
+          for (int64_t r = 0; r < rows; ++r) {
+            double highest = 0;
+            for (int64_t c = 0; c < cols; ++c) {
+              highest = std::max(highest, std::fabs(operand[r * cols + c]));
+            }
+            for (int64_t i = 0; i < n; ++i) {
+              // In bf16, errors of their own, each even over a step: of many rows the operands, and
+              // weights of f32, by 2^-7 of a factor; of few rows the operands by 2^-15 of the row's
+              // largest. Six standard deviations of their sum. Else f32, which the approximate SiLU
+              // takes to a few ulps.
+              double squares = 0, terms = 0;
+              for (int64_t c = 0; c < cols; ++c) {
+                const double w = weights[i * cols + c], x = operand[r * cols + c];
+                squares += w * w;
+                terms += w * w * x * x;
+              }
+              const double step = 1.0 / 128, few_step = highest / 32767;
+              double variance =
+                  (per_row ? squares * few_step * few_step : terms * step * step) / 12;
+              if (dtype == DType::kF32) variance += terms * step * step / 12;
+              const double rounding = compute == DType::kBf16 ? 6 * std::sqrt(variance) : 0;
+              ASSERT_NEAR(out[r * columns + i], want[r * n + i],
+                          kF32Tolerance * magnitude + rounding)
+                  << DTypeName(dtype) << " in " << DTypeName(compute) << ", " << n << " x " << cols
+                  << ", row " << r << " of " << rows << ", output " << i << (gated ? ", gated" : "")
+                  << (per_row ? ", per row" : "");
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// The largest and the smallest: rows far from 1, of one value that dwarfs the others, of zeros.
+TEST_P(MatmulTest, FewRowsOfAnyMagnitudeMatchTheTwin) {
+  const int64_t rows = 6, cols = 384, n = 40;
+  const StoredMatrix m = Matrix(DType::kI8, n, cols);
+  const auto weight = backend_->PackWeight({m.source}, {.compute_dtype = DType::kF32}).value();
+  std::vector<float> a = Normal(rows * cols);
+  const float factors[] = {1e-20f, 1e20f, 1, 0, 3e-8f, 1};
+  for (int64_t i = 0; i < rows * cols; ++i) a[i] *= factors[i / cols];
+  a[5 * cols + 77] = -4096;
+  const std::vector<double> want =
+      MatmulReference({a.begin(), a.end()}, WeightReference(m.source), rows, n, cols);
+  std::vector<float> out(rows * weight->out_columns());
+  ASSERT_TRUE(backend_
+                  ->Matmul({.a = a.data(),
+                            .a_stride = cols,
+                            .rows = rows,
+                            .weight = weight.get(),
+                            .out = out.data(),
+                            .per_row = true})
+                  .ok());
+  for (int64_t r = 0; r < rows; ++r) {
+    double magnitude = 0;
+    for (int64_t i = 0; i < n; ++i) magnitude = std::max(magnitude, std::fabs(want[r * n + i]));
+    for (int64_t i = 0; i < n; ++i) {
+      ASSERT_NEAR(out[r * weight->out_columns() + i], want[r * n + i], kF32Tolerance * magnitude)
+          << "row " << r << ", output " << i;
+    }
+  }
+}
+
 TEST_P(MatmulTest, PartsAreStackedInOrder) {
   const StoredMatrix a = Matrix(DType::kI8, 3, 40), b = Matrix(DType::kI8, 5, 40);
   const auto weight = backend_->PackWeight({a.source, b.source}, {}).value();
@@ -236,7 +448,7 @@ TEST_P(MatmulTest, EmbedGivesTheStoredRows) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isas, MatmulTest, testing::ValuesIn(BackendCases()), BackendCaseName);
+INSTANTIATE_TEST_SUITE_P(Backends, MatmulTest, testing::ValuesIn(BackendCases()), BackendCaseName);
 
 }  // namespace
 }  // namespace mneme

@@ -1,4 +1,4 @@
-// Convolution and state space recurrence on every instruction set against their double twins.
+// Convolution and state space recurrence on every backend against their double twins.
 
 #include "tests/reference/recurrence_reference.h"
 
@@ -22,11 +22,14 @@ class RecurrenceTest : public KernelTest {
     rows_ = row;
   }
 
-  void ExpectStates(const std::vector<std::vector<double>>& want, int64_t offset,
+  // Within the tolerance of the largest value of `scale` (of the sequence): the states themselves,
+  // or the magnitudes of their terms, where terms may cancel.
+  void ExpectStates(const std::vector<std::vector<double>>& want,
+                    const std::vector<std::vector<double>>& scale, int64_t offset,
                     double tolerance) {
     for (size_t s = 0; s < want.size(); ++s) {
       double magnitude = 1e-30;
-      for (double v : want[s]) magnitude = std::max(magnitude, std::fabs(v));
+      for (double v : scale[s]) magnitude = std::max(magnitude, std::fabs(v));
       for (size_t i = 0; i < want[s].size(); ++i) {
         ASSERT_NEAR(states_[s][offset + i], want[s][i], tolerance * magnitude)
             << "state of sequence " << s << " at " << i;
@@ -52,14 +55,24 @@ class RecurrenceTest : public KernelTest {
     return SsmReference(p);
   }
 
-  // Runs p in bf16: a term has at most four factors that are rounded to 8 bits, so a sum is off by
-  // at most 4 x 2^-9 of its terms' magnitudes, whatever the inputs.
-  void ExpectBf16MatchesTheTwin(const SsdParams& p) {
+  // Runs p in bf16, inputs and outputs in `io_dtype`: a term has at most four factors that are
+  // rounded to 8 bits, so a sum is off by at most 4 x 2^-9 of its terms' magnitudes, whatever the
+  // inputs.
+  void ExpectBf16MatchesTheTwin(const SsdParams& p, DType io_dtype = DType::kF32) {
     constexpr double kRounding = 4.5 / 512;
-    Output out(DType::kF32, rows_, p.heads * p.head_dim, p.y_stride);
+    Output out(io_dtype, rows_, p.heads * p.head_dim, p.y_stride);
     SsdParams run = p;
     run.compute_dtype = DType::kBf16;
+    run.io_dtype = io_dtype;
     run.y = static_cast<float*>(out.data());
+    std::vector<Bf16> halves;
+    if (io_dtype == DType::kBf16) {
+      for (float& v : xbc_) {
+        halves.push_back(FloatToBf16(v));
+        v = Bf16ToFloat(halves.back());
+      }
+      run.xbc = static_cast<const float*>(static_cast<const void*>(halves.data()));
+    }
     const RecurrenceResult want = SsmReference(p), terms = TermMagnitudes(p);
     ASSERT_TRUE(backend_->Ssd(run).ok());
     out.ExpectWithin(want.out, terms.out, kRounding);
@@ -77,7 +90,8 @@ class RecurrenceTest : public KernelTest {
     const int64_t offset = Uniform(0, 9);
     MakeSequences(lengths, offset, heads * head_dim * state_size);
     const int64_t width = heads * head_dim + 2 * state_size;
-    xbc_ = Normal(rows_ * (width + 3));
+    const int64_t stride = width + Gap();
+    xbc_ = Normal(rows_ * stride);
     dt_ = Normal(rows_ * (heads + 2), 2, -1);
     dt_bias_ = Normal(heads);
     a_log_.clear();
@@ -87,7 +101,7 @@ class RecurrenceTest : public KernelTest {
     }
     d_skip_ = Normal(heads);
     return {.xbc = xbc_.data(),
-            .xbc_stride = width + 3,
+            .xbc_stride = stride,
             .dt = dt_.data(),
             .dt_stride = heads + 2,
             .dt_bias = dt_bias_.data(),
@@ -135,7 +149,39 @@ TEST_P(RecurrenceTest, ConvSiluMatchesItsTwinAndKeepsTheNewestRows) {
         const RecurrenceResult want = ConvSiluReference(p);
         ASSERT_TRUE(backend_->ConvSilu(p).ok());
         out.Expect(want.out, kF32Tolerance);
-        ExpectStates(want.states, offset, 0);
+        ExpectStates(want.states, want.states, offset, 0);
+      }
+    }
+  }
+}
+
+TEST_P(RecurrenceTest, ConvSiluOfActivationsMatchesItsTwin) {
+  for (const DType dtype : ActivationTypes()) {
+    for (const int64_t taps : {1, 2, 3, 4, 5}) {
+      for (const int64_t channels : {1, 32, 50, 896}) {
+        for (const int64_t gap : {0, 3, 4}) {
+          MakeSequences({1, 0, 40, 130, 64}, 2, (taps - 1) * channels);
+          const Input in(Normal(rows_ * (channels + gap)));
+          const std::vector<float> weight = Normal(taps * channels), bias = Normal(channels);
+          Output out(dtype, rows_, channels, channels + gap);
+          const ConvSiluParams p = {.in = in.data(dtype),
+                                    .in_stride = channels + gap,
+                                    .weight = weight.data(),
+                                    .bias = bias.data(),
+                                    .taps = taps,
+                                    .channels = channels,
+                                    .sequences = sequences_.data(),
+                                    .sequence_count = static_cast<int64_t>(sequences_.size()),
+                                    .state_offset = 2,
+                                    .rows = rows_,
+                                    .out = out.data(),
+                                    .out_stride = channels + gap,
+                                    .io_dtype = dtype};
+          const RecurrenceResult want = ConvSiluReference(p);
+          ASSERT_TRUE(backend_->ConvSilu(p).ok());
+          out.Expect(want.out, kF32Tolerance);  // inputs are exact
+          ExpectStates(want.states, want.states, 2, 0);
+        }
       }
     }
   }
@@ -144,8 +190,8 @@ TEST_P(RecurrenceTest, ConvSiluMatchesItsTwinAndKeepsTheNewestRows) {
 struct SsdShape {
   int64_t heads, head_dim, state_size;
 };
-constexpr SsdShape kShapes[] = {{1, 1, 1},   {3, 20, 7},  {2, 16, 32}, {6, 32, 16},
-                                {2, 48, 96}, {2, 64, 64}, {2, 64, 128}};
+constexpr SsdShape kShapes[] = {{1, 1, 1},   {3, 20, 7},   {2, 16, 32},  {6, 32, 16},  {2, 48, 96},
+                                {2, 64, 64}, {2, 64, 128}, {1, 128, 16}, {1, 72, 256}, {1, 8, 300}};
 
 TEST_P(RecurrenceTest, SsdInF32MatchesTheTokenByTokenTwin) {
   for (const SsdShape& shape : kShapes) {
@@ -154,10 +200,10 @@ TEST_P(RecurrenceTest, SsdInF32MatchesTheTokenByTokenTwin) {
       SsdParams p = MakeSsd(lengths, shape.heads, shape.head_dim, shape.state_size, 16);
       Output out(DType::kF32, rows_, shape.heads * shape.head_dim, p.y_stride);
       p.y = static_cast<float*>(out.data());
-      const RecurrenceResult want = SsmReference(p);
+      const RecurrenceResult want = SsmReference(p), terms = TermMagnitudes(p);
       ASSERT_TRUE(backend_->Ssd(p).ok());
-      out.Expect(want.out, kF32Tolerance);
-      ExpectStates(want.states, p.state_offset, kF32Tolerance);
+      out.ExpectWithin(want.out, terms.out, kF32Tolerance);
+      ExpectStates(want.states, terms.states, p.state_offset, kF32Tolerance);
     }
   }
 }
@@ -165,9 +211,28 @@ TEST_P(RecurrenceTest, SsdInF32MatchesTheTokenByTokenTwin) {
 TEST_P(RecurrenceTest, SsdInBf16MatchesTheTwin) {
   for (const SsdShape& shape : kShapes) {
     for (const std::vector<int64_t>& lengths :
-         std::vector<std::vector<int64_t>>{{}, {1}, {17, 0, 33}, {64}, {65, 130}}) {
+         std::vector<std::vector<int64_t>>{{}, {1}, {17, 0, 33}, {128}, {65, 300}}) {
       const SsdParams p = MakeSsd(lengths, shape.heads, shape.head_dim, shape.state_size, 16);
       ExpectBf16MatchesTheTwin(p);
+    }
+  }
+}
+
+TEST_P(RecurrenceTest, SsdTakesBf16RowsOrSaysNo) {
+  if (backend_->name() != "cuda") {
+    SsdParams p = MakeSsd({2}, 1, 8, 8, 16);
+    std::vector<float> y(rows_ * p.y_stride);
+    p.y = y.data();
+    p.io_dtype = DType::kBf16;
+    EXPECT_EQ(backend_->Ssd(p).code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(backend_->SsmStep(p).code(), absl::StatusCode::kInvalidArgument);
+    return;
+  }
+  for (const SsdShape& shape : kShapes) {
+    for (const int64_t gap : {0, 1, 8}) {
+      SsdParams p = MakeSsd({130, 0, 257, 1}, shape.heads, shape.head_dim, shape.state_size, 16);
+      p.y_stride = shape.heads * shape.head_dim + gap;
+      ExpectBf16MatchesTheTwin(p, DType::kBf16);
     }
   }
 }
@@ -184,10 +249,10 @@ TEST_P(RecurrenceTest, FastForgettingLosesNoPrecision) {
     }
     Output out(DType::kF32, rows_, 32, p.y_stride);
     p.y = static_cast<float*>(out.data());
-    const RecurrenceResult want = SsmReference(p);
+    const RecurrenceResult want = SsmReference(p), terms = TermMagnitudes(p);
     ASSERT_TRUE(backend_->Ssd(p).ok());
-    out.Expect(want.out, kF32Tolerance);
-    ExpectStates(want.states, p.state_offset, kF32Tolerance);
+    out.ExpectWithin(want.out, terms.out, kF32Tolerance);
+    ExpectStates(want.states, terms.states, p.state_offset, kF32Tolerance);
   }
 }
 
@@ -198,19 +263,111 @@ TEST_P(RecurrenceTest, SsmStepMatchesTheTwin) {
                             shape.state_size, 16);
       Output out(DType::kF32, rows_, shape.heads * shape.head_dim, p.y_stride);
       p.y = static_cast<float*>(out.data());
-      const RecurrenceResult want = SsmReference(p);
+      const RecurrenceResult want = SsmReference(p), terms = TermMagnitudes(p);
       ASSERT_TRUE(backend_->SsmStep(p).ok());
-      out.Expect(want.out, kF32Tolerance);
-      ExpectStates(want.states, p.state_offset, kF32Tolerance);
+      out.ExpectWithin(want.out, terms.out, kF32Tolerance);
+      ExpectStates(want.states, terms.states, p.state_offset, kF32Tolerance);
     }
   }
 }
 
+// The two in one: the convolution's twin feeds the recurrence's, and both states are kept.
+TEST_P(RecurrenceTest, ConvSsmStepMatchesTheTwins) {
+  for (const SsdShape& shape : kShapes) {
+    for (const int64_t taps : {1, 3, 4}) {
+      for (const size_t sequences : {0, 1, 7}) {
+        const int64_t width = shape.heads * shape.head_dim, channels = width + 2 * shape.state_size;
+        SsdParams p = MakeSsd(std::vector<int64_t>(sequences, 1), shape.heads, shape.head_dim,
+                              shape.state_size, 16);
+        // The convolution's state before the recurrence's, as a model has them.
+        const int64_t conv_offset = Uniform(0, 5);
+        p.state_offset = conv_offset + (taps - 1) * channels;
+        MakeSequences(std::vector<int64_t>(sequences, 1), p.state_offset, width * shape.state_size);
+        p.sequences = sequences_.data();
+        const std::vector<float> in = Normal(rows_ * (channels + 3)),
+                                 weight = Normal(taps * channels, 0.5), bias = Normal(channels);
+        std::vector<float> between(rows_ * p.xbc_stride);
+        Output out(DType::kF32, rows_, width, p.y_stride);
+        p.y = static_cast<float*>(out.data());
+        ConvSiluParams conv = {.in = in.data(),
+                               .in_stride = channels + 3,
+                               .weight = weight.data(),
+                               .bias = bias.data(),
+                               .taps = taps,
+                               .channels = channels,
+                               .sequences = sequences_.data(),
+                               .sequence_count = static_cast<int64_t>(sequences),
+                               .state_offset = conv_offset,
+                               .rows = rows_,
+                               .out = between.data(),
+                               .out_stride = p.xbc_stride};
+        const RecurrenceResult conv_want = ConvSiluReference(conv);
+        for (int64_t r = 0; r < rows_; ++r) {
+          for (int64_t c = 0; c < channels; ++c) {
+            between[r * p.xbc_stride + c] = static_cast<float>(conv_want.out[r * channels + c]);
+          }
+        }
+        xbc_ = between;
+        p.xbc = xbc_.data();
+        const RecurrenceResult want = SsmReference(p), terms = TermMagnitudes(p);
+        p.xbc = between.data();
+        ASSERT_TRUE(backend_->ConvSsmStep(conv, p).ok());
+        // x, B and C are off by a rounding or two of their own terms, which may cancel: the error of
+        // a small one is larger in relation.
+        out.ExpectWithin(want.out, terms.out, 3e-3);
+        ExpectStates(want.states, terms.states, p.state_offset, 3e-3);
+        ExpectStates(conv_want.states, conv_want.states, conv_offset, 0);
+      }
+    }
+  }
+}
+
+TEST_P(RecurrenceTest, StepsDoNotDependOnTheirCompany) {
+  const int64_t taps = 4, channels = 3 * 16 + 2 * 16, offset = (taps - 1) * channels;
+  SsdParams p = MakeSsd(std::vector<int64_t>(9, 1), 3, 16, 16, 16);
+  p.state_offset = offset;
+  MakeSequences(std::vector<int64_t>(9, 1), offset, 3 * 16 * 16);
+  const std::vector<std::vector<float>> before = states_;
+  const std::vector<float> in = Normal(9 * channels), weight = Normal(taps * channels),
+                           bias = Normal(channels);
+  std::vector<float> between(9 * p.xbc_stride), y(9 * p.y_stride), alone(p.y_stride);
+  ConvSiluParams conv = {.in = in.data(),
+                         .in_stride = channels,
+                         .weight = weight.data(),
+                         .bias = bias.data(),
+                         .taps = taps,
+                         .channels = channels,
+                         .sequences = sequences_.data(),
+                         .sequence_count = 9,
+                         .rows = 9,
+                         .out = between.data(),
+                         .out_stride = p.xbc_stride};
+  p.sequences = sequences_.data();
+  p.xbc = between.data();
+  p.y = y.data();
+  ASSERT_TRUE(backend_->ConvSsmStep(conv, p).ok());
+  const std::vector<std::vector<float>> together = states_;
+  for (int64_t i = 0; i < 9; ++i) {
+    states_[i] = before[i];
+    const SequenceRows one = {.row_begin = 0, .row_count = 1, .state = states_[i].data()};
+    SsdParams q = p;
+    q.dt += i * p.dt_stride;
+    q.y = alone.data();
+    ConvSiluParams c = conv;
+    c.in = static_cast<const float*>(conv.in) + i * channels;
+    q.rows = c.rows = q.sequence_count = c.sequence_count = 1;
+    q.sequences = c.sequences = &one;
+    ASSERT_TRUE(backend_->ConvSsmStep(c, q).ok());
+    EXPECT_EQ(states_[i], together[i]);
+    for (int64_t j = 0; j < 3 * 16; ++j) ASSERT_EQ(alone[j], y[i * p.y_stride + j]);
+  }
+}
+
 // A sequence in two calls gives what one call gives, and company changes nothing, bit for bit, as
-// long as the cut is at a whole block.
+// long as the cut is at a whole block of every backend: 128 rows.
 TEST_P(RecurrenceTest, SequencesDoNotDependOnTheirCompany) {
   for (const DType compute : {DType::kF32, DType::kBf16}) {
-    SsdParams p = MakeSsd({70, 128, 3}, 3, 32, 32, 16);
+    SsdParams p = MakeSsd({70, 256, 3}, 3, 32, 32, 16);
     p.compute_dtype = compute;
     const std::vector<std::vector<float>> before = states_;
     std::vector<float> y(rows_ * p.y_stride), alone(y.size());
@@ -220,27 +377,28 @@ TEST_P(RecurrenceTest, SequencesDoNotDependOnTheirCompany) {
     for (size_t s = 0; s < states_.size(); ++s) states_[s] = before[s];
     SequenceRows pieces[] = {sequences_[1], sequences_[1]};
     pieces[0].row_begin = pieces[1].row_begin = 0;
-    pieces[0].row_count = pieces[1].row_count = 64;
+    pieces[0].row_count = pieces[1].row_count = 128;
     for (int64_t piece = 0; piece < 2; ++piece) {
       SsdParams q = p;
       q.sequences = &pieces[piece];
       q.sequence_count = 1;
-      q.rows = 64;
-      const int64_t first = sequences_[1].row_begin + 64 * piece;
+      q.rows = 128;
+      const int64_t first = sequences_[1].row_begin + 128 * piece;
       q.xbc = p.xbc + first * p.xbc_stride;
       q.dt = p.dt + first * p.dt_stride;
       q.y = alone.data() + first * p.y_stride;
       ASSERT_TRUE(backend_->Ssd(q).ok());
     }
     EXPECT_EQ(states_[1], together[1]);
-    for (int64_t r = 70; r < 198; ++r) {
+    for (int64_t r = 70; r < 326; ++r) {
       for (int64_t c = 0; c < 96; ++c)
         ASSERT_EQ(alone[r * p.y_stride + c], y[r * p.y_stride + c]) << r << " " << c;
     }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isas, RecurrenceTest, testing::ValuesIn(BackendCases()), BackendCaseName);
+INSTANTIATE_TEST_SUITE_P(Backends, RecurrenceTest, testing::ValuesIn(BackendCases()),
+                         BackendCaseName);
 
 }  // namespace
 }  // namespace mneme

@@ -182,8 +182,7 @@ TEST_F(PolicyTest, RecordsOfTheFormerVersionAreReadAndWrittenWhereNothingNewIsSa
   std::string document_payload;
   PutU64(&document_payload, 1'600'000'001'000'000);
   PutString(&document_payload, "d");
-  const std::string memory_record =
-      ForgeRecord(RecordKind::kMemory, memory_key, memory_payload);
+  const std::string memory_record = ForgeRecord(RecordKind::kMemory, memory_key, memory_payload);
   const std::string document_record =
       ForgeRecord(RecordKind::kDocument, document_key, document_payload);
   ASSERT_EQ(memory_record[0], 1);
@@ -196,7 +195,8 @@ TEST_F(PolicyTest, RecordsOfTheFormerVersionAreReadAndWrittenWhereNothingNewIsSa
   EXPECT_EQ(info.policy, MemoryPolicy());
   EXPECT_EQ(info.display_name, "an old one");
   EXPECT_EQ(store().GetDocument(info.uid, "d")->expire_time, absl::InfiniteFuture());
-  EXPECT_EQ(EncodeRecord(memory_key, *DecodeMemoryRecord(memory_key, memory_record)), memory_record);
+  EXPECT_EQ(EncodeRecord(memory_key, *DecodeMemoryRecord(memory_key, memory_record)),
+            memory_record);
   EXPECT_EQ(EncodeRecord(document_key, *DecodeDocumentRecord(document_key, document_record)),
             document_record);
 

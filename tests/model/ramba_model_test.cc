@@ -1,5 +1,5 @@
-// The network on random bundles of odd shapes against its double twin, on every instruction set,
-// and its promises about company, steps, forks and bad input.
+// The network on random bundles of odd shapes against its double twin, on every instruction
+// set and device, and its promises about company, steps, forks and bad input.
 
 #include "model/ramba_model.h"
 
@@ -25,10 +25,12 @@ struct TestModel {
   std::unique_ptr<RambaModel> model;
 };
 
-TestModel MakeModel(const RandomShape& shape, absl::string_view matrix_dtype, Precision precision,
+// `device`: "cpu", with `options`, or "cuda".
+TestModel MakeModel(absl::string_view device, const RandomShape& shape,
+                    absl::string_view matrix_dtype, Precision precision,
                     CpuBackendOptions options = {.threads = 2}) {
   TestModel setup;
-  setup.backend = CreateCpuBackend(options).value();
+  setup.backend = CreateBackend(device, options).value();
   setup.model = RambaModel::Create(RandomBundle(shape, matrix_dtype, 1), *setup.backend,
                                    {.precision = precision})
                     .value();
@@ -50,6 +52,12 @@ std::vector<SegmentChunks> Derive(const Model& model,
   const absl::Status status = model.ForwardLower(spans, &out);
   EXPECT_TRUE(status.ok()) << status;
   return out;
+}
+
+std::vector<float> HostRows(Backend& backend, const Buffer& rows, int64_t count) {
+  std::vector<float> host(static_cast<size_t>(count));
+  EXPECT_TRUE(backend.CopyOut(host.data(), rows.data(), count * 4).ok());
+  return host;
 }
 
 double StoredElement(const uint8_t* data, DType dtype, int64_t i) {
@@ -82,7 +90,7 @@ class Reader {
   // Advances by `ids`, row `first_row` of the reading on; returns logits and queries.
   struct Step {
     LowerRows lower;
-    std::vector<float> logits;
+    UpperRows upper;
   };
   Step Advance(absl::Span<const TokenId> ids, int64_t first_row,
                LogitRows which = LogitRows::kAll) {
@@ -101,7 +109,7 @@ class Reader {
       selections.push_back({.pages = pages[r], .weights = weights[r]});
     }
     status =
-        model_.ReadUpper(absl::MakeConstSpan(&step, 1), out.lower, selections, which, &out.logits);
+        model_.ReadUpper(absl::MakeConstSpan(&step, 1), out.lower, selections, which, &out.upper);
     EXPECT_TRUE(status.ok()) << status;
     return out;
   }
@@ -157,17 +165,19 @@ void CompareWithReference(const TestModel& setup, Tolerance tolerance) {
         const int64_t count = std::min<int64_t>(step, 21 - row);
         const Reader::Step out =
             reader.Advance(absl::MakeConstSpan(question).subspan(row, count), row);
+        const std::vector<float> queries =
+            HostRows(*setup.backend, out.lower.queries, count * c.landmark_dim);
         for (int64_t r = 0; r < count; ++r) {
           for (size_t i = 0; i < reading.index[row + r].size(); ++i) {
             double score = 0;
             for (int64_t d = 0; d < c.landmark_dim; ++d) {
-              score += double{out.lower.queries[r * c.landmark_dim + d]} *
+              score += double{queries[r * c.landmark_dim + d]} *
                        want.landmarks[reading.index[row + r][i]][d];
             }
             scores.Add(score, reading.scores[row + r][i]);
           }
           for (int64_t v = 0; v < c.vocab_size; ++v) {
-            logits.Add(out.logits[r * c.vocab_size + v], reading.logits[row + r][v]);
+            logits.Add(out.upper.logits[r * c.vocab_size + v], reading.logits[row + r][v]);
           }
         }
       }
@@ -212,38 +222,63 @@ RandomShape SmallestShape() {
           .segment_size = 4};
 }
 
-TEST(RambaModelTest, OddShapesMatchTheTwinOnEveryInstructionSet) {
+// On every device of this build; without a GPU the tests of "cuda" skip.
+class RambaModelTest : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    const absl::Status status = CreateBackend(GetParam(), {.threads = 1}).status();
+    if (absl::IsFailedPrecondition(status)) GTEST_SKIP() << status;
+    ASSERT_TRUE(status.ok()) << status;
+  }
+};
+
+std::vector<std::string> Devices() {
+#if defined(MNEME_HAVE_CUDA)
+  return {"cpu", "cuda"};
+#else
+  return {"cpu"};
+#endif
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, RambaModelTest, testing::ValuesIn(Devices()),
+                         [](const auto& device) { return device.param; });
+
+TEST_P(RambaModelTest, OddShapesMatchTheTwinOnEveryInstructionSet) {
   for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx}) {
     if (isa > DetectCpuIsa()) continue;
+    if (GetParam() != "cpu" && isa != CpuIsa::kPortable) continue;
     SCOPED_TRACE(CpuIsaName(isa));
     CompareWithReference(
-        MakeModel(OddShape(), "I8", Precision::kF32, {.threads = 2, .isa_max = isa}), kF32);
+        MakeModel(GetParam(), OddShape(), "I8", Precision::kF32, {.threads = 2, .isa_max = isa}),
+        kF32);
     CompareWithReference(
-        MakeModel(OddShape(), "I8", Precision::kBf16, {.threads = 2, .isa_max = isa}), kBf16);
+        MakeModel(GetParam(), OddShape(), "I8", Precision::kBf16, {.threads = 2, .isa_max = isa}),
+        kBf16);
   }
 }
 
-TEST(RambaModelTest, WideStatesAndLongSegmentsMatchTheTwin) {
-  CompareWithReference(MakeModel(WideStateShape(), "I8", Precision::kF32), kF32);
-  CompareWithReference(MakeModel(WideStateShape(), "I8", Precision::kBf16), kBf16);
+TEST_P(RambaModelTest, WideStatesAndLongSegmentsMatchTheTwin) {
+  CompareWithReference(MakeModel(GetParam(), WideStateShape(), "I8", Precision::kF32), kF32);
+  CompareWithReference(MakeModel(GetParam(), WideStateShape(), "I8", Precision::kBf16), kBf16);
 }
 
-TEST(RambaModelTest, TheSmallestShapeMatchesTheTwin) {
-  CompareWithReference(MakeModel(SmallestShape(), "F32", Precision::kF32), kF32);
+TEST_P(RambaModelTest, TheSmallestShapeMatchesTheTwin) {
+  CompareWithReference(MakeModel(GetParam(), SmallestShape(), "F32", Precision::kF32), kF32);
 }
 
-TEST(RambaModelTest, MatricesInF32AndBf16MatchTheTwin) {
+TEST_P(RambaModelTest, MatricesInF32AndBf16MatchTheTwin) {
   for (const char* dtype : {"F32", "BF16"}) {
     SCOPED_TRACE(dtype);
-    CompareWithReference(MakeModel(OddShape(), dtype, Precision::kF32), kF32);
-    CompareWithReference(MakeModel(OddShape(), dtype, Precision::kBf16), kBf16);
+    CompareWithReference(MakeModel(GetParam(), OddShape(), dtype, Precision::kF32), kF32);
+    CompareWithReference(MakeModel(GetParam(), OddShape(), dtype, Precision::kBf16), kBf16);
   }
 }
 
-TEST(RambaModelTest, SegmentsDoNotDependOnTheirCompanyNorOnThreads) {
+TEST_P(RambaModelTest, SegmentsDoNotDependOnTheirCompanyNorOnThreads) {
   for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
-    const TestModel one = MakeModel(WideStateShape(), "I8", precision, {.threads = 1});
-    const TestModel three = MakeModel(WideStateShape(), "I8", precision, {.threads = 3});
+    const TestModel one = MakeModel(GetParam(), WideStateShape(), "I8", precision, {.threads = 1});
+    const TestModel three =
+        MakeModel(GetParam(), WideStateShape(), "I8", precision, {.threads = 3});
     std::vector<std::vector<TokenId>> segments;
     for (int64_t length : {1, 64, 65, 192, 130, 7, 191}) {
       segments.push_back(RandomIds(one.model->config(), length, static_cast<uint32_t>(length)));
@@ -257,9 +292,9 @@ TEST(RambaModelTest, SegmentsDoNotDependOnTheirCompanyNorOnThreads) {
   }
 }
 
-TEST(RambaModelTest, ReadersDoNotDependOnTheirCompany) {
+TEST_P(RambaModelTest, ReadersDoNotDependOnTheirCompany) {
   for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
-    const TestModel setup = MakeModel(OddShape(), "I8", precision);
+    const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", precision);
     const Model& model = *setup.model;
     const ModelConfig& c = model.config();
     // Prompts of several lengths and single tokens, mixed; then all by one token.
@@ -275,10 +310,10 @@ TEST(RambaModelTest, ReadersDoNotDependOnTheirCompany) {
     const auto read = [&](absl::Span<const ReaderStep> batch) {
       LowerRows lower;
       EXPECT_TRUE(model.ReadLower(batch, &lower).ok());
-      std::vector<RowSelection> none(lower.hidden.size() / c.d_model);
-      std::vector<float> logits;
-      EXPECT_TRUE(model.ReadUpper(batch, lower, none, LogitRows::kLastOfStep, &logits).ok());
-      return logits;
+      std::vector<RowSelection> none(lower.row_count);
+      UpperRows upper;
+      EXPECT_TRUE(model.ReadUpper(batch, lower, none, LogitRows::kLastOfStep, &upper).ok());
+      return upper.logits;
     };
     const std::vector<float> together = read(steps);
     const std::vector<TokenId> next = {5};
@@ -299,8 +334,37 @@ TEST(RambaModelTest, ReadersDoNotDependOnTheirCompany) {
   }
 }
 
-TEST(RambaModelTest, AForkGoesItsOwnWay) {
-  const TestModel setup = MakeModel(OddShape(), "I8", Precision::kBf16);
+TEST_P(RambaModelTest, TheBestTokenIsThatOfTheLargestLogit) {
+  const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kBf16);
+  const Model& model = *setup.model;
+  const std::vector<TokenId> prompts[] = {RandomIds(model.config(), 20, 3), {7}, {9}, {9}};
+  const auto read = [&](LogitRows which) {
+    std::vector<std::unique_ptr<ReaderState>> states;
+    std::vector<ReaderStep> steps;
+    for (const std::vector<TokenId>& prompt : prompts) {
+      states.push_back(model.NewReaderState());
+      steps.push_back({.state = states.back().get(), .ids = prompt});
+    }
+    LowerRows lower;
+    UpperRows upper;
+    EXPECT_TRUE(model.ReadLower(steps, &lower).ok());
+    EXPECT_TRUE(
+        model.ReadUpper(steps, lower, std::vector<RowSelection>(lower.row_count), which, &upper)
+            .ok());
+    return upper;
+  };
+  const std::vector<float> logits = read(LogitRows::kLastOfStep).logits;
+  const UpperRows upper = read(LogitRows::kBestOfStep);
+  EXPECT_TRUE(upper.logits.empty());
+  ASSERT_EQ(upper.best.size(), 4u);
+  for (size_t i = 0; i < 4; ++i) {
+    const auto row = logits.begin() + static_cast<ptrdiff_t>(i) * model.config().vocab_size;
+    EXPECT_EQ(upper.best[i], std::max_element(row, row + model.config().vocab_size) - row);
+  }
+}
+
+TEST_P(RambaModelTest, AForkGoesItsOwnWay) {
+  const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kBf16);
   const Model& model = *setup.model;
   const std::vector<TokenId> prompt = RandomIds(model.config(), 20, 3), next = {7};
   const auto state = model.NewReaderState();
@@ -313,11 +377,12 @@ TEST(RambaModelTest, AForkGoesItsOwnWay) {
   ASSERT_TRUE(model.ReadLower(absl::MakeConstSpan(&step, 1), &first).ok());
   step.state = fork.get();
   ASSERT_TRUE(model.ReadLower(absl::MakeConstSpan(&step, 1), &second).ok());
-  EXPECT_EQ(first.hidden, second.hidden);
+  EXPECT_EQ(HostRows(*setup.backend, first.hidden, model.config().d_model),
+            HostRows(*setup.backend, second.hidden, model.config().d_model));
 }
 
-TEST(RambaModelTest, CallsFromManyThreadsGiveTheSame) {
-  const TestModel setup = MakeModel(OddShape(), "I8", Precision::kBf16);
+TEST_P(RambaModelTest, CallsFromManyThreadsGiveTheSame) {
+  const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kBf16);
   const std::vector<TokenId> ids = RandomIds(setup.model->config(), 64, 9);
   const SegmentChunks want = Derive(*setup.model, {ids})[0];
   std::vector<SegmentChunks> got(4);
@@ -334,8 +399,8 @@ TEST(RambaModelTest, CallsFromManyThreadsGiveTheSame) {
   }
 }
 
-TEST(RambaModelTest, BadIngestIsRefusedWithItsValue) {
-  const TestModel setup = MakeModel(OddShape(), "I8", Precision::kF32);
+TEST_P(RambaModelTest, BadIngestIsRefusedWithItsValue) {
+  const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kF32);
   std::vector<SegmentChunks> out;
   const auto status_of = [&](std::vector<TokenId> ids) {
     const absl::Span<const TokenId> span(ids);
@@ -350,8 +415,8 @@ TEST(RambaModelTest, BadIngestIsRefusedWithItsValue) {
   EXPECT_TRUE(out.empty());
 }
 
-TEST(RambaModelTest, BadReaderStepsAreRefused) {
-  const TestModel setup = MakeModel(OddShape(), "I8", Precision::kF32);
+TEST_P(RambaModelTest, BadReaderStepsAreRefused) {
+  const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kF32);
   const Model& model = *setup.model;
   const auto state = model.NewReaderState();
   const std::vector<TokenId> good = {1, 2}, bad = {1, 9999};
@@ -367,9 +432,9 @@ TEST(RambaModelTest, BadReaderStepsAreRefused) {
 
   const ReaderStep step = {.state = state.get(), .ids = good};
   const auto read_upper = [&](const LowerRows& rows, const std::vector<RowSelection>& selections) {
-    std::vector<float> logits;
+    UpperRows upper;
     return model
-        .ReadUpper(absl::MakeConstSpan(&step, 1), rows, selections, LogitRows::kAll, &logits)
+        .ReadUpper(absl::MakeConstSpan(&step, 1), rows, selections, LogitRows::kAll, &upper)
         .code();
   };
   const uint8_t* page = nullptr;
@@ -381,18 +446,18 @@ TEST(RambaModelTest, BadReaderStepsAreRefused) {
   EXPECT_EQ(read_upper(lower, {{}, {}}), absl::StatusCode::kOk);
 }
 
-TEST(RambaModelTest, NoStepsAreNoWork) {
-  const TestModel setup = MakeModel(OddShape(), "I8", Precision::kF32);
+TEST_P(RambaModelTest, NoStepsAreNoWork) {
+  const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kF32);
   LowerRows lower;
-  std::vector<float> logits;
+  UpperRows upper;
   EXPECT_TRUE(setup.model->ReadLower({}, &lower).ok());
-  EXPECT_TRUE(setup.model->ReadUpper({}, lower, {}, LogitRows::kAll, &logits).ok());
-  EXPECT_TRUE(logits.empty());
+  EXPECT_TRUE(setup.model->ReadUpper({}, lower, {}, LogitRows::kAll, &upper).ok());
+  EXPECT_TRUE(upper.logits.empty());
 }
 
-TEST(RambaModelTest, WhatIsStoredTellsItsDerivation) {
-  const TestModel f32 = MakeModel(OddShape(), "I8", Precision::kF32),
-                  bf16 = MakeModel(OddShape(), "I8", Precision::kBf16);
+TEST_P(RambaModelTest, WhatIsStoredTellsItsDerivation) {
+  const TestModel f32 = MakeModel(GetParam(), OddShape(), "I8", Precision::kF32),
+                  bf16 = MakeModel(GetParam(), OddShape(), "I8", Precision::kBf16);
   EXPECT_NE(f32.model->derivation_fingerprint(), bf16.model->derivation_fingerprint());
   EXPECT_NE(f32.model->derivation_fingerprint(), f32.model->bundle().fingerprint);
   EXPECT_EQ(f32.model->page_layout().page_bytes(), 2 * 16 * 32 * 4);

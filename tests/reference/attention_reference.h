@@ -20,11 +20,6 @@ inline std::vector<double> SoftmaxReference(std::vector<double> scores) {
   return scores;
 }
 
-inline double PageElement(const void* page, DType dtype, int64_t i) {
-  return dtype == DType::kBf16 ? Bf16ToFloat(static_cast<const Bf16*>(page)[i])
-                               : static_cast<const float*>(page)[i];
-}
-
 // Norm of each chunk's rows, then its CLS row.
 inline std::vector<double> ChunkInputReference(const ChunkInputParams& p) {
   std::vector<double> out;
@@ -41,8 +36,23 @@ inline std::vector<double> ChunkAttentionReference(const ChunkAttentionParams& p
   std::vector<double> out(p.groups * T * width, 0.0);
   for (int64_t g = 0; g < p.groups; ++g) {
     for (int64_t h = 0; h < p.heads; ++h) {
+      std::vector<double> heads[3];  // q, k, v: [T, D]
+      for (int part = 0; part < 3; ++part) {
+        for (int64_t r = 0; r < T; ++r) {
+          std::vector<double> x;
+          for (int64_t d = 0; d < D; ++d) {
+            x.push_back(ElementReference(p.qkv, p.in_dtype,
+                                         (g * T + r) * p.qkv_stride + part * width + h * D + d));
+          }
+          if (p.q_norm != nullptr && part < 2) {
+            x = NormRowReference(x, part == 0 ? p.q_norm : p.k_norm, p.eps);
+            RotateReference(p.cosine + r * (D / 2), p.sine + r * (D / 2), &x);
+          }
+          heads[part].insert(heads[part].end(), x.begin(), x.end());
+        }
+      }
       const auto at = [&](int64_t row, int64_t part, int64_t d) {
-        return double{p.qkv[(g * T + row) * p.qkv_stride + part * width + h * D + d]};
+        return heads[part][row * D + d];
       };
       for (int64_t r = 0; r < T; ++r) {
         std::vector<double> scores(T, 0.0);
@@ -99,15 +109,16 @@ inline std::vector<double> HsaAttendReference(const HsaAttendParams& p) {
         for (int64_t s = 0; s < S; ++s) {
           for (int64_t d = 0; d < D; ++d) {
             scores[s] += double{p.q[r * p.q_stride + h * D + d]} *
-                         PageElement(page, p.page_dtype, s * D + d);
+                         ElementReference(page, p.page_dtype, s * D + d);
           }
           scores[s] /= std::sqrt(static_cast<double>(D));
         }
         scores = SoftmaxReference(scores);
         for (int64_t s = 0; s < S; ++s) {
           for (int64_t d = 0; d < D; ++d) {
-            out[(r * p.heads + h) * D + d] += p.weights[r * p.pages_max + i] * scores[s] *
-                                              PageElement(page, p.page_dtype, S * D + s * D + d);
+            out[(r * p.heads + h) * D + d] +=
+                p.weights[r * p.pages_max + i] * scores[s] *
+                ElementReference(page, p.page_dtype, S * D + s * D + d);
           }
         }
       }

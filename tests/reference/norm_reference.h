@@ -10,6 +10,12 @@
 
 namespace mneme {
 
+// Element i of f32 or bf16 data.
+inline double ElementReference(const void* data, DType dtype, int64_t i) {
+  return dtype == DType::kBf16 ? Bf16ToFloat(static_cast<const Bf16*>(data)[i])
+                               : static_cast<const float*>(data)[i];
+}
+
 inline double SiluReference(double x) { return x / (1 + std::exp(-x)); }
 
 // x / sqrt(mean(x^2) + eps) * weight.
@@ -37,11 +43,22 @@ inline std::vector<double> GateNormReference(const GateNormParams& p) {
   for (int64_t r = 0; r < p.rows; ++r) {
     std::vector<double> gated;
     for (int64_t i = 0; i < p.width; ++i) {
-      gated.push_back(double{p.y[r * p.y_stride + i]} * SiluReference(p.z[r * p.z_stride + i]));
+      gated.push_back(ElementReference(p.y, p.in_dtype, r * p.y_stride + i) *
+                      SiluReference(ElementReference(p.z, p.in_dtype, r * p.z_stride + i)));
     }
     for (double v : NormRowReference(gated, p.weight, p.eps)) out.push_back(v);
   }
   return out;
+}
+
+// A head turned to its position, whose half rows of cosines and sines these are.
+inline void RotateReference(const float* cosine, const float* sine, std::vector<double>* x) {
+  const size_t half = x->size() / 2;
+  for (size_t i = 0; i < half; ++i) {
+    const double a = (*x)[i], b = (*x)[half + i];
+    (*x)[i] = a * cosine[i] - b * sine[i];
+    (*x)[half + i] = b * cosine[i] + a * sine[i];
+  }
 }
 
 inline std::vector<double> HeadNormReference(const HeadNormParams& p) {
@@ -51,13 +68,8 @@ inline std::vector<double> HeadNormReference(const HeadNormParams& p) {
       const float* in = p.data + r * p.stride + h * p.head_dim;
       std::vector<double> x = NormRowReference({in, in + p.head_dim}, p.weight, p.eps);
       if (p.cosine != nullptr) {
-        const int64_t half = p.head_dim / 2;
-        for (int64_t i = 0; i < half; ++i) {
-          const double a = x[i], b = x[half + i];
-          const double c = p.cosine[r % p.period * half + i], s = p.sine[r % p.period * half + i];
-          x[i] = a * c - b * s;
-          x[half + i] = b * c + a * s;
-        }
+        const int64_t position = r % p.period * (p.head_dim / 2);
+        RotateReference(p.cosine + position, p.sine + position, &x);
       }
       out.insert(out.end(), x.begin(), x.end());
     }

@@ -26,8 +26,10 @@ inline RecurrenceResult ConvSiluReference(const ConvSiluParams& p) {
     const float* state = sequence.state + p.state_offset;
     std::vector<double> rows(state, state + past * p.channels);  // the past, then the present
     for (int64_t r = 0; r < sequence.row_count; ++r) {
-      const float* in = p.in + (sequence.row_begin + r) * p.in_stride;
-      rows.insert(rows.end(), in, in + p.channels);
+      for (int64_t c = 0; c < p.channels; ++c) {
+        rows.push_back(
+            ElementReference(p.in, p.io_dtype, (sequence.row_begin + r) * p.in_stride + c));
+      }
       for (int64_t c = 0; c < p.channels; ++c) {
         double sum = p.bias[c];
         for (int64_t t = 0; t < p.taps; ++t) {

@@ -30,6 +30,14 @@ class FakeEngine : public Engine {
                     const std::function<bool(GeneratePiece)>&) { return GenerateResult(); };
   std::function<absl::StatusOr<ScoreResult>(const ScoreOptions&, const CallContext&)> score =
       [](const ScoreOptions&, const CallContext&) { return ScoreResult(); };
+  // What CheckStore does; called without a lock.
+  std::function<absl::StatusOr<StoreCheckReport>(
+      absl::string_view memory_name, bool heal,
+      const std::function<absl::Status(const StoreCheckReport&)>& step)>
+      check_store =
+          [](absl::string_view, bool, const std::function<absl::Status(const StoreCheckReport&)>&) {
+            return StoreCheckReport();
+          };
   // Called by GetMemory, without a lock, before it answers.
   std::function<void()> on_get_memory = [] {};
 
@@ -92,8 +100,7 @@ class FakeEngine : public Engine {
     return documents_[document].text;
   }
 
-  absl::StatusOr<MemoryStat> CreateMemory(absl::string_view name,
-                                          absl::string_view display_name,
+  absl::StatusOr<MemoryStat> CreateMemory(absl::string_view name, absl::string_view display_name,
                                           const MemoryPolicy& policy) override {
     absl::MutexLock lock(&mutex_);
     const auto [it, is_new] = memories_.try_emplace(std::string(name), display_name);
@@ -224,6 +231,17 @@ class FakeEngine : public Engine {
   absl::StatusOr<ScoreResult> Score(const ScoreOptions& options,
                                     const CallContext& context) override {
     return score(options, context);
+  }
+  absl::StatusOr<StoreCheckReport> CheckStore(
+      absl::string_view memory_name, bool heal,
+      const std::function<absl::Status(const StoreCheckReport&)>& step) override {
+    return check_store(memory_name, heal, step);
+  }
+  absl::StatusOr<BackupInfo> CreateBackup(BackupDirectory& directory, const std::string& version,
+                                          const BackupStep& step) override {
+    BackupInfo info;
+    info.version = version;
+    return directory.Create(StoreFiles(), info, step);
   }
   absl::Status Ready() const override {
     absl::MutexLock lock(&mutex_);

@@ -1,5 +1,6 @@
 // The program from outside: flags, errors, signals, exit status.
 
+#include <algorithm>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
@@ -17,6 +18,8 @@
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "memory_store/backup_directory.h"
+#include "memory_store/chunk_store.h"
 #include "mneme/v1/mneme.grpc.pb.h"
 #include "tests/server/child_program.h"
 #include "tests/server/http.h"
@@ -259,11 +262,57 @@ TEST_F(BundleTest, AMissingFileIsOneClearLine) {
 }
 
 TEST_F(ProgramTest, ADeviceThatIsNotThereIsOneClearLine) {
-  // Where there is one, this says nothing.
-  if (RunServer({"--version"}).output.find("cuda") != std::string::npos) {
-    GTEST_SKIP() << "this build has the CUDA backend";
-  }
+  // Whether the build lacks the backend or the machine the GPU.
+  if (fs::exists("/dev/nvidia0")) GTEST_SKIP() << "this machine has a GPU";
   ExpectFailure(RunServer(Flags({"--device", "cuda"})), 1, "cuda");
+}
+
+TEST_F(ProgramTest, VerifyOnlyReadsADirectoryThatNoServerUsesAndWritesNothing) {
+  ExpectFailure(RunServer(Flags({"--verify-only"})), 1, "is not a Mneme data directory");
+  EXPECT_FALSE(fs::exists(data_dir()));
+  { auto server = TestServer::StartReal({}, data_dir()); }
+  const auto files = [&] {
+    std::vector<std::string> names;
+    for (const auto& entry : fs::recursive_directory_iterator(data_dir())) {
+      if (!entry.is_regular_file()) continue;
+      names.push_back(absl::StrCat(entry.path().string(), " ", entry.file_size()));
+    }
+    std::sort(names.begin(), names.end());
+    return names;
+  };
+  const std::vector<std::string> before = files();
+  const auto result = RunServer(Flags({"--verify-only"}));
+  EXPECT_EQ(result.status, 0) << result.errors;
+  EXPECT_THAT(result.output, HasSubstr("0 damaged"));
+  EXPECT_EQ(files(), before);
+  auto server = TestServer::StartReal({}, data_dir());
+  ExpectFailure(RunServer(Flags({"--verify-only"})), 1, "in use");
+}
+
+TEST_F(ProgramTest, RestoreFromMakesADataDirectoryAndSaysWhatIsWrong) {
+  const std::string backups = folder_.path() + "/backups";
+  ExpectFailure(RunServer(Flags({"--restore-from", backups})), 1, "no FORMAT file");
+  {
+    auto directory = BackupDirectory::Open(backups).value();
+    auto server = TestServer::StartReal({}, folder_.path() + "/source");
+  }
+  ExpectFailure(RunServer(Flags({"--restore-from", backups})), 1, "no backup in");
+  {
+    RocksDbOptions options;
+    options.data_dir = folder_.path() + "/source";
+    Metrics metrics;
+    auto store = OpenRocksDbChunkStore(options, metrics).value();
+    const auto files = store->Files(ChunkStore::FilesFor::kBackup).value();
+    auto directory = BackupDirectory::Open(backups).value();
+    const auto step = [](const BackupProgress&) { return absl::OkStatus(); };
+    ASSERT_TRUE(directory->Create(files, {}, step).ok());
+  }
+  ExpectFailure(RunServer(Flags({"--restore-from", backups + ":7"})), 1, "no backup 7");
+  const auto result = RunServer(Flags({"--restore-from", backups + ":1"}));
+  EXPECT_EQ(result.status, 0) << result.errors;
+  EXPECT_THAT(result.output, StartsWith("restored backup 1 of "));
+  ExpectFailure(RunServer(Flags({"--restore-from", backups})), 1, "into an empty directory");
+  EXPECT_EQ(RunServer(Flags({"--verify-only"})).status, 0);
 }
 
 }  // namespace

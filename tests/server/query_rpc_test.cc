@@ -242,6 +242,7 @@ TEST_F(QueryRpcTest, GenerateStreamsPiecesAndEndsWithTheReason) {
   request.set_temperature(0.5);
   request.set_seed(7);
   request.set_omit_passages(true);
+  request.set_ignore_eos(true);
   std::vector<v1::GenerateResponse> pieces;
   ASSERT_TRUE(Generate(request, &pieces).ok());
   EXPECT_EQ(seen.max_tokens, 100);
@@ -249,6 +250,7 @@ TEST_F(QueryRpcTest, GenerateStreamsPiecesAndEndsWithTheReason) {
   EXPECT_EQ(seen.top_p, 1);
   EXPECT_EQ(seen.seed, 7u);
   EXPECT_TRUE(seen.omit_passages);
+  EXPECT_TRUE(seen.ignore_eos);
   ASSERT_EQ(pieces.size(), 101u);
   EXPECT_EQ(pieces[0].text(), "w0 ");
   EXPECT_EQ(pieces[0].passages(0).text(), "passage");

@@ -1,0 +1,225 @@
+// What becomes of the sums of a product: scaled, then stored as f32, added to f32, rounded to bf16,
+// or, gates and ups together, as silu(gate) * up in bf16. Shared by the kernels of gemm.cu and
+// wgmma_gemm.cu, whose sums are fragments of 16 rows x 8 outputs (tensor_core.cuh).
+
+#ifndef MNEME_KERNELS_CUDA_GEMM_STORE_CUH_
+#define MNEME_KERNELS_CUDA_GEMM_STORE_CUH_
+
+#include <cstdint>
+
+#include "kernels/cuda/device_math.cuh"
+#include "kernels/cuda/gemm.h"
+#include "kernels/cuda/tensor_core.cuh"
+
+namespace mneme {
+
+// A warp's way through shared memory: 16 rows of 64 bf16, padded so that the lanes of a fragment
+// write to different banks.
+inline constexpr int kStoreRowBytes = 64 * 2 + 16;
+inline constexpr int kStoreBytes = 16 * kStoreRowBytes;
+
+struct GemmStore {
+  enum class Kind { kF32, kAdd, kBf16, kSwiGlu };
+
+  Kind kind;
+  const float* scale;  // [n], or null: 1
+  void* out;
+  int64_t stride;  // of out
+  int64_t rows;
+  int n;
+  float* tail;  // outputs from tail_begin on, as f32
+  int64_t tail_stride;
+  int tail_begin, tail_end;  // n: none
+
+  static GemmStore Of(const GemmParams& p) {
+    const Kind kind = p.swiglu                      ? Kind::kSwiGlu
+                      : p.out_dtype == DType::kBf16 ? Kind::kBf16
+                      : p.accumulate                ? Kind::kAdd
+                                                    : Kind::kF32;
+    return {.kind = kind,
+            .scale = p.scale,
+            .out = p.out,
+            .stride = p.swiglu ? p.n / 2 : p.n,
+            .rows = p.rows,
+            .n = static_cast<int>(p.n),
+            .tail = p.tail,
+            .tail_stride = p.tail_stride,
+            .tail_begin = static_cast<int>(p.tail == nullptr ? p.n : p.tail_begin),
+            .tail_end = static_cast<int>(p.tail == nullptr ? p.n : p.tail_begin + p.tail_outputs)};
+  }
+  // Whether rows of `out` can be written 16 bytes (f32: 8) at a time.
+  bool aligned() const {
+    const bool halves = kind == Kind::kBf16 || kind == Kind::kSwiGlu;
+    return reinterpret_cast<uintptr_t>(out) % (halves ? 16 : 8) == 0 &&
+           stride % (halves ? 8 : 2) == 0;
+  }
+};
+
+// The scales of this lane's outputs, kColumns from `column` on. Read before the sums are there.
+template <int kColumns>
+struct StoreScales {
+  float2 values[kColumns / 8];
+
+  __device__ __forceinline__ void Load(const GemmStore& store, int column) {
+#pragma unroll
+    for (int j = 0; j < kColumns / 8; ++j) {
+      const int output = column + j * 8 + static_cast<int>(threadIdx.x) % 4 * 2;
+      values[j] = {1.0f, 1.0f};
+      if (store.scale != nullptr && output < store.n) {
+        values[j] = __ldg(reinterpret_cast<const float2*>(store.scale + output));
+      }
+    }
+  }
+};
+
+// What the output holds before, where sums are added to it: of kCount fragments from output
+// `column` on, 16 rows from `row` on.
+template <int kCount>
+struct StoreBefore {
+  float2 values[kCount][2];
+
+  __device__ __forceinline__ void Load(const GemmStore& store, int row, int column) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int64_t row0 = row + lane / 4;
+    const float* const from =
+        static_cast<const float*>(store.out) + row0 * store.stride + column + lane % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const bool valid = row0 + half * 8 < store.rows && column + j * 8 < store.n;
+        values[j][half] = {0, 0};
+        if (valid) {
+          values[j][half] =
+              *reinterpret_cast<const float2*>(from + half * 8 * store.stride + j * 8);
+        }
+      }
+    }
+  }
+};
+
+// Stores `kCount` fragments from number kFirst on, as f32: kAdd to `before`.
+template <bool kAdd, int kFirst, int kCount, int kFragments>
+__device__ __forceinline__ void StoreF32(const float (&sums)[kFragments][4],
+                                         const float2 (&scales)[kFragments],
+                                         const StoreBefore<kCount>& before, const GemmStore& store,
+                                         int row, int column) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t row0 = row + lane / 4;
+  float* const to = static_cast<float*>(store.out) + row0 * store.stride + column + lane % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const int j = kFirst + i;
+    if (column + j * 8 >= store.n) continue;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float2 v = {sums[j][half * 2] * scales[j].x, sums[j][half * 2 + 1] * scales[j].y};
+      if (kAdd) v = {before.values[i][half].x + v.x, before.values[i][half].y + v.y};
+      if (row0 + half * 8 < store.rows) {
+        *reinterpret_cast<float2*>(to + half * 8 * store.stride + j * 8) = v;
+      }
+    }
+  }
+}
+
+// Stores a warp's fragments as bf16, or silu(gate) * up of them: 16 rows from `row` on, outputs
+// from `column` on (a multiple of 16). Eight fragments of results at a time go through `shared`,
+// kStoreBytes of the warp's own, to whole 128 bytes of rows.
+template <bool kSwiGlu, int kFragments>
+__device__ __forceinline__ void StoreBf16(const float (&sums)[kFragments][4],
+                                          const float2 (&scales)[kFragments],
+                                          const GemmStore& store, unsigned char* shared, int row,
+                                          int column) {
+  constexpr int kPass = 8, kResults = kSwiGlu ? kFragments / 2 : kFragments;
+  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+  uint32_t* const to = reinterpret_cast<uint32_t*>(shared + g * kStoreRowBytes) + t;
+  const int first_output = kSwiGlu ? column / 2 : column;
+  const int end = kSwiGlu ? store.n / 2 : store.n;
+  const bool has_tail = !kSwiGlu && column + kFragments * 8 > store.tail_begin;
+#pragma unroll
+  for (int first = 0; first < kResults; first += kPass) {
+#pragma unroll
+    for (int i = 0; i < kPass; ++i) {
+      if (first + i >= kResults) continue;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float2 v;
+        if (kSwiGlu) {
+          const int j = 2 * (first + i);
+          v = {Silu(sums[j][half * 2] * scales[j].x) * (sums[j + 1][half * 2] * scales[j + 1].x),
+               Silu(sums[j][half * 2 + 1] * scales[j].y) *
+                   (sums[j + 1][half * 2 + 1] * scales[j + 1].y)};
+        } else {
+          const int j = first + i;
+          v = {sums[j][half * 2] * scales[j].x, sums[j][half * 2 + 1] * scales[j].y};
+        }
+        to[half * 8 * (kStoreRowBytes / 4) + i * 4] = PackBf16(v.x, v.y);
+        if (has_tail) {
+          const int64_t r = row + g + half * 8;
+          const int at = column + (first + i) * 8 + t * 2 - store.tail_begin;
+          float* const tail = store.tail + r * store.tail_stride + at;
+          const int tail_count = store.tail_end - store.tail_begin;
+          if (r < store.rows && at >= 0 && at < tail_count) tail[0] = v.x;
+          if (r < store.rows && at + 1 >= 0 && at + 1 < tail_count) tail[1] = v.y;
+        }
+      }
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int r = i * 4 + lane / 8, part = lane % 8;
+      const int output = first_output + (first + part) * 8;
+      if (first + part < kResults && output < end && row + r < store.rows) {
+        *reinterpret_cast<uint4*>(static_cast<__nv_bfloat16*>(store.out) +
+                                  (row + r) * store.stride + output) =
+            *reinterpret_cast<const uint4*>(shared + r * kStoreRowBytes + part * 16);
+      }
+    }
+    __syncwarp();
+  }
+}
+
+// The same for any alignment, one value at a time.
+template <int kColumns>
+__device__ __forceinline__ void StoreSumsByElement(const float (&sums)[kColumns / 8][4],
+                                                   const GemmStore& store, int row, int column) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const bool swiglu = store.kind == GemmStore::Kind::kSwiGlu;
+#pragma unroll
+  for (int j = 0; j < kColumns / 8; ++j) {
+    if (swiglu && j % 2 != 0) continue;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int64_t r = row + lane / 4 + e / 2 * 8;
+      const int output = column + j * 8 + lane % 4 * 2 + e % 2;
+      if (r >= store.rows || output >= store.n) continue;
+      const float v = store.scale == nullptr ? sums[j][e] : sums[j][e] * store.scale[output];
+      float* const f32 = static_cast<float*>(store.out) + r * store.stride;
+      __nv_bfloat16* const bf16 = static_cast<__nv_bfloat16*>(store.out) + r * store.stride;
+      switch (store.kind) {
+        case GemmStore::Kind::kF32:
+          f32[output] = v;
+          break;
+        case GemmStore::Kind::kAdd:
+          f32[output] += v;
+          break;
+        case GemmStore::Kind::kBf16:
+          bf16[output] = FromFloat<__nv_bfloat16>(v);
+          if (output >= store.tail_begin && output < store.tail_end) {
+            store.tail[r * store.tail_stride + output - store.tail_begin] = v;
+          }
+          break;
+        case GemmStore::Kind::kSwiGlu: {
+          constexpr int kLast = kColumns / 8 - 1;
+          const float up = sums[j < kLast ? j + 1 : j][e] *
+                           (store.scale == nullptr ? 1.0f : store.scale[output + 8]);
+          bf16[output / 16 * 8 + output % 8] = FromFloat<__nv_bfloat16>(Silu(v) * up);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace mneme
+
+#endif  // MNEME_KERNELS_CUDA_GEMM_STORE_CUH_

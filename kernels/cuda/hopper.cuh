@@ -1,0 +1,191 @@
+// Hopper's own units (sm_90a): barriers that copies arrive at, matrix products of a warpgroup,
+// launches that overlap. PTX ISA 9.0.
+
+#ifndef MNEME_KERNELS_CUDA_HOPPER_CUH_
+#define MNEME_KERNELS_CUDA_HOPPER_CUH_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/tensor_core.cuh"
+
+namespace mneme {
+
+// With LaunchEarly: waits until the kernels before in the stream are done and what they wrote is
+// seen; before it a kernel may only read what older kernels left. Without, does nothing.
+__device__ __forceinline__ void WaitForKernelsBefore() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Lets the kernel behind start as soon as every block has called this or ended.
+__device__ __forceinline__ void LetKernelBehindStart() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Makes ordinary stores to shared memory (and copies of CopyAsync16) visible to the matrix units:
+// between the stores and the products, in the writing thread before a barrier or in the reading one
+// behind it.
+__device__ __forceinline__ void FenceAsyncProxy() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define MNEME_HAS_WGMMA 1
+
+// Gives registers of this thread away, down to a number, or waits for some to be free and takes
+// them; a multiple of 8. All warps of a warpgroup, in a kernel with __launch_bounds__(threads, 1).
+// Registers come out of those that the block started with (the compiler's report, for each thread):
+// who wants more waits for ever.
+template <int kRegisters>
+__device__ __forceinline__ void GiveRegisters() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void TakeRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// ---- barriers in shared memory -----------------------------------------------------------------
+
+// A phase ends with its `arrivals`-th arrival. One thread; a barrier of the block afterwards.
+__device__ __forceinline__ void PhaseInit(uint64_t* barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)),
+               "r"(arrivals)
+               : "memory");
+}
+__device__ __forceinline__ void PhaseArrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
+}
+// Arrives when all copies that this thread has started are done.
+__device__ __forceinline__ void PhaseArriveAfterCopies(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(SharedAddress(barrier))
+               : "memory");
+}
+// Waits for the end of a phase: parity 0 of the first, 1 of the second, 0 of the third .. (parity 1
+// of a new barrier has ended).
+__device__ __forceinline__ void PhaseWait(const uint64_t* barrier, uint32_t parity) {
+  asm volatile(
+      "{\n .reg .pred p;\n"
+      "again:\n mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n @!p bra again;\n}" ::"r"(
+          SharedAddress(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+// ---- products of a warpgroup -------------------------------------------------------------------
+
+// B operand in shared memory without swizzle: cores of 8 columns (of B) x 8 k, 128 contiguous bytes
+// (16 a column); `leading` bytes from a core to the next along k, `stride` to the next 8 columns.
+__device__ __forceinline__ uint64_t WgmmaDescriptor(const void* shared, uint32_t leading,
+                                                    uint32_t stride) {
+  return static_cast<uint64_t>((SharedAddress(shared) & 0x3ffff) >> 4) |
+         static_cast<uint64_t>(leading >> 4) << 16 | static_cast<uint64_t>(stride >> 4) << 32;
+}
+// A or B operand of 64 k: rows (columns of B) of 128 bytes, one after the other from a multiple of
+// 1024 bytes on, 16-byte chunks of a row swapped by chunk ^ (row % 8). 16 k further: 32 bytes.
+__device__ __forceinline__ uint64_t WgmmaSwappedDescriptor(const void* shared) {
+  return WgmmaDescriptor(shared, 16, 1024) | uint64_t{1} << 62;
+}
+// The same operand `bytes` further on.
+__device__ __forceinline__ uint64_t WgmmaAdvance(uint64_t descriptor, int bytes) {
+  return descriptor + static_cast<uint64_t>(bytes >> 4);
+}
+
+__device__ __forceinline__ void WgmmaFence() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void WgmmaCommit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+template <int kPending>
+__device__ __forceinline__ void WgmmaWait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// d = a b, or d += a b: 64 rows (16 a warp, fragments as in tensor_core.cuh), kColumns columns, 16
+// k. Asynchronous: d must not be touched before WgmmaWait.
+template <int kColumns>
+__device__ __forceinline__ void WgmmaBf16(float (&d)[kColumns / 8][4], uint64_t a, uint64_t b,
+                                          bool add);
+
+#define MNEME_SUMS_1(j) "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
+#define MNEME_SUMS_2(j) MNEME_SUMS_1(j), MNEME_SUMS_1(j + 1)
+#define MNEME_SUMS_4(j) MNEME_SUMS_2(j), MNEME_SUMS_2(j + 2)
+#define MNEME_SUMS_8(j) MNEME_SUMS_4(j), MNEME_SUMS_4(j + 4)
+#define MNEME_SUMS_16(j) MNEME_SUMS_8(j), MNEME_SUMS_8(j + 8)
+#define MNEME_SUMS_32(j) MNEME_SUMS_16(j), MNEME_SUMS_16(j + 16)
+#define MNEME_WGMMA(columns, tiles, registers, a_place, b_place, add_place)                       \
+  template <>                                                                                     \
+  __device__ __forceinline__ void WgmmaBf16<columns>(float(&d)[tiles][4], uint64_t a, uint64_t b, \
+                                                     bool add) {                                  \
+    asm volatile("{\n .reg .pred p;\n setp.ne.b32 p, " add_place                                  \
+                 ", 0;\n wgmma.mma_async.sync.aligned.m64n" #columns                              \
+                 "k16.f32.bf16.bf16 {" registers "}, " a_place ", " b_place ", p, 1, 1, 0, 0;\n}" \
+                 : MNEME_SUMS_##tiles(0)                                                          \
+                 : "l"(a), "l"(b), "r"(add ? 1 : 0));                                             \
+  }
+
+#define MNEME_REGISTERS_8 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define MNEME_REGISTERS_16 \
+  MNEME_REGISTERS_8        \
+  ", "                     \
+  "%8, %9, %10, %11, %12, %13, %14, %15"
+#define MNEME_REGISTERS_32 \
+  MNEME_REGISTERS_16       \
+  ", "                     \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define MNEME_REGISTERS_64                                                           \
+  MNEME_REGISTERS_32                                                                 \
+  ", "                                                                               \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define MNEME_REGISTERS_128                                                          \
+  MNEME_REGISTERS_64                                                                 \
+  ", "                                                                               \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, " \
+  "%110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, "   \
+  "%123, %124, %125, %126, %127"
+MNEME_WGMMA(16, 2, MNEME_REGISTERS_8, "%8", "%9", "%10")
+MNEME_WGMMA(32, 4, MNEME_REGISTERS_16, "%16", "%17", "%18")
+MNEME_WGMMA(64, 8, MNEME_REGISTERS_32, "%32", "%33", "%34")
+MNEME_WGMMA(128, 16, MNEME_REGISTERS_64, "%64", "%65", "%66")
+MNEME_WGMMA(256, 32, MNEME_REGISTERS_128, "%128", "%129", "%130")
+#undef MNEME_WGMMA
+#endif  // __CUDA_ARCH_FEAT_SM90_ALL
+
+// ---- on the host -------------------------------------------------------------------------------
+
+// As Launch, for a kernel that calls WaitForKernelsBefore: may start while the kernel before it in
+// the stream ends. sm_90 and later.
+template <typename... Params, typename... Values>
+cudaError_t LaunchEarly(void (*kernel)(Params...), dim3 grid, dim3 block, int64_t shared_bytes,
+                        cudaStream_t stream, Values... values) {
+  if (shared_bytes > 48 * 1024) {
+    const cudaError_t error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) return error;
+  }
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(values)...);
+}
+
+}  // namespace mneme
+
+#endif  // MNEME_KERNELS_CUDA_HOPPER_CUH_

@@ -1,0 +1,23 @@
+// HsaAttend behind the launcher that all backends' operations have; how it works is in
+// hsa_attention_kernels.cuh.
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/hsa_attention_kernels.cuh"
+#include "kernels/cuda/kernels.h"
+
+namespace mneme {
+
+absl::Status CudaHsaAttend(const HsaAttendParams& params, CudaStream& stream) {
+  const hsa::Machine machine = {.multiprocessors = stream.device().multiprocessors,
+                                .shared_bytes_max = stream.device().shared_bytes_max};
+  const hsa::Variant variant = hsa::Choose(params, machine);
+  if (!hsa::CanCompute(variant, params, machine)) {
+    return absl::InvalidArgumentError(absl::StrCat("HsaAttend: pages of ", params.chunk_tokens,
+                                                   " tokens and width ", params.head_dim,
+                                                   " do not fit in shared memory"));
+  }
+  RETURN_IF_CUDA_ERROR(hsa::LaunchHsa(variant, params, stream.get()));
+  return absl::OkStatus();
+}
+
+}  // namespace mneme

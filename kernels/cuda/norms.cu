@@ -1,0 +1,257 @@
+// RMSNorm in its forms: of rows, behind a gate, per head with rotary positions, of a chunk's rows
+// before its CLS row, and of keys on their way into pages.
+//
+// A warp does one row (or head). Rows of up to 2048 values whose addresses allow it are read once,
+// 16 bytes at a time, and kept in registers between the sum of squares and the scaling; others are
+// read twice. The order of the sum depends on the width and on which of the two it is, and that on
+// the width, the pointers and the strides alone, not on how many rows there are.
+
+#include <cstdint>
+
+#include "kernels/cuda/device_math.cuh"
+#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/tensor_core.cuh"
+
+namespace mneme {
+namespace {
+
+constexpr int kRowsPerBlock = 4;
+constexpr int kThreads = kRowsPerBlock * 32;
+
+unsigned Blocks(int64_t rows) { return static_cast<unsigned>(CeilDiv(rows, kRowsPerBlock)); }
+
+// The row of this warp.
+__device__ __forceinline__ int64_t WarpRow() {
+  return static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + threadIdx.x / 32;
+}
+
+// What is normed: `in` itself, or in * silu(gate).
+struct PlainRow {
+  const float* in;
+  __device__ __forceinline__ float At(int64_t i) const { return in[i]; }
+  __device__ __forceinline__ float4 Four(int64_t i) const {
+    return *reinterpret_cast<const float4*>(in + i);
+  }
+};
+template <typename In>
+struct GatedRow {
+  const In* in;
+  const In* gate;
+  __device__ __forceinline__ float At(int64_t i) const {
+    return ToFloat(in[i]) * Silu(ToFloat(gate[i]));
+  }
+  __device__ __forceinline__ float4 Four(int64_t i) const {
+    const float4 v = LoadFour(in + i), z = LoadFour(gate + i);
+    return {v.x * Silu(z.x), v.y * Silu(z.y), v.z * Silu(z.z), v.w * Silu(z.w)};
+  }
+};
+
+__device__ __forceinline__ float NormScale(float squares, int64_t width, float eps) {
+  return 1.0f / sqrtf(WarpSum(squares) / static_cast<float>(width) + eps);
+}
+
+// kVectors: float4 values that a lane keeps, for widths up to 128 * kVectors; 0: any width and any
+// alignment.
+template <int kVectors, typename Row, typename Out>
+__device__ __forceinline__ void NormRow(const Row& row, const float* weight, float eps,
+                                        int64_t width, Out* out) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float squares = 0;
+  if constexpr (kVectors == 0) {
+    for (int64_t i = lane; i < width; i += 32) {
+      const float v = row.At(i);
+      squares = fmaf(v, v, squares);
+    }
+    const float scale = NormScale(squares, width, eps);
+    for (int64_t i = lane; i < width; i += 32) {
+      out[i] = FromFloat<Out>(row.At(i) * scale * weight[i]);
+    }
+  } else {
+    float4 v[kVectors];
+#pragma unroll
+    for (int j = 0; j < kVectors; ++j) {
+      const int i = (j * 32 + lane) * 4;
+      v[j] = i < width ? row.Four(i) : float4{0, 0, 0, 0};
+    }
+#pragma unroll
+    for (int j = 0; j < kVectors; ++j) {
+      squares = fmaf(v[j].x, v[j].x, squares);
+      squares = fmaf(v[j].y, v[j].y, squares);
+      squares = fmaf(v[j].z, v[j].z, squares);
+      squares = fmaf(v[j].w, v[j].w, squares);
+    }
+    const float scale = NormScale(squares, width, eps);
+#pragma unroll
+    for (int j = 0; j < kVectors; ++j) {
+      const int i = (j * 32 + lane) * 4;
+      if (i >= width) continue;
+      const float4 w = *reinterpret_cast<const float4*>(weight + i);
+      StoreFour(out + i, {v[j].x * scale * w.x, v[j].y * scale * w.y, v[j].z * scale * w.z,
+                          v[j].w * scale * w.w});
+    }
+  }
+}
+
+bool Aligned(const void* pointer, int64_t stride, int64_t element_bytes, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0 && stride * element_bytes % bytes == 0;
+}
+
+// Calls fn with the kVectors that fits: std::integral_constant-like.
+template <int kValue>
+struct Constant {
+  static constexpr int value = kValue;
+};
+template <typename Fn>
+auto WithVectors(int64_t width, bool aligned, Fn fn) {
+  if (!aligned || width % 4 != 0 || width > 2048) return fn(Constant<0>());
+  if (width <= 128) return fn(Constant<1>());
+  if (width <= 512) return fn(Constant<4>());
+  if (width <= 1024) return fn(Constant<8>());
+  return fn(Constant<16>());
+}
+
+// Grid: rows / kRowsPerBlock.
+template <int kVectors, typename Out>
+__global__ void __launch_bounds__(kThreads) RmsNormKernel(RmsNormParams p) {
+  const int64_t r = WarpRow();
+  if (r >= p.rows) return;
+  NormRow<kVectors>(PlainRow{p.in + r * p.in_stride}, p.weight, p.eps, p.width,
+                    static_cast<Out*>(p.out) + r * p.out_stride);
+}
+
+template <int kVectors, typename In, typename Out>
+__global__ void __launch_bounds__(kThreads) GateNormKernel(GateNormParams p) {
+  const int64_t r = WarpRow();
+  if (r >= p.rows) return;
+  NormRow<kVectors>(GatedRow<In>{static_cast<const In*>(p.y) + r * p.y_stride,
+                                 static_cast<const In*>(p.z) + r * p.z_stride},
+                    p.weight, p.eps, p.width, static_cast<Out*>(p.out) + r * p.out_stride);
+}
+
+// Grid: output rows / kRowsPerBlock. Row t = S of each chunk is the CLS row.
+template <int kVectors>
+__global__ void __launch_bounds__(kThreads) ChunkInputKernel(ChunkInputParams p) {
+  const int64_t r = WarpRow();
+  if (r >= p.chunks * (p.chunk_tokens + 1)) return;
+  const int64_t chunk = r / (p.chunk_tokens + 1), t = r % (p.chunk_tokens + 1);
+  float* out = p.out + r * p.out_stride;
+  if (t == p.chunk_tokens) {
+    for (int64_t i = threadIdx.x % 32; i < p.width; i += 32) out[i] = p.cls[i];
+    return;
+  }
+  NormRow<kVectors>(PlainRow{p.hidden + (chunk * p.chunk_tokens + t) * p.hidden_stride}, p.weight,
+                    p.eps, p.width, out);
+}
+
+// Grid: page rows (chunks * 2 * S) / kRowsPerBlock: the keys of a chunk, then its values.
+template <typename Out>
+__global__ void __launch_bounds__(kThreads) WritePagesKernel(WritePagesParams p) {
+  const int64_t r = WarpRow();
+  if (r >= p.chunks * 2 * p.chunk_tokens) return;
+  const int64_t chunk = r / (2 * p.chunk_tokens), at = r % (2 * p.chunk_tokens);
+  const int64_t first = chunk * (p.chunk_tokens + 1);
+  Out* out = static_cast<Out*>(p.pages) + r * p.head_dim;
+  if (at < p.chunk_tokens) {
+    NormRow<0>(PlainRow{p.k + (first + at) * p.stride}, p.k_norm_weight, p.eps, p.head_dim, out);
+    return;
+  }
+  const float* v = p.v + (first + at - p.chunk_tokens) * p.stride;
+  for (int64_t i = threadIdx.x % 32; i < p.head_dim; i += 32) out[i] = FromFloat<Out>(v[i]);
+}
+
+// Grid: (row, head) pairs / kRowsPerBlock. A lane does the pairs (i, half + i) that a rotation
+// mixes, so what it writes in place is read again by no other lane.
+__global__ void __launch_bounds__(kThreads) HeadNormKernel(HeadNormParams p) {
+  const int64_t index = WarpRow();
+  if (index >= p.rows * p.heads) return;
+  const int64_t r = index / p.heads, h = index % p.heads;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t half = p.head_dim / 2;
+  float* x = p.data + r * p.stride + h * p.head_dim;
+  float squares = 0;
+  for (int64_t i = lane; i < half; i += 32) {
+    squares = fmaf(x[i], x[i], squares);
+    squares = fmaf(x[half + i], x[half + i], squares);
+  }
+  const bool odd = p.head_dim % 2 != 0 && lane == 0;  // the value without a partner
+  if (odd) squares = fmaf(x[p.head_dim - 1], x[p.head_dim - 1], squares);
+  const float scale = NormScale(squares, p.head_dim, p.eps);
+  const int64_t position = p.cosine == nullptr ? 0 : r % p.period * half;
+  for (int64_t i = lane; i < half; i += 32) {
+    const float a = x[i] * scale * p.weight[i];
+    const float b = x[half + i] * scale * p.weight[half + i];
+    if (p.cosine == nullptr) {
+      x[i] = a;
+      x[half + i] = b;
+    } else {
+      const float c = p.cosine[position + i], s = p.sine[position + i];
+      x[i] = a * c - b * s;
+      x[half + i] = b * c + a * s;
+    }
+  }
+  if (odd) x[p.head_dim - 1] *= scale * p.weight[p.head_dim - 1];
+}
+
+}  // namespace
+
+absl::Status CudaRmsNorm(const RmsNormParams& p, CudaStream& stream) {
+  if (p.rows == 0) return absl::OkStatus();
+  const int out_bytes = DTypeBytes(p.out_dtype);
+  const bool aligned = Aligned(p.in, p.in_stride, 4, 16) && Aligned(p.weight, 0, 4, 16) &&
+                       Aligned(p.out, p.out_stride, out_bytes, 4 * out_bytes);
+  return WithVectors(p.width, aligned, [&](auto vectors) {
+    constexpr int kVectors = decltype(vectors)::value;
+    const auto kernel = p.out_dtype == DType::kBf16 ? RmsNormKernel<kVectors, __nv_bfloat16>
+                                                    : RmsNormKernel<kVectors, float>;
+    return LaunchStatus(Launch(kernel, Blocks(p.rows), kThreads, 0, stream.get(), p), "RmsNorm");
+  });
+}
+
+absl::Status CudaGateNorm(const GateNormParams& p, CudaStream& stream) {
+  if (p.rows == 0) return absl::OkStatus();
+  const int out_bytes = DTypeBytes(p.out_dtype);
+  const int in_bytes = DTypeBytes(p.in_dtype);
+  const bool aligned = Aligned(p.y, p.y_stride, in_bytes, 4 * in_bytes) &&
+                       Aligned(p.z, p.z_stride, in_bytes, 4 * in_bytes) &&
+                       Aligned(p.weight, 0, 4, 16) &&
+                       Aligned(p.out, p.out_stride, out_bytes, 4 * out_bytes);
+  return WithVectors(p.width, aligned, [&](auto vectors) {
+    constexpr int kVectors = decltype(vectors)::value;
+    const auto kernel =
+        p.in_dtype == DType::kBf16
+            ? (p.out_dtype == DType::kBf16 ? GateNormKernel<kVectors, __nv_bfloat16, __nv_bfloat16>
+                                           : GateNormKernel<kVectors, __nv_bfloat16, float>)
+            : (p.out_dtype == DType::kBf16 ? GateNormKernel<kVectors, float, __nv_bfloat16>
+                                           : GateNormKernel<kVectors, float, float>);
+    return LaunchStatus(Launch(kernel, Blocks(p.rows), kThreads, 0, stream.get(), p), "GateNorm");
+  });
+}
+
+absl::Status CudaHeadNorm(const HeadNormParams& p, CudaStream& stream) {
+  if (p.rows == 0) return absl::OkStatus();
+  return LaunchStatus(
+      Launch(HeadNormKernel, Blocks(p.rows * p.heads), kThreads, 0, stream.get(), p), "HeadNorm");
+}
+
+absl::Status CudaChunkInput(const ChunkInputParams& p, CudaStream& stream) {
+  if (p.chunks == 0) return absl::OkStatus();
+  const bool aligned = Aligned(p.hidden, p.hidden_stride, 4, 16) && Aligned(p.weight, 0, 4, 16) &&
+                       Aligned(p.out, p.out_stride, 4, 16);
+  return WithVectors(p.width, aligned, [&](auto vectors) {
+    return LaunchStatus(
+        Launch(ChunkInputKernel<decltype(vectors)::value>, Blocks(p.chunks * (p.chunk_tokens + 1)),
+               kThreads, 0, stream.get(), p),
+        "ChunkInput");
+  });
+}
+
+absl::Status CudaWritePages(const WritePagesParams& p, CudaStream& stream) {
+  if (p.chunks == 0) return absl::OkStatus();
+  const auto kernel =
+      p.page_dtype == DType::kBf16 ? WritePagesKernel<__nv_bfloat16> : WritePagesKernel<float>;
+  return LaunchStatus(
+      Launch(kernel, Blocks(p.chunks * 2 * p.chunk_tokens), kThreads, 0, stream.get(), p),
+      "WritePages");
+}
+
+}  // namespace mneme
