@@ -31,7 +31,7 @@ CudaStream::~CudaStream() {
   for (cudaEvent_t event : segment_done_) {
     if (event != nullptr) static_cast<void>(cudaEventDestroy(event));
   }
-  for (const Repetition& repetition : repetitions_) {
+  for (const auto& [key, repetition] : repetitions_) {
     if (repetition.graph != nullptr) static_cast<void>(cudaGraphExecDestroy(repetition.graph));
   }
   for (const Block& block : blocks_) device_memory_.Release(block.data);
@@ -96,19 +96,18 @@ absl::Status CudaStream::NotCapturing() const {
 }
 
 CudaStream::Repetition& CudaStream::FindRepetition(absl::Span<const int64_t> key) {
-  Repetition* oldest = nullptr;
-  for (Repetition& repetition : repetitions_) {
-    if (absl::MakeConstSpan(repetition.key) == key) return repetition;
-    if (oldest == nullptr || repetition.last_use < oldest->last_use) oldest = &repetition;
-  }
-  if (static_cast<int64_t>(repetitions_.size()) < kRepeatsMax) {
-    oldest = &repetitions_.emplace_back();
-  } else if (oldest->graph != nullptr) {
+  if (const auto found = repetitions_.find(key); found != repetitions_.end()) return found->second;
+  if (static_cast<int64_t>(repetitions_.size()) >= kRepeatsMax) {
+    const auto oldest = std::min_element(
+        repetitions_.begin(), repetitions_.end(),
+        [](const auto& a, const auto& b) { return a.second.last_use < b.second.last_use; });
     // What is under way of it goes on to its end.
-    static_cast<void>(cudaGraphExecDestroy(oldest->graph));
+    if (oldest->second.graph != nullptr) {
+      static_cast<void>(cudaGraphExecDestroy(oldest->second.graph));
+    }
+    repetitions_.erase(oldest);
   }
-  *oldest = {.key = {key.begin(), key.end()}};
-  return *oldest;
+  return repetitions_[std::vector<int64_t>(key.begin(), key.end())];
 }
 
 absl::StatusOr<cudaGraphExec_t> CudaStream::Capture(absl::FunctionRef<absl::Status()> fn) {

@@ -5,7 +5,9 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -79,19 +81,27 @@ class CudaStream {
   static constexpr int kSegments = 4;
   static constexpr int64_t kSegmentBytes = 512 * 1024;
 
-  // Keys that are remembered; the one that was not asked for longest gives way.
-  static constexpr int64_t kRepeatsMax = 64;
+  // Keys that are remembered; the one that was not asked for longest gives way. Enough for two
+  // halves of a step of any number of readers up to 256: with fewer, numbers that vary from step to
+  // step would be captured again and again.
+  static constexpr int64_t kRepeatsMax = 640;
 
   struct Block {
     char* data = nullptr;
     int64_t bytes = 0;
   };
   struct Repetition {
-    std::vector<int64_t> key;
     cudaGraphExec_t graph = nullptr;  // null: not captured yet
     int64_t generation = 0;           // of memory_generation_, when it was captured
     bool runs_only = false;           // could not be captured
-    int64_t last_use = 0;
+    int64_t last_use = 0;             // 0: never
+  };
+  // Orders keys; a span finds its key without a copy.
+  struct KeyLess {
+    using is_transparent = void;
+    bool operator()(absl::Span<const int64_t> a, absl::Span<const int64_t> b) const {
+      return std::lexicographical_compare(a.begin(), a.end(), b.begin(), b.end());
+    }
   };
 
   CudaStream(const DeviceInfo& device, MemoryPool& device_memory, MemoryPool& pinned_memory)
@@ -118,7 +128,7 @@ class CudaStream {
   int64_t counter_count_ = 0;
   int64_t memory_generation_ = 0;  // counts the moves of scratch memory and counters
 
-  std::vector<Repetition> repetitions_;
+  std::map<std::vector<int64_t>, Repetition, KeyLess> repetitions_;
   int64_t repeats_ = 0;
   bool capturing_ = false;
 

@@ -222,6 +222,29 @@ TEST_F(CudaBackendTest, RepeatedOperationsSeeWhatTheMemoryHolds) {
   EXPECT_EQ(calls, 2);
 }
 
+// More of them than are remembered: the oldest is forgotten, and comes back when it is asked for.
+TEST_F(CudaBackendTest, MoreKeysThanAreRememberedGoOn) {
+  const int64_t id = Backend::NewRepeatId();
+  const Buffer logits = Filled({1, 5, 3}), best = Filled({0});
+  for (int64_t i = 0; i < 3 * 700; ++i) {
+    const int64_t key[] = {id, i / 2 % 700};  // each twice: run, then captured
+    ASSERT_TRUE(backend_->Zero(best.data(), 4).ok());
+    ASSERT_TRUE(backend_
+                    ->Repeat(key,
+                             [&] {
+                               return backend_->ArgMax({.in = logits.as<float>(),
+                                                        .in_stride = 3,
+                                                        .rows = 1,
+                                                        .columns = 3,
+                                                        .out = best.as<int32_t>()});
+                             })
+                    .ok());
+    int32_t column = 0;
+    ASSERT_TRUE(backend_->CopyOut(&column, best.data(), 4).ok());
+    ASSERT_EQ(column, 1) << i;
+  }
+}
+
 // What reads host memory is not captured, but right; an error stays an error.
 TEST_F(CudaBackendTest, WhatCannotBeRepeatedRuns) {
   const Buffer state = Filled(std::vector<float>(1, 0)), one = Filled(std::vector<float>(8, 1)),
@@ -234,30 +257,30 @@ TEST_F(CudaBackendTest, WhatCannotBeRepeatedRuns) {
     int calls = 0;
     std::vector<float> states;
     for (int i = 0; i < 4; ++i) {
-      ASSERT_TRUE(backend_
-                      ->Repeat(key,
-                               [&] {
-                                 ++calls;
-                                 return backend_->SsmStep({.xbc = one.as<float>(),
-                                                           .xbc_stride = 3,
-                                                           .dt = one.as<float>(),
-                                                           .dt_stride = 1,
-                                                           .dt_bias = one.as<float>(),
-                                                           .a_log = one.as<float>(),
-                                                           .d_skip = one.as<float>(),
-                                                           .heads = 1,
-                                                           .head_dim = 1,
-                                                           .state_size = 1,
-                                                           .sequences = &sequence,
-                                                           .sequence_count = 1,
-                                                           .backend_sequences =
-                                                               resident ? table.as<SequenceRows>()
-                                                                        : nullptr,
-                                                           .rows = 1,
-                                                           .y = y.as<float>(),
-                                                           .y_stride = 1});
-                               })
-                      .ok());
+      ASSERT_TRUE(
+          backend_
+              ->Repeat(key,
+                       [&] {
+                         ++calls;
+                         return backend_->SsmStep(
+                             {.xbc = one.as<float>(),
+                              .xbc_stride = 3,
+                              .dt = one.as<float>(),
+                              .dt_stride = 1,
+                              .dt_bias = one.as<float>(),
+                              .a_log = one.as<float>(),
+                              .d_skip = one.as<float>(),
+                              .heads = 1,
+                              .head_dim = 1,
+                              .state_size = 1,
+                              .sequences = &sequence,
+                              .sequence_count = 1,
+                              .backend_sequences = resident ? table.as<SequenceRows>() : nullptr,
+                              .rows = 1,
+                              .y = y.as<float>(),
+                              .y_stride = 1});
+                       })
+              .ok());
       states.push_back(Values(state)[0]);
       EXPECT_GT(states.back(), 2.0f);  // dt = log(1 + e^2), and little is left of what was before
       EXPECT_NE(Values(y)[0], 0.0f);
@@ -270,8 +293,8 @@ TEST_F(CudaBackendTest, WhatCannotBeRepeatedRuns) {
   }
   const int64_t key[] = {Backend::NewRepeatId()};
   for (int i = 0; i < 3; ++i) {
-    EXPECT_TRUE(absl::IsInternal(
-        backend_->Repeat(key, [] { return absl::InternalError("lost"); })));
+    EXPECT_TRUE(
+        absl::IsInternal(backend_->Repeat(key, [] { return absl::InternalError("lost"); })));
   }
 }
 
