@@ -32,11 +32,13 @@ constexpr int kDigits = 3;
 constexpr int kStepK = 64;
 constexpr int kKeptVectors = 8;  // 4 values each that a lane keeps of a row; the rest is read again
 
-constexpr float kLargest = 4194303.0f;    // of v
-constexpr float kSmallestRow = 1e-31f;    // below it kLargest / x overflows
-constexpr float kToInteger = 12582912.0f; // 1.5 * 2^23: adding it rounds to integers
+constexpr float kLargest = 4194303.0f;     // of v
+constexpr float kSmallestRow = 1e-31f;     // below it kLargest / x overflows
+constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23: adding it rounds to integers
 
-__host__ __device__ constexpr int64_t PaddedK(int64_t k) { return (k + kStepK - 1) / kStepK * kStepK; }
+__host__ __device__ constexpr int64_t PaddedK(int64_t k) {
+  return (k + kStepK - 1) / kStepK * kStepK;
+}
 __host__ __device__ constexpr int64_t DigitRowBytes(int64_t k) {
   return (PaddedK(k) + 127) / 128 * 128 + 64;
 }
@@ -172,8 +174,8 @@ __device__ __forceinline__ float BringRow(const RowProductParams& p, int64_t row
 
 __device__ __forceinline__ void WriteOutput(const RowProductParams& p, int64_t row, int64_t output,
                                             const int (&sums)[kDigits], float row_scale) {
-  const int64_t sum = static_cast<int64_t>(sums[2]) * 65536 + static_cast<int64_t>(sums[1]) * 256 +
-                      sums[0];
+  const int64_t sum =
+      static_cast<int64_t>(sums[2]) * 65536 + static_cast<int64_t>(sums[1]) * 256 + sums[0];
   float v = __fmul_rn(static_cast<float>(sum), row_scale);
   v = __fmul_rn(v, p.scale[output]);
   float* to = p.out + row * p.out_stride + output;

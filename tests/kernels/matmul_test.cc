@@ -342,15 +342,13 @@ TEST_P(MatmulTest, NormedOperandsMatchTheTwin) {
                           .ok());
           // With operands in bf16 (and weights of f32 rounded to it): 2^-9 of each factor, over a
           // sum of random signs. Else f32, which the approximate SiLU takes to a few ulps.
-          const double tolerance = compute == DType::kF32 ? kF32Tolerance
-                                   : per_row              ? 1e-4
-                                                          : 1e-2;
+          const double tolerance = compute == DType::kF32 ? kF32Tolerance : per_row ? 1e-4 : 1e-2;
           for (int64_t r = 0; r < rows; ++r) {
             for (int64_t i = 0; i < n; ++i) {
               ASSERT_NEAR(out[r * columns + i], want[r * n + i], tolerance * magnitude)
                   << DTypeName(dtype) << " in " << DTypeName(compute) << ", " << n << " x " << cols
-                  << ", row " << r << " of " << rows << ", output " << i
-                  << (gated ? ", gated" : "") << (per_row ? ", per row" : "");
+                  << ", row " << r << " of " << rows << ", output " << i << (gated ? ", gated" : "")
+                  << (per_row ? ", per row" : "");
             }
           }
         }
