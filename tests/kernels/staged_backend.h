@@ -167,9 +167,9 @@ class StagedBackend : public Backend {
         &p.a, Staging::Reach(p.rows, p.a_stride, p.weight->cols()) * DTypeBytes(p.a_dtype)));
     if (p.norm.weight != nullptr) {
       RETURN_IF_ERROR(s.In(&p.norm.weight, p.weight->cols()));
-      RETURN_IF_ERROR(s.InBytes(
-          &p.norm.gate, Staging::Reach(p.rows, p.norm.gate_stride, p.weight->cols()) *
-                            DTypeBytes(p.norm.in_dtype)));
+      RETURN_IF_ERROR(
+          s.InBytes(&p.norm.gate, Staging::Reach(p.rows, p.norm.gate_stride, p.weight->cols()) *
+                                      DTypeBytes(p.norm.in_dtype)));
       RETURN_IF_ERROR(s.OutBytes(&p.norm.normed, p.rows * p.weight->cols() * 4));
     }
     RETURN_IF_ERROR(s.OutBytes(
