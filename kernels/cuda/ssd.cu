@@ -14,7 +14,7 @@ namespace {
 
 // Heads of a thread block: B and C are staged once for all of them, but more thread blocks fill the
 // device sooner.
-constexpr int kUnitsEach = 2;
+constexpr int UnitsEach(int state_padded) { return state_padded <= 64 ? 4 : 2; }
 
 // The blocks of tokens of all sequences: first the first of each, then the second ...
 std::vector<ssd::TokenBlock> TokenBlocks(const SsdParams& p) {
@@ -58,9 +58,9 @@ absl::Status LaunchBf16(const SsdParams& p, int units_each, CudaStream& stream) 
   ASSIGN_OR_RETURN(int* const counters, stream.ScratchOf<int>(counter_count));
   RETURN_IF_CUDA_ERROR(
       cudaMemsetAsync(counters, 0, static_cast<size_t>(counter_count) * sizeof(int), stream.get()));
-  return LaunchStatus(
-      ssd::LaunchChained<T>(p, blocks, block_count, units_each, counters, stream.get()),
-      "Ssd in bf16");
+  return LaunchStatus(ssd::LaunchChained<T>(p, blocks, block_count, units_each,
+                                            stream.device().major == 9, counters, stream.get()),
+                      "Ssd in bf16");
 }
 
 template <typename T>
@@ -90,7 +90,7 @@ template <typename T>
 absl::Status LaunchSsd(const SsdParams& p, CudaStream& stream) {
   const int padded = ssd::PaddedState(p.state_size);
   if (p.compute_dtype == DType::kBf16 && padded > 0) {
-    for (int units_each = kUnitsEach; units_each > 0; --units_each) {
+    for (int units_each = UnitsEach(padded); units_each > 0; --units_each) {
       if (ssd::Bf16SharedBytes(padded, units_each) <= stream.device().shared_bytes_max) {
         return LaunchBf16<T>(p, units_each, stream);
       }

@@ -124,31 +124,35 @@ constexpr int64_t CounterCount(int64_t blocks, int64_t units) {
   return 1 + blocks * units * kWarps;
 }
 
-// A matrix of bf16 in shared memory, kColumns a row in groups of eight, whose places in the row are
-// exchanged such that eight rows' same group lies in eight different groups of banks. Places are
-// bytes from the beginning of the block's shared memory.
+// A matrix of bf16 in shared memory, kTokens rows (or more, where it has 64 columns), in panels of
+// 64 columns, 128 bytes a row; the groups of eight columns of a row are exchanged such that eight
+// rows' same group lies in eight different groups of banks. That is also the form with 128 bytes of
+// swizzle that Hopper's warpgroup products read. Places are bytes from the beginning of the block's
+// shared memory.
 template <int kColumns>
 struct Tile {
-  static constexpr uint32_t kRowBytes = kColumns * 2;
-  static constexpr uint32_t kBytes = kTokens * kRowBytes;  // of kTokens rows
-  // Bits of a place that the exchange may change.
-  static constexpr uint32_t kMask = (kRowBytes < 128 ? kRowBytes : 128) - 1;
+  static constexpr int kPanelColumns = kColumns < 64 ? kColumns : 64;
+  static constexpr uint32_t kRowBytes = kPanelColumns * 2;
+  static constexpr uint32_t kPanelBytes = kTokens * kRowBytes;
+  static constexpr uint32_t kBytes = kColumns / kPanelColumns * kPanelBytes;  // of kTokens rows
 
-  uint32_t first;  // a multiple of 128
+  uint32_t first;  // a multiple of 1024
 
   // `column`: a multiple of 8.
   __device__ __forceinline__ uint32_t Place(int row, int column) const {
     const int exchange = kRowBytes < 128 ? row / 2 % (kColumns / 8) : row % 8;
-    return first + static_cast<uint32_t>(row) * kRowBytes +
-           (static_cast<uint32_t>(column * 2) ^ static_cast<uint32_t>(exchange * 16));
+    return first + static_cast<uint32_t>(column / kPanelColumns) * kPanelBytes +
+           static_cast<uint32_t>(row) * kRowBytes +
+           (static_cast<uint32_t>(column % kPanelColumns * 2) ^
+            static_cast<uint32_t>(exchange * 16));
   }
   // From the place of a column to that of the column `further` right of it in the same row, a
   // multiple of 16 that shares no bit with the column's number.
   static __device__ __forceinline__ uint32_t Right(uint32_t place, int further) {
-    const auto bytes = static_cast<uint32_t>(further * 2);
-    return (place ^ (bytes & kMask)) + (bytes & ~kMask);
+    return (place ^ static_cast<uint32_t>(further % kPanelColumns * 2)) +
+           static_cast<uint32_t>(further / kPanelColumns) * kPanelBytes;
   }
-  // 16 k rows further down.
+  // A multiple of 8 rows further down.
   static __device__ __forceinline__ uint32_t Down(uint32_t place, int rows) {
     return place + static_cast<uint32_t>(rows) * kRowBytes;
   }
@@ -212,18 +216,21 @@ struct Eight<__nv_bfloat16> {
   __device__ __forceinline__ uint4 Packed() const { return bits; }
 };
 
-// Columns [column, column + 8) of a row of `count` elements, zeros beyond. `wide`: eight elements
-// may be read at once wherever `column` is a multiple of 8.
+// Columns [column, column + 8) of a row of `count` elements, zeros beyond and when not `valid`.
+// `whole`: they are all there, and may be read at once.
 template <typename T>
-__device__ __forceinline__ Eight<T> LoadEight(const T* row, int column, int64_t count, bool wide) {
+__device__ __forceinline__ Eight<T> LoadEight(const T* row, int column, int64_t count, bool valid,
+                                              bool whole) {
   Eight<T> eight;
-  if (wide && column + 8 <= count) {
-    eight.Load(row + column);
+  const float zeros[8] = {};
+  eight.Set(zeros);
+  if (whole) {
+    if (valid) eight.Load(row + column);
     return eight;
   }
   float v[8];
 #pragma unroll
-  for (int e = 0; e < 8; ++e) v[e] = column + e < count ? ToFloat(row[column + e]) : 0.0f;
+  for (int e = 0; e < 8; ++e) v[e] = valid && column + e < count ? ToFloat(row[column + e]) : 0.0f;
   eight.Set(v);
   return eight;
 }
@@ -244,11 +251,18 @@ struct StageBc {
   }
   __device__ __forceinline__ void Load(int first, const T* from, int64_t stride, int rows,
                                        int64_t state_size, bool wide) {
+    const auto load = [&](bool whole) {
 #pragma unroll
-    for (int u = 0; u < kAtOnce; ++u) {
-      const int row = Index(first + u) / kGroups, column = Index(first + u) % kGroups * 8;
-      const T* const matrix = from + (first + u < kSteps / 2 ? 0 : state_size);
-      loaded[u] = LoadEight(matrix + row * stride, column, row < rows ? state_size : 0, wide);
+      for (int u = 0; u < kAtOnce; ++u) {
+        const int row = Index(first + u) / kGroups, column = Index(first + u) % kGroups * 8;
+        const T* const matrix = from + (first + u < kSteps / 2 ? 0 : state_size);
+        loaded[u] = LoadEight(matrix + row * stride, column, state_size, row < rows, whole);
+      }
+    };
+    if (wide && state_size == kN) {
+      load(true);
+    } else {
+      load(false);
     }
   }
   __device__ __forceinline__ void Store(int first, const Tile<kN>& Bs, const Tile<kN>& Cs) const {
@@ -269,10 +283,17 @@ __device__ __forceinline__ void StageX(const Tile<kWidth>& plain, const Tile<kWi
   constexpr int kGroups = kWidth / 8, kSteps = kTokens * kGroups / kThreads;
   const int tid = static_cast<int>(threadIdx.x), column = tid % kGroups * 8;
   Eight<T> loaded[kSteps];
+  const auto load = [&](bool whole) {
 #pragma unroll
-  for (int step = 0; step < kSteps; ++step) {
-    const int row = (step * kThreads + tid) / kGroups;
-    loaded[step] = LoadEight(from + row * stride, column, row < rows ? count : 0, wide);
+    for (int step = 0; step < kSteps; ++step) {
+      const int row = (step * kThreads + tid) / kGroups;
+      loaded[step] = LoadEight(from + row * stride, column, count, row < rows, whole);
+    }
+  };
+  if (wide && count >= kWidth) {
+    load(true);
+  } else {
+    load(false);
   }
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
@@ -287,26 +308,74 @@ __device__ __forceinline__ void StageX(const Tile<kWidth>& plain, const Tile<kWi
   }
 }
 
-// How the warps share the state [kN, kWidth]: a warp has kTilesN x 2 tiles of 16 x 16.
-template <int kN>
+// How the warps share the state [kN, kWidth]: a warp has kTilesN x kTilesP tiles of 16 x 16 from
+// the row and the column given on.
+template <int kN, bool kWarpgroups>
 struct StateShare {
   static constexpr int kAcross = kN == 32 ? 4 : 2;  // warps side by side along the width
   static constexpr int kTilesN = kN / 16 / (kWarps / kAcross);
   static constexpr int kTilesP = kWidth / 16 / kAcross;
+  static __device__ __forceinline__ int Row(int warp) { return warp / kAcross * kTilesN * 16; }
+  static __device__ __forceinline__ int Column(int warp) { return warp % kAcross * kTilesP * 16; }
+};
+// A warp of a warpgroup has 16 of 64 rows.
+template <int kN>
+struct StateShare<kN, true> {
+  static constexpr int kDown = kN / 16;  // warps one below the other
+  static constexpr int kTilesN = 1;
+  static constexpr int kTilesP = kWidth / 16 * kDown / kWarps;
+  static __device__ __forceinline__ int Row(int warp) { return warp % kDown * 16; }
+  static __device__ __forceinline__ int Column(int warp) { return warp / kDown * kTilesP * 16; }
 };
 
 __device__ __forceinline__ float Exp(float x) { return Exp2(x * 1.44269504f); }
 
+// The operand of M x for 16 rows and the 16 tokens from `token` on, of their C B^T; rows i0 = g and
+// i0 + 8 of them have the sums of logarithms given. The tokens lie before the rows or, `diagonal`,
+// are the rows' own.
+__device__ __forceinline__ void Mix(uint32_t (&a)[4], const float (&left)[4],
+                                    const float (&right)[4], const Decays& decays, int token,
+                                    int i0, const TwoFloats& sum0, const TwoFloats& sum1,
+                                    bool diagonal) {
+  const int t = static_cast<int>(threadIdx.x) % 4, i1 = i0 + 8;
+  if (diagonal) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int j = token + half * 8 + t * 2;
+      const float2 high = *reinterpret_cast<const float2*>(decays.high + j);
+      const float2 low = *reinterpret_cast<const float2*>(decays.low + j);
+      const float2 dt = *reinterpret_cast<const float2*>(decays.dt + j);
+      const TwoFloats from0(high.x, low.x), from1(high.y, low.y);
+      const float(&product)[4] = half == 0 ? left : right;
+      const float m00 = product[0] * Exp(sum0.Minus(from0)) * dt.x;
+      const float m01 = product[1] * Exp(sum0.Minus(from1)) * dt.y;
+      const float m10 = product[2] * Exp(sum1.Minus(from0)) * dt.x;
+      const float m11 = product[3] * Exp(sum1.Minus(from1)) * dt.y;
+      a[half * 2] = PackBf16(j <= i0 ? m00 : 0.0f, j + 1 <= i0 ? m01 : 0.0f);
+      a[half * 2 + 1] = PackBf16(j <= i1 ? m10 : 0.0f, j + 1 <= i1 ? m11 : 0.0f);
+    }
+    return;
+  }
+  // The decay is that to the end of the 16 tokens times that from there on.
+  const TwoFloats end(decays.high[token + 15], decays.low[token + 15]);
+  const float from0 = Exp(sum0.Minus(end)), from1 = Exp(sum1.Minus(end));
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float2 near = *reinterpret_cast<const float2*>(decays.near + token + half * 8 + t * 2);
+    const float(&product)[4] = half == 0 ? left : right;
+    a[half * 2] = PackBf16(product[0] * (from0 * near.x), product[1] * (from0 * near.y));
+    a[half * 2 + 1] = PackBf16(product[2] * (from1 * near.x), product[3] * (from1 * near.y));
+  }
+}
+
 // One warp's 16 x 64 part of y: += mixed C B^T times x, for kTiles x 16 tokens from `token` on.
-// `c`: the warp's rows of C; rows i0 = g and i0 + 8 of them have the sums of logarithms given.
-// Tokens lie before the rows, but for the last 16 where kDiagonal: those are the rows' own.
+// `c`: the warp's rows of C; the rest as for Mix, the last 16 tokens the rows' own where kDiagonal.
 // `b_place`, `x_place`: where this lane reads of the first 16 tokens of the block.
 template <int kN, int kTiles, bool kDiagonal>
 __device__ __forceinline__ void AddTokens(float (&y)[8][4], const uint32_t (&c)[kN / 16][4],
                                           uint32_t b_place, uint32_t x_place, const Decays& decays,
                                           int token, int i0, const TwoFloats& sum0,
                                           const TwoFloats& sum1) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, t = lane % 4, i1 = i0 + 8;
   float products[kTiles * 2][4] = {};
 #pragma unroll
   for (int s = 0; s < kN / 16; ++s) {
@@ -322,36 +391,8 @@ __device__ __forceinline__ void AddTokens(float (&y)[8][4], const uint32_t (&c)[
 #pragma unroll
   for (int k = 0; k < kTiles; ++k) {
     uint32_t a[4];
-    if (kDiagonal && k == kTiles - 1) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int j = token + k * 16 + half * 8 + t * 2;
-        const float2 high = *reinterpret_cast<const float2*>(decays.high + j);
-        const float2 low = *reinterpret_cast<const float2*>(decays.low + j);
-        const float2 dt = *reinterpret_cast<const float2*>(decays.dt + j);
-        const TwoFloats from0(high.x, low.x), from1(high.y, low.y);
-        const float(&product)[4] = products[k * 2 + half];
-        const float m00 = product[0] * Exp(sum0.Minus(from0)) * dt.x;
-        const float m01 = product[1] * Exp(sum0.Minus(from1)) * dt.y;
-        const float m10 = product[2] * Exp(sum1.Minus(from0)) * dt.x;
-        const float m11 = product[3] * Exp(sum1.Minus(from1)) * dt.y;
-        a[half * 2] = PackBf16(j <= i0 ? m00 : 0.0f, j + 1 <= i0 ? m01 : 0.0f);
-        a[half * 2 + 1] = PackBf16(j <= i1 ? m10 : 0.0f, j + 1 <= i1 ? m11 : 0.0f);
-      }
-    } else {
-      // The decay is that to the end of the 16 tokens times that from there on.
-      const int last = token + k * 16 + 15;
-      const TwoFloats end(decays.high[last], decays.low[last]);
-      const float from0 = Exp(sum0.Minus(end)), from1 = Exp(sum1.Minus(end));
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float2 near =
-            *reinterpret_cast<const float2*>(decays.near + token + k * 16 + half * 8 + t * 2);
-        const float(&product)[4] = products[k * 2 + half];
-        a[half * 2] = PackBf16(product[0] * (from0 * near.x), product[1] * (from0 * near.y));
-        a[half * 2 + 1] = PackBf16(product[2] * (from1 * near.x), product[3] * (from1 * near.y));
-      }
-    }
+    Mix(a, products[k * 2], products[k * 2 + 1], decays, token + k * 16, i0, sum0, sum1,
+        kDiagonal && k == kTiles - 1);
 #pragma unroll
     for (int q = 0; q < kWidth / 16; ++q) {
       uint32_t b[4];
@@ -415,14 +456,23 @@ __device__ __forceinline__ void StoreRow(__nv_bfloat16* row, const float (&v)[8]
   }
 }
 
+#ifdef MNEME_HAS_WGMMA
+// Describes what begins at a place of a tile as an operand of a warpgroup product.
+__device__ __forceinline__ uint64_t Swizzled(uint32_t place) {
+  return WgmmaSwizzled(SharedAt<void>(place));
+}
+#endif
+
 // Grid: blocks of tokens * groups of `units_each` units; 256 threads. Shared:
 // Bf16SharedBytes(kN, units_each). kN: N rounded up to 32, 64, 128 or 256. Unit: head * slices +
 // slice. `wide`: B, C and x of every row begin at 16 bytes; `wide_out`: so does y of every row.
-template <int kN, typename T>
+// kWarpgroups: by Hopper's products of four warps, whose operands come from shared memory: for N of
+// 64 and 128, on sm_90a; otherwise by products of one warp.
+template <int kN, bool kWarpgroups, typename T>
 __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
     ChainedKernel(SsdParams p, const TokenBlock* __restrict__ blocks, int* counters, int slices,
                   int units_each, bool wide, bool wide_out) {
-  using Share = StateShare<kN>;
+  using Share = StateShare<kN, kWarpgroups>;
   constexpr Tile<kN> Bs{0};                         // [tokens, N]
   constexpr Tile<kN> Cs{Tile<kN>::kBytes};          // [tokens, N]
   constexpr Tile<kWidth> Xs{2 * Tile<kN>::kBytes};  // [tokens, width]
@@ -431,7 +481,8 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
   float* const decay_memory = SharedAt<float>(DecaysPlace(kN));
   int* const ticket = reinterpret_cast<int*>(decay_memory + kDecayArrays * kTokens * units_each);
 
-  const int tid = static_cast<int>(threadIdx.x), warp = tid / 32;
+  const int tid = static_cast<int>(threadIdx.x);
+  const int warp = __shfl_sync(kFullWarp, tid / 32, 0);  // seen to be the same in all lanes
   const int64_t P = p.head_dim, N = p.state_size;
   const int units = static_cast<int>(p.heads) * slices;
   const int groups = (units + units_each - 1) / units_each;
@@ -462,21 +513,14 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
     }
   }
   // Rows of y: 16 a warp; those with much to sum share a scheduler with those with little.
-  const int m = warp < kWarps / 2 ? warp : kWarps + kWarps / 2 - 1 - warp;
+  const int m = kWarpgroups || warp < kWarps / 2 ? warp : kWarps + kWarps / 2 - 1 - warp;
   // Part of the state: 16 x 16 tiles from here on.
-  const int n_first = warp / Share::kAcross * Share::kTilesN * 16;
-  const int p_first = warp % Share::kAcross * Share::kTilesP * 16;
+  const int n_first = Share::Row(warp), p_first = Share::Column(warp);
+  if constexpr (kWarpgroups) FenceAsyncProxy();
 
   for (int u = 0; u < unit_count; ++u) {
     const int unit = first_unit + u, head = unit / slices;
     const int lane = Opaque(tid % 32), g = lane / 4, t = lane % 4;
-    // Where this lane reads fragments.
-    const uint32_t b_place = Bs.Place(lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8);
-    const uint32_t b_transposed = Bs.Place(lane / 16 * 8 + lane % 8, n_first + lane / 8 % 2 * 8);
-    const uint32_t c_place = Cs.Place(m * 16 + lane % 16, lane / 16 * 8);
-    const uint32_t x_place = Xs.Place(lane % 16, lane / 16 * 8);
-    const uint32_t weighted_place = Xout.Place(lane % 16, p_first + lane / 16 * 8);
-    const uint32_t s_place = Ss.Place(lane % 16, lane / 16 * 8);
     const int64_t first_column = static_cast<int64_t>(unit % slices) * kWidth;
     const int64_t columns = P - first_column;  // valid ones, or more
     const Decays decays(decay_memory + u * kDecayArrays * kTokens, kTokens);
@@ -512,6 +556,7 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
         PrefetchL2(xbc + next_row * p.xbc_stride + next / slices * P + next_column);
       }
     }
+    if constexpr (kWarpgroups) FenceAsyncProxy();
     __syncthreads();
 
     // What the block's tokens add to the state: rows n, columns p.
@@ -530,6 +575,10 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
       }
     };
     const auto load_state = [&] {
+      if (lane == 0) {
+        while (!ready) ready = LoadAcquireDevice(given);
+      }
+      __syncwarp();
       if (simple) {
         each_pair([&](int r, int q, int e, const float* from) {
           const float2 v = __ldcg(reinterpret_cast<const float2*>(from));
@@ -543,31 +592,46 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
         });
       }
     };
+    if constexpr (kWarpgroups) {
+#ifdef MNEME_HAS_WGMMA
+      load_state();  // takes longer than the product
+      WgmmaFence();
 #pragma unroll
-    for (int s = 0; s < kTokens / 16; ++s) {
-      if (s == kTokens / 32) {
-        // What is asked for now is there when the sum is.
-        if (lane == 0) {
-          while (!ready) ready = LoadAcquireDevice(given);
+      for (int s = 0; s < kTokens / 16; ++s) {
+        WgmmaShared<Share::kTilesP * 16, true, true>(
+            state[0], Swizzled(Bs.Place(s * 16, 0) + n_first / 64 * Tile<kN>::kPanelBytes),
+            Swizzled(Xout.Place(s * 16, 0) + p_first * 2));
+      }
+      WgmmaCommit();
+      WgmmaWait<0>();
+#else
+      __trap();
+#endif
+    } else {
+      const uint32_t b_transposed = Bs.Place(lane / 16 * 8 + lane % 8, n_first + lane / 8 % 2 * 8);
+      const uint32_t weighted_place = Xout.Place(lane % 16, p_first + lane / 16 * 8);
+#pragma unroll
+      for (int s = 0; s < kTokens / 16; ++s) {
+        if (s == kTokens / 32) {
+          // What is asked for now is there when the sum is.
+          load_state();
         }
-        __syncwarp();
-        load_state();
-      }
-      uint32_t x[Share::kTilesP][4];
-#pragma unroll
-      for (int q = 0; q < Share::kTilesP; ++q) {
-        LoadMatrix4Transposed(x[q], SharedAt<void>(Tile<kWidth>::Right(
-                                        Tile<kWidth>::Down(weighted_place, s * 16), q * 16)));
-      }
-#pragma unroll
-      for (int r = 0; r < Share::kTilesN; ++r) {
-        uint32_t b[4];  // (n, token): B transposed
-        LoadMatrix4Transposed(
-            b, SharedAt<void>(Tile<kN>::Right(Tile<kN>::Down(b_transposed, s * 16), r * 16)));
+        uint32_t x[Share::kTilesP][4];
 #pragma unroll
         for (int q = 0; q < Share::kTilesP; ++q) {
-          MmaBf16(state[r][q * 2], b, x[q][0], x[q][1]);
-          MmaBf16(state[r][q * 2 + 1], b, x[q][2], x[q][3]);
+          LoadMatrix4Transposed(x[q], SharedAt<void>(Tile<kWidth>::Right(
+                                          Tile<kWidth>::Down(weighted_place, s * 16), q * 16)));
+        }
+#pragma unroll
+        for (int r = 0; r < Share::kTilesN; ++r) {
+          uint32_t b[4];  // (n, token): B transposed
+          LoadMatrix4Transposed(
+              b, SharedAt<void>(Tile<kN>::Right(Tile<kN>::Down(b_transposed, s * 16), r * 16)));
+#pragma unroll
+          for (int q = 0; q < Share::kTilesP; ++q) {
+            MmaBf16(state[r][q * 2], b, x[q][0], x[q][1]);
+            MmaBf16(state[r][q * 2 + 1], b, x[q][2], x[q][3]);
+          }
         }
       }
     }
@@ -595,45 +659,99 @@ __global__ void __launch_bounds__(kThreads, kN <= 128 ? 2 : 1)
       *SharedAt<uint32_t>(Tile<kWidth>::Down(held_place ^ (q * 16), r * 16 + e * 4)) =
           PackBf16(before[r][q][e], before[r][q][e + 1]);
     });
+    if constexpr (kWarpgroups) FenceAsyncProxy();
     __syncthreads();  // the state
 
-    // y of 16 rows: first d C S.
-    uint32_t c[kN / 16][4];
-#pragma unroll
-    for (int s = 0; s < kN / 16; ++s) {
-      LoadMatrix4(c[s], SharedAt<void>(Tile<kN>::Right(c_place, s * 16)));
-    }
+    // y of 16 rows: first d C S, then M x.
     float y[kWidth / 8][4] = {};
-#pragma unroll
-    for (int s = 0; s < kN / 16; ++s) {
-#pragma unroll
-      for (int q = 0; q < kWidth / 16; ++q) {
-        uint32_t b[4];
-        LoadMatrix4Transposed(
-            b, SharedAt<void>(Tile<kWidth>::Right(Tile<kWidth>::Down(s_place, s * 16), q * 16)));
-        MmaBf16(y[q * 2], c[s], b[0], b[1]);
-        MmaBf16(y[q * 2 + 1], c[s], b[2], b[3]);
-      }
-    }
     const int i0 = m * 16 + g;
     const TwoFloats sum0(decays.high[i0], decays.low[i0]);
     const TwoFloats sum1(decays.high[i0 + 8], decays.low[i0 + 8]);
     const float in0 = Exp(sum0.high), in1 = Exp(sum1.high);
+    const auto scale_y = [&] {
 #pragma unroll
-    for (int q = 0; q < kWidth / 8; ++q) {
-      y[q][0] *= in0;
-      y[q][1] *= in0;
-      y[q][2] *= in1;
-      y[q][3] *= in1;
-    }
-    int tile = 0;
-    for (; tile + 2 <= m; tile += 2) {
-      AddTokens<kN, 2, false>(y, c, b_place, x_place, decays, tile * 16, i0, sum0, sum1);
-    }
-    if (tile < m) {
-      AddTokens<kN, 2, true>(y, c, b_place, x_place, decays, tile * 16, i0, sum0, sum1);
+      for (int q = 0; q < kWidth / 8; ++q) {
+        y[q][0] *= in0;
+        y[q][1] *= in0;
+        y[q][2] *= in1;
+        y[q][3] *= in1;
+      }
+    };
+    if constexpr (kWarpgroups) {
+#ifdef MNEME_HAS_WGMMA
+      const int group = warp / 4;  // its rows: 64 from 64 group on
+      WgmmaFence();
+#pragma unroll
+      for (int s = 0; s < kN / 16; ++s) {
+        WgmmaShared<kWidth, false, true>(y,
+                                         Swizzled(Tile<kN>::Right(Cs.Place(group * 64, 0), s * 16)),
+                                         Swizzled(Ss.Place(s * 16, 0)));
+      }
+      WgmmaCommit();
+      WgmmaWait<0>();
+      scale_y();
+      for (int first = 0; first <= group * 64; first += 64) {  // of 64 tokens
+        float products[8][4] = {};
+        WgmmaFence();
+#pragma unroll
+        for (int s = 0; s < kN / 16; ++s) {
+          WgmmaShared<64, false, false>(products,
+                                        Swizzled(Tile<kN>::Right(Cs.Place(group * 64, 0), s * 16)),
+                                        Swizzled(Tile<kN>::Right(Bs.Place(first, 0), s * 16)));
+        }
+        WgmmaCommit();
+        WgmmaWait<0>();
+        uint32_t a[4][4];
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          const int token = first + k * 16;
+          if (token <= m * 16) {
+            Mix(a[k], products[k * 2], products[k * 2 + 1], decays, token, i0, sum0, sum1,
+                token == m * 16);
+          } else {
+            a[k][0] = a[k][1] = a[k][2] = a[k][3] = 0;
+          }
+        }
+        WgmmaFence();
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          WgmmaRows<kWidth>(y, a[k], Swizzled(Xs.Place(first + k * 16, 0)));
+        }
+        WgmmaCommit();
+        WgmmaWait<0>();
+      }
+#endif
     } else {
-      AddTokens<kN, 1, true>(y, c, b_place, x_place, decays, tile * 16, i0, sum0, sum1);
+      const uint32_t b_place = Bs.Place(lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8);
+      const uint32_t c_place = Cs.Place(m * 16 + lane % 16, lane / 16 * 8);
+      const uint32_t x_place = Xs.Place(lane % 16, lane / 16 * 8);
+      const uint32_t s_place = Ss.Place(lane % 16, lane / 16 * 8);
+      uint32_t c[kN / 16][4];
+#pragma unroll
+      for (int s = 0; s < kN / 16; ++s) {
+        LoadMatrix4(c[s], SharedAt<void>(Tile<kN>::Right(c_place, s * 16)));
+      }
+#pragma unroll
+      for (int s = 0; s < kN / 16; ++s) {
+#pragma unroll
+        for (int q = 0; q < kWidth / 16; ++q) {
+          uint32_t b[4];
+          LoadMatrix4Transposed(
+              b, SharedAt<void>(Tile<kWidth>::Right(Tile<kWidth>::Down(s_place, s * 16), q * 16)));
+          MmaBf16(y[q * 2], c[s], b[0], b[1]);
+          MmaBf16(y[q * 2 + 1], c[s], b[2], b[3]);
+        }
+      }
+      scale_y();
+      int tile = 0;
+      for (; tile + 2 <= m; tile += 2) {
+        AddTokens<kN, 2, false>(y, c, b_place, x_place, decays, tile * 16, i0, sum0, sum1);
+      }
+      if (tile < m) {
+        AddTokens<kN, 2, true>(y, c, b_place, x_place, decays, tile * 16, i0, sum0, sum1);
+      } else {
+        AddTokens<kN, 1, true>(y, c, b_place, x_place, decays, tile * 16, i0, sum0, sum1);
+      }
     }
 
     const float skip = p.d_skip[head];
@@ -748,7 +866,7 @@ __global__ void __launch_bounds__(kF32Threads)
 
 // ---- on the host -------------------------------------------------------------------------------
 
-template <int kN, typename T>
+template <int kN, bool kWarpgroups, typename T>
 cudaError_t LaunchChainedOf(const SsdParams& p, const TokenBlock* blocks, int64_t block_count,
                             int units_each, int* counters, cudaStream_t stream) {
   constexpr int64_t kGroup = 16 / sizeof(T);  // elements of 16 bytes
@@ -760,8 +878,8 @@ cudaError_t LaunchChainedOf(const SsdParams& p, const TokenBlock* blocks, int64_
       aligned(p.xbc, p.xbc_stride) && p.head_dim % kGroup == 0 && p.state_size % kGroup == 0;
   const bool wide_out = aligned(p.y, p.y_stride) && p.head_dim % kGroup == 0;
   const int64_t grid = block_count * ((units + units_each - 1) / units_each);
-  return Launch(ChainedKernel<kN, T>, dim3(static_cast<unsigned>(grid)), dim3(kThreads),
-                Bf16SharedBytes(kN, units_each), stream, p, blocks, counters,
+  return Launch(ChainedKernel<kN, kWarpgroups, T>, dim3(static_cast<unsigned>(grid)),
+                dim3(kThreads), Bf16SharedBytes(kN, units_each), stream, p, blocks, counters,
                 static_cast<int>(slices), units_each, wide, wide_out);
 }
 
@@ -774,19 +892,22 @@ constexpr int PaddedState(int64_t state_size) {
                              : 0;
 }
 
-// `counters`: CounterCount zeros.
+// `counters`: CounterCount zeros. `warpgroups`: the device has Hopper's products.
 template <typename T>
 cudaError_t LaunchChained(const SsdParams& p, const TokenBlock* blocks, int64_t block_count,
-                          int units_each, int* counters, cudaStream_t stream) {
+                          int units_each, bool warpgroups, int* counters, cudaStream_t stream) {
+  const auto launch = [&](auto kernel) {
+    return kernel(p, blocks, block_count, units_each, counters, stream);
+  };
   switch (PaddedState(p.state_size)) {
     case 32:
-      return LaunchChainedOf<32, T>(p, blocks, block_count, units_each, counters, stream);
+      return launch(LaunchChainedOf<32, false, T>);
     case 64:
-      return LaunchChainedOf<64, T>(p, blocks, block_count, units_each, counters, stream);
+      return launch(warpgroups ? LaunchChainedOf<64, true, T> : LaunchChainedOf<64, false, T>);
     case 128:
-      return LaunchChainedOf<128, T>(p, blocks, block_count, units_each, counters, stream);
+      return launch(warpgroups ? LaunchChainedOf<128, true, T> : LaunchChainedOf<128, false, T>);
     case 256:
-      return LaunchChainedOf<256, T>(p, blocks, block_count, units_each, counters, stream);
+      return launch(LaunchChainedOf<256, false, T>);
     default:
       return cudaErrorInvalidValue;
   }

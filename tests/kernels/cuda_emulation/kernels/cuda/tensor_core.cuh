@@ -67,7 +67,8 @@ inline void MmaBf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
     for (int lane = 0; lane < 32; ++lane) {
       const int g = lane / 4, t = lane % 4;
       for (int c = 0; c < 2; ++c) {
-        for (int r = 0; r < 4; ++r) A[g + r % 2 * 8][t * 2 + c + r / 2 * 8] = half(in[lane].a[r], c);
+        for (int r = 0; r < 4; ++r)
+          A[g + r % 2 * 8][t * 2 + c + r / 2 * 8] = half(in[lane].a[r], c);
         for (int r = 0; r < 2; ++r) B[t * 2 + c + r * 8][g] = half(in[lane].b[r], c);
       }
     }
@@ -142,13 +143,55 @@ void WgmmaBf16(float (&d)[kColumns / 8][4], const uint32_t (&a)[4], uint64_t b) 
         emulation::dynamic_shared + (b & kField) * 16 + static_cast<uint64_t>(j) * (b >> 40) * 16;
     uint32_t fragment[2];
     for (int r = 0; r < 2; ++r) {
-      std::memcpy(&fragment[r],
-                  core + static_cast<uint64_t>(r) * (b >> 20 & kField) * 16 + lane / 4 * 16 +
-                      lane % 4 * 4,
-                  4);
+      std::memcpy(
+          &fragment[r],
+          core + static_cast<uint64_t>(r) * (b >> 20 & kField) * 16 + lane / 4 * 16 + lane % 4 * 4,
+          4);
     }
     MmaBf16(d[j], a, fragment[0], fragment[1]);
   }
+}
+
+// Offset in shared memory.
+inline uint64_t WgmmaSwizzled(const void* shared) {
+  return static_cast<uint64_t>(static_cast<const unsigned char*>(shared) -
+                               emulation::dynamic_shared);
+}
+// Two neighbours along k, from `k` on, of row (or column) `i` of a swizzled operand.
+inline uint32_t SwizzledPair(uint64_t operand, bool transposed, int i, int k) {
+  uint32_t pair = 0;
+  for (int e = 0; e < 2; ++e) {
+    uint64_t place =
+        operand + static_cast<uint64_t>(transposed ? (k + e) * 128 + i * 2 : i * 128 + (k + e) * 2);
+    place ^= (place >> 7 & 7) << 4;
+    uint16_t bits;
+    std::memcpy(&bits, emulation::dynamic_shared + place, 2);
+    pair |= static_cast<uint32_t>(bits) << (16 * e);
+  }
+  return pair;
+}
+template <int kColumns>
+void WgmmaSwizzledB(float (&d)[kColumns / 8][4], const uint32_t (&a)[4], uint64_t b,
+                    bool transposed) {
+  const int g = emulation::current->lane / 4, t = emulation::current->lane % 4;
+  for (int j = 0; j < kColumns / 8; ++j) {
+    MmaBf16(d[j], a, SwizzledPair(b, transposed, j * 8 + g, t * 2),
+            SwizzledPair(b, transposed, j * 8 + g, t * 2 + 8));
+  }
+}
+template <int kColumns, bool kTransposedA, bool kTransposedB>
+void WgmmaShared(float (&d)[kColumns / 8][4], uint64_t a, uint64_t b) {
+  const int i = emulation::current->warp % 4 * 16 + emulation::current->lane / 4;
+  const int k = emulation::current->lane % 4 * 2;
+  uint32_t fragment[4];
+  for (int r = 0; r < 4; ++r) {
+    fragment[r] = SwizzledPair(a, kTransposedA, i + r % 2 * 8, k + r / 2 * 8);
+  }
+  WgmmaSwizzledB<kColumns>(d, fragment, b, kTransposedB);
+}
+template <int kColumns>
+void WgmmaRows(float (&d)[kColumns / 8][4], const uint32_t (&a)[4], uint64_t b) {
+  WgmmaSwizzledB<kColumns>(d, a, b, true);
 }
 
 template <typename... Params, typename... Values>
