@@ -1,0 +1,575 @@
+// The state space recurrence over many tokens by Hopper's warpgroup products (sm_90a): states of 64
+// and 128, rows that may be read 16 bytes at a time. The formulas are in ssd_kernels.cuh.
+//
+// A warpgroup walks through a run of tokens for one unit (64 columns of a head's width), 64 tokens
+// (a tile) at a time, with the state in registers and, as bf16, in shared memory. The warpgroups of
+// a thread block have neighbouring units of one sequence, so B and C come once for all of them; a
+// warpgroup more brings tiles into a ring of stages and computes the decays. Of C B^T, decays and
+// the product with x nothing leaves the registers.
+//
+// The states before later runs of a sequence are computed first, by StatesKernel, so that all runs
+// go side by side. A state is the same chain of additions, tile by tile, wherever it is computed:
+// neither how a sequence is cut into runs nor into calls, at a multiple of kTile rows, changes a bit.
+
+#ifndef MNEME_KERNELS_CUDA_SSD_WALK_KERNELS_CUH_
+#define MNEME_KERNELS_CUDA_SSD_WALK_KERNELS_CUH_
+
+#include <cstdint>
+
+#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/ssd_decays.cuh"
+#include "kernels/cuda/ssd_kernels.cuh"
+#include "kernels/cuda/tensor_core.cuh"
+#include "kernels/ops.h"
+
+namespace mneme::ssd {
+
+constexpr int kTile = 64;
+constexpr int kWarpgroup = 128;  // threads
+
+// Rows of one sequence that one warpgroup goes through for a unit, and the states [H, N, P] of the
+// sequence before and after them.
+struct Run {
+  const float* before;
+  float* after;  // may be `before`; null: not wanted
+  int64_t first_row;
+  int64_t rows;
+};
+
+// The tiles of one sequence of which StatesKernel computes the states: before tile 0, `run_tiles`,
+// 2 run_tiles .., one after the other from `states` on.
+struct StateChain {
+  const float* before;  // [H, N, P]
+  float* states;        // [run_count, H, N, P]
+  int64_t first_row;
+  int32_t run_tiles;
+  int32_t run_count;  // at least 1; all but the last are whole
+};
+
+// A matrix of bf16 in shared memory, 64 rows of 64 columns (128 bytes), the groups of eight columns
+// exchanged among eight rows as Hopper's products want it. Places are bytes from the beginning of
+// the block's shared memory, of a panel a multiple of 1024.
+constexpr uint32_t kPanelBytes = kTile * 128;
+
+// `column`: a multiple of 8.
+__device__ __forceinline__ uint32_t PanelPlace(uint32_t panel, int row, int column) {
+  return panel + static_cast<uint32_t>(row * 128 + ((column * 2) ^ (row % 8 * 16)));
+}
+// The panel as an operand, from its first row and column on.
+__device__ __forceinline__ uint64_t PanelOperand(uint32_t panel) {
+  return WgmmaSwappedDescriptor(SharedAt<void>(panel));
+}
+
+// A panel of a matrix, zeros from `rows` on, by a warpgroup: in bf16 asynchronous copies.
+__device__ __forceinline__ void LoadPanel(uint32_t panel, const __nv_bfloat16* from, int64_t stride,
+                                          int rows) {
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, column = thread % 8 * 8;
+#pragma unroll
+  for (int step = 0; step < kTile * 8 / kWarpgroup; ++step) {
+    const int row = step * (kWarpgroup / 8) + thread / 8;
+    const bool valid = row < rows;
+    CopyAsync16(SharedAt<void>(PanelPlace(panel, row, column)),
+                from + (valid ? row : 0) * stride + column, valid);
+  }
+}
+__device__ __forceinline__ void LoadPanel(uint32_t panel, const float* from, int64_t stride,
+                                          int rows) {
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, column = thread % 8 * 8;
+  constexpr int kSteps = kTile * 8 / kWarpgroup;
+  Eight<float> loaded[kSteps];
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+    const int row = step * (kWarpgroup / 8) + thread / 8;
+    loaded[step] = LoadEight(from + row * stride, column, kTile, row < rows, true);
+  }
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
+    const int row = step * (kWarpgroup / 8) + thread / 8;
+    *SharedAt<uint4>(PanelPlace(panel, row, column)) = loaded[step].Packed();
+  }
+}
+// What LoadPanel has brought counts at the barrier, once a thread.
+__device__ __forceinline__ void ArriveLoaded(uint64_t* barrier, const __nv_bfloat16*) {
+  PhaseArriveAfterCopies(barrier);
+}
+__device__ __forceinline__ void ArriveLoaded(uint64_t* barrier, const float*) {
+  PhaseArrive(barrier);
+}
+
+// What a stage of the ring has, kPanels panels and the decays of kUnits units, behind it the
+// barriers: `full` and `empty` of each stage.
+template <int kStages, int kPanels, int kUnits>
+struct Ring {
+  static constexpr uint32_t kDecayBytes = 4 * kDecayArrays * kTile;
+  static constexpr uint32_t kDecaysAt = kStages * kPanels * kPanelBytes;
+  static constexpr uint32_t kBarriersAt = kDecaysAt + kStages * kUnits * kDecayBytes;
+  static constexpr uint32_t kBytes = kBarriersAt + kStages * 2 * 8;
+
+  uint32_t first;  // a multiple of 1024
+
+  __device__ __forceinline__ uint32_t Panel(int stage, int panel) const {
+    return first + static_cast<uint32_t>(stage * kPanels + panel) * kPanelBytes;
+  }
+  __device__ __forceinline__ Decays DecaysOf(int stage, int unit) const {
+    return Decays(SharedAt<float>(first + kDecaysAt +
+                                  static_cast<uint32_t>(stage * kUnits + unit) * kDecayBytes),
+                  kTile);
+  }
+  __device__ __forceinline__ uint64_t* Full(int stage) const {
+    return SharedAt<uint64_t>(first + kBarriersAt) + stage;
+  }
+  __device__ __forceinline__ uint64_t* Empty(int stage) const { return Full(stage) + kStages; }
+
+  // By one thread, a barrier of the block afterwards. `units` of a block take part.
+  __device__ __forceinline__ void Init(int units) const {
+    for (int stage = 0; stage < kStages; ++stage) {
+      PhaseInit(Full(stage), kWarpgroup + units);  // copies, decays
+      PhaseInit(Empty(stage), units * (kWarpgroup / 32));
+    }
+  }
+};
+
+// What the 64 tokens of a tile add to 64 rows of the state (16 a warp), by a warpgroup: B, weighted
+// by the decay to the tile's end, times x. Commits; `added` and `weighted` belong to the product
+// until it has been waited for.
+struct StateProduct {
+  uint32_t weighted[kTile / 16][4];
+
+  __device__ __forceinline__ void Weigh(uint32_t b_panel, const float* weights) {
+    const int lane = static_cast<int>(threadIdx.x) % 32, t = lane % 4;
+    const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / 32;
+    const uint32_t place =
+        PanelPlace(b_panel, lane / 16 * 8 + lane % 8, warp * 16 + lane / 8 % 2 * 8);
+#pragma unroll
+    for (int s = 0; s < kTile / 16; ++s) {
+      uint32_t b[4];  // (n, token): B transposed
+      LoadMatrix4Transposed(b, SharedAt<void>(place + static_cast<uint32_t>(s) * 16 * 128));
+      const float2 near = *reinterpret_cast<const float2*>(weights + s * 16 + t * 2);
+      const float2 far = *reinterpret_cast<const float2*>(weights + s * 16 + t * 2 + 8);
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        const float2& weight = r < 2 ? near : far;
+        weighted[s][r] = PackBf16(__uint_as_float(b[r] << 16) * weight.x,
+                                  __uint_as_float(b[r] & 0xffff0000u) * weight.y);
+      }
+    }
+  }
+  // After WgmmaFence.
+  __device__ __forceinline__ void Start(float (&added)[8][4], uint32_t x_panel) const {
+    const uint64_t x = PanelOperand(x_panel);
+    WgmmaRows<true>(added, weighted[0], x);
+#pragma unroll
+    for (int s = 1; s < kTile / 16; ++s) {
+      WgmmaRows<false>(added, weighted[s], WgmmaAdvance(x, s * 16 * 128));
+    }
+    WgmmaCommit();
+  }
+};
+
+// Where a lane's part of 64 rows of the state [H, N, P] begins: rows g and g + 8 of the warp's 16,
+// columns 2t and 2t + 1 of each eight.
+__device__ __forceinline__ int64_t StatePlace(const SsdParams& p, int unit, int slices, int row) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / 32;
+  const int64_t n = row + warp * 16 + lane / 4;
+  return (unit / slices * p.state_size + n) * p.head_dim +
+         static_cast<int64_t>(unit % slices) * kWidth + lane % 4 * 2;
+}
+__device__ __forceinline__ void LoadState(float (&state)[8][4], const float* from, int64_t P) {
+#pragma unroll
+  for (int q = 0; q < 8; ++q) {
+#pragma unroll
+    for (int e = 0; e < 4; e += 2) {
+      state[q][e] = from[e * 4 * P + q * 8];
+      state[q][e + 1] = from[e * 4 * P + q * 8 + 1];
+    }
+  }
+}
+__device__ __forceinline__ void StoreState(float* to, const float (&state)[8][4], int64_t P) {
+#pragma unroll
+  for (int q = 0; q < 8; ++q) {
+#pragma unroll
+    for (int e = 0; e < 4; e += 2) {
+      to[e * 4 * P + q * 8] = state[q][e];
+      to[e * 4 * P + q * 8 + 1] = state[q][e + 1];
+    }
+  }
+}
+
+// state = state * whole + added.
+__device__ __forceinline__ void Advance(float (&state)[8][4], float whole,
+                                        const float (&added)[8][4]) {
+#pragma unroll
+  for (int q = 0; q < 8; ++q) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) state[q][e] = fmaf(state[q][e], whole, added[q][e]);
+  }
+}
+
+// 64 rows of the state as bf16 into a panel.
+__device__ __forceinline__ void HoldState(uint32_t panel, const float (&state)[8][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / 32;
+  const uint32_t place = PanelPlace(panel, warp * 16 + lane / 4, 0) + lane % 4 * 4;
+#pragma unroll
+  for (int q = 0; q < 8; ++q) {
+    *SharedAt<uint32_t>(place ^ static_cast<uint32_t>(q * 16)) =
+        PackBf16(state[q][0], state[q][1]);
+    *SharedAt<uint32_t>((place + 8 * 128) ^ static_cast<uint32_t>(q * 16)) =
+        PackBf16(state[q][2], state[q][3]);
+  }
+}
+
+// ---- the walk ----------------------------------------------------------------------------------
+
+template <int kN>
+struct Walk {
+  static constexpr int kHalves = kN / 64;             // of the state's rows
+  static constexpr int kUnits = kN == 64 ? 3 : 2;     // of a thread block: warpgroups
+  static constexpr int kThreads = kWarpgroup * (kUnits + 1);
+  static constexpr int kRegisters = kN == 64 ? 152 : 216;  // of a thread of theirs
+  static constexpr int kRegistersElse = kN == 64 ? 56 : 72;
+  static constexpr int kStages = kN == 64 ? 4 : 3;
+  using Stages = Ring<kStages, 2 * kHalves + kUnits, kUnits>;  // panels: B, C, x of each unit
+  // States as bf16, two of each unit in turn.
+  static constexpr uint32_t kStatesBytes = kUnits * 2 * kHalves * kPanelBytes;
+  static constexpr int64_t kSharedBytes = kStatesBytes + Stages::kBytes;
+};
+
+// The loading warpgroup's part of WalkKernel.
+template <int kN, typename T>
+__device__ __forceinline__ void LoadTiles(const SsdParams& p, const Run& run, int first_unit,
+                                          int unit_count, int slices,
+                                          const typename Walk<kN>::Stages& ring) {
+  using W = Walk<kN>;
+  const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / 32;
+  int stage = 0;
+  uint32_t parity = 1;
+  for (int64_t first = 0; first < run.rows; first += kTile) {
+    const int rows = static_cast<int>(min(run.rows - first, int64_t{kTile}));
+    const int64_t row = run.first_row + first;
+    const T* const xbc = static_cast<const T*>(static_cast<const void*>(p.xbc)) +
+                         row * p.xbc_stride;
+    const T* const b = xbc + p.heads * p.head_dim;
+    PhaseWait(ring.Empty(stage), parity);
+#pragma unroll
+    for (int panel = 0; panel < 2 * W::kHalves; ++panel) {  // B, then C, side by side
+      LoadPanel(ring.Panel(stage, panel), b + panel * 64, p.xbc_stride, rows);
+    }
+    for (int u = 0; u < unit_count; ++u) {  // heads and their slices lie side by side too
+      LoadPanel(ring.Panel(stage, 2 * W::kHalves + u),
+                xbc + static_cast<int64_t>(first_unit + u) * kWidth, p.xbc_stride, rows);
+    }
+    ArriveLoaded(ring.Full(stage), xbc);
+    if (warp < unit_count) {
+      ComputeDecays<kTile / 32>(p, row, rows, kTile, (first_unit + warp) / slices,
+                                ring.DecaysOf(stage, warp));
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) PhaseArrive(ring.Full(stage));
+    }
+    if (++stage == W::kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+}
+
+// One warpgroup's part: the unit that is `u`-th of the thread block.
+template <int kN, typename T>
+__device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int unit, int u,
+                                         int slices, bool wide_out,
+                                         const typename Walk<kN>::Stages& ring) {
+  using W = Walk<kN>;
+  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+  const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / 32;
+  const int i0 = warp * 16 + g;  // the lane's rows of a tile: i0 and i0 + 8
+  const int64_t P = p.head_dim;
+  const float skip = p.d_skip[unit / slices];
+  T* const y_rows = static_cast<T*>(static_cast<void*>(p.y)) + run.first_row * p.y_stride +
+                    static_cast<int64_t>(unit) * kWidth;
+  uint32_t held = static_cast<uint32_t>(u) * 2 * W::kHalves * kPanelBytes;  // the state as bf16
+  uint32_t held_next = held + W::kHalves * kPanelBytes;
+
+  float state[W::kHalves][8][4];
+#pragma unroll
+  for (int half = 0; half < W::kHalves; ++half) {
+    LoadState(state[half], run.before + StatePlace(p, unit, slices, half * 64), P);
+    HoldState(held + half * kPanelBytes, state[half]);
+  }
+  FenceAsyncProxy();
+  Barrier(1 + u, kWarpgroup);
+
+  int stage = 0;
+  uint32_t parity = 0;
+  for (int64_t first = 0; first < run.rows; first += kTile) {
+    const uint32_t b_panel = ring.Panel(stage, 0), c_panel = ring.Panel(stage, W::kHalves);
+    const uint32_t x_panel = ring.Panel(stage, 2 * W::kHalves + u);
+    const Decays decays = ring.DecaysOf(stage, u);
+    PhaseWait(ring.Full(stage), parity);
+    FenceAsyncProxy();
+
+    float products[8][4];  // C B^T
+    float y[8][4];         // C S, then y
+    WgmmaFence();
+    {
+      const uint64_t c = PanelOperand(c_panel), b = PanelOperand(b_panel);
+      WgmmaSwapped<true, false>(products, c, b);
+#pragma unroll
+      for (int s = 1; s < kN / 16; ++s) {
+        const int further = s / 4 * static_cast<int>(kPanelBytes) + s % 4 * 32;
+        WgmmaSwapped<false, false>(products, WgmmaAdvance(c, further), WgmmaAdvance(b, further));
+      }
+      WgmmaCommit();
+      const uint64_t before = PanelOperand(held);
+      WgmmaSwapped<true, true>(y, c, before);
+#pragma unroll
+      for (int s = 1; s < kN / 16; ++s) {
+        const int further = s / 4 * static_cast<int>(kPanelBytes) + s % 4 * 32;
+        WgmmaSwapped<false, true>(y, WgmmaAdvance(c, further),
+                                  WgmmaAdvance(before, s * 16 * 128));
+      }
+      WgmmaCommit();
+    }
+    StateProduct product;
+    product.Weigh(b_panel, decays.out);
+    const TwoFloats sum0(decays.high[i0], decays.low[i0]);
+    const TwoFloats sum1(decays.high[i0 + 8], decays.low[i0 + 8]);
+    WgmmaWait<1>();
+    uint32_t mixed[kTile / 16][4];
+#pragma unroll
+    for (int k = 0; k < kTile / 16; ++k) {
+      if (k <= warp) {
+        Mix(mixed[k], products[k * 2], products[k * 2 + 1], decays, k * 16, i0, sum0, sum1,
+            k == warp);
+      } else {
+        mixed[k][0] = mixed[k][1] = mixed[k][2] = mixed[k][3] = 0;
+      }
+    }
+    WgmmaWait<0>();
+    const float in0 = Exp(sum0.high), in1 = Exp(sum1.high);
+#pragma unroll
+    for (int q = 0; q < 8; ++q) {
+      y[q][0] *= in0;
+      y[q][1] *= in0;
+      y[q][2] *= in1;
+      y[q][3] *= in1;
+    }
+    float added[8][4];
+    WgmmaFence();
+#pragma unroll
+    for (int k = 0; k < kTile / 16; ++k) {
+      WgmmaRows<false>(y, mixed[k], WgmmaAdvance(PanelOperand(x_panel), k * 16 * 128));
+    }
+    WgmmaCommit();
+    product.Start(added, x_panel);
+
+    const float whole = Exp(decays.high[kTile - 1]);
+    WgmmaWait<1>();
+    const int rows = static_cast<int>(min(run.rows - first, int64_t{kTile}));
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+      const int i = i0 + part * 8;
+      const uint32_t place = PanelPlace(x_panel, i, 0) + t * 4;
+      float v[8][2];
+#pragma unroll
+      for (int q = 0; q < 8; ++q) {
+        const uint32_t x = *SharedAt<uint32_t>(place ^ static_cast<uint32_t>(q * 16));
+        v[q][0] = fmaf(skip, __uint_as_float(x << 16), y[q][part * 2]);
+        v[q][1] = fmaf(skip, __uint_as_float(x & 0xffff0000u), y[q][part * 2 + 1]);
+      }
+      StoreRow(y_rows + (first + i) * p.y_stride, v, kWidth, i < rows, wide_out);
+    }
+    WgmmaWait<0>();
+    Advance(state[0], whole, added);
+    HoldState(held_next, state[0]);
+    if constexpr (W::kHalves == 2) {
+      product.Weigh(b_panel + kPanelBytes, decays.out);
+      WgmmaFence();
+      product.Start(added, x_panel);
+      WgmmaWait<0>();
+      Advance(state[1], whole, added);
+      HoldState(held_next + kPanelBytes, state[1]);
+    }
+    __syncwarp();
+    if (lane == 0) PhaseArrive(ring.Empty(stage));
+    FenceAsyncProxy();
+    Barrier(1 + u, kWarpgroup);  // the state is held, and the one before has been read
+    const uint32_t free = held;
+    held = held_next;
+    held_next = free;
+    if (++stage == W::kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+  if (run.after == nullptr) return;
+#pragma unroll
+  for (int half = 0; half < W::kHalves; ++half) {
+    StoreState(run.after + StatePlace(p, unit, slices, half * 64), state[half], P);
+  }
+}
+
+// Grid: groups of Walk<kN>::kUnits units * runs; Walk<kN>::kThreads threads, kSharedBytes of shared
+// memory. Unit: head * slices + slice of 64 columns. kN: the state's size. Rows of x, B and C begin
+// at 16 bytes; `wide_out`: so do those of y.
+template <int kN, typename T>
+__global__ void __launch_bounds__(Walk<kN>::kThreads, 1)
+    WalkKernel(SsdParams p, const Run* __restrict__ runs, int slices, bool wide_out) {
+#ifdef MNEME_HAS_WGMMA
+  using W = Walk<kN>;
+  const int units = static_cast<int>(p.heads) * slices;
+  const int groups = (units + W::kUnits - 1) / W::kUnits;
+  const Run run = runs[static_cast<int>(blockIdx.x) / groups];
+  const int first_unit = static_cast<int>(blockIdx.x) % groups * W::kUnits;
+  const int unit_count = min(W::kUnits, units - first_unit);
+  constexpr typename W::Stages ring{W::kStatesBytes};
+  if (threadIdx.x == 0) ring.Init(unit_count);
+  __syncthreads();
+  const int warpgroup = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
+  if (warpgroup == W::kUnits) {
+    GiveRegisters<W::kRegistersElse>();
+    LoadTiles<kN, T>(p, run, first_unit, unit_count, slices, ring);
+  } else {
+    TakeRegisters<W::kRegisters>();
+    if (warpgroup < unit_count) {
+      WalkUnit<kN, T>(p, run, first_unit + warpgroup, warpgroup, slices, wide_out, ring);
+    }
+  }
+#else
+  __trap();
+#endif
+}
+
+// ---- states before runs ------------------------------------------------------------------------
+
+struct StatesWalk {
+  static constexpr int kThreads = 2 * kWarpgroup;
+  static constexpr int kStages = 4;
+  using Stages = Ring<kStages, 2, 1>;  // panels: B, x
+  static constexpr int64_t kSharedBytes = Stages::kBytes;
+};
+
+// Grid: units * N / 64 * chains; StatesWalk::kThreads threads, kSharedBytes of shared memory. The
+// first warpgroup has 64 rows of the state of one unit, the other one loads.
+template <typename T>
+__global__ void __launch_bounds__(StatesWalk::kThreads)
+    StatesKernel(SsdParams p, const StateChain* __restrict__ chains, int slices) {
+#ifdef MNEME_HAS_WGMMA
+  using W = StatesWalk;
+  const int halves = static_cast<int>(p.state_size) / 64;
+  const int parts = static_cast<int>(p.heads) * slices * halves;
+  const StateChain chain = chains[static_cast<int>(blockIdx.x) / parts];
+  const int unit = static_cast<int>(blockIdx.x) % parts / halves;
+  const int first_n = static_cast<int>(blockIdx.x) % halves * 64;
+  constexpr typename W::Stages ring{0};
+  if (threadIdx.x == 0) ring.Init(1);
+  __syncthreads();
+  const int tid = static_cast<int>(threadIdx.x);
+  const int warpgroup = __shfl_sync(kFullWarp, tid / kWarpgroup, 0);
+  const int tiles = chain.run_tiles * (chain.run_count - 1);
+  int stage = 0;
+  uint32_t parity = warpgroup == 1 ? 1 : 0;
+  const auto next_stage = [&] {
+    if (++stage == W::kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  };
+  if (warpgroup == 1) {
+    for (int tile = 0; tile < tiles; ++tile) {
+      const int64_t row = chain.first_row + int64_t{tile} * kTile;
+      const T* const xbc = static_cast<const T*>(static_cast<const void*>(p.xbc)) +
+                           row * p.xbc_stride;
+      PhaseWait(ring.Empty(stage), parity);
+      LoadPanel(ring.Panel(stage, 0), xbc + p.heads * p.head_dim + first_n, p.xbc_stride, kTile);
+      LoadPanel(ring.Panel(stage, 1), xbc + static_cast<int64_t>(unit) * kWidth, p.xbc_stride,
+                kTile);
+      ArriveLoaded(ring.Full(stage), xbc);
+      // Warps in turn, so that one's decays are computed while another's are.
+      if (tile % (kWarpgroup / 32) == tid % kWarpgroup / 32) {
+        ComputeDecays<kTile / 32>(p, row, kTile, kTile, unit / slices, ring.DecaysOf(stage, 0));
+        __syncwarp();
+        if (tid % 32 == 0) PhaseArrive(ring.Full(stage));
+      }
+      next_stage();
+    }
+    return;
+  }
+  const int64_t place = StatePlace(p, unit, slices, first_n);
+  float state[8][4];
+  LoadState(state, chain.before + place, p.head_dim);
+  float* to = chain.states + place;
+  StoreState(to, state, p.head_dim);
+  for (int tile = 0, of_run = 0; tile < tiles; ++tile) {
+    const Decays decays = ring.DecaysOf(stage, 0);
+    PhaseWait(ring.Full(stage), parity);
+    FenceAsyncProxy();
+    StateProduct product;
+    product.Weigh(ring.Panel(stage, 0), decays.out);
+    const float whole = Exp(decays.high[kTile - 1]);
+    float added[8][4];
+    WgmmaFence();
+    product.Start(added, ring.Panel(stage, 1));
+    WgmmaWait<0>();
+    __syncwarp();
+    if (tid % 32 == 0) PhaseArrive(ring.Empty(stage));
+    Advance(state, whole, added);
+    if (++of_run == chain.run_tiles) {
+      of_run = 0;
+      to += p.heads * p.state_size * p.head_dim;
+      StoreState(to, state, p.head_dim);
+    }
+    next_stage();
+  }
+#else
+  __trap();
+#endif
+}
+
+// ---- on the host -------------------------------------------------------------------------------
+
+// Whether the walk takes these operands: `T` is what xbc and y point to.
+template <typename T>
+bool Walks(const SsdParams& p) {
+  return (p.state_size == 64 || p.state_size == 128) && p.head_dim % kWidth == 0 &&
+         reinterpret_cast<uintptr_t>(p.xbc) % 16 == 0 && p.xbc_stride * sizeof(T) % 16 == 0;
+}
+
+// Units that one thread block of the walk has.
+constexpr int WalkUnits(int64_t state_size) {
+  return state_size == 64 ? Walk<64>::kUnits : Walk<128>::kUnits;
+}
+
+template <int kN, typename T>
+cudaError_t LaunchWalkOf(const SsdParams& p, const Run* runs, int64_t run_count,
+                         cudaStream_t stream) {
+  using W = Walk<kN>;
+  const int64_t slices = p.head_dim / kWidth, units = p.heads * slices;
+  const bool wide_out =
+      reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && p.y_stride * sizeof(T) % 16 == 0;
+  return Launch(WalkKernel<kN, T>,
+                dim3(static_cast<unsigned>((units + W::kUnits - 1) / W::kUnits * run_count)),
+                dim3(W::kThreads), W::kSharedBytes, stream, p, runs, static_cast<int>(slices),
+                wide_out);
+}
+
+// Runs may be of any sequences, in any order.
+template <typename T>
+cudaError_t LaunchWalk(const SsdParams& p, const Run* runs, int64_t run_count,
+                       cudaStream_t stream) {
+  return p.state_size == 64 ? LaunchWalkOf<64, T>(p, runs, run_count, stream)
+                            : LaunchWalkOf<128, T>(p, runs, run_count, stream);
+}
+
+template <typename T>
+cudaError_t LaunchStates(const SsdParams& p, const StateChain* chains, int64_t chain_count,
+                         cudaStream_t stream) {
+  const int64_t slices = p.head_dim / kWidth;
+  const int64_t grid = chain_count * p.heads * slices * (p.state_size / 64);
+  return Launch(StatesKernel<T>, dim3(static_cast<unsigned>(grid)), dim3(StatesWalk::kThreads),
+                StatesWalk::kSharedBytes, stream, p, chains, static_cast<int>(slices));
+}
+
+}  // namespace mneme::ssd
+
+#endif  // MNEME_KERNELS_CUDA_SSD_WALK_KERNELS_CUH_
