@@ -9,7 +9,8 @@
 //
 // The states before later runs of a sequence are computed first, by StatesKernel, so that all runs
 // go side by side. A state is the same chain of additions, tile by tile, wherever it is computed:
-// neither how a sequence is cut into runs nor into calls, at a multiple of kTile rows, changes a bit.
+// neither how a sequence is cut into runs nor into calls, at a multiple of kTile rows, changes a
+// bit.
 
 #ifndef MNEME_KERNELS_CUDA_SSD_WALK_KERNELS_CUH_
 #define MNEME_KERNELS_CUDA_SSD_WALK_KERNELS_CUH_
@@ -55,11 +56,6 @@ constexpr uint32_t kPanelBytes = kTile * 128;
 __device__ __forceinline__ uint32_t PanelPlace(uint32_t panel, int row, int column) {
   return panel + static_cast<uint32_t>(row * 128 + ((column * 2) ^ (row % 8 * 16)));
 }
-// The panel as an operand, from its first row and column on.
-__device__ __forceinline__ uint64_t PanelOperand(uint32_t panel) {
-  return WgmmaSwappedDescriptor(SharedAt<void>(panel));
-}
-
 // A panel of a matrix, zeros from `rows` on, by a warpgroup: in bf16 asynchronous copies.
 __device__ __forceinline__ void LoadPanel(uint32_t panel, const __nv_bfloat16* from, int64_t stride,
                                           int rows) {
@@ -80,7 +76,8 @@ __device__ __forceinline__ void LoadPanel(uint32_t panel, const float* from, int
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
     const int row = step * (kWarpgroup / 8) + thread / 8;
-    loaded[step] = LoadEight(from + row * stride, column, kTile, row < rows, true);
+    loaded[step].Set({});
+    if (row < rows) loaded[step].Load(from + row * stride + column);
   }
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
@@ -88,14 +85,6 @@ __device__ __forceinline__ void LoadPanel(uint32_t panel, const float* from, int
     *SharedAt<uint4>(PanelPlace(panel, row, column)) = loaded[step].Packed();
   }
 }
-// What LoadPanel has brought counts at the barrier, once a thread.
-__device__ __forceinline__ void ArriveLoaded(uint64_t* barrier, const __nv_bfloat16*) {
-  PhaseArriveAfterCopies(barrier);
-}
-__device__ __forceinline__ void ArriveLoaded(uint64_t* barrier, const float*) {
-  PhaseArrive(barrier);
-}
-
 // What a stage of the ring has, kPanels panels and the decays of kUnits units, behind it the
 // barriers: `full` and `empty` of each stage.
 template <int kStages, int kPanels, int kUnits>
@@ -119,15 +108,30 @@ struct Ring {
     return SharedAt<uint64_t>(first + kBarriersAt) + stage;
   }
   __device__ __forceinline__ uint64_t* Empty(int stage) const { return Full(stage) + kStages; }
-
-  // By one thread, a barrier of the block afterwards. `units` of a block take part.
-  __device__ __forceinline__ void Init(int units) const {
-    for (int stage = 0; stage < kStages; ++stage) {
-      PhaseInit(Full(stage), kWarpgroup + units);  // copies, decays
-      PhaseInit(Empty(stage), units * (kWarpgroup / 32));
-    }
-  }
 };
+
+#ifdef MNEME_HAS_WGMMA
+// Of a ring that `units` warpgroups read; by one thread, a barrier of the block afterwards.
+template <int kStages, int kPanels, int kUnits>
+__device__ __forceinline__ void InitPhases(const Ring<kStages, kPanels, kUnits>& ring, int units) {
+  for (int stage = 0; stage < kStages; ++stage) {
+    PhaseInit(ring.Full(stage), kWarpgroup + units);  // copies, decays
+    PhaseInit(ring.Empty(stage), units * (kWarpgroup / 32));
+  }
+}
+
+// The panel as an operand, from its first row and column on.
+__device__ __forceinline__ uint64_t PanelOperand(uint32_t panel) {
+  return WgmmaSwappedDescriptor(SharedAt<void>(panel));
+}
+
+// What LoadPanel has brought counts at the barrier, once a thread.
+__device__ __forceinline__ void ArriveLoaded(uint64_t* barrier, const __nv_bfloat16*) {
+  PhaseArriveAfterCopies(barrier);
+}
+__device__ __forceinline__ void ArriveLoaded(uint64_t* barrier, const float*) {
+  PhaseArrive(barrier);
+}
 
 // What the 64 tokens of a tile add to 64 rows of the state (16 a warp), by a warpgroup: B, weighted
 // by the decay to the tile's end, times x. Commits; `added` and `weighted` belong to the product
@@ -165,6 +169,7 @@ struct StateProduct {
     WgmmaCommit();
   }
 };
+#endif  // MNEME_HAS_WGMMA
 
 // Where a lane's part of 64 rows of the state [H, N, P] begins: rows g and g + 8 of the warp's 16,
 // columns 2t and 2t + 1 of each eight.
@@ -213,10 +218,47 @@ __device__ __forceinline__ void HoldState(uint32_t panel, const float (&state)[8
   const uint32_t place = PanelPlace(panel, warp * 16 + lane / 4, 0) + lane % 4 * 4;
 #pragma unroll
   for (int q = 0; q < 8; ++q) {
-    *SharedAt<uint32_t>(place ^ static_cast<uint32_t>(q * 16)) =
-        PackBf16(state[q][0], state[q][1]);
+    *SharedAt<uint32_t>(place ^ static_cast<uint32_t>(q * 16)) = PackBf16(state[q][0], state[q][1]);
     *SharedAt<uint32_t>((place + 8 * 128) ^ static_cast<uint32_t>(q * 16)) =
         PackBf16(state[q][2], state[q][3]);
+  }
+}
+
+// The operand of M x for 16 rows and the 16 tokens from `token` on, of their C B^T; rows i0 = g and
+// i0 + 8 of them have the sums of logarithms given. The tokens lie before the rows or, `diagonal`,
+// are the rows' own.
+__device__ __forceinline__ void Mix(uint32_t (&a)[4], const float (&left)[4],
+                                    const float (&right)[4], const Decays& decays, int token,
+                                    int i0, const TwoFloats& sum0, const TwoFloats& sum1,
+                                    bool diagonal) {
+  const int t = static_cast<int>(threadIdx.x) % 4, i1 = i0 + 8;
+  if (diagonal) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int j = token + half * 8 + t * 2;
+      const float2 high = *reinterpret_cast<const float2*>(decays.high + j);
+      const float2 low = *reinterpret_cast<const float2*>(decays.low + j);
+      const float2 dt = *reinterpret_cast<const float2*>(decays.dt + j);
+      const TwoFloats from0(high.x, low.x), from1(high.y, low.y);
+      const float(&product)[4] = half == 0 ? left : right;
+      const float m00 = product[0] * Exp(sum0.Minus(from0)) * dt.x;
+      const float m01 = product[1] * Exp(sum0.Minus(from1)) * dt.y;
+      const float m10 = product[2] * Exp(sum1.Minus(from0)) * dt.x;
+      const float m11 = product[3] * Exp(sum1.Minus(from1)) * dt.y;
+      a[half * 2] = PackBf16(j <= i0 ? m00 : 0.0f, j + 1 <= i0 ? m01 : 0.0f);
+      a[half * 2 + 1] = PackBf16(j <= i1 ? m10 : 0.0f, j + 1 <= i1 ? m11 : 0.0f);
+    }
+    return;
+  }
+  // The decay is that to the end of the 16 tokens times that from there on.
+  const TwoFloats end(decays.high[token + 15], decays.low[token + 15]);
+  const float from0 = Exp(sum0.Minus(end)), from1 = Exp(sum1.Minus(end));
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float2 near = *reinterpret_cast<const float2*>(decays.near + token + half * 8 + t * 2);
+    const float(&product)[4] = half == 0 ? left : right;
+    a[half * 2] = PackBf16(product[0] * (from0 * near.x), product[1] * (from0 * near.y));
+    a[half * 2 + 1] = PackBf16(product[2] * (from1 * near.x), product[3] * (from1 * near.y));
   }
 }
 
@@ -224,8 +266,8 @@ __device__ __forceinline__ void HoldState(uint32_t panel, const float (&state)[8
 
 template <int kN>
 struct Walk {
-  static constexpr int kHalves = kN / 64;             // of the state's rows
-  static constexpr int kUnits = kN == 64 ? 3 : 2;     // of a thread block: warpgroups
+  static constexpr int kHalves = kN / 64;          // of the state's rows
+  static constexpr int kUnits = kN == 64 ? 3 : 2;  // of a thread block: warpgroups
   static constexpr int kThreads = kWarpgroup * (kUnits + 1);
   static constexpr int kRegisters = kN == 64 ? 152 : 216;  // of a thread of theirs
   static constexpr int kRegistersElse = kN == 64 ? 56 : 72;
@@ -236,6 +278,7 @@ struct Walk {
   static constexpr int64_t kSharedBytes = kStatesBytes + Stages::kBytes;
 };
 
+#ifdef MNEME_HAS_WGMMA
 // The loading warpgroup's part of WalkKernel.
 template <int kN, typename T>
 __device__ __forceinline__ void LoadTiles(const SsdParams& p, const Run& run, int first_unit,
@@ -248,8 +291,8 @@ __device__ __forceinline__ void LoadTiles(const SsdParams& p, const Run& run, in
   for (int64_t first = 0; first < run.rows; first += kTile) {
     const int rows = static_cast<int>(min(run.rows - first, int64_t{kTile}));
     const int64_t row = run.first_row + first;
-    const T* const xbc = static_cast<const T*>(static_cast<const void*>(p.xbc)) +
-                         row * p.xbc_stride;
+    const T* const xbc =
+        static_cast<const T*>(static_cast<const void*>(p.xbc)) + row * p.xbc_stride;
     const T* const b = xbc + p.heads * p.head_dim;
     PhaseWait(ring.Empty(stage), parity);
 #pragma unroll
@@ -281,7 +324,8 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
                                          const typename Walk<kN>::Stages& ring) {
   using W = Walk<kN>;
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
-  const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / 32;
+  // Seen to be the same in all lanes.
+  const int warp = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) % kWarpgroup / 32, 0);
   const int i0 = warp * 16 + g;  // the lane's rows of a tile: i0 and i0 + 8
   const int64_t P = p.head_dim;
   const float skip = p.d_skip[unit / slices];
@@ -325,8 +369,7 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
 #pragma unroll
       for (int s = 1; s < kN / 16; ++s) {
         const int further = s / 4 * static_cast<int>(kPanelBytes) + s % 4 * 32;
-        WgmmaSwapped<false, true>(y, WgmmaAdvance(c, further),
-                                  WgmmaAdvance(before, s * 16 * 128));
+        WgmmaSwapped<false, true>(y, WgmmaAdvance(c, further), WgmmaAdvance(before, s * 16 * 128));
       }
       WgmmaCommit();
     }
@@ -408,6 +451,7 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
     StoreState(run.after + StatePlace(p, unit, slices, half * 64), state[half], P);
   }
 }
+#endif  // MNEME_HAS_WGMMA
 
 // Grid: groups of Walk<kN>::kUnits units * runs; Walk<kN>::kThreads threads, kSharedBytes of shared
 // memory. Unit: head * slices + slice of 64 columns. kN: the state's size. Rows of x, B and C begin
@@ -423,7 +467,7 @@ __global__ void __launch_bounds__(Walk<kN>::kThreads, 1)
   const int first_unit = static_cast<int>(blockIdx.x) % groups * W::kUnits;
   const int unit_count = min(W::kUnits, units - first_unit);
   constexpr typename W::Stages ring{W::kStatesBytes};
-  if (threadIdx.x == 0) ring.Init(unit_count);
+  if (threadIdx.x == 0) InitPhases(ring, unit_count);
   __syncthreads();
   const int warpgroup = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
   if (warpgroup == W::kUnits) {
@@ -462,7 +506,7 @@ __global__ void __launch_bounds__(StatesWalk::kThreads)
   const int unit = static_cast<int>(blockIdx.x) % parts / halves;
   const int first_n = static_cast<int>(blockIdx.x) % halves * 64;
   constexpr typename W::Stages ring{0};
-  if (threadIdx.x == 0) ring.Init(1);
+  if (threadIdx.x == 0) InitPhases(ring, 1);
   __syncthreads();
   const int tid = static_cast<int>(threadIdx.x);
   const int warpgroup = __shfl_sync(kFullWarp, tid / kWarpgroup, 0);
@@ -478,8 +522,8 @@ __global__ void __launch_bounds__(StatesWalk::kThreads)
   if (warpgroup == 1) {
     for (int tile = 0; tile < tiles; ++tile) {
       const int64_t row = chain.first_row + int64_t{tile} * kTile;
-      const T* const xbc = static_cast<const T*>(static_cast<const void*>(p.xbc)) +
-                           row * p.xbc_stride;
+      const T* const xbc =
+          static_cast<const T*>(static_cast<const void*>(p.xbc)) + row * p.xbc_stride;
       PhaseWait(ring.Empty(stage), parity);
       LoadPanel(ring.Panel(stage, 0), xbc + p.heads * p.head_dim + first_n, p.xbc_stride, kTile);
       LoadPanel(ring.Panel(stage, 1), xbc + static_cast<int64_t>(unit) * kWidth, p.xbc_stride,
