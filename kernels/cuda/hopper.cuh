@@ -49,6 +49,22 @@ __device__ __forceinline__ void BarrierWait(uint64_t* barrier, uint32_t parity) 
       : "memory");
 }
 
+// The same barrier of block `rank` of the cluster.
+__device__ __forceinline__ void BarrierArriveAt(uint64_t* barrier, int rank) {
+  asm volatile(
+      "{\n .reg .b32 remote;\n mapa.shared::cluster.u32 remote, %0, %1;\n"
+      " mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}" ::"r"(
+          SharedAddress(barrier)),
+      "r"(rank)
+      : "memory");
+}
+
+// Waits for all threads of the cluster that have not ended.
+__device__ __forceinline__ void ClusterSync() {
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
+
 // Barrier `id` of `threads` threads in whole warps: waits for all, or arrives without waiting.
 __device__ __forceinline__ void NamedSync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
@@ -77,6 +93,18 @@ __device__ __forceinline__ void LoadTile(void* shared, const CUtensorMap* map, u
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%3, %4}], [%2];" ::"r"(SharedAddress(shared)),
       "l"(map), "r"(SharedAddress(barrier)), "r"(column), "r"(row)
+      : "memory");
+}
+
+// The same, to the same places of the blocks of the cluster that `blocks` names, a bit each; each
+// block's own barrier is told.
+__device__ __forceinline__ void LoadTileToAll(void* shared, const CUtensorMap* map,
+                                              uint64_t* barrier, int column, int row,
+                                              uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(SharedAddress(shared)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(column), "r"(row), "h"(blocks)
       : "memory");
 }
 

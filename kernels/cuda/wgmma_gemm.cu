@@ -6,7 +6,8 @@
 // that one writes its results while the other multiplies, and each has its own ring of row tiles.
 // Blocks of all slices go through the same rows at the same time: rows come from device memory
 // once. For larger k both operands stream through one ring, and the warpgroups share tiles of 128
-// rows.
+// rows; two blocks (a cluster) do neighbouring tiles of rows with the same outputs, and each copies
+// half of the weight's tile into both.
 //
 // A block's slice is 192 outputs, or 96 where a resident slice is added to what was there before:
 // that is read into registers while the products are under way. Which way is taken depends on the
@@ -14,6 +15,7 @@
 
 #include <cuda.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "absl/strings/str_cat.h"
@@ -39,9 +41,11 @@ template <int kColumns, bool kResident>
 struct Plan {
   // A ring of stages for each warpgroup, or one for both.
   static constexpr int kRings = kResident ? kGroups : 1;
+  static constexpr int kBlocks = kResident ? 1 : 2;  // of a cluster
   static constexpr int kStages = kResident ? 4 : 5;
   static constexpr int kRows = kResident ? kGroupRows : kGroups * kGroupRows;  // of a stage
   static constexpr int kRowBytes = kRows * kTileRowBytes;
+  static constexpr int kWeightRows = kColumns / kBlocks;  // of one copy
   static constexpr int kWeightBytes = kColumns * kTileRowBytes;
   static constexpr int kStageBytes = kRowBytes + (kResident ? 0 : kWeightBytes);
   static constexpr int kRingOffset = kResident ? kResidentBytes : 0;
@@ -64,8 +68,8 @@ struct RingPlace {
   }
 };
 
-// Grid: any; resident: a multiple of `slices`. Shared: Plan::kSharedBytes. Row tiles are pairs of
-// 64.
+// Grid: whole clusters of Plan::kBlocks; resident: a multiple of `slices`. Shared:
+// Plan::kSharedBytes. Row tiles are the rows of a cluster at a time.
 template <GemmStore::Kind kKind, int kColumns, bool kResident>
 __global__ void __launch_bounds__(kThreads, 1)
     WgmmaGemmKernel(const __grid_constant__ CUtensorMap a_map,
@@ -87,23 +91,28 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int r = 0; r < P::kRings; ++r) {
       for (int s = 0; s < P::kStages; ++s) {
         BarrierInit(barriers + (r * 2 * P::kStages) + s, 1);
+        // A lane of each warp that reads it or what is copied beside it.
         BarrierInit(barriers + (r * 2 * P::kStages) + P::kStages + s,
-                    kGroups / P::kRings * 4);  // a lane of each warp that reads it
+                    kGroups / P::kRings * 4 * P::kBlocks);
       }
     }
     BarrierInit(weight_full, 1);
     BarrierInitFence();
   }
   __syncthreads();
+  if (P::kBlocks > 1) ClusterSync();
 
   // Units of work: resident, one slice and every so many of the row tiles; else all pairs of a row
   // tile and a slice, slices first.
-  const int first =
-      kResident ? static_cast<int>(blockIdx.x) / slices : static_cast<int>(blockIdx.x);
-  const int step = kResident ? static_cast<int>(gridDim.x) / slices : static_cast<int>(gridDim.x);
+  const int cluster = static_cast<int>(blockIdx.x) / P::kBlocks;
+  const int rank = static_cast<int>(blockIdx.x) % P::kBlocks;
+  const int clusters = static_cast<int>(gridDim.x) / P::kBlocks;
+  const int first = kResident ? cluster / slices : cluster;
+  const int step = kResident ? clusters / slices : clusters;
   const int units = kResident ? row_tiles : row_tiles * slices;
   const auto unit_row = [&](int unit) {
-    return kResident ? (unit * kGroups + ring) * kGroupRows : unit / slices * P::kRows;
+    return kResident ? (unit * kGroups + ring) * kGroupRows
+                     : (unit / slices * P::kBlocks + rank) * P::kRows;
   };
   const auto unit_column = [&](int unit) {
     return (kResident ? static_cast<int>(blockIdx.x) % slices : unit % slices) * kColumns;
@@ -129,14 +138,25 @@ __global__ void __launch_bounds__(kThreads, 1)
         BarrierExpect(full + place.stage, P::kStageBytes);
         LoadTile(stage, &a_map, full + place.stage, t * kTileK, unit_row(unit));
         if (!kResident) {
-          LoadTile(stage + P::kRowBytes, &weight_map, full + place.stage, t * kTileK,
-                   unit_column(unit));
+          const int half = rank * P::kWeightRows;
+          LoadTileToAll(stage + P::kRowBytes + half * kTileRowBytes, &weight_map,
+                        full + place.stage, t * kTileK, unit_column(unit) + half,
+                        (1 << P::kBlocks) - 1);
         }
       }
     }
     return;
   }
   TakeRegisters<240>();
+
+  // A stage has been read, in all blocks that copy into it.
+  const auto release = [&](int stage) {
+    if (P::kBlocks == 1) {
+      if (lane == 0) BarrierArrive(empty + stage);
+    } else if (lane < P::kBlocks) {
+      BarrierArriveAt(empty + stage, lane);
+    }
+  };
 
   // Turns: barrier 1 + group opens when the other group has started its last products.
   if (kResident) {
@@ -171,14 +191,14 @@ __global__ void __launch_bounds__(kThreads, 1)
       WgmmaCommit();
       if (t > 0) {
         WgmmaWait<1>();
-        if (lane == 0) BarrierArrive(empty + before);
+        release(before);
       }
       before = place.stage;
       place.Next();
     }
     if (kResident) NamedArrive(2 - group, kGroups * kGroupThreads);
     WgmmaWait<0>();
-    if (lane == 0) BarrierArrive(empty + before);
+    release(before);
     if (!kResident) scales.Load(store, column);
     if constexpr (kKind == GemmStore::Kind::kF32 || kKind == GemmStore::Kind::kAdd) {
       constexpr bool kAdd = kKind == GemmStore::Kind::kAdd;
@@ -193,6 +213,7 @@ __global__ void __launch_bounds__(kThreads, 1)
           sums, scales.values, store, shared + P::kStoreOffset + warp * kStoreBytes, row, column);
     }
   }
+  if (P::kBlocks > 1) ClusterSync();  // the other block may still tell this one's barriers
 #endif
 }
 
@@ -236,7 +257,7 @@ absl::Status LaunchPlan(const GemmParams& p, CudaStream& stream) {
   CUtensorMap a, weight;
   CUresult error = MapMatrix(p.a, p.a_stride, p.rows, p.k, P::kRows, &a);
   if (error == CUDA_SUCCESS) {
-    error = MapMatrix(p.weight, p.weight_stride, p.n, p.k, kColumns, &weight);
+    error = MapMatrix(p.weight, p.weight_stride, p.n, p.k, P::kWeightRows, &weight);
   }
   if (error != CUDA_SUCCESS) {
     return absl::InternalError(absl::StrCat("Matmul of many rows: no map of [", p.rows, ", ", p.k,
@@ -244,16 +265,28 @@ absl::Status LaunchPlan(const GemmParams& p, CudaStream& stream) {
                                             static_cast<int>(error)));
   }
   const int64_t slices = CeilDiv(p.n, kColumns);
-  const int64_t row_tiles = CeilDiv(p.rows, kGroups * kGroupRows);
-  const int64_t blocks = stream.device().multiprocessors;
-  const int64_t grid = kResident
-                           ? slices * std::max<int64_t>(1, std::min(blocks / slices, row_tiles))
-                           : std::min(blocks, slices * row_tiles);
-  return LaunchStatus(Launch(WgmmaGemmKernel<kKind, kColumns, kResident>,
-                             static_cast<unsigned>(grid), kThreads, P::kSharedBytes, stream.get(),
-                             a, weight, GemmStore::Of(p), static_cast<int>(row_tiles),
-                             static_cast<int>(slices), static_cast<int>(CeilDiv(p.k, kTileK))),
-                      "Matmul of many rows");
+  const int64_t row_tiles = CeilDiv(p.rows, P::kBlocks * kGroups * kGroupRows);
+  const int64_t clusters_max = stream.device().multiprocessors / P::kBlocks;
+  const int64_t clusters =
+      kResident ? slices * std::max<int64_t>(1, std::min(clusters_max / slices, row_tiles))
+                : std::min(clusters_max, slices * row_tiles);
+  const auto kernel = WgmmaGemmKernel<kKind, kColumns, kResident>;
+  RETURN_IF_CUDA_ERROR(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, P::kSharedBytes));
+  cudaLaunchAttribute cluster;
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {P::kBlocks, 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(clusters * P::kBlocks));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = P::kSharedBytes;
+  config.stream = stream.get();
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  return LaunchStatus(
+      cudaLaunchKernelEx(&config, kernel, a, weight, GemmStore::Of(p), static_cast<int>(row_tiles),
+                         static_cast<int>(slices), static_cast<int>(CeilDiv(p.k, kTileK))),
+      "Matmul of many rows");
 }
 
 template <GemmStore::Kind kKind>
