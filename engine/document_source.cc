@@ -15,9 +15,10 @@ namespace {
 // Text read from the store at a time, in bytes.
 constexpr int64_t kReadBytes = 64 << 10;
 
-// Reads and feeds the next piece of [fed_bytes, byte_end).
-absl::Status FeedPiece(const MemoryStore& store, DocumentId document, int64_t byte_end,
-                       Segmenter* segmenter) {
+}  // namespace
+
+absl::Status FeedText(const MemoryStore& store, DocumentId document, int64_t byte_end,
+                      Segmenter* segmenter) {
   const int64_t begin = segmenter->fed_bytes();
   const int64_t end = std::min(byte_end, begin + kReadBytes);
   ASSIGN_OR_RETURN(const std::string text, store.ReadText(document, begin, end));
@@ -36,8 +37,6 @@ absl::Status FeedPiece(const MemoryStore& store, DocumentId document, int64_t by
   segmenter->Feed(piece);
   return absl::OkStatus();
 }
-
-}  // namespace
 
 int64_t SegmentGroup::token_count() const {
   int64_t count = 0;
@@ -82,7 +81,7 @@ absl::StatusOr<std::optional<SegmentGroup>> DocumentSource::Next(int64_t durable
       return std::optional<SegmentGroup>(std::move(group));
     }
     if (segmenter_->fed_bytes() < durable_bytes) {
-      RETURN_IF_ERROR(FeedPiece(store_, document_, durable_bytes, segmenter_.get()));
+      RETURN_IF_ERROR(FeedText(store_, document_, durable_bytes, segmenter_.get()));
       continue;
     }
     if (!segmenter_->start_settled() && segmenter_->first_segment_index() > 0) {
@@ -121,7 +120,7 @@ absl::StatusOr<std::vector<TokenId>> ReadSegmentTokens(const Model& model,
     ASSIGN_OR_RETURN(const DocumentInfo info, store.GetDocument(segment.document));
     Segmenter segmenter(model.tokenizer(), shape, segment);
     while (!segmenter.has_whole() && segmenter.fed_bytes() < info.durable_bytes) {
-      RETURN_IF_ERROR(FeedPiece(store, segment.document, info.durable_bytes, &segmenter));
+      RETURN_IF_ERROR(FeedText(store, segment.document, info.durable_bytes, &segmenter));
     }
     if (segmenter.has_whole()) {
       Segment found = segmenter.TakeWhole();
@@ -136,7 +135,7 @@ absl::StatusOr<std::vector<TokenId>> ReadSegmentTokens(const Model& model,
   if (last.ok() && last->byte_end > segment.byte_end) ends.push_back(last->byte_end);
   for (int64_t end : ends) {
     while (segmenter.fed_bytes() < end) {
-      RETURN_IF_ERROR(FeedPiece(store, segment.document, end, &segmenter));
+      RETURN_IF_ERROR(FeedText(store, segment.document, end, &segmenter));
     }
     std::vector<Segment> found = segmenter.OpenSegments();
     if (segmenter.has_whole()) found.insert(found.begin(), segmenter.TakeWhole());

@@ -29,6 +29,11 @@ struct SegmentGroup {
   int64_t token_count() const;
 };
 
+// Reads the next piece of the document's text, at most up to byte_end, and feeds it. Errors of the
+// store; DATA_LOSS when there is none.
+absl::Status FeedText(const MemoryStore& store, DocumentId document, int64_t byte_end,
+                      Segmenter* segmenter);
+
 // Thread-compatible. Borrows everything.
 class DocumentSource {
  public:

@@ -81,8 +81,7 @@ Scheduler::Scheduler(const SchedulerOptions& options, const Model& model, const 
       "derive", metrics.registry, clock,
       [this](BackgroundThread& thread) { return DeriveLoop(thread); });
   put_thread_ = std::make_unique<BackgroundThread>(
-      "put", metrics.registry, clock,
-      [this](BackgroundThread& thread) { return PutLoop(thread); });
+      "put", metrics.registry, clock, [this](BackgroundThread& thread) { return PutLoop(thread); });
 }
 
 Scheduler::~Scheduler() { Stop(); }
@@ -431,19 +430,8 @@ absl::Status Scheduler::Forward(const std::vector<SegmentGroup>& groups,
   size_t next = 0;
   for (const SegmentGroup& group : groups) {
     for (const Segment& segment : group.segments) {
-      SegmentChunks& own = chunks[next++];
-      MNEME_CHECK(static_cast<size_t>(own.chunk_count) == segment.chunk_byte_begin.size());
-      derived->push_back({.document = segment.document,
-                          .segment_index = segment.index,
-                          .derivation_fingerprint = model_.derivation_fingerprint(),
-                          .encode_from_byte = segment.encode_from_byte,
-                          .skip_tokens = segment.skip_tokens,
-                          .token_count = static_cast<int32_t>(segment.ids.size()),
-                          .byte_begin = segment.byte_begin,
-                          .byte_end = segment.byte_end,
-                          .chunk_byte_begin = segment.chunk_byte_begin,
-                          .landmarks = std::move(own.landmarks),
-                          .pages = std::move(own.pages)});
+      derived->push_back(
+          DerivedFrom(segment, model_.derivation_fingerprint(), std::move(chunks[next++])));
     }
   }
   return absl::OkStatus();
@@ -477,18 +465,16 @@ Scheduler::DerivedBatch Scheduler::DeriveBatch(std::vector<SegmentGroup> batch,
           }
         }
         thread.Beat();
-        std::vector<SegmentGroup>& to =
-            status.ok() ? result.groups : failed[one[0].document];
+        std::vector<SegmentGroup>& to = status.ok() ? result.groups : failed[one[0].document];
         to.push_back(std::move(one[0]));
       }
       for (auto& [id, groups] : failed) Requeue(id, std::move(groups));
     }
   }
   // In turn becomes by document, each one's segments in order.
-  std::stable_sort(derived.begin(), derived.end(),
-                   [](const SegmentDerived& a, const SegmentDerived& b) {
-                     return a.document < b.document;
-                   });
+  std::stable_sort(
+      derived.begin(), derived.end(),
+      [](const SegmentDerived& a, const SegmentDerived& b) { return a.document < b.document; });
   thread.Beat();
   return result;
 }
