@@ -199,8 +199,7 @@ class EngineImpl : public Engine {
       return store_.ForkMemory(source.source, parsed.memory, std::string(display_name));
     });
     if (!info.ok()) return info.status();
-    ASSIGN_OR_RETURN(const MemoryStore::Totals totals, store_.totals(info->uid));
-    return MemoryStat{.info = *std::move(info), .totals = totals};
+    return MemoryStat{.info = *std::move(info)};
   }
 
   absl::StatusOr<SnapshotInfo> CreateSnapshot(absl::string_view name, absl::Time as_of) override {

@@ -268,7 +268,8 @@ class Engine {
   virtual absl::StatusOr<Deletion> DeleteMemory(absl::string_view name,
                                                 bool everywhere = false) = 0;
   // Forks `source`, a memory or a snapshot, as it was at `as_of` (not of a snapshot, which has its
-  // own moment); see MemoryStore::ForkMemory. NOT_FOUND; INVALID_ARGUMENT: two tenants.
+  // own moment); see MemoryStore::ForkMemory. Its totals are not counted here: see GetMemory.
+  // NOT_FOUND; INVALID_ARGUMENT: two tenants.
   virtual absl::StatusOr<MemoryStat> ForkMemory(absl::string_view name, absl::string_view source,
                                                 absl::string_view display_name,
                                                 absl::Time as_of = absl::InfiniteFuture()) = 0;

@@ -183,12 +183,14 @@ absl::StatusOr<Deletion> MemoryStore::Impl::Delete(DeletionPlan plan) {
       if (entry.key.memory == memory) deletion.dropped_documents.push_back(document);
       catalog.Drop(*catalog.FindMemory(memory), entry, plan.before);
     }
+    const absl::flat_hash_set<MemoryId> removed(plan.removed_memories.begin(),
+                                                plan.removed_memories.end());
     for (const DocumentKey& key : plan.deleted) {
       gone.insert(key.document);
       const std::vector<DocumentId> erased = tails.Erase(key.document, -1);
       gone.insert(erased.begin(), erased.end());
       deletion.deleted_documents.push_back(key.document);
-      catalog.RemoveDocument(key.document);
+      if (!removed.contains(key.memory)) catalog.RemoveDocument(key.document);
     }
     if (plan.keeps_memory) {
       for (const auto& [uid, document] : catalog.FindMemory(plan.id.memory)->documents) {

@@ -32,6 +32,14 @@ absl::Status NoDocument(DocumentId document) {
   return absl::NotFoundError(absl::StrCat("no ", ToString(document)));
 }
 
+void AddTo(const DocumentInfo& info, MemoryStore::Totals* sum) {
+  sum->documents += 1;
+  sum->durable_bytes += info.durable_bytes;
+  sum->visible_bytes += info.visible_bytes;
+  sum->tokens += info.token_count;
+  sum->chunks += info.chunk_count;
+}
+
 }  // namespace
 
 MemoryPolicy PolicyOf(const MemoryRecord& record) {
@@ -647,18 +655,18 @@ absl::StatusOr<MemoryStore::Totals> MemoryStore::totals(MemoryId memory) const {
     for (const MemoryEntry* m = entry->base; m != nullptr; m = m->base) {
       for (const auto& [uid, document] : m->documents) {
         const std::optional<absl::Time> until = SeenUntil(*entry, *document);
-        if (until.has_value()) shared.emplace_back(document->Info(), *until);
+        if (!until.has_value()) continue;
+        if (document->append_time <= *until) {
+          AddTo(document->Info(), &sum);
+        } else {
+          shared.emplace_back(document->Info(), *until);
+        }
       }
     }
   }
   for (auto& [info, until] : shared) {
     const absl::StatusOr<DocumentInfo> cut = impl_->CutInfo(std::move(info), until);
-    if (!cut.ok()) continue;  // gone by now
-    sum.documents += 1;
-    sum.durable_bytes += cut->durable_bytes;
-    sum.visible_bytes += cut->visible_bytes;
-    sum.tokens += cut->token_count;
-    sum.chunks += cut->chunk_count;
+    if (cut.ok()) AddTo(*cut, &sum);  // else it is gone by now, or cannot be read
   }
   return sum;
 }

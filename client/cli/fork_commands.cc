@@ -27,7 +27,10 @@ absl::Status Fork(Session& session) {
   request.set_memory_id(id == std::string::npos ? session.positional(1) : name.substr(id + 10));
   request.set_display_name(session.line().Text("--display-name"));
   SetAsOf(session.line(), &request);
-  ASSIGN_OR_RETURN(const v1::Memory memory, session.client().ForkMemory(request, session.call()));
+  ASSIGN_OR_RETURN(const v1::Memory fork, session.client().ForkMemory(request, session.call()));
+  // What it holds is counted apart.
+  ASSIGN_OR_RETURN(const v1::Memory memory,
+                   session.client().GetMemory(fork.name(), session.call()));
   if (session.json()) {
     PrintJson(MemoryJson(memory));
   } else {
