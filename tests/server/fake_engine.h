@@ -176,7 +176,7 @@ class FakeEngine : public Engine {
     if (snapshots_.erase(std::string(name)) == 1) return absl::OkStatus();
     return absl::NotFoundError(absl::StrCat("snapshot ", name, " does not exist"));
   }
-  absl::StatusOr<Deletion> DeleteMemory(absl::string_view name, bool everywhere) override {
+  absl::StatusOr<Deletion> DeleteMemory(absl::string_view name, bool everywhere = false) override {
     deleted_everywhere = everywhere;
     absl::MutexLock lock(&mutex_);
     if (memories_.erase(std::string(name)) == 0) return NoMemory(name);
@@ -226,7 +226,8 @@ class FakeEngine : public Engine {
     }
     return infos;
   }
-  absl::StatusOr<Deletion> DeleteDocument(absl::string_view name, bool everywhere) override {
+  absl::StatusOr<Deletion> DeleteDocument(absl::string_view name,
+                                          bool everywhere = false) override {
     deleted_everywhere = everywhere;
     absl::MutexLock lock(&mutex_);
     if (documents_.erase(std::string(name)) == 0) return NoDocument(name);
@@ -239,9 +240,9 @@ class FakeEngine : public Engine {
     if (it == documents_.end()) return NoDocument(document_name);
     return it->second.text.substr(byte_begin, byte_end - byte_begin);
   }
-  absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(absl::string_view document_name,
-                                                     WriterCallbacks callbacks,
-                                                     absl::Duration ttl) override {
+  absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(
+      absl::string_view document_name, WriterCallbacks callbacks,
+      absl::Duration ttl = absl::InfiniteDuration()) override {
     absl::MutexLock lock(&mutex_);
     const std::string name(document_name);
     const ResourceName parsed = *ResourceName::ParseDocument(name);
