@@ -15,6 +15,7 @@
 #include "engine/document_writer.h"
 #include "engine/engine_metrics.h"
 #include "engine/page_source.h"
+#include "engine/past_reader.h"
 #include "engine/purger.h"
 #include "engine/read_batcher.h"
 #include "engine/reader_gate.h"
@@ -136,6 +137,8 @@ class EngineImpl : public Engine {
                     .failed = [this](DocumentId document,
                                      const absl::Status& status) { OnFailed(document, status); },
                     .room = [this] { OnRoom(); }}),
+        past_({.batch_segments_max = options.batch_segments_max}, model, shape_, store, scheduler_,
+              visibility_),
         gate_(options.readers_max, options.readers_waiting_max, metrics_),
         pages_(model, shape_, store, metrics_, options.encode_threads),
         batcher_(model, backend, store, pages_, metrics_, clock),
@@ -146,6 +149,7 @@ class EngineImpl : public Engine {
               .batcher = batcher_,
               .gate = gate_,
               .visibility = visibility_,
+              .past = past_,
               .metrics = metrics_,
               .step_tokens_max = StepTokensMax(model, store)},
         recovery_(store, scheduler_, metrics_, clock),
@@ -174,18 +178,51 @@ class EngineImpl : public Engine {
     if (store_.GetMemory(parsed.tenant, parsed.memory).ok()) {
       return absl::AlreadyExistsError(absl::StrCat("memory ", name, " exists"));
     }
-    const auto limit = static_cast<int>(options_.memories_per_tenant_max);
-    absl::StatusOr<MemoryInfo> info = creations_.Create<MemoryInfo>(
-        absl::StrCat("tenant ", parsed.tenant), "memories", limit,
-        [&] { return static_cast<int64_t>(store_.ListMemories(parsed.tenant, "", limit).size()); },
-        [&] {
-          return store_.CreateMemory(parsed.tenant, parsed.memory, std::string(display_name),
-                                     policy);
-        });
+    absl::StatusOr<MemoryInfo> info = CreateWithinLimit(parsed.tenant, [&] {
+      return store_.CreateMemory(parsed.tenant, parsed.memory, std::string(display_name), policy);
+    });
     if (!info.ok()) return info.status();
     MemoryStat stat{.info = *std::move(info)};
     stat.totals.memories = 1;
     return stat;
+  }
+
+  absl::StatusOr<MemoryStat> ForkMemory(absl::string_view name, absl::string_view source_name,
+                                        absl::string_view display_name, absl::Time as_of) override {
+    RETURN_IF_ERROR(CheckTakesWork());
+    ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseMemory(name));
+    ASSIGN_OR_RETURN(const NamedSource source, ResolveSource(store_, source_name, as_of));
+    if (source.name.tenant != parsed.tenant) {
+      return absl::InvalidArgumentError(absl::StrCat("source ", source_name, " is not of tenant ",
+                                                     parsed.tenant, ", as the fork is to be"));
+    }
+    absl::StatusOr<MemoryInfo> info = CreateWithinLimit(parsed.tenant, [&] {
+      return store_.ForkMemory(source.source, parsed.memory, std::string(display_name));
+    });
+    if (!info.ok()) return info.status();
+    return MemoryStat{.info = *std::move(info)};
+  }
+
+  absl::StatusOr<SnapshotInfo> CreateSnapshot(absl::string_view name, absl::Time as_of) override {
+    RETURN_IF_ERROR(CheckTakesWork());
+    ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseSnapshot(name));
+    ASSIGN_OR_RETURN(const MemoryInfo memory, FindMemory(parsed.tenant, parsed.memory));
+    return store_.CreateSnapshot({memory.uid, as_of}, parsed.snapshot);
+  }
+
+  absl::StatusOr<std::vector<SnapshotInfo>> ListSnapshots(absl::string_view memory_name,
+                                                          absl::string_view after_id,
+                                                          int limit) override {
+    ASSIGN_OR_RETURN(const MemoryInfo memory, FindMemory(memory_name));
+    return store_.ListSnapshots(memory.uid, std::string(after_id), limit);
+  }
+
+  absl::Status DeleteSnapshot(absl::string_view name) override {
+    ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseSnapshot(name));
+    ASSIGN_OR_RETURN(const MemoryInfo memory, FindMemory(parsed.tenant, parsed.memory));
+    const absl::Status status = store_.DeleteSnapshot(memory.uid, parsed.snapshot);
+    if (!absl::IsNotFound(status)) return status;
+    return absl::NotFoundError(absl::StrCat("snapshot ", name, " does not exist"));
   }
 
   absl::StatusOr<MemoryStat> UpdateMemory(absl::string_view name,
@@ -216,12 +253,13 @@ class EngineImpl : public Engine {
     return stats;
   }
 
-  absl::StatusOr<Deletion> DeleteMemory(absl::string_view name) override {
+  absl::StatusOr<Deletion> DeleteMemory(absl::string_view name, bool everywhere) override {
     ASSIGN_OR_RETURN(const MemoryInfo info, FindMemory(name));
-    ASSIGN_OR_RETURN(Deletion deletion, store_.DeleteMemory(info.uid));
+    ASSIGN_OR_RETURN(Deletion deletion, store_.DeleteMemory(info.uid, everywhere));
     for (const auto& writer : registry_.Of(info.uid)) {
       EndWriter(writer, absl::NotFoundError(absl::StrCat("memory ", name, " was deleted")));
     }
+    DocumentsDropped(deletion, absl::NotFoundError(absl::StrCat("memory ", name, " was deleted")));
     visibility_.Notify();
     purger_.Notify();
     return deletion;
@@ -237,10 +275,14 @@ class EngineImpl : public Engine {
     return store_.ListDocuments(info.uid, after, limit);
   }
 
-  absl::StatusOr<Deletion> DeleteDocument(absl::string_view name) override {
+  absl::StatusOr<Deletion> DeleteDocument(absl::string_view name, bool everywhere) override {
     ASSIGN_OR_RETURN(const DocumentInfo info, FindDocument(name));
-    ASSIGN_OR_RETURN(Deletion deletion, store_.DeleteDocument(info.uid));
-    DocumentGone(info.uid, absl::NotFoundError(absl::StrCat("document ", name, " was deleted")));
+    ASSIGN_OR_RETURN(Deletion deletion, store_.DeleteDocument(info.memory, info.uid, everywhere));
+    const absl::Status status =
+        absl::NotFoundError(absl::StrCat("document ", name, " was deleted"));
+    for (const DocumentId document : deletion.deleted_documents) DocumentGone(document, status);
+    DocumentsDropped(deletion, status);
+    if (!deletion.pending) purger_.NothingToPurge(deletion);
     purger_.Notify();
     return deletion;
   }
@@ -413,13 +455,19 @@ class EngineImpl : public Engine {
   absl::StatusOr<DocumentInfo> GetOrCreateDocument(const MemoryInfo& memory, const std::string& id,
                                                    absl::Duration ttl) {
     absl::StatusOr<DocumentInfo> info = store_.GetDocument(memory.uid, id);
+    if (info.ok() && info->shared) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "document ", ResourceName{memory.tenant, memory.id, id}.ToString(),
+          " is shared with the memory that this one is a fork of, and takes no text here; deleted "
+          "here, it can be written anew"));
+    }
     if (!absl::IsNotFound(info.status())) return info;
     const auto create = [&] {
       return creations_.Create<DocumentInfo>(
           absl::StrCat("memory ", ResourceName{memory.tenant, memory.id, ""}.ToString()),
           "documents", options_.documents_per_memory_max,
           [&] {
-            const absl::StatusOr<MemoryStore::Totals> totals = store_.totals(memory.uid);
+            const absl::StatusOr<MemoryStore::Totals> totals = store_.own_totals(memory.uid);
             return totals.ok() ? totals->documents : 0;
           },
           [&] { return store_.CreateDocument(memory.uid, id, clock_.Now() + ttl); });
@@ -435,7 +483,8 @@ class EngineImpl : public Engine {
   void ForgetExpired() {
     if (store_.PendingDeletions().size() >= kPendingDeletionsMax) return;
     for (const DocumentInfo& info : store_.ExpiredDocuments(kExpiredAtOnce)) {
-      if (const auto deletion = store_.DeleteDocument(info.uid); !deletion.ok()) {
+      if (const auto deletion = store_.DeleteDocument(info.uid, /*everywhere=*/true);
+          !deletion.ok()) {
         if (absl::IsNotFound(deletion.status())) continue;  // somebody was faster
         LogWarning("engine", "an expired document could not be deleted; trying again",
                    {{"status", deletion.status().ToString()}});
@@ -445,6 +494,27 @@ class EngineImpl : public Engine {
       DocumentGone(info.uid,
                    absl::NotFoundError(absl::StrCat("document ", info.id, " has expired")));
       purger_.Notify();
+    }
+  }
+
+  // Runs `create` unless the tenant has as many memories as it may.
+  absl::StatusOr<MemoryInfo> CreateWithinLimit(
+      const std::string& tenant, const std::function<absl::StatusOr<MemoryInfo>()>& create) {
+    const auto limit = static_cast<int>(options_.memories_per_tenant_max);
+    return creations_.Create<MemoryInfo>(
+        absl::StrCat("tenant ", tenant), "memories", limit,
+        [&] { return static_cast<int64_t>(store_.ListMemories(tenant, "", limit).size()); },
+        create);
+  }
+
+  // Ends the writers of documents that their memory let go of, and goes on with what forks hold of
+  // them, which may be less than was being derived.
+  void DocumentsDropped(const Deletion& deletion, const absl::Status& status) {
+    for (const DocumentId document : deletion.dropped_documents) {
+      DocumentGone(document, status);
+      const absl::StatusOr<DocumentInfo> info = store_.GetDocument(document);
+      if (!info.ok() || info->damaged || info->visible_bytes >= info->durable_bytes) continue;
+      scheduler_.TextDurable(document, info->durable_bytes, /*sealed=*/true);
     }
   }
 
@@ -485,6 +555,7 @@ class EngineImpl : public Engine {
   // These two call each other through the writers: the destructor stops both before either goes.
   TextCommitter committer_;
   Scheduler scheduler_;
+  PastReader past_;
   ReaderGate gate_;
   PageSource pages_;
   ReadBatcher batcher_;

@@ -73,16 +73,20 @@ struct EngineOptions {
   absl::Duration scrub_first_after = absl::Minutes(1);
 };
 
-// tenants/{tenant}/memories/{memory}[/documents/{document}], parsed and checked. INVALID_ARGUMENT
-// names the part.
+// tenants/{tenant}/memories/{memory}[/documents/{document} or /snapshots/{snapshot}], parsed and
+// checked. INVALID_ARGUMENT names the part.
 struct ResourceName {
   std::string tenant;
   std::string memory;    // empty: a tenant
-  std::string document;  // empty: a memory
+  std::string document;  // empty: a memory, or a snapshot of it
+  std::string snapshot = {};
 
   static absl::StatusOr<ResourceName> ParseTenant(absl::string_view name);
   static absl::StatusOr<ResourceName> ParseMemory(absl::string_view name);
   static absl::StatusOr<ResourceName> ParseDocument(absl::string_view name);
+  static absl::StatusOr<ResourceName> ParseSnapshot(absl::string_view name);
+  // What may be read: a memory, or a snapshot.
+  static absl::StatusOr<ResourceName> ParseSource(absl::string_view name);
   std::string ToString() const;
 };
 // 1 to 128 of [A-Za-z0-9._~-], first a letter or digit.
@@ -164,7 +168,9 @@ struct StageSeconds {
 };
 
 struct RetrieveOptions {
-  std::vector<std::string> memories;  // full names, one tenant
+  std::vector<std::string> memories;  // full names, of snapshots too, one tenant
+  // The moment at which memories (not snapshots) are read; infinite future: as they are.
+  absl::Time as_of = absl::InfiniteFuture();
   std::string question;
   int k = 8;
   bool explain = false;
@@ -185,7 +191,8 @@ struct RetrieveResult {
 };
 
 struct GenerateOptions {
-  std::vector<std::string> memories;
+  std::vector<std::string> memories;  // as in RetrieveOptions
+  absl::Time as_of = absl::InfiniteFuture();
   std::string question;
   int max_tokens = 64;
   double temperature = 0;
@@ -210,7 +217,8 @@ struct GenerateResult {
 };
 
 struct ScoreOptions {
-  std::vector<std::string> memories;  // may be empty
+  std::vector<std::string> memories;  // as in RetrieveOptions; may be empty
+  absl::Time as_of = absl::InfiniteFuture();
   // Put to the network as a question that `text` answers; empty: `text` begins a document.
   std::string prompt;
   std::string text;
@@ -256,11 +264,27 @@ class Engine {
                                                                int limit) = 0;
   // Deletions are durable when they return; what was deleted is taken out of every file and tier
   // behind (see WhenPurged).
-  virtual absl::StatusOr<Deletion> DeleteMemory(absl::string_view name) = 0;
+  // `everywhere`: also from forks; see MemoryStore::DeleteMemory.
+  virtual absl::StatusOr<Deletion> DeleteMemory(absl::string_view name,
+                                                bool everywhere = false) = 0;
+  // Forks `source`, a memory or a snapshot, as it was at `as_of` (not of a snapshot, which has its
+  // own moment); see MemoryStore::ForkMemory. Its totals are not counted here: see GetMemory.
+  // NOT_FOUND; INVALID_ARGUMENT: two tenants.
+  virtual absl::StatusOr<MemoryStat> ForkMemory(absl::string_view name, absl::string_view source,
+                                                absl::string_view display_name,
+                                                absl::Time as_of = absl::InfiniteFuture()) = 0;
+  // `name`: tenants/{t}/memories/{m}/snapshots/{s}. See MemoryStore::CreateSnapshot.
+  virtual absl::StatusOr<SnapshotInfo> CreateSnapshot(
+      absl::string_view name, absl::Time as_of = absl::InfiniteFuture()) = 0;
+  virtual absl::StatusOr<std::vector<SnapshotInfo>> ListSnapshots(absl::string_view memory_name,
+                                                                  absl::string_view after_id,
+                                                                  int limit) = 0;
+  virtual absl::Status DeleteSnapshot(absl::string_view name) = 0;
   virtual absl::StatusOr<DocumentInfo> GetDocument(absl::string_view name) = 0;
   virtual absl::StatusOr<std::vector<DocumentInfo>> ListDocuments(absl::string_view memory_name,
                                                                   DocumentId after, int limit) = 0;
-  virtual absl::StatusOr<Deletion> DeleteDocument(absl::string_view name) = 0;
+  virtual absl::StatusOr<Deletion> DeleteDocument(absl::string_view name,
+                                                  bool everywhere = false) = 0;
   // Deletions of which something is left, also those of earlier starts.
   virtual std::vector<Deletion> PendingDeletions() const = 0;
   // Calls `purged` once, from any thread (this one, when it is over), when nothing is left of the
@@ -273,6 +297,7 @@ class Engine {
   // Becomes the one writer of a document, creating it if need be. ABORTED while another writer has
   // it; NOT_FOUND without the memory. A sealed document opens too, so that sending the same bytes
   // again changes nothing.
+  // FAILED_PRECONDITION: a fork shares it with the memory that it was made of.
   // A document that it creates expires after `ttl`, if that is finite, whatever its memory says.
   virtual absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(
       absl::string_view document_name, WriterCallbacks callbacks,

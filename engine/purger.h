@@ -32,6 +32,8 @@ class Purger {
 
   // Something was deleted.
   void Notify();
+  // Of a deletion that leaves nothing to purge: its receipt can be had.
+  void NothingToPurge(const Deletion& deletion) { Done({deletion}); }
   // Calls `purged` once, from a thread of this object or from this call, when the deletion is
   // purged; never, if that was too long ago or is not before the end of this object.
   void WhenPurged(PurgeId id, PurgedCallback purged);

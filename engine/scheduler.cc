@@ -438,19 +438,8 @@ absl::Status Scheduler::Forward(const std::vector<SegmentGroup>& groups,
   size_t next = 0;
   for (const SegmentGroup& group : groups) {
     for (const Segment& segment : group.segments) {
-      SegmentChunks& own = chunks[next++];
-      MNEME_CHECK(static_cast<size_t>(own.chunk_count) == segment.chunk_byte_begin.size());
-      derived->push_back({.document = segment.document,
-                          .segment_index = segment.index,
-                          .derivation_fingerprint = model_.derivation_fingerprint(),
-                          .encode_from_byte = segment.encode_from_byte,
-                          .skip_tokens = segment.skip_tokens,
-                          .token_count = static_cast<int32_t>(segment.ids.size()),
-                          .byte_begin = segment.byte_begin,
-                          .byte_end = segment.byte_end,
-                          .chunk_byte_begin = segment.chunk_byte_begin,
-                          .landmarks = std::move(own.landmarks),
-                          .pages = std::move(own.pages)});
+      derived->push_back(
+          DerivedFrom(segment, model_.derivation_fingerprint(), std::move(chunks[next++])));
     }
   }
   return absl::OkStatus();

@@ -163,9 +163,10 @@ absl::StatusOr<BackupList> DecodeList(const std::string& path, absl::string_view
     }
     if (!good) return absl::DataLossError(absl::StrCat(path, ": line ", i + 1, " is no line"));
   }
-  if (store_format != kStoreFormat) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        path, " is of store format ", store_format, "; this program reads format ", kStoreFormat));
+  if (store_format < kOldestStoreFormat || store_format > kStoreFormat) {
+    return absl::FailedPreconditionError(absl::StrCat(path, " is of store format ", store_format,
+                                                      "; this program reads formats ",
+                                                      kOldestStoreFormat, " to ", kStoreFormat));
   }
   list.info.files = static_cast<int64_t>(list.files.size());
   return list;

@@ -551,6 +551,7 @@ absl::StatusOr<std::unique_ptr<ChunkStore>> RocksDbChunkStore::Open(const RocksD
   ASSIGN_OR_RETURN(store->directory_, DataDirectory::Open(options.data_dir));
   if (!options.read_only) RETURN_IF_ERROR(store->CheckBeforeOpen(metrics));
   RETURN_IF_ERROR(store->OpenDb(metrics));
+  if (!options.read_only) RETURN_IF_ERROR(store->directory_->TakeOver());
   store->collectable_ = std::make_shared<StatisticsCollectable>();
   store->collectable_->Attach(store->db_.get(), store->tables_, store->statistics_);
   metrics.AddCollectable(store->collectable_);

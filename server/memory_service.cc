@@ -110,6 +110,21 @@ void MemoryService::AddCatalogMethods() {
       Method::kDeleteMemory, catalog_pool_, [this](const auto& request, const auto& call) {
         return catalog_.DeleteMemory(request, call);
       });
+  AddUnary<v1::ForkMemoryRequest, v1::Memory>(
+      Method::kForkMemory, catalog_pool_,
+      [this](const auto& request, const auto& call) { return catalog_.ForkMemory(request, call); });
+  AddUnary<v1::CreateSnapshotRequest, v1::Snapshot>(Method::kCreateSnapshot, catalog_pool_,
+                                                    [this](const auto& request, const auto& call) {
+                                                      return catalog_.CreateSnapshot(request, call);
+                                                    });
+  AddUnary<v1::ListSnapshotsRequest, v1::ListSnapshotsResponse>(
+      Method::kListSnapshots, catalog_pool_, [this](const auto& request, const auto& call) {
+        return catalog_.ListSnapshots(request, call);
+      });
+  AddUnary<v1::DeleteSnapshotRequest, v1::DeleteSnapshotResponse>(
+      Method::kDeleteSnapshot, catalog_pool_, [this](const auto& request, const auto& call) {
+        return catalog_.DeleteSnapshot(request, call);
+      });
   AddUnary<v1::ListDocumentsRequest, v1::ListDocumentsResponse>(
       Method::kListDocuments, catalog_pool_, [this](const auto& request, const auto& call) {
         return catalog_.ListDocuments(request, call);

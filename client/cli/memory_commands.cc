@@ -89,8 +89,9 @@ absl::Status Memories(Session& session) {
 
 absl::Status Delete(Session& session) {
   const std::string name = session.MemoryName(session.positional(0));
-  ASSIGN_OR_RETURN(const google::longrunning::Operation operation,
-                   session.client().DeleteMemory(name, session.call()));
+  ASSIGN_OR_RETURN(
+      const google::longrunning::Operation operation,
+      session.client().DeleteMemory(name, session.call(), session.line().Has("--everywhere")));
   return FinishForgetting(session, name,
                           absl::StrCat("deleted ", ResourceId(name), " and all its documents"),
                           operation);
@@ -111,7 +112,8 @@ CommandSpec CreateCommand() {
       .notes =
           "An id that is taken is an error.\n\n--json: {memory, name, display_name, create_time, "
           "documents, "
-          "durable_bytes, visible_bytes, tokens, chunks, retention, ttl_seconds}\n",
+          "durable_bytes, visible_bytes, tokens, chunks, retention, ttl_seconds, base, "
+          "base_time}\n",
       .run = Create,
       .check = CheckPolicyFlags};
 }
@@ -144,7 +146,7 @@ CommandSpec MemoriesCommand() {
           .notes =
               "--json: {memories: [{memory, name, display_name, create_time, documents, "
               "durable_bytes,\n"
-              "visible_bytes, tokens, chunks, retention, ttl_seconds}]}\n",
+              "visible_bytes, tokens, chunks, retention, ttl_seconds, base, base_time}]}\n",
           .run = Memories};
 }
 
@@ -153,7 +155,7 @@ CommandSpec DeleteCommand() {
       .name = "delete",
       .summary = "deletes a memory and all its documents",
       .positionals = {{"M", "the memory"}},
-      .flags = {NoWaitFlag()},
+      .flags = {EverywhereFlag(), NoWaitFlag()},
       .notes = absl::StrCat("There is no question asked and no way back. ", kForgettingJsonNotes),
       .run = Delete};
 }

@@ -49,6 +49,37 @@ absl::StatusOr<absl::Duration> ParseTtl(absl::string_view text) {
       "--ttl ", text, " is no time: a number with s, m, h, d or w, like 30d, or none"));
 }
 
+FlagSpec AsOfFlag() {
+  return {"--as-of", "TIME",
+          "as it was then: a time like 2026-11-22T14:00:00Z, or so long ago, like 2h",
+          FlagSpec::Kind::kText};
+}
+
+absl::StatusOr<absl::Time> ParseAsOf(absl::string_view text, absl::Time now) {
+  if (const auto ago = ParseTtl(text); ago.ok() && *ago != absl::InfiniteDuration()) {
+    return now - *ago;
+  }
+  absl::Time time;
+  std::string error;
+  if (absl::ParseTime(absl::RFC3339_full, text, &time, &error) && time >= absl::UnixEpoch() &&
+      time != absl::InfiniteFuture()) {
+    return time;
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--as-of ", text, " is neither a time like 2026-11-22T14:00:00Z nor how long ago, like 2h"));
+}
+
+absl::Status CheckAsOfFlag(const CommandLine& line) {
+  return line.Has("--as-of") ? ParseAsOf(line.Text("--as-of"), absl::Now()).status()
+                             : absl::OkStatus();
+}
+
+void SetTimestamp(absl::Time time, google::protobuf::Timestamp* timestamp) {
+  const int64_t micros = absl::ToUnixMicros(time);
+  timestamp->set_seconds(micros / 1'000'000);
+  timestamp->set_nanos(static_cast<int32_t>(micros % 1'000'000 * 1000));
+}
+
 absl::Status CheckPolicyFlags(const CommandLine& line) {
   const std::string retention = line.Text("--retention");
   if (line.Has("--retention") && retention != "keep" && retention != "text") {

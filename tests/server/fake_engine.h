@@ -4,6 +4,7 @@
 #ifndef MNEME_TESTS_SERVER_FAKE_ENGINE_H_
 #define MNEME_TESTS_SERVER_FAKE_ENGINE_H_
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -38,6 +39,7 @@ class FakeEngine : public Engine {
           [](absl::string_view, bool, const std::function<absl::Status(const StoreCheckReport&)>&) {
             return StoreCheckReport();
           };
+  std::atomic<bool> deleted_everywhere{false};  // of the last deletion
   // Called by GetMemory, without a lock, before it answers.
   std::function<void()> on_get_memory = [] {};
 
@@ -139,7 +141,43 @@ class FakeEngine : public Engine {
     }
     return stats;
   }
-  absl::StatusOr<Deletion> DeleteMemory(absl::string_view name) override {
+  absl::StatusOr<MemoryStat> ForkMemory(absl::string_view name, absl::string_view source,
+                                        absl::string_view display_name, absl::Time as_of) override {
+    absl::MutexLock lock(&mutex_);
+    if (!memories_.contains(std::string(source))) return NoMemory(source);
+    const auto [it, is_new] = memories_.try_emplace(std::string(name), display_name);
+    if (!is_new) return absl::AlreadyExistsError(absl::StrCat("memory ", name, " exists"));
+    MemoryStat stat = Stat(it->first);
+    stat.info.base =
+        MemoryBase{.memory_id = ResourceName::ParseMemory(source)->memory, .as_of = as_of};
+    return stat;
+  }
+  absl::StatusOr<SnapshotInfo> CreateSnapshot(absl::string_view name, absl::Time as_of) override {
+    absl::MutexLock lock(&mutex_);
+    const ResourceName parsed = *ResourceName::ParseSnapshot(name);
+    const SnapshotInfo info{parsed.snapshot, as_of, absl::UnixEpoch()};
+    const auto [it, is_new] = snapshots_.try_emplace(std::string(name), info);
+    if (!is_new) return absl::AlreadyExistsError(absl::StrCat("snapshot ", name, " exists"));
+    return info;
+  }
+  absl::StatusOr<std::vector<SnapshotInfo>> ListSnapshots(absl::string_view memory_name,
+                                                          absl::string_view after_id,
+                                                          int limit) override {
+    absl::MutexLock lock(&mutex_);
+    std::vector<SnapshotInfo> infos;
+    for (const auto& [name, info] : snapshots_) {
+      if (name.rfind(absl::StrCat(memory_name, "/"), 0) != 0 || info.id <= after_id) continue;
+      if (static_cast<int>(infos.size()) < limit) infos.push_back(info);
+    }
+    return infos;
+  }
+  absl::Status DeleteSnapshot(absl::string_view name) override {
+    absl::MutexLock lock(&mutex_);
+    if (snapshots_.erase(std::string(name)) == 1) return absl::OkStatus();
+    return absl::NotFoundError(absl::StrCat("snapshot ", name, " does not exist"));
+  }
+  absl::StatusOr<Deletion> DeleteMemory(absl::string_view name, bool everywhere = false) override {
+    deleted_everywhere = everywhere;
     absl::MutexLock lock(&mutex_);
     if (memories_.erase(std::string(name)) == 0) return NoMemory(name);
     return NewDeletion();
@@ -188,7 +226,9 @@ class FakeEngine : public Engine {
     }
     return infos;
   }
-  absl::StatusOr<Deletion> DeleteDocument(absl::string_view name) override {
+  absl::StatusOr<Deletion> DeleteDocument(absl::string_view name,
+                                          bool everywhere = false) override {
+    deleted_everywhere = everywhere;
     absl::MutexLock lock(&mutex_);
     if (documents_.erase(std::string(name)) == 0) return NoDocument(name);
     return NewDeletion();
@@ -386,7 +426,8 @@ class FakeEngine : public Engine {
   uint64_t next_purge_ ABSL_GUARDED_BY(mutex_) = 1;
   std::vector<Deletion> pending_ ABSL_GUARDED_BY(mutex_);
   std::map<PurgeId, PurgedCallback> purged_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, std::string> memories_ ABSL_GUARDED_BY(mutex_);  // name -> display name
+  std::map<std::string, std::string> memories_ ABSL_GUARDED_BY(mutex_);    // name -> display name
+  std::map<std::string, SnapshotInfo> snapshots_ ABSL_GUARDED_BY(mutex_);  // by name
   std::map<std::string, Document> documents_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::shared_ptr<State>> writers_ ABSL_GUARDED_BY(mutex_);
 };
