@@ -71,16 +71,16 @@ void NetworkSelection(absl::Span<ChunkHit> best_first, int chunks_per_read,
 }  // namespace
 
 ReadBatcher::ReadBatcher(const Model& model, Backend& backend, MemoryStore& store,
-                         PageSource& pages, EngineMetrics& metrics, Clock& clock)
+                         PageSource& pages, EngineMetrics& metrics, Supervisor& supervisor)
     : model_(model),
       backend_(backend),
       store_(store),
       pages_(pages),
       metrics_(metrics),
-      thread_("read", metrics.registry, clock,
-              [this](BackgroundThread& thread) { return Loop(thread); }) {}
+      thread_("read", supervisor, [this](BackgroundThread& thread) { return Loop(thread); }) {}
 
 ReadBatcher::~ReadBatcher() {
+  thread_.MayEnd();
   absl::MutexLock lock(&mutex_);
   stopping_ = true;
   changed_.SignalAll();
@@ -110,7 +110,7 @@ absl::Status ReadBatcher::Await(Waiting& waiting) {
   }
   while (!waiting.done.WaitForNotificationWithTimeout(BackgroundThread::kBeatEvery)) {
     // Should the thread have died, nobody will ever finish this step.
-    const absl::Status health = thread_.Health(absl::InfiniteDuration());
+    const absl::Status health = thread_.failure();
     absl::MutexLock lock(&mutex_);
     if (waiting.done.HasBeenNotified() || health.ok()) continue;
     std::erase(queue_, &waiting);

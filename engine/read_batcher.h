@@ -18,8 +18,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/types/span.h"
-#include "common/clock.h"
-#include "engine/background_thread.h"
+#include "common/background_thread.h"
 #include "engine/engine_metrics.h"
 #include "engine/page_source.h"
 #include "engine/segmenter.h"
@@ -71,7 +70,7 @@ class ReadBatcher {
   static constexpr int kStepTokensMax = 256;
 
   ReadBatcher(const Model& model, Backend& backend, MemoryStore& store, PageSource& pages,
-              EngineMetrics& metrics, Clock& clock);
+              EngineMetrics& metrics, Supervisor& supervisor);
   // Steps that wait are told UNAVAILABLE.
   ~ReadBatcher();
 
@@ -83,8 +82,6 @@ class ReadBatcher {
   // While any decode loop runs, batches wait a moment for all of them, so that they stay together.
   void BeginDecode();
   void EndDecode();
-
-  absl::Status Health(absl::Duration stall_max) const { return thread_.Health(stall_max); }
 
  private:
   struct Waiting {

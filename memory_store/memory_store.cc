@@ -3,6 +3,7 @@
 #include "memory_store/memory_store.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -36,7 +37,8 @@ absl::Status NoDocument(DocumentId document) {
 
 MemoryPolicy PolicyOf(const MemoryRecord& record) {
   return {.retention = static_cast<Retention>(record.retention),
-          .ttl = record.ttl_us == 0 ? absl::InfiniteDuration() : absl::Microseconds(record.ttl_us)};
+          .ttl = record.ttl_us == 0 ? absl::InfiniteDuration() : absl::Microseconds(record.ttl_us),
+          .quota_bytes = record.quota_bytes};
 }
 
 absl::Time ExpireTimeOf(const DocumentRecord& record) {
@@ -52,7 +54,8 @@ MemoryRecord RecordOf(const MemoryInfo& info) {
           .retention = static_cast<uint8_t>(info.policy.retention),
           .ttl_us = info.policy.ttl == absl::InfiniteDuration()
                         ? 0
-                        : absl::ToInt64Microseconds(info.policy.ttl)};
+                        : absl::ToInt64Microseconds(info.policy.ttl),
+          .quota_bytes = info.policy.quota_bytes};
 }
 
 class TierCollectable : public prometheus::Collectable {
@@ -69,14 +72,17 @@ class TierCollectable : public prometheus::Collectable {
     if (store_ == nullptr) return {};
     prometheus::MetricFamily used{
         "mneme_tier_used_bytes", "Bytes that a tier holds.", prometheus::MetricType::Gauge, {}};
-    prometheus::MetricFamily limit{
-        "mneme_tier_limit_bytes", "Bytes that a tier may hold.", prometheus::MetricType::Gauge, {}};
+    prometheus::MetricFamily limit{"mneme_tier_limit_bytes",
+                                   "Bytes that a tier may hold; +Inf: no limit.",
+                                   prometheus::MetricType::Gauge,
+                                   {}};
     for (const TierUse& tier : store_->tiers()) {
       prometheus::ClientMetric value;
       value.label.push_back({"tier", tier.name});
       value.gauge.value = static_cast<double>(tier.used_bytes);
       used.metric.push_back(value);
-      value.gauge.value = static_cast<double>(tier.limit_bytes);
+      value.gauge.value = tier.limit_bytes > 0 ? static_cast<double>(tier.limit_bytes)
+                                               : std::numeric_limits<double>::infinity();
       limit.metric.push_back(std::move(value));
     }
     const MemoryStore::Totals totals = store_->totals();
@@ -538,22 +544,55 @@ std::vector<TierUse> MemoryStore::tiers() const {
                      impl_->device_landmarks->limit_bytes()});
   }
   tiers.push_back({"host", impl_->pool.used_bytes(), impl_->pool.limit_bytes()});
-  tiers.push_back({"disk", disk_used, disk_used + std::max<int64_t>(0, impl_->store.free_bytes())});
+  int64_t disk_limit = disk_used + std::max<int64_t>(0, impl_->store.free_bytes());
+  if (impl_->options.disk_bytes_max > 0) {
+    disk_limit = std::min(disk_limit, impl_->options.disk_bytes_max);
+  }
+  tiers.push_back({"disk", disk_used, disk_limit});
+  tiers.push_back({"host_landmarks", landmark_bytes(), impl_->options.host_landmark_bytes_max});
   return tiers;
 }
+
+int64_t MemoryStore::disk_used_bytes() const { return impl_->store.used_bytes(); }
+int64_t MemoryStore::disk_free_bytes() const { return impl_->store.free_bytes(); }
+int64_t MemoryStore::landmark_bytes() const {
+  return totals().chunks * impl_->options.landmark_bytes;
+}
+
+namespace {
+
+void AddTo(const MemoryStore::Totals& of_memory, MemoryStore::Totals* sum) {
+  sum->memories += 1;
+  sum->documents += of_memory.documents;
+  sum->durable_bytes += of_memory.durable_bytes;
+  sum->visible_bytes += of_memory.visible_bytes;
+  sum->tokens += of_memory.tokens;
+  sum->chunks += of_memory.chunks;
+}
+
+}  // namespace
 
 MemoryStore::Totals MemoryStore::totals() const {
   absl::ReaderMutexLock lock(&impl_->mutex_);
   Totals sum;
-  for (const auto& [uid, memory] : impl_->catalog.memories()) {
-    sum.memories += 1;
-    sum.documents += memory->totals.documents;
-    sum.durable_bytes += memory->totals.durable_bytes;
-    sum.visible_bytes += memory->totals.visible_bytes;
-    sum.tokens += memory->totals.tokens;
-    sum.chunks += memory->totals.chunks;
-  }
+  for (const auto& [uid, memory] : impl_->catalog.memories()) AddTo(memory->totals, &sum);
   return sum;
+}
+
+MemoryStore::Totals MemoryStore::tenant_totals(const std::string& tenant) const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  Totals sum;
+  const auto memories = impl_->catalog.tenants().find(tenant);
+  if (memories == impl_->catalog.tenants().end()) return sum;
+  for (const auto& [id, memory] : memories->second) AddTo(memory->totals, &sum);
+  return sum;
+}
+
+absl::StatusOr<int64_t> MemoryStore::quota_bytes(MemoryId memory) const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  const MemoryEntry* entry = impl_->catalog.FindMemory(memory);
+  if (entry == nullptr) return NoMemory(memory);
+  return entry->info.policy.quota_bytes;
 }
 
 absl::StatusOr<MemoryStore::Totals> MemoryStore::totals(MemoryId memory) const {

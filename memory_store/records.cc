@@ -133,11 +133,14 @@ absl::StatusOr<CounterRecord> DecodeCounterRecord(absl::string_view key, absl::s
 }
 
 std::string EncodeRecord(absl::string_view key, const MemoryRecord& record) {
-  const bool has_policy = record.retention != 0 || record.ttl_us != 0;
+  const bool has_quota = record.quota_bytes != 0;
+  const bool has_policy = has_quota || record.retention != 0 || record.ttl_us != 0;
   std::string out =
       BeginRecord(RecordKind::kMemory,
-                  29 + record.tenant.size() + record.id.size() + record.display_name.size(),
-                  has_policy ? 2 : 1);
+                  37 + record.tenant.size() + record.id.size() + record.display_name.size(),
+                  has_quota    ? 3
+                  : has_policy ? 2
+                               : 1);
   PutU64(&out, static_cast<uint64_t>(record.create_time_us));
   PutString(&out, record.tenant);
   PutString(&out, record.id);
@@ -146,12 +149,13 @@ std::string EncodeRecord(absl::string_view key, const MemoryRecord& record) {
     PutU8(&out, record.retention);
     PutU64(&out, static_cast<uint64_t>(record.ttl_us));
   }
+  if (has_quota) PutU64(&out, static_cast<uint64_t>(record.quota_bytes));
   return FinishRecord(key, std::move(out));
 }
 
 absl::StatusOr<MemoryRecord> DecodeMemoryRecord(absl::string_view key, absl::string_view value) {
   ASSIGN_OR_RETURN(const Opened opened,
-                   OpenVersioned(RecordKind::kMemory, key, value, /*version_max=*/2));
+                   OpenVersioned(RecordKind::kMemory, key, value, /*version_max=*/3));
   RecordReader reader(opened.payload);
   MemoryRecord record;
   uint64_t create_time_us;
@@ -163,6 +167,9 @@ absl::StatusOr<MemoryRecord> DecodeMemoryRecord(absl::string_view key, absl::str
   if (opened.version >= 2 && (!reader.ReadU8(&record.retention) || record.retention > 1 ||
                               !reader.ReadI64(&record.ttl_us))) {
     return Damaged(RecordKind::kMemory, key, "policy");
+  }
+  if (opened.version >= 3 && (!reader.ReadI64(&record.quota_bytes) || record.quota_bytes < 0)) {
+    return Damaged(RecordKind::kMemory, key, "quota");
   }
   if (!reader.rest().empty()) return Damaged(RecordKind::kMemory, key, "payload");
   record.create_time_us = static_cast<int64_t>(create_time_us);

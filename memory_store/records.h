@@ -49,6 +49,8 @@ struct MemoryRecord {
   // Of version 2, which is written only when one of them is not 0.
   uint8_t retention = 0;  // as Retention
   int64_t ttl_us = 0;     // 0: none
+  // Of version 3, which is written only when it is not 0.
+  int64_t quota_bytes = 0;
 };
 
 struct DocumentRecord {

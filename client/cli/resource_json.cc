@@ -25,7 +25,8 @@ Json MemoryJson(const v1::Memory& memory) {
           {"retention", RetentionWord(memory)},
           {"ttl_seconds", memory.has_ttl() ? Json(static_cast<double>(memory.ttl().seconds()) +
                                                   memory.ttl().nanos() * 1e-9)
-                                           : Json()}};
+                                           : Json()},
+          {"quota_bytes", memory.quota_bytes() > 0 ? Json(memory.quota_bytes()) : Json()}};
 }
 
 Json DocumentJson(const v1::Document& document) {

@@ -203,9 +203,11 @@ TEST(EngineTest, EveryLimitIsExportedBesideItsUse) {
   EXPECT_EQ(harness.Metric("mneme_engine_limit{limit=\"retrieve_k_max\"}"), 256);
   for (const char* thread : {"commit", "encode", "derive", "read", "recovery"}) {
     EXPECT_EQ(harness.Metric(absl::StrCat("mneme_thread_alive{thread=\"", thread, "\"}")), 1);
-    EXPECT_GT(harness.Metric(absl::StrCat("mneme_thread_heartbeat_timestamp_seconds{thread=\"",
-                                          thread, "\"}")),
-              0);
+    EXPECT_GE(
+        harness.Metric(absl::StrCat("mneme_thread_last_beat_seconds{thread=\"", thread, "\"}")), 0);
+    EXPECT_EQ(
+        harness.Metric(absl::StrCat("mneme_thread_beat_limit_seconds{thread=\"", thread, "\"}")),
+        absl::ToDoubleSeconds(harness.options().thread_stall_max));
   }
 }
 
