@@ -421,8 +421,16 @@ absl::Status Scheduler::Forward(const std::vector<SegmentGroup>& groups,
   for (const SegmentGroup& group : groups) {
     for (const Segment& segment : group.segments) ids.push_back(segment.ids);
   }
+  // Pages that nobody keeps are not fetched from a device's memory.
+  std::vector<PageRange> pages;
+  if (options_.skip_pages_not_kept) {
+    for (const SegmentGroup& group : groups) {
+      const PageRange range = store_.KeepsPages(group.document) ? PageRange{} : PageRange{0, 0};
+      pages.insert(pages.end(), group.segments.size(), range);
+    }
+  }
   std::vector<SegmentChunks> chunks;
-  RETURN_IF_ERROR(model_.ForwardLower(ids, &chunks));
+  RETURN_IF_ERROR(model_.ForwardLower(ids, pages, &chunks));
   MNEME_CHECK(chunks.size() == ids.size());
   size_t next = 0;
   for (const SegmentGroup& group : groups) {
