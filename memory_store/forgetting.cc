@@ -88,6 +88,7 @@ absl::StatusOr<MemoryInfo> MemoryStore::UpdateMemory(MemoryId memory, const Memo
   info.display_name = update.display_name.value_or(info.display_name);
   info.policy.retention = update.retention.value_or(info.policy.retention);
   info.policy.ttl = update.ttl.value_or(info.policy.ttl);
+  info.policy.quota_bytes = update.quota_bytes.value_or(info.policy.quota_bytes);
   const bool drops_pages = kept_pages && info.policy.retention == Retention::kText;
   const std::string key = MemoryKey(memory);
   WriteBatch batch;

@@ -3,6 +3,7 @@
 #include "memory_store/memory_store.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -44,7 +45,8 @@ void AddTo(const DocumentInfo& info, MemoryStore::Totals* sum) {
 
 MemoryPolicy PolicyOf(const MemoryRecord& record) {
   return {.retention = static_cast<Retention>(record.retention),
-          .ttl = record.ttl_us == 0 ? absl::InfiniteDuration() : absl::Microseconds(record.ttl_us)};
+          .ttl = record.ttl_us == 0 ? absl::InfiniteDuration() : absl::Microseconds(record.ttl_us),
+          .quota_bytes = record.quota_bytes};
 }
 
 absl::Time ExpireTimeOf(const DocumentRecord& record) {
@@ -62,7 +64,8 @@ MemoryRecord RecordOf(const MemoryInfo& info) {
                         ? 0
                         : absl::ToInt64Microseconds(info.policy.ttl),
           .base_memory = info.base.has_value() ? static_cast<uint64_t>(info.base->memory) : 0,
-          .base_as_of_us = info.base.has_value() ? absl::ToUnixMicros(info.base->as_of) : 0};
+          .base_as_of_us = info.base.has_value() ? absl::ToUnixMicros(info.base->as_of) : 0,
+          .quota_bytes = info.policy.quota_bytes};
 }
 
 class TierCollectable : public prometheus::Collectable {
@@ -79,14 +82,17 @@ class TierCollectable : public prometheus::Collectable {
     if (store_ == nullptr) return {};
     prometheus::MetricFamily used{
         "mneme_tier_used_bytes", "Bytes that a tier holds.", prometheus::MetricType::Gauge, {}};
-    prometheus::MetricFamily limit{
-        "mneme_tier_limit_bytes", "Bytes that a tier may hold.", prometheus::MetricType::Gauge, {}};
+    prometheus::MetricFamily limit{"mneme_tier_limit_bytes",
+                                   "Bytes that a tier may hold; +Inf: no limit.",
+                                   prometheus::MetricType::Gauge,
+                                   {}};
     for (const TierUse& tier : store_->tiers()) {
       prometheus::ClientMetric value;
       value.label.push_back({"tier", tier.name});
       value.gauge.value = static_cast<double>(tier.used_bytes);
       used.metric.push_back(value);
-      value.gauge.value = static_cast<double>(tier.limit_bytes);
+      value.gauge.value = tier.limit_bytes > 0 ? static_cast<double>(tier.limit_bytes)
+                                               : std::numeric_limits<double>::infinity();
       limit.metric.push_back(std::move(value));
     }
     const MemoryStore::Totals totals = store_->totals();
@@ -625,9 +631,33 @@ std::vector<TierUse> MemoryStore::tiers() const {
                      impl_->device_landmarks->limit_bytes()});
   }
   tiers.push_back({"host", impl_->pool.used_bytes(), impl_->pool.limit_bytes()});
-  tiers.push_back({"disk", disk_used, disk_used + std::max<int64_t>(0, impl_->store.free_bytes())});
+  int64_t disk_limit = disk_used + std::max<int64_t>(0, impl_->store.free_bytes());
+  if (impl_->options.disk_bytes_max > 0) {
+    disk_limit = std::min(disk_limit, impl_->options.disk_bytes_max);
+  }
+  tiers.push_back({"disk", disk_used, disk_limit});
+  tiers.push_back({"host_landmarks", landmark_bytes(), impl_->options.host_landmark_bytes_max});
   return tiers;
 }
+
+int64_t MemoryStore::disk_used_bytes() const { return impl_->store.used_bytes(); }
+int64_t MemoryStore::disk_free_bytes() const { return impl_->store.free_bytes(); }
+int64_t MemoryStore::landmark_bytes() const {
+  return totals().chunks * impl_->options.landmark_bytes;
+}
+
+namespace {
+
+void AddTo(const MemoryStore::Totals& of_memory, MemoryStore::Totals* sum) {
+  sum->memories += 1;
+  sum->documents += of_memory.documents;
+  sum->durable_bytes += of_memory.durable_bytes;
+  sum->visible_bytes += of_memory.visible_bytes;
+  sum->tokens += of_memory.tokens;
+  sum->chunks += of_memory.chunks;
+}
+
+}  // namespace
 
 MemoryStore::Totals MemoryStore::totals() const {
   absl::ReaderMutexLock lock(&impl_->mutex_);
@@ -643,6 +673,22 @@ MemoryStore::Totals MemoryStore::totals() const {
     }
   }
   return sum;
+}
+
+MemoryStore::Totals MemoryStore::tenant_totals(const std::string& tenant) const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  Totals sum;
+  const auto memories = impl_->catalog.tenants().find(tenant);
+  if (memories == impl_->catalog.tenants().end()) return sum;
+  for (const auto& [id, memory] : memories->second) AddTo(memory->totals, &sum);
+  return sum;
+}
+
+absl::StatusOr<int64_t> MemoryStore::quota_bytes(MemoryId memory) const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  const MemoryEntry* entry = impl_->catalog.FindMemory(memory);
+  if (entry == nullptr) return NoMemory(memory);
+  return entry->info.policy.quota_bytes;
 }
 
 absl::StatusOr<MemoryStore::Totals> MemoryStore::totals(MemoryId memory) const {

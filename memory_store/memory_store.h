@@ -40,6 +40,8 @@ struct MemoryPolicy {
   Retention retention = Retention::kKeep;
   // From the beginning of a document to its end, unless the document says when; infinite: none.
   absl::Duration ttl = absl::InfiniteDuration();
+  // Text that it may hold; 0: no limit of its own. Kept here, held to by the engine.
+  int64_t quota_bytes = 0;
 
   friend bool operator==(const MemoryPolicy&, const MemoryPolicy&) = default;
 };
@@ -48,7 +50,8 @@ struct MemoryPolicy {
 struct MemoryUpdate {
   std::optional<std::string> display_name;
   std::optional<Retention> retention;
-  std::optional<absl::Duration> ttl;  // infinite: none
+  std::optional<absl::Duration> ttl;   // infinite: none
+  std::optional<int64_t> quota_bytes;  // 0: none
 };
 
 // What a memory is a fork of.
@@ -259,6 +262,10 @@ struct MemoryStoreOptions {
   Backend* device = nullptr;
   int64_t device_page_bytes_max = int64_t{4} << 30;
   int64_t device_landmark_bytes_max = int64_t{32} << 30;
+  // What tiers() tells as the limit of landmarks in host memory, and of the disk (0: what is free);
+  // the engine holds ingest to them.
+  int64_t host_landmark_bytes_max = 0;
+  int64_t disk_bytes_max = 0;
 };
 
 struct TierUse {
@@ -399,6 +406,10 @@ class MemoryStore {
   // Everything written behind reaches the disk.
   absl::Status Flush();
   std::vector<TierUse> tiers() const;
+  // Use of the disk, walking its files; bytes free there (-1: not known); bytes of all landmarks.
+  int64_t disk_used_bytes() const;
+  int64_t disk_free_bytes() const;
+  int64_t landmark_bytes() const;
 
   struct Totals {
     int64_t memories = 0, documents = 0, durable_bytes = 0, visible_bytes = 0, tokens = 0,
@@ -410,6 +421,10 @@ class MemoryStore {
   absl::StatusOr<Totals> totals(MemoryId memory) const;
   // The same without what it shares with its bases.
   absl::StatusOr<Totals> own_totals(MemoryId memory) const;
+  // Of all memories of a tenant.
+  Totals tenant_totals(const std::string& tenant) const;
+  // MemoryPolicy::quota_bytes; NOT_FOUND when gone.
+  absl::StatusOr<int64_t> quota_bytes(MemoryId memory) const;
 
  private:
   friend class StoreChecker;

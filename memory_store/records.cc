@@ -138,13 +138,15 @@ absl::StatusOr<CounterRecord> DecodeCounterRecord(absl::string_view key, absl::s
 }
 
 std::string EncodeRecord(absl::string_view key, const MemoryRecord& record) {
-  const bool has_base =
-      record.base_memory != 0 || record.base_as_of_us != 0 || record.deleted_before != 0;
+  const bool has_quota = record.quota_bytes != 0;
+  const bool has_base = has_quota || record.base_memory != 0 || record.base_as_of_us != 0 ||
+                        record.deleted_before != 0;
   const bool has_policy = has_base || record.retention != 0 || record.ttl_us != 0;
   std::string out =
       BeginRecord(RecordKind::kMemory,
-                  53 + record.tenant.size() + record.id.size() + record.display_name.size(),
-                  has_base     ? 3
+                  61 + record.tenant.size() + record.id.size() + record.display_name.size(),
+                  has_quota    ? 4
+                  : has_base   ? 3
                   : has_policy ? 2
                                : 1);
   PutU64(&out, static_cast<uint64_t>(record.create_time_us));
@@ -160,12 +162,13 @@ std::string EncodeRecord(absl::string_view key, const MemoryRecord& record) {
     PutU64(&out, static_cast<uint64_t>(record.base_as_of_us));
     PutU64(&out, record.deleted_before);
   }
+  if (has_quota) PutU64(&out, static_cast<uint64_t>(record.quota_bytes));
   return FinishRecord(key, std::move(out));
 }
 
 absl::StatusOr<MemoryRecord> DecodeMemoryRecord(absl::string_view key, absl::string_view value) {
   ASSIGN_OR_RETURN(const Opened opened,
-                   OpenVersioned(RecordKind::kMemory, key, value, /*version_max=*/3));
+                   OpenVersioned(RecordKind::kMemory, key, value, /*version_max=*/4));
   RecordReader reader(opened.payload);
   MemoryRecord record;
   uint64_t create_time_us;
@@ -182,6 +185,9 @@ absl::StatusOr<MemoryRecord> DecodeMemoryRecord(absl::string_view key, absl::str
       (!reader.ReadU64(&record.base_memory) || !reader.ReadI64(&record.base_as_of_us) ||
        !reader.ReadU64(&record.deleted_before))) {
     return Damaged(RecordKind::kMemory, key, "base");
+  }
+  if (opened.version >= 4 && (!reader.ReadI64(&record.quota_bytes) || record.quota_bytes < 0)) {
+    return Damaged(RecordKind::kMemory, key, "quota");
   }
   if (!reader.rest().empty()) return Damaged(RecordKind::kMemory, key, "payload");
   record.create_time_us = static_cast<int64_t>(create_time_us);

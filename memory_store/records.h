@@ -58,6 +58,8 @@ struct MemoryRecord {
   int64_t base_as_of_us = 0;    // and the time at which: since the Unix epoch
   uint64_t deleted_before = 0;  // 0: it is there. Else it has no name, and stands for those of its
                                 // forks that were made before a memory of this identity was
+  // Of version 4, which is written only when it is not 0.
+  int64_t quota_bytes = 0;
 };
 
 struct DocumentRecord {

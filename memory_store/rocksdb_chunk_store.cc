@@ -43,6 +43,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "common/background_thread.h"
 #include "common/log.h"
 #include "common/status_facts.h"
 #include "common/status_macros.h"
@@ -381,9 +382,16 @@ std::vector<KeyRange> Merged(std::vector<KeyRange> ranges) {
 // a thread of its own; small ones are left to RocksDB. Thread-safe.
 class SpaceReclaimer {
  public:
-  // `db` and `tables` outlive this.
-  SpaceReclaimer(rocksdb::DB& db, const std::vector<rocksdb::ColumnFamilyHandle*>& tables)
-      : db_(db), tables_(tables), thread_([this] { Run(); }) {}
+  // `db` and `tables` outlive this, and so does `supervisor`, unless it is null.
+  SpaceReclaimer(rocksdb::DB& db, const std::vector<rocksdb::ColumnFamilyHandle*>& tables,
+                 Supervisor* supervisor)
+      : db_(db), tables_(tables) {
+    // A compaction takes as long as it takes.
+    if (supervisor != nullptr) {
+      watched_ = std::make_unique<WatchedThread>("reclaim", *supervisor, WatchedThread::kNoLimit);
+    }
+    thread_ = std::thread([this] { Run(); });
+  }
 
   ~SpaceReclaimer() {
     cancel_ = true;
@@ -425,7 +433,9 @@ class SpaceReclaimer {
         const auto work = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
           return stopping_ || !pending_.empty();
         };
-        mutex_.Await(absl::Condition(&work));
+        while (!mutex_.AwaitWithTimeout(absl::Condition(&work), BackgroundThread::kBeatEvery)) {
+          if (watched_ != nullptr) watched_->Beat();
+        }
         if (stopping_) return;
         range = std::move(pending_.front());
         pending_.pop_front();
@@ -457,6 +467,7 @@ class SpaceReclaimer {
   absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::deque<DeletedRange> pending_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<WatchedThread> watched_;
   std::thread thread_;
 };
 
@@ -636,7 +647,8 @@ absl::Status RocksDbChunkStore::OpenDb(Metrics& metrics) {
   db_.reset(db);
   default_table_ = handles[0];
   tables_.assign(handles.begin() + 1, handles.end());
-  if (!options_.read_only) reclaimer_ = std::make_unique<SpaceReclaimer>(*db_, tables_);
+  if (!options_.read_only)
+    reclaimer_ = std::make_unique<SpaceReclaimer>(*db_, tables_, options_.supervisor);
   return absl::OkStatus();
 }
 

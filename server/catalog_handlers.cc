@@ -48,6 +48,7 @@ v1::Memory ToMessage(const MemoryStat& stat) {
     }
     SetTimestamp(base->as_of, memory.mutable_base_time());
   }
+  memory.set_quota_bytes(stat.info.policy.quota_bytes);
   return memory;
 }
 
@@ -98,16 +99,23 @@ absl::StatusOr<Retention> ParseRetention(v1::Memory::Retention retention) {
   }
 }
 
+absl::StatusOr<int64_t> ParseQuota(int64_t quota_bytes) {
+  if (quota_bytes >= 0) return quota_bytes;
+  return FieldError("memory.quota_bytes", absl::StrCat(quota_bytes),
+                    absl::StrCat(quota_bytes, " is negative: 0 (none) or more"));
+}
+
 // The fields that an update changes, by its mask.
 absl::StatusOr<MemoryUpdate> ParseUpdate(const v1::UpdateMemoryRequest& request) {
   const v1::Memory& memory = request.memory();
   std::set<std::string> paths(request.update_mask().paths().begin(),
                               request.update_mask().paths().end());
-  if (paths.erase("*") > 0) paths.insert({"display_name", "retention", "ttl"});
+  if (paths.erase("*") > 0) paths.insert({"display_name", "retention", "ttl", "quota_bytes"});
   if (paths.empty()) {
     if (!memory.display_name().empty()) paths.insert("display_name");
     if (memory.retention() != v1::Memory::RETENTION_UNSPECIFIED) paths.insert("retention");
     if (memory.has_ttl()) paths.insert("ttl");
+    if (memory.quota_bytes() != 0) paths.insert("quota_bytes");
   }
   MemoryUpdate update;
   for (const std::string& path : paths) {
@@ -119,9 +127,12 @@ absl::StatusOr<MemoryUpdate> ParseUpdate(const v1::UpdateMemoryRequest& request)
     } else if (path == "ttl") {
       ASSIGN_OR_RETURN(update.ttl,
                        ResourceCheck::Ttl("memory.ttl", memory.has_ttl(), memory.ttl()));
+    } else if (path == "quota_bytes") {
+      ASSIGN_OR_RETURN(update.quota_bytes, ParseQuota(memory.quota_bytes()));
     } else {
-      return FieldError("update_mask", path,
-                        absl::StrCat(Quoted(path), " is not display_name, retention, ttl or *"));
+      return FieldError(
+          "update_mask", path,
+          absl::StrCat(Quoted(path), " is not display_name, retention, ttl, quota_bytes or *"));
     }
   }
   return update;
@@ -222,6 +233,7 @@ absl::StatusOr<v1::Memory> CatalogHandlers::CreateMemory(const v1::CreateMemoryR
   ASSIGN_OR_RETURN(policy.retention, ParseRetention(request.memory().retention()));
   ASSIGN_OR_RETURN(policy.ttl, ResourceCheck::Ttl("memory.ttl", request.memory().has_ttl(),
                                                   request.memory().ttl()));
+  ASSIGN_OR_RETURN(policy.quota_bytes, ParseQuota(request.memory().quota_bytes()));
   if (!request.memory().name().empty() && request.memory().name() != name.ToString()) {
     return FieldError("memory.name", request.memory().name(),
                       absl::StrCat(Quoted(request.memory().name()), " is not ", name.ToString()));
@@ -427,6 +439,23 @@ absl::StatusOr<v1::GetStatusResponse> CatalogHandlers::GetStatus(const v1::GetSt
       status->set_used_bytes(tier.used_bytes);
       status->set_limit_bytes(tier.limit_bytes);
     }
+  }
+  const AdmissionStatus admission = engine_.admission();
+  for (const QuotaUse& use : admission.quotas) {
+    v1::QuotaStatus* status = response.add_quotas();
+    status->set_tenant(use.tenant);
+    status->set_quota(QuotaName(use.quota));
+    status->set_used(use.used);
+    status->set_limit(use.limit);
+  }
+  for (const WatermarkUse& mark : admission.watermarks) {
+    v1::WatermarkStatus* status = response.add_watermarks();
+    status->set_resource(mark.use.resource);
+    // The order of the proto's, after STATE_UNSPECIFIED.
+    status->set_state(static_cast<v1::WatermarkStatus::State>(static_cast<int>(mark.state) + 1));
+    status->set_used_bytes(mark.use.used_bytes);
+    status->set_limit_bytes(mark.use.limit_bytes);
+    status->set_free_bytes(mark.use.free_bytes);
   }
   response.set_uptime_seconds(absl::ToDoubleSeconds(clock_.Now() - start_));
   response.set_http_address(http_address_);

@@ -1,4 +1,5 @@
-// Flags that say how long text lives and what of it is kept, shared by create, set and ingest.
+// Flags that say how much text may be there, how long it lives and what of it is kept, shared by
+// create, set and ingest.
 
 #ifndef MNEME_CLIENT_CLI_POLICY_H_
 #define MNEME_CLIENT_CLI_POLICY_H_
@@ -15,9 +16,10 @@
 
 namespace mneme {
 
-// --retention and --ttl of a memory.
+// --retention, --ttl and --quota of a memory.
 FlagSpec RetentionFlag();
 FlagSpec TtlFlag(absl::string_view help);
+FlagSpec QuotaFlag();
 
 // A number with s, m, h, d or w, like 30d; "none" is infinite. INVALID_ARGUMENT otherwise.
 absl::StatusOr<absl::Duration> ParseTtl(absl::string_view text);
@@ -30,7 +32,10 @@ absl::Status CheckAsOfFlag(const CommandLine& line);
 template <typename Request>
 void SetAsOf(const CommandLine& line, Request* request);
 
-// Checks the two flags of a command line, as far as they are given.
+// A number with KiB, MiB, GiB, TiB or none of them; "none" is 0. INVALID_ARGUMENT otherwise.
+absl::StatusOr<int64_t> ParseQuota(absl::string_view text);
+
+// Checks these flags of a command line, as far as they are given.
 absl::Status CheckPolicyFlags(const CommandLine& line);
 // Sets them; ttl stays unset for "none". The flags have been checked.
 void SetPolicy(const CommandLine& line, v1::Memory* memory);

@@ -26,6 +26,7 @@ Json MemoryJson(const v1::Memory& memory) {
           {"ttl_seconds", memory.has_ttl() ? Json(static_cast<double>(memory.ttl().seconds()) +
                                                   memory.ttl().nanos() * 1e-9)
                                            : Json()},
+          {"quota_bytes", memory.quota_bytes() > 0 ? Json(memory.quota_bytes()) : Json()},
           {"base", memory.base()},
           {"base_time", memory.has_base_time()
                             ? Json(google::protobuf::util::TimeUtil::ToString(memory.base_time()))

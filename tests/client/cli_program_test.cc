@@ -189,8 +189,8 @@ TEST_F(CliProgramTest, CreateMemoriesAndDelete) {
   ASSERT_EQ(listed["memories"].size(), 3u);
   EXPECT_THAT(KeysOf(listed["memories"][0]),
               ElementsAre("base", "base_time", "chunks", "create_time", "display_name", "documents",
-                          "durable_bytes", "memory", "name", "retention", "tokens", "ttl_seconds",
-                          "visible_bytes"));
+                          "durable_bytes", "memory", "name", "quota_bytes", "retention", "tokens",
+                          "ttl_seconds", "visible_bytes"));
   const json deleted = json::parse(Run({"delete", "tenants/default/memories/o", "--json"}).output);
   EXPECT_EQ(deleted["deleted"], "tenants/default/memories/o");
   EXPECT_EQ(deleted["receipt"]["documents"], 2);

@@ -24,6 +24,21 @@ TEST(RecordsTest, BytesAreAsTheFormatDocumentSays) {
   EXPECT_EQ(record.substr(12), "\x01text");
 }
 
+TEST(RecordsTest, AMemorysRecordIsOfTheOldestVersionThatSaysAll) {
+  MemoryRecord memory{.tenant = "t", .id = "m"};
+  EXPECT_EQ(EncodeRecord("k", memory)[0], 1);
+  memory.ttl_us = 5;
+  EXPECT_EQ(EncodeRecord("k", memory)[0], 2);
+  memory.quota_bytes = int64_t{3} << 40;
+  const std::string record = EncodeRecord("k", memory);
+  EXPECT_EQ(record[0], 3);
+  const MemoryRecord read = DecodeMemoryRecord("k", record).value();
+  EXPECT_EQ(read.ttl_us, 5);
+  EXPECT_EQ(read.quota_bytes, int64_t{3} << 40);
+  memory.quota_bytes = -1;
+  EXPECT_FALSE(DecodeMemoryRecord("k", EncodeRecord("k", memory)).ok());
+}
+
 TEST(RecordsTest, EveryKindIsReadBack) {
   const CounterRecord counter =
       DecodeCounterRecord("k", EncodeRecord("k", CounterRecord{7, 1ull << 63})).value();

@@ -76,6 +76,11 @@ class FakeEngine : public Engine {
       state->Call([&](WriterCallbacks& c) { c.failed(status); });
     }
   }
+  // Appends end with this from now on.
+  void SetAppendError(absl::Status status) {
+    absl::MutexLock lock(&mutex_);
+    append_error_ = std::move(status);
+  }
   int writer_count() {
     absl::MutexLock lock(&mutex_);
     return static_cast<int>(writers_.size());
@@ -118,6 +123,7 @@ class FakeEngine : public Engine {
     if (update.display_name.has_value()) memories_[key] = *update.display_name;
     if (update.retention.has_value()) policies_[key].retention = *update.retention;
     if (update.ttl.has_value()) policies_[key].ttl = *update.ttl;
+    if (update.quota_bytes.has_value()) policies_[key].quota_bytes = *update.quota_bytes;
     return Stat(key);
   }
   absl::StatusOr<MemoryStat> GetMemory(absl::string_view name) override {
@@ -283,6 +289,8 @@ class FakeEngine : public Engine {
     info.version = version;
     return directory.Create(StoreFiles(), info, step);
   }
+  AdmissionStatus admission_status;  // set before the server runs
+  AdmissionStatus admission() const override { return admission_status; }
   absl::Status Ready() const override {
     absl::MutexLock lock(&mutex_);
     return ready_;
@@ -325,7 +333,9 @@ class FakeEngine : public Engine {
       engine_.Settle([&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(engine_.mutex_) {
         ++engine_.append_count_;
         Document& document = engine_.documents_[name_];
-        if (document.info.sealed) {
+        if (!engine_.append_error_.ok()) {
+          status = engine_.append_error_;
+        } else if (document.info.sealed) {
           status = absl::FailedPreconditionError("sealed");
         } else if (byte_offset != static_cast<int64_t>(document.text.size())) {
           status = absl::OutOfRangeError(absl::StrCat("gap at ", byte_offset));
@@ -417,6 +427,7 @@ class FakeEngine : public Engine {
 
   mutable absl::Mutex mutex_;
   absl::Status ready_ ABSL_GUARDED_BY(mutex_);
+  absl::Status append_error_ ABSL_GUARDED_BY(mutex_);
   bool hold_durable_ ABSL_GUARDED_BY(mutex_) = false;
   bool hold_visible_ ABSL_GUARDED_BY(mutex_) = false;
   bool writers_ready_ ABSL_GUARDED_BY(mutex_) = true;
