@@ -10,6 +10,7 @@
 #include "absl/container/btree_set.h"
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "common/crash_point.h"
 #include "common/status_macros.h"
 #include "memory_store/keys.h"
 #include "memory_store/memory_store.h"
@@ -228,8 +229,10 @@ absl::Status MemoryStore::PutSegments(absl::Span<const SegmentDerived> segments)
   }
   if (changes.empty()) return absl::OkStatus();
 
+  CrashPoint("segments derived");
   const absl::Status status =
       impl.store.Write(BatchOf(segments, changes, impl.options), Durability::kWriteBehind);
+  CrashPoint("segments written");
   {
     absl::MutexLock lock(&impl.mutex_);
     // All still there: deletions wait at the gate.

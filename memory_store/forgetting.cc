@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/crash_point.h"
 #include "common/status_macros.h"
 #include "memory_store/keys.h"
 #include "memory_store/memory_store.h"
@@ -125,6 +126,7 @@ absl::StatusOr<MemoryInfo> MemoryStore::UpdateMemory(MemoryId memory, const Memo
     batch.frees_space = true;
   }
   RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+  CrashPoint("memory updated");
   absl::MutexLock lock(&impl.mutex_);
   MemoryEntry& entry = *impl.catalog.FindMemory(memory);
   entry.info = info;
@@ -153,6 +155,7 @@ absl::StatusOr<Deletion> MemoryStore::DeleteMemory(MemoryId memory) {
   }
   record.delete_time_us = absl::ToUnixMicros(impl.clock.Now());
   RETURN_IF_ERROR(impl.store.Write(DeletionBatch(id, record), Durability::kSynced));
+  CrashPoint("memory deleted");
 
   absl::flat_hash_set<DocumentId> gone;
   {
@@ -186,6 +189,7 @@ absl::StatusOr<Deletion> MemoryStore::DeleteDocument(DocumentId document) {
   }
   record.delete_time_us = absl::ToUnixMicros(impl.clock.Now());
   RETURN_IF_ERROR(impl.store.Write(DeletionBatch(id, record), Durability::kSynced));
+  CrashPoint("document deleted");
   {
     absl::MutexLock lock(&impl.mutex_);
     impl.catalog.RemoveDocument(document);
@@ -215,6 +219,7 @@ absl::StatusOr<std::vector<Deletion>> MemoryStore::Purge(std::atomic<bool>& canc
     }
   }
   RETURN_IF_ERROR(impl.store.Purge(ranges, cancel));
+  if (!ranges.empty()) CrashPoint("purged from files");
 
   // Nothing of the same id is deleted anew from here on.
   absl::ReaderMutexLock gate(&impl.write_gate_);
@@ -251,6 +256,7 @@ absl::StatusOr<std::vector<Deletion>> MemoryStore::Purge(std::atomic<bool>& canc
     done.back().receipt.purge_time = now;
   }
   RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+  CrashPoint("purge recorded");
   absl::MutexLock lock(&impl.mutex_);
   for (const Deletion& deletion : done) impl.purges.erase(deletion.id);
   return done;

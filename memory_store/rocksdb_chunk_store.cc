@@ -43,6 +43,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "common/crash_point.h"
 #include "common/log.h"
 #include "common/status_facts.h"
 #include "common/status_macros.h"
@@ -562,6 +563,7 @@ absl::Status RocksDbChunkStore::CheckBeforeOpen(Metrics& metrics) {
       "store_close_mismatches_total",
       "Files that were not at Open what they were at the last close: text may have lost its end.");
   ASSIGN_OR_RETURN(const std::vector<std::string> damaged, TakeCloseRecord(directory_->path()));
+  CrashPoint("close record taken");
   for (const std::string& name : damaged) {
     mismatches.Increment();
     LogError("memory_store", "stored data is damaged: a file is not what it was at the last close",
@@ -632,6 +634,7 @@ absl::Status RocksDbChunkStore::OpenDb(Metrics& metrics) {
         absl::StrCat("cannot open ", path, ": ", status.ToString()));
   }
   RETURN_IF_ERROR(ToStatus(status, absl::StrCat("cannot open ", path)));
+  CrashPoint("store opened");
   db_.reset(db);
   default_table_ = handles[0];
   tables_.assign(handles.begin() + 1, handles.end());
@@ -647,6 +650,7 @@ RocksDbChunkStore::~RocksDbChunkStore() {
   db_->DestroyColumnFamilyHandle(default_table_);
   absl::Status status = ToStatus(db_->Close(), "close");
   db_.reset();  // writes what Close leaves, and lets go of the files
+  if (!options_.read_only) CrashPoint("store closed");
   if (status.ok() && !options_.read_only) status = WriteCloseRecord(directory_->path());
   if (!status.ok()) {
     LogWarning("memory_store", "rocksdb did not close cleanly", {{"status", status.ToString()}});
@@ -1027,11 +1031,14 @@ absl::Status RocksDbChunkStore::Purge(absl::Span<const KeyRange> ranges,
   // Logs hold what is not in tables yet; after the flush those before it are of no use.
   std::set<uint64_t> files = LogsOnDisk();
   RETURN_IF_ERROR(FlushTables());
+  CrashPoint("purge flushed");
   files.merge(DataFilesOnDisk());
   for (const KeyRange& range : Merged({ranges.begin(), ranges.end()})) {
     RETURN_IF_ERROR(Compact(range, /*rewrite_blobs=*/false, cancel));
+    CrashPoint("purge range compacted");
   }
   RETURN_IF_ERROR(RewriteBlobFiles(ranges, cancel));
+  CrashPoint("purge blobs rewritten");
   return AwaitDeletion(files, cancel);
 }
 
