@@ -70,12 +70,12 @@ SegmentEntry EntryOf(const SegmentDerived& segment) {
   return entry;
 }
 
-// Ids of pages [0, count) of one version of a segment.
+// Ids of pages [first, first + count) of one version of a segment.
 std::vector<PageId> PageIds(DocumentId document, int64_t segment_index, int64_t segment_byte_end,
-                            int64_t count) {
+                            int64_t count, int64_t first = 0) {
   std::vector<PageId> ids;
   ids.reserve(static_cast<size_t>(count));
-  for (int64_t chunk = 0; chunk < count; ++chunk) {
+  for (int64_t chunk = first; chunk < first + count; ++chunk) {
     ids.push_back({document, segment_index, segment_byte_end, chunk});
   }
   return ids;
@@ -83,17 +83,17 @@ std::vector<PageId> PageIds(DocumentId document, int64_t segment_index, int64_t 
 
 void PutPageRecords(DocumentKey document, int64_t segment_index, int64_t segment_byte_end,
                     uint64_t fingerprint, int64_t page_bytes, absl::Span<const uint8_t> pages,
-                    WriteBatch* batch) {
+                    WriteBatch* batch, int64_t first_chunk = 0) {
   const int64_t count = static_cast<int64_t>(pages.size()) / page_bytes;
   for (int64_t chunk = 0; chunk < count; ++chunk) {
-    const std::string key = PageKey(document, segment_index, chunk);
+    const std::string key = PageKey(document, segment_index, first_chunk + chunk);
     batch->Put(Table::kPages, key,
                EncodeRecord(key, PageRecord{fingerprint, segment_byte_end,
                                             Bytes(pages.data() + chunk * page_bytes, page_bytes)}));
   }
 }
 
-bool KeepsPages(const MemoryEntry& memory) {
+bool PolicyKeepsPages(const MemoryEntry& memory) {
   return memory.info.policy.retention == Retention::kKeep;
 }
 
@@ -206,7 +206,7 @@ absl::Status MemoryStore::PutSegments(absl::Span<const SegmentDerived> segments)
       Change& change = it->second;
       const int64_t segment_count = static_cast<int64_t>(document.segments.size());
       if (is_first) change.stored_end = document.stored_segments_end;
-      change.keeps_pages = KeepsPages(*document.memory);
+      change.keeps_pages = PolicyKeepsPages(*document.memory);
       if (is_first && segment.segment_index < segment_count) {
         change.replaced.assign(document.segments.begin() + change.first, document.segments.end());
       }
@@ -272,7 +272,8 @@ absl::Status MemoryStore::PutSegments(absl::Span<const SegmentDerived> segments)
 }
 
 absl::Status MemoryStore::PutPages(DocumentId document, int64_t segment_index,
-                                   absl::Span<const uint8_t> pages, int64_t segment_byte_end) {
+                                   absl::Span<const uint8_t> pages, int64_t segment_byte_end,
+                                   int64_t first_chunk) {
   Impl& impl = *impl_;
   absl::ReaderMutexLock gate(&impl.write_gate_);
   DocumentKey document_key;
@@ -291,21 +292,24 @@ absl::Status MemoryStore::PutPages(DocumentId document, int64_t segment_index,
           absl::StrCat(Name(document, segment_index), " ends at byte ", segment.byte_end,
                        "; the pages are of the one that ended at ", segment_byte_end));
     }
-    if (static_cast<int64_t>(pages.size()) != segment.chunk_count * impl.options.page_bytes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(Name(document, segment_index), ": ", pages.size(), " bytes of pages for ",
-                       segment.chunk_count, " chunks of ", impl.options.page_bytes));
+    const int64_t count = static_cast<int64_t>(pages.size()) / impl.options.page_bytes;
+    if (count == 0 || static_cast<int64_t>(pages.size()) % impl.options.page_bytes != 0 ||
+        first_chunk < 0 || first_chunk + count > segment.chunk_count) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          Name(document, segment_index), ": ", pages.size(), " bytes of pages of ",
+          impl.options.page_bytes, " from chunk ", first_chunk, " of ", segment.chunk_count));
     }
     segment_byte_end = segment.byte_end;
     document_key = entry->key;
-    keeps_pages = KeepsPages(*entry->memory);
+    keeps_pages = PolicyKeepsPages(*entry->memory);
     entry->derivation_in_flight = true;
   }
   absl::Status status;
   if (keeps_pages) {
     WriteBatch batch;
     PutPageRecords(document_key, segment_index, segment_byte_end,
-                   impl.options.derivation_fingerprint, impl.options.page_bytes, pages, &batch);
+                   impl.options.derivation_fingerprint, impl.options.page_bytes, pages, &batch,
+                   first_chunk);
     status = impl.store.Write(batch, Durability::kWriteBehind);
   }
   {
@@ -313,10 +317,17 @@ absl::Status MemoryStore::PutPages(DocumentId document, int64_t segment_index,
     impl.catalog.FindDocument(document)->derivation_in_flight = false;
   }
   RETURN_IF_ERROR(status);
-  impl.pool.Insert(PageIds(document, segment_index, segment_byte_end,
-                           static_cast<int64_t>(pages.size()) / impl.options.page_bytes),
-                   pages.data());
+  impl.pool.Insert(
+      PageIds(document, segment_index, segment_byte_end,
+              static_cast<int64_t>(pages.size()) / impl.options.page_bytes, first_chunk),
+      pages.data());
   return absl::OkStatus();
+}
+
+bool MemoryStore::KeepsPages(DocumentId document) const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  const DocumentEntry* entry = impl_->catalog.FindDocument(document);
+  return entry != nullptr && PolicyKeepsPages(*entry->memory);
 }
 
 absl::Status MemoryStore::RestoreSegment(const SegmentDerived& segment) {

@@ -256,11 +256,14 @@ class MemoryStore {
   // would leave a hole; INVALID_ARGUMENT for sizes that do not fit, another fingerprint or text
   // that is not durable.
   absl::Status PutSegments(absl::Span<const SegmentDerived> segments);
-  // Pages of one segment that were missing, derived again. Not a change of what is visible.
-  // `segment_byte_end`: byte_end of the segment that they were derived from (-1: not said);
-  // FAILED_PRECONDITION when the segment has been replaced since. NOT_FOUND when it is gone.
+  // Pages of one segment that were missing, derived again: one or more, from chunk `first_chunk` of
+  // the segment on. Not a change of what is visible. `segment_byte_end`: byte_end of the segment
+  // that they were derived from (-1: not said); FAILED_PRECONDITION when the segment has been
+  // replaced since. NOT_FOUND when it is gone.
   absl::Status PutPages(DocumentId document, int64_t segment_index, absl::Span<const uint8_t> pages,
-                        int64_t segment_byte_end = -1);
+                        int64_t segment_byte_end = -1, int64_t first_chunk = 0);
+  // Pages of the document are kept on disk (see Retention). False when it is gone.
+  bool KeepsPages(DocumentId document) const;
   // Puts a visible segment's records (and pages, unless empty) in place again: it has been derived
   // from the same text once more. Changes nothing that is visible. NOT_FOUND when it is gone;
   // FAILED_PRECONDITION when another version is visible; INVALID_ARGUMENT as PutSegments.

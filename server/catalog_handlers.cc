@@ -86,7 +86,7 @@ absl::StatusOr<MemoryUpdate> ParseUpdate(const v1::UpdateMemoryRequest& request)
   const v1::Memory& memory = request.memory();
   std::set<std::string> paths(request.update_mask().paths().begin(),
                               request.update_mask().paths().end());
-  if (paths.contains("*")) paths = {"display_name", "retention", "ttl"};
+  if (paths.erase("*") > 0) paths.insert({"display_name", "retention", "ttl"});
   if (paths.empty()) {
     if (!memory.display_name().empty()) paths.insert("display_name");
     if (memory.retention() != v1::Memory::RETENTION_UNSPECIFIED) paths.insert("retention");

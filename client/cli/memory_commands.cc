@@ -127,7 +127,8 @@ CommandSpec SetCommand() {
                 TtlFlag("how long its documents live, or none")},
       .notes =
           "What is not named stays. Documents whose time is over with a new --ttl are gone "
-          "at once.\n\n--json: as create\n",
+          "at once.\n\n--json: {memory, name, display_name, create_time, documents, durable_bytes, "
+          "visible_bytes,\ntokens, chunks, retention, ttl_seconds}\n",
       .run = Set,
       .check = [](const CommandLine& line) -> absl::Status {
         if (!line.Has("--display-name") && !line.Has("--retention") && !line.Has("--ttl")) {

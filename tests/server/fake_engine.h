@@ -101,7 +101,7 @@ class FakeEngine : public Engine {
   }
 
   absl::StatusOr<MemoryStat> CreateMemory(absl::string_view name, absl::string_view display_name,
-                                          const MemoryPolicy& policy) override {
+                                          const MemoryPolicy& policy = {}) override {
     absl::MutexLock lock(&mutex_);
     const auto [it, is_new] = memories_.try_emplace(std::string(name), display_name);
     if (!is_new) return absl::AlreadyExistsError(absl::StrCat("memory ", name, " exists"));
@@ -200,9 +200,9 @@ class FakeEngine : public Engine {
     if (it == documents_.end()) return NoDocument(document_name);
     return it->second.text.substr(byte_begin, byte_end - byte_begin);
   }
-  absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(absl::string_view document_name,
-                                                     WriterCallbacks callbacks,
-                                                     absl::Duration ttl) override {
+  absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(
+      absl::string_view document_name, WriterCallbacks callbacks,
+      absl::Duration ttl = absl::InfiniteDuration()) override {
     absl::MutexLock lock(&mutex_);
     const std::string name(document_name);
     const ResourceName parsed = *ResourceName::ParseDocument(name);
