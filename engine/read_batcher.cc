@@ -388,22 +388,26 @@ absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<Waiting* const> ste
   // Every chunk once, whoever reads it.
   absl::flat_hash_map<ChunkAddress, size_t> place;
   std::vector<ChunkAddress> chunks;
+  std::vector<float> mass;  // of each chunk, over all rows that read it
   std::vector<ChunkHit*> selection;
   const int chunks_per_read = model_.config().chunks_per_read;
   for (const Waiting* waiting : steps) {
     for (std::vector<ChunkHit>& row : waiting->step->rows) {
       NetworkSelection(absl::MakeSpan(row), chunks_per_read, &selection);
       for (const ChunkHit* hit : selection) {
-        if (place.try_emplace(hit->text.address, chunks.size()).second) {
+        const auto [at, is_new] = place.try_emplace(hit->text.address, chunks.size());
+        if (is_new) {
           chunks.push_back(hit->text.address);
+          mass.push_back(0);
         }
+        mass[at->second] += static_cast<float>(hit->weight);
       }
     }
   }
   ReaderPages pages;
   if (!chunks.empty()) {
     StageTimer timer(metrics_.pin_seconds);
-    ASSIGN_OR_RETURN(pages, pages_.Pin(chunks));
+    ASSIGN_OR_RETURN(pages, pages_.Pin(chunks, mass));
   }
   StageTimer timer(metrics_.read_upper_seconds);
   struct RowRead {

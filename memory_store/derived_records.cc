@@ -550,7 +550,8 @@ void MemoryStore::Impl::AwaitDerivations(absl::Span<const ChunkAddress> chunks) 
   mutex_.Await(absl::Condition(&nobody_derives));
 }
 
-absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chunks) {
+absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chunks,
+                                             absl::Span<const float> mass) {
   Impl& impl = *impl_;
   absl::flat_hash_map<DocumentId, MemoryId> memories;
   // The page of each chunk as its document stands now; nothing for a chunk that is not derived.
@@ -580,8 +581,11 @@ absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chun
   ASSIGN_OR_RETURN(std::vector<std::optional<PageId>> ids, translate());
   while (true) {
     std::vector<PageId> wanted;
-    for (const auto& id : ids) {
-      if (id.has_value()) wanted.push_back(*id);
+    std::vector<float> wanted_mass;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (!ids[i].has_value()) continue;
+      wanted.push_back(*ids[i]);
+      wanted_mass.push_back(mass.empty() ? 0 : mass[i]);
     }
     auto impl_pins = std::make_unique<PinnedPages::Impl>();
     const auto from_disk = [&impl, &memories](absl::Span<const PageId> load_ids,
@@ -597,8 +601,9 @@ absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chun
     const bool on_device = impl.device_pool != nullptr;
     impl_pins->resident = on_device;
     impl_pins->pool = on_device ? impl.device_pool.get() : &impl.pool;
-    ASSIGN_OR_RETURN(PagePool::Pins pins, on_device ? impl.device_pool->PinAll(wanted, from_host)
-                                                    : impl.pool.PinAll(wanted, from_disk));
+    ASSIGN_OR_RETURN(PagePool::Pins pins,
+                     on_device ? impl.device_pool->PinAll(wanted, from_host, wanted_mass)
+                               : impl.pool.PinAll(wanted, from_disk, wanted_mass));
     impl_pins->pins.slots = std::move(pins.slots);
     size_t next = 0;
     for (size_t i = 0; i < chunks.size(); ++i) {
