@@ -58,8 +58,8 @@ namespace {
 
 constexpr std::array<const char*, kTableCount> kTableNames = {"catalog", "text", "segments",
                                                               "pages"};
-constexpr int64_t kMemtableBytesMax = int64_t{64} << 20;  // all tables together
-constexpr int64_t kWalBytesMax = int64_t{128} << 20;      // bounds the replay at Open
+constexpr int64_t kMemtableBytesMax = kRocksDbWriteBufferBytes;  // all tables together
+constexpr int64_t kWalBytesMax = int64_t{128} << 20;             // bounds the replay at Open
 constexpr int64_t kBlobFileBytes = int64_t{64} << 20;
 constexpr int64_t kBlobValueBytesMin = 4096;
 constexpr int kOpenFilesMax = 512;
