@@ -39,6 +39,7 @@
 #include "absl/base/dynamic_annotations.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
@@ -504,6 +505,9 @@ class RocksDbChunkStore : public ChunkStore {
   // Makes RocksDB forget a table file, and with it whatever else lies wholly within its keys, or is
   // older and on level 0. A file that is being compacted stays.
   absl::Status DropFile(rocksdb::ColumnFamilyHandle* handle, const rocksdb::LiveFileMetaData& file);
+  // Writes the values of a damaged blob file anew, those that could not be read having been put
+  // again: then RocksDB has no use for it.
+  absl::Status MoveOutOfBlobFile(const StoreFile& file);
   // OK when writing `bytes` leaves the reserve free.
   absl::Status CheckSpace(int64_t bytes);
 
@@ -840,13 +844,10 @@ absl::StatusOr<StoreFiles> RocksDbChunkStore::Files(FilesFor purpose) {
 absl::Status RocksDbChunkStore::MendFile(const StoreFile& file, bool may_drop) {
   if (!file.table.has_value() || options_.read_only) return absl::NotFoundError(file.name);
   rocksdb::ColumnFamilyHandle* handle = Handle(*file.table);
+  if (file.kind == StoreFile::Kind::kBlobs) return MoveOutOfBlobFile(file);
   rocksdb::CompactRangeOptions rewrite;
   rewrite.exclusive_manual_compaction = false;
   rewrite.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForceOptimized;
-  if (file.kind == StoreFile::Kind::kBlobs) {
-    // Its live values have been written anew: with their old keys gone, so is the file.
-    return ToStatus(db_->CompactRange(rewrite, handle, nullptr, nullptr), "rewrite of keys");
-  }
   std::optional<rocksdb::LiveFileMetaData> live = FindTableFile(file.name);
   if (!live.has_value()) return absl::NotFoundError(file.name);
   {
@@ -899,6 +900,33 @@ absl::Status RocksDbChunkStore::DropFile(rocksdb::ColumnFamilyHandle* handle,
   }
 }
 
+absl::Status RocksDbChunkStore::MoveOutOfBlobFile(const StoreFile& file) {
+  const std::string last_key(64, '\xff');
+  std::vector<KeyRange> ranges = {{Table::kPages, last_key, ""}};
+  const absl::Status read = ReadBlobFileKeys(file.path, [&](absl::string_view key) {
+    if (key < ranges[0].begin) ranges[0].begin = std::string(key);
+    if (key > ranges[0].end) ranges[0].end = std::string(key);
+  });
+  if (absl::IsNotFound(read)) return absl::OkStatus();
+  if (!read.ok()) ranges.clear();
+  // Its keys may be damaged as well.
+  ranges.push_back({Table::kPages, "", last_key});
+  for (const KeyRange& range : ranges) {
+    std::atomic<bool> cancel{false};
+    RETURN_IF_ERROR(Compact(range, /*rewrite_blobs=*/true, cancel));
+    rocksdb::ColumnFamilyMetaData metadata;
+    db_->GetColumnFamilyMetaData(Handle(Table::kPages), &metadata);
+    const auto is_it = [&file](const rocksdb::BlobMetaData& blobs) {
+      return absl::EndsWith(
+          file.name, absl::StrCat(absl::Dec(blobs.blob_file_number, absl::kZeroPad6), ".blob"));
+    };
+    if (std::none_of(metadata.blob_files.begin(), metadata.blob_files.end(), is_it)) {
+      return absl::OkStatus();
+    }
+  }
+  return absl::DataLossError(absl::StrCat(file.name, " is still in use"));
+}
+
 absl::Status RocksDbChunkStore::FlushTables() {
   std::vector<rocksdb::ColumnFamilyHandle*> all = tables_;
   all.push_back(default_table_);
@@ -924,7 +952,7 @@ absl::Status RocksDbChunkStore::Compact(const KeyRange& range, bool rewrite_blob
     return absl::CancelledError("the purge was cancelled");
   }
   return ToStatus(status,
-                  absl::StrCat("purge of table ", kTableNames[static_cast<size_t>(range.table)]));
+                  absl::StrCat("rewrite of table ", kTableNames[static_cast<size_t>(range.table)]));
 }
 
 absl::Status RocksDbChunkStore::RewriteBlobFiles(absl::Span<const KeyRange> ranges,

@@ -137,6 +137,10 @@ bool IsNeeded(const std::string& file) {
   return true;
 }
 
+bool IsPages(const std::string& where) {
+  return absl::StartsWith(where, "data/") && absl::StrContains(where, ".blob ");
+}
+
 // data/x/000012.sst -> data .sst; backups/files/0a0b0c0d-12-MANIFEST-000004 -> backups MANIFEST.
 std::string KindOf(const std::string& file) {
   const std::string top = file.substr(0, file.find('/'));
@@ -414,6 +418,8 @@ class BitFlipTest : public ::testing::Test {
       Outcome outcome =
           absl::StartsWith(where, "data/") ? ExamineData(flipped() + "/data") : ExamineBackups();
       EXPECT_TRUE(outcome != Outcome::kHarmless || !IsNeeded(where)) << "not noticed";
+      // All that is in these is derived.
+      EXPECT_TRUE(outcome == Outcome::kHealed || !IsPages(where)) << "not healed";
       if (HasFailure()) outcome = Outcome::kFailed;
       std::ofstream(results(), std::ios::app)
           << "end " << seed << " " << static_cast<int>(outcome) << std::endl;
