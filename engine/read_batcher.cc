@@ -495,7 +495,7 @@ absl::Status ReadBatcher::FindReads(absl::Span<BatchedStep* const> steps) {
   chunk_pages_.clear();
   if (!chunks_.empty()) {
     StageTimer timer(metrics_.pin_seconds);
-    RETURN_IF_ERROR(pages_.Find(chunks_, &chunk_pages_));
+    RETURN_IF_ERROR(pages_.Find(chunks_, chunk_weights_, &chunk_pages_));
   }
   selections_.clear();
   size_t from = 0, to = 0;  // rows close up where chunks have no page

@@ -116,6 +116,9 @@ class ChunkStore {
   }
 };
 
+// What RocksDB holds in memory of what is not in tables yet, of all tables together.
+inline constexpr int64_t kRocksDbWriteBufferBytes = int64_t{64} << 20;
+
 struct RocksDbOptions {
   std::string data_dir;
   int64_t block_cache_bytes = int64_t{256} << 20;

@@ -10,6 +10,7 @@
 #include "absl/container/btree_set.h"
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "common/crash_point.h"
 #include "common/status_macros.h"
 #include "memory_store/keys.h"
 #include "memory_store/memory_store.h"
@@ -248,8 +249,10 @@ absl::Status MemoryStore::PutSegments(absl::Span<const SegmentDerived> segments)
   }
   if (changes.empty()) return absl::OkStatus();
 
+  CrashPoint("segments derived");
   const absl::Status status =
       impl.store.Write(BatchOf(segments, changes, impl.options), Durability::kWriteBehind);
+  CrashPoint("segments written");
   {
     absl::MutexLock lock(&impl.mutex_);
     // All still there: deletions wait at the gate.
@@ -606,7 +609,8 @@ void MemoryStore::Impl::AwaitDerivations(absl::Span<const ChunkAddress> chunks) 
   mutex_.Await(absl::Condition(&nobody_derives));
 }
 
-absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chunks) {
+absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chunks,
+                                             absl::Span<const float> mass) {
   Impl& impl = *impl_;
   absl::flat_hash_map<DocumentId, MemoryId> memories;
   // The page of each chunk as its document stands now; nothing for a chunk that is not derived.
@@ -643,8 +647,11 @@ absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chun
   ASSIGN_OR_RETURN(std::vector<std::optional<PageId>> ids, translate());
   while (true) {
     std::vector<PageId> wanted;
-    for (const auto& id : ids) {
-      if (id.has_value()) wanted.push_back(*id);
+    std::vector<float> wanted_mass;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (!ids[i].has_value()) continue;
+      wanted.push_back(*ids[i]);
+      wanted_mass.push_back(mass.empty() ? 0 : mass[i]);
     }
     auto impl_pins = std::make_unique<PinnedPages::Impl>();
     const auto from_disk = [&impl, &memories](absl::Span<const PageId> load_ids,
@@ -660,8 +667,9 @@ absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chun
     const bool on_device = impl.device_pool != nullptr;
     impl_pins->resident = on_device;
     impl_pins->pool = on_device ? impl.device_pool.get() : &impl.pool;
-    ASSIGN_OR_RETURN(PagePool::Pins pins, on_device ? impl.device_pool->PinAll(wanted, from_host)
-                                                    : impl.pool.PinAll(wanted, from_disk));
+    ASSIGN_OR_RETURN(PagePool::Pins pins,
+                     on_device ? impl.device_pool->PinAll(wanted, from_host, wanted_mass)
+                               : impl.pool.PinAll(wanted, from_disk, wanted_mass));
     impl_pins->pins.slots = std::move(pins.slots);
     size_t next = 0;
     for (size_t i = 0; i < chunks.size(); ++i) {

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/crash_point.h"
 #include "common/status_macros.h"
 #include "memory_store/keys.h"
 #include "memory_store/memory_store.h"
@@ -103,6 +104,7 @@ absl::StatusOr<MemoryInfo> MemoryStore::UpdateMemory(MemoryId memory, const Memo
     batch.frees_space = true;
   }
   RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+  CrashPoint("memory updated");
   absl::MutexLock lock(&impl.mutex_);
   MemoryEntry& entry = *impl.catalog.FindMemory(memory);
   entry.info = info;
@@ -165,6 +167,7 @@ absl::StatusOr<Deletion> MemoryStore::Impl::Delete(DeletionPlan plan) {
     batch = BatchOf(plan);
   }
   RETURN_IF_ERROR(store.Write(batch, Durability::kSynced));
+  CrashPoint(plan.id.document == DocumentId{} ? "memory deleted" : "document deleted");
 
   absl::flat_hash_set<DocumentId> gone;
   std::vector<PageId> pages;  // of the ends that documents lost
@@ -248,6 +251,7 @@ absl::StatusOr<std::vector<Deletion>> MemoryStore::Purge(std::atomic<bool>& canc
     }
   }
   RETURN_IF_ERROR(impl.store.Purge(ranges, cancel));
+  if (!ranges.empty()) CrashPoint("purged from files");
 
   // Nothing of the same id is deleted anew from here on.
   absl::ReaderMutexLock gate(&impl.write_gate_);
@@ -280,6 +284,7 @@ absl::StatusOr<std::vector<Deletion>> MemoryStore::Purge(std::atomic<bool>& canc
   const absl::Time now = impl.clock.Now();
   for (const auto& [id, purge] : off_disk) batch.Delete(Table::kCatalog, PurgeKey(id));
   RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+  CrashPoint("purge recorded");
   absl::MutexLock lock(&impl.mutex_);
   for (const auto& [id, purge] : off_disk) {
     done.push_back(impl.DeletionOf(id, purge.record));

@@ -8,6 +8,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "common/crash_point.h"
 #include "common/log.h"
 #include "common/status_macros.h"
 #include "memory_store/keys.h"
@@ -275,6 +276,7 @@ absl::StatusOr<MemoryInfo> MemoryStore::CreateMemory(const std::string& tenant,
   WriteBatch batch;
   batch.Put(Table::kCatalog, key, EncodeRecord(key, RecordOf(info)));
   RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+  CrashPoint("memory created");
   absl::MutexLock lock(&impl.mutex_);
   return impl.catalog.AddMemory(info, impl.options.landmark_bytes)->info;
 }
@@ -340,6 +342,7 @@ absl::StatusOr<DocumentInfo> MemoryStore::CreateDocument(MemoryId memory, const 
                                                  ? 0
                                                  : absl::ToUnixMicros(expire_time)}));
   const absl::Status status = impl.store.Write(batch, Durability::kSynced);
+  CrashPoint("document created");
   // The memory is still there: its deletion waits at the gate.
   absl::MutexLock lock(&impl.mutex_);
   impl.EndWrite(create_time);
@@ -526,6 +529,7 @@ absl::Status MemoryStore::AppendText(absl::Span<const TextAppend> appends) {
   }
   const absl::Status status =
       batch.ops.empty() ? absl::OkStatus() : impl.store.Write(batch, Durability::kSynced);
+  CrashPoint("text written");
 
   absl::MutexLock lock(&impl.mutex_);
   impl.EndWrite(moment);

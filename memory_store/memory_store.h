@@ -394,9 +394,11 @@ class MemoryStore {
   absl::StatusOr<TailHandle> PutTail(const DocumentCut& cut, int64_t shared_segments,
                                      absl::Span<const SegmentDerived> segments);
   // Brings pages into the host tier, or the device tier where there is one, and pins them there.
-  // NOT_FOUND when a document is gone;
+  // `mass`: the weight that the reader gives to each (HSA weights, summed over its rows), which
+  // decides what stays in memory; empty: none. NOT_FOUND when a document is gone;
   // RESOURCE_EXHAUSTED when the pinned pages alone would exceed the tier's limit.
-  absl::StatusOr<PinnedPages> Pin(absl::Span<const ChunkAddress> chunks);
+  absl::StatusOr<PinnedPages> Pin(absl::Span<const ChunkAddress> chunks,
+                                  absl::Span<const float> mass = {});
 
   // Adds a backup of everything written so far to a directory, while all goes on; see
   // BackupDirectory::Create. `version`: of this program.

@@ -58,6 +58,7 @@ absl::Status Stack::OpenStores(const ServerConfig& config, Supervisor* superviso
   auto model = Model::Create(*std::move(bundle), *backend_, model_options);
   if (!model.ok()) return While(absl::StrCat("model ", model_path), model.status());
   model_ = *std::move(model);
+  program_bytes_ = ResidentBytes();
 
   RocksDbOptions disk;
   disk.data_dir = config.data_dir;
@@ -105,6 +106,11 @@ absl::StatusOr<std::unique_ptr<Stack>> Stack::Open(const ServerConfig& config,
   if (!stack->backend_->has_own_memory()) options.admission.device_landmark_bytes_max = 0;
   ASSIGN_OR_RETURN(stack->engine_, Engine::Open(options, *stack->model_, *stack->backend_,
                                                 *stack->memory_store_, metrics, clock));
+  stack->memory_limit_ = std::make_unique<MemoryLimitMetric>(
+      metrics, [config, layout = stack->model_->page_layout(), bytes = stack->program_bytes_,
+                &store = *stack->memory_store_] {
+        return MemoryLimit(config, layout, bytes, store.totals());
+      });
   return stack;
 }
 

@@ -18,6 +18,7 @@
 #include "model/model.h"
 #include "server/catalog_handlers.h"
 #include "server/config.h"
+#include "server/memory_limit.h"
 
 namespace mneme {
 
@@ -60,6 +61,8 @@ class Stack {
   std::unique_ptr<ChunkStore> chunk_store_;
   std::unique_ptr<MemoryStore> memory_store_;
   std::unique_ptr<Engine> engine_;
+  int64_t program_bytes_ = 0;  // resident when the network had been loaded
+  std::unique_ptr<MemoryLimitMetric> memory_limit_;
 };
 
 }  // namespace mneme
