@@ -347,7 +347,8 @@ bool MemoryStore::KeepsPages(DocumentId document) const {
 }
 
 absl::Status MemoryStore::Impl::PutTailPages(DocumentId handle, int64_t segment_index,
-                                             absl::Span<const uint8_t> pages) {
+                                             absl::Span<const uint8_t> pages,
+                                             int64_t first_chunk) {
   std::vector<PageId> ids;
   {
     absl::ReaderMutexLock lock(&mutex_);
