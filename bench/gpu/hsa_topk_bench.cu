@@ -768,6 +768,7 @@ int Main(int argc, char** argv) {
                  .major = properties.major,
                  .shared_bytes_max = static_cast<int64_t>(properties.sharedMemPerBlockOptin)};
   device.hsa = {.multiprocessors = properties.multiProcessorCount,
+                .major = properties.major,
                 .shared_bytes_max = static_cast<int64_t>(properties.sharedMemPerBlockOptin)};
   std::printf("device %s, %d multiprocessors, %zu bytes of shared memory a block, seed %u\n",
               properties.name, properties.multiProcessorCount, properties.sharedMemPerBlockOptin,

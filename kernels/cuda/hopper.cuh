@@ -159,6 +159,18 @@ MNEME_WGMMA(64, 8, MNEME_REGISTERS_32, "%32", "%33", "%34")
 MNEME_WGMMA(128, 16, MNEME_REGISTERS_64, "%64", "%65", "%66")
 MNEME_WGMMA(256, 32, MNEME_REGISTERS_128, "%128", "%129", "%130")
 #undef MNEME_WGMMA
+
+// As WgmmaBf16<32>, with A's fragment of this thread and a B operand that lies row by row: rows of
+// 128 bytes, swapped as in WgmmaSwappedDescriptor; 16 k further: 2048 bytes, 32 columns: 64.
+__device__ __forceinline__ void WgmmaBf16Rows(float (&d)[4][4], const uint32_t (&a)[4], uint64_t b,
+                                              bool add) {
+  asm volatile(
+      "{\n .reg .pred p;\n setp.ne.b32 p, %21, 0;\n"
+      " wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" MNEME_REGISTERS_16
+      "}, {%16, %17, %18, %19}, %20, p, 1, 1, 1;\n}"
+      : MNEME_SUMS_4(0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add ? 1 : 0));
+}
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
 // ---- on the host -------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ namespace mneme {
 
 absl::Status CudaHsaAttend(const HsaAttendParams& params, CudaStream& stream) {
   const hsa::Machine machine = {.multiprocessors = stream.device().multiprocessors,
+                                .major = stream.device().major,
                                 .shared_bytes_max = stream.device().shared_bytes_max};
   const hsa::Variant variant = hsa::Choose(params, machine);
   if (!hsa::CanCompute(variant, params, machine)) {

@@ -5,10 +5,12 @@
 // cores, and a page is read whole: scores of 64 keys fit in registers, softmax needs one step.
 //
 // Prefill. The bytes of the pages are the cost: 8 pages of 16 KiB a token, out of the L2 cache. A
-// block takes 30 neighbouring tokens, sorts their (page, token) pairs by page, and a copying warp
-// brings each page into a ring in shared memory once; fifteen warps of two tokens each, whose sums
-// stay in registers, take from the ring what their tokens read. With 256 pages chosen at random
-// that moves 1.5 times fewer bytes, and where neighbours read the same pages up to 30 times fewer.
+// block takes 32 neighbouring tokens, sorts their (page, token) pairs by page, and copying warps
+// bring each page into a ring in shared memory once. A warpgroup owns 8 tokens in two tiles of 4,
+// a warp a token of each: the 64 heads of a tile are the rows of wgmma's products with a page that
+// any of the four reads. Where neighbours read the same pages that is all useful; with pages chosen
+// at random three warps of four sit by. Sums stay in registers; a product goes to registers of its
+// own first, so that nothing of a page reaches a token that does not read it.
 //
 // Decode. One block a token (and 16 heads), one warp a page, sums joined at the end in the order of
 // the warps.
@@ -25,6 +27,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 #include "kernels/ops.h"
 
@@ -43,6 +46,53 @@ inline constexpr float kLog2E = 1.44269504088896340736f;
 // swapped so that eight rows at one chunk use all banks.
 __device__ __forceinline__ int Swapped(int row, int chunk) {
   return row * kRowBytes + ((chunk ^ (row & 7)) << 4);
+}
+
+// exp2(scores - their largest), as A fragments, and `sums` of them, of a 16 x 64 tile whose rows
+// lane / 4 and lane / 4 + 8 are this thread's.
+__device__ __forceinline__ void Softmax(float (&scores)[kPageTokens / 8][4],
+                                        uint32_t (&a)[kPageTokens / 16][4], float (&sums)[2]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float top = scores[0][half * 2];
+#pragma unroll
+    for (int j = 0; j < kPageTokens / 8; ++j) {
+      top = fmaxf(top, fmaxf(scores[j][half * 2], scores[j][half * 2 + 1]));
+    }
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+    sums[half] = 0;
+#pragma unroll
+    for (int j = 0; j < kPageTokens / 8; ++j) {
+      const float low = Exp2(scores[j][half * 2] - top);
+      const float high = Exp2(scores[j][half * 2 + 1] - top);
+      sums[half] += low + high;
+      a[j / 2][j % 2 * 2 + half] = PackBf16(low, high);
+    }
+  }
+}
+
+// Turns Softmax's sums, over the lanes of a row, into weight / sum.
+__device__ __forceinline__ void FinishSoftmax(float weight, float (&sums)[2]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float sum = sums[half];
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    sums[half] = weight / sum;
+  }
+}
+
+// sums += scale * product, from column 8 * `first` on.
+template <int kColumns>
+__device__ __forceinline__ void AddProduct(const float (&product)[kColumns][4],
+                                           const float (&scales)[2], float (&sums)[kWidth / 8][4],
+                                           int first) {
+#pragma unroll
+  for (int j = 0; j < kColumns; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[first + j][i] += scales[i / 2] * product[j][i];
+  }
 }
 
 // sums += weight * softmax(q K^T) V for 16 heads and one page. q: 16 swapped rows, scaled so that
@@ -64,68 +114,45 @@ __device__ __forceinline__ void AttendPage(const unsigned char* q, const unsigne
       MmaBf16(scores[pair * 2 + 1], a, b[2], b[3]);
     }
   }
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {  // rows lane / 4 and lane / 4 + 8
-    float top = scores[0][half * 2];
-#pragma unroll
-    for (int j = 0; j < kPageTokens / 8; ++j) {
-      top = fmaxf(top, fmaxf(scores[j][half * 2], scores[j][half * 2 + 1]));
-    }
-    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-    float sum = 0;
-#pragma unroll
-    for (int j = 0; j < kPageTokens / 8; ++j) {
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        scores[j][half * 2 + c] = Exp2(scores[j][half * 2 + c] - top);
-        sum += scores[j][half * 2 + c];
-      }
-    }
-    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    const float scale = weight / sum;
-#pragma unroll
-    for (int j = 0; j < kPageTokens / 8; ++j) {
-      scores[j][half * 2] *= scale;
-      scores[j][half * 2 + 1] *= scale;
-    }
-  }
+  uint32_t a[kPageTokens / 16][4];
+  float scales[2];
+  Softmax(scores, a, scales);
   const unsigned char* values = page + kPageTokens * kRowBytes;
+  float product[kWidth / 8][4] = {};
 #pragma unroll
   for (int step = 0; step < kPageTokens / 16; ++step) {
-    const uint32_t a[4] = {PackBf16(scores[step * 2][0], scores[step * 2][1]),
-                           PackBf16(scores[step * 2][2], scores[step * 2][3]),
-                           PackBf16(scores[step * 2 + 1][0], scores[step * 2 + 1][1]),
-                           PackBf16(scores[step * 2 + 1][2], scores[step * 2 + 1][3])};
 #pragma unroll
     for (int pair = 0; pair < kWidth / 16; ++pair) {
       uint32_t b[4];
       LoadMatrix4Transposed(
           b, values + Swapped(step * 16 + matrix % 2 * 8 + low_row, pair * 2 + matrix / 2));
-      MmaBf16(sums[pair * 2], a, b[0], b[1]);
-      MmaBf16(sums[pair * 2 + 1], a, b[2], b[3]);
+      MmaBf16(product[pair * 2], a[step], b[0], b[1]);
+      MmaBf16(product[pair * 2 + 1], a[step], b[2], b[3]);
     }
   }
+  FinishSoftmax(weight, scales);
+  AddProduct(product, scales, sums, 0);
 }
 
-// Starts copying a page into swapped rows; a whole warp. A page that is not aligned to 16 bytes is
-// copied at once, through registers.
-__device__ __forceinline__ void CopyPage(unsigned char* to, const void* page) {
+// Starts copying kRows rows of a page, from `first` on, into swapped rows; a whole warp. A page
+// that is not aligned to 16 bytes is copied at once, through registers. `first` is a multiple of 8.
+template <int kRows>
+__device__ __forceinline__ void CopyRows(unsigned char* to, const void* page, int first) {
   const int lane = threadIdx.x % kLanes;
-  const unsigned char* from = static_cast<const unsigned char*>(page) + lane * 16;
+  const unsigned char* from =
+      static_cast<const unsigned char*>(page) + first * kRowBytes + lane * 16;
   if (reinterpret_cast<uintptr_t>(page) % 16 == 0) {
     const int row = lane / 8, chunk = lane % 8;  // rows row + 4 i
-    unsigned char* even = to + Swapped(row, chunk);
-    unsigned char* odd = to + Swapped(row + 4, chunk);
+    unsigned char* even = to + Swapped(first + row, chunk);
+    unsigned char* odd = to + Swapped(first + row + 4, chunk);
 #pragma unroll
-    for (int i = 0; i < kPageBytes / 512; i += 2) {
+    for (int i = 0; i < kRows / 4; i += 2) {
       CopyAsync16(even + i * 512, from + i * 512);
       CopyAsync16(odd + i * 512, from + (i + 1) * 512);
     }
   } else {
     const uint16_t* elements = static_cast<const uint16_t*>(page);
-    for (int i = lane; i < kPageBytes / 2; i += kLanes) {
+    for (int i = first * kWidth + lane; i < (first + kRows) * kWidth; i += kLanes) {
       const int row = i / kWidth, column = i % kWidth;
       *reinterpret_cast<uint16_t*>(to + Swapped(row, column / 8) + column % 8 * 2) = elements[i];
     }
@@ -161,18 +188,22 @@ inline Alignment AlignmentOf(const HsaAttendParams& p) {
 
 // ---- prefill -----------------------------------------------------------------------------------
 
-// With the copying warp 16 warps, which may then use 128 registers each.
-inline constexpr int kBlockTokens = 30;
-inline constexpr int kTokenWarps = kBlockTokens / 2;
-inline constexpr int kPrefillThreads = (kTokenWarps + 1) * kLanes;
+inline constexpr int kGroups = 4;       // warpgroups that multiply
+inline constexpr int kTileTokens = 4;   // a token is a warp's 16 rows of a tile
+inline constexpr int kGroupTokens = 8;  // two tiles
+inline constexpr int kBlockTokens = kGroups * kGroupTokens;
+inline constexpr int kTokenWarps = kGroups * 4;
+inline constexpr int kCopyWarps = 4;
+inline constexpr int kPrefillThreads = (kTokenWarps + kCopyWarps) * kLanes;
 inline constexpr int kPagesMax = 16;   // of one token
 inline constexpr int kPairsMax = 512;  // a power of two
 static_assert(kBlockTokens * kPagesMax <= kPairsMax && kPairsMax <= kPrefillThreads);
+static_assert(2 * kPagesMax <= kLanes && kBlockTokens <= 32);
 inline constexpr int kSlots = 9;     // pages in the ring
 inline constexpr int kUnderWay = 5;  // copies that may be under way while one more starts
-inline constexpr int64_t kPrefillSharedBytes = kBlockTokens * kTileBytes + kSlots * kPageBytes +
-                                               kPairsMax * (8 + 8 + 2) + (kTokenWarps + 2) * 4 +
-                                               (kPairsMax / kLanes) * 4;
+inline constexpr int64_t kPrefillSharedBytes =
+    kBlockTokens * kTileBytes + kSlots * kPageBytes + kPairsMax * (8 + 8 + 4 + 2) +
+    (kTokenWarps + kCopyWarps + 1 + kPairsMax / kLanes) * 4;
 
 // Sorts keys[0 .. size), a power of two; the first kPairsMax threads of the block help.
 __device__ __forceinline__ void SortKeys(uint64_t* keys, int size) {
@@ -192,14 +223,14 @@ __device__ __forceinline__ void SortKeys(uint64_t* keys, int size) {
   }
 }
 
-// The pages' copying warp. Page u lies in slot u % kSlots from the time `loaded` exceeds u until
-// every warp's entry of `needed` exceeds u.
+// Copies this copying warp's part of the pages, 32 rows of each. Page u lies in slot u % kSlots
+// from the time all copying warps' entries of `loaded` exceed u until all entries of `needed` do.
 __device__ __forceinline__ void CopyPages(unsigned char* ring, const uint64_t* pages, int count,
-                                          const int* needed, int* loaded) {
+                                          const int* needed, int* loaded, int part) {
   const int lane = threadIdx.x % kLanes;
   const auto publish = [&](int value) {
     __syncwarp();
-    if (lane == 0) StoreRelease(loaded, value);
+    if (lane == 0) StoreRelease(loaded + part, value);
   };
   const auto free_until = [&] {
     const int mine = LoadAcquire(needed + lane % kTokenWarps);
@@ -212,11 +243,13 @@ __device__ __forceinline__ void CopyPages(unsigned char* ring, const uint64_t* p
       CopyAsyncWait<0>();
       publish(u);
       while (u >= until) {
-        __nanosleep(40);
+        __nanosleep(20);
         until = free_until();
       }
     }
-    CopyPage(ring + u % kSlots * kPageBytes, reinterpret_cast<const void*>(pages[u]));
+    CopyRows<2 * kPageTokens / kCopyWarps>(ring + u % kSlots * kPageBytes,
+                                           reinterpret_cast<const void*>(pages[u]),
+                                           part * (2 * kPageTokens / kCopyWarps));
     CopyAsyncCommit();
     CopyAsyncWait<kUnderWay>();
     if (u >= kUnderWay) publish(u - kUnderWay + 1);
@@ -278,39 +311,27 @@ __device__ __forceinline__ void WriteToken(const HsaAttendParams& p, int64_t row
 }
 
 // Grid: (blocks of kBlockTokens rows, groups of 16 heads); block: kPrefillThreads; shared:
-// kPrefillSharedBytes: q [tokens][16 heads][64], ring [kSlots][2 * 64][64], keys, pages.
-// bf16 pages, D = S = 64, pages_max <= kPagesMax.
+// kPrefillSharedBytes: q [tokens][16 heads][64] and the ring [kSlots][2 * 64][64] in swapped rows,
+// keys, pages, the tokens of each page. bf16 pages, D = S = 64, pages_max <= kPagesMax. sm_90a.
 template <typename Out>
 __global__ void __launch_bounds__(kPrefillThreads, 1)
     HsaPrefillKernel(const HsaAttendParams p, const Alignment aligned, const int sort_size) {
+#ifdef MNEME_HAS_WGMMA
   unsigned char* tiles = DynamicShared();
   unsigned char* ring = tiles + kBlockTokens * kTileBytes;
   uint64_t* keys = reinterpret_cast<uint64_t*>(ring + kSlots * kPageBytes);
   uint64_t* pages = keys + kPairsMax;
-  uint16_t* page_of_pair = reinterpret_cast<uint16_t*>(pages + kPairsMax);
+  unsigned* users = reinterpret_cast<unsigned*>(pages + kPairsMax);  // bit t: token t reads it
+  uint16_t* page_of_pair = reinterpret_cast<uint16_t*>(users + kPairsMax);
   int* needed = reinterpret_cast<int*>(page_of_pair + kPairsMax);
   int* loaded = needed + kTokenWarps;
-  int* page_count = loaded + 1;
+  int* page_count = loaded + kCopyWarps;
   int* warp_pages = page_count + 1;
 
   const int thread = threadIdx.x, warp = thread / kLanes, lane = thread % kLanes;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kBlockTokens;
   const int first_head = static_cast<int>(blockIdx.y) * kHeads;
   const int pages_max = static_cast<int>(p.pages_max);
-
-  // Reads of q go out first and are used after the sort.
-  constexpr int kVectors = kBlockTokens * kHeads * kWidth / 4 / (kTokenWarps * kLanes);
-  float4 q[kVectors];
-  if (warp < kTokenWarps) {
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      const int at = i * kTokenWarps * kLanes + thread;  // token, head, four columns
-      const int64_t row = first_row + at / (kHeads * kWidth / 4);
-      const int head = first_head + at / (kWidth / 4) % kHeads;
-      q[i] = LoadQ(p, row, static_cast<int64_t>(head) * kWidth + at % (kWidth / 4) * 4,
-                   row < p.rows && head < p.heads, aligned.q);
-    }
-  }
 
   // Key: half the page's address (pages hold 2-byte elements), then the pair token * pages_max + i.
   if (thread < sort_size) {
@@ -322,6 +343,21 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
             static_cast<uint64_t>(thread);
     }
     keys[thread] = key;
+  }
+  if (thread < kPairsMax) users[thread] = 0;
+  if (thread < kTokenWarps + kCopyWarps) needed[thread] = 0;  // and loaded
+  // q goes through registers in parts, read ahead of the sort and between its steps' waits.
+  constexpr int kVectors = kBlockTokens * kHeads * kWidth / 4 / (kTokenWarps * kLanes);
+  float4 q[kVectors];
+  if (warp < kTokenWarps) {
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      const int at = i * kTokenWarps * kLanes + thread;  // token, head, four columns
+      const int64_t row = first_row + at / (kHeads * kWidth / 4);
+      const int head = first_head + at / (kWidth / 4) % kHeads;
+      q[i] = LoadQ(p, row, static_cast<int64_t>(head) * kWidth + at % (kWidth / 4) * 4,
+                   row < p.rows && head < p.heads, aligned.q);
+    }
   }
   __syncthreads();
   SortKeys(keys, sort_size);
@@ -335,8 +371,6 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
   }
   const unsigned firsts = __ballot_sync(0xffffffffu, first);
   if (lane == 0 && warp < kPairsMax / kLanes) warp_pages[warp] = __popc(firsts);
-  if (thread < kTokenWarps) needed[thread] = 0;
-  if (thread == 0) *loaded = 0;
   if (warp < kTokenWarps) {
     const float scale = kLog2E / sqrtf(static_cast<float>(kWidth));
 #pragma unroll
@@ -346,65 +380,120 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
              at % (kWidth / 4) * 4, q[i], scale);
     }
   }
+  FenceAsyncProxy();
   __syncthreads();
   if (thread < sort_size) {
     int before = 0;
     for (int w = 0; w < warp; ++w) before += warp_pages[w];
     const int number = before + __popc(firsts & (0xffffffffu >> (31 - lane))) - 1;
-    if (key != ~uint64_t{0}) page_of_pair[key & (kPairsMax - 1)] = static_cast<uint16_t>(number);
+    if (key != ~uint64_t{0}) {
+      const int pair = static_cast<int>(key & (kPairsMax - 1));
+      page_of_pair[pair] = static_cast<uint16_t>(number);
+      atomicOr(users + number, 1u << pair / pages_max);
+    }
     if (first) pages[number] = key >> 9 << 1;
     if (thread == sort_size - 1) *page_count = number + 1;
   }
   __syncthreads();
 
-  if (warp == kTokenWarps) {
-    CopyPages(ring, pages, *page_count, needed, loaded);
+  if (warp >= kTokenWarps) {
+    GiveRegisters<24>();
+    CopyPages(ring, pages, *page_count, needed, loaded, warp - kTokenWarps);
     return;
   }
+  TakeRegisters<112>();
 
-  // Lane l holds pair l of the warp's two tokens: token l / pages_max, entry l % pages_max.
-  const int64_t row = first_row + warp * 2;
-  unsigned mine = ~0u;  // page, then lane
+  // A warp's tokens: number `group_warp` of each tile. Lane l holds pair l of the two: tile
+  // l / pages_max, entry l % pages_max.
+  const int group = warp / 4, group_warp = warp % 4, count = *page_count;
+  const auto token_of = [&](int tile) {
+    return group * kGroupTokens + tile * kTileTokens + group_warp;
+  };
+  int mine = -1;  // page
   float weight = 0;
   if (lane < 2 * pages_max) {
-    const int64_t pair_row = row + lane / pages_max;
-    const int i = lane % pages_max;
-    if (pair_row < p.rows && i < p.page_counts[pair_row]) {
-      mine = static_cast<unsigned>(page_of_pair[warp * 2 * pages_max + lane]) << 8 |
-             static_cast<unsigned>(lane);
-      weight = p.weights[pair_row * pages_max + i];
+    const int token = token_of(lane / pages_max), i = lane % pages_max;
+    if (first_row + token < p.rows && i < p.page_counts[first_row + token]) {
+      mine = page_of_pair[token * pages_max + i];
+      weight = p.weights[(first_row + token) * pages_max + i];
     }
   }
+  const unsigned first_tile_lanes = (1u << pages_max) - 1;
   float sums[2][kWidth / 8][4] = {};
-  const unsigned char* q_tiles = tiles + warp * 2 * kTileBytes;
-  int available = 0;
+  const uint64_t q_descriptor = WgmmaSwappedDescriptor(tiles + group * kGroupTokens * kTileBytes);
+  const uint64_t ring_descriptor = WgmmaSwappedDescriptor(ring);
+  int available = 0, window = -kLanes;
+  unsigned todo = 0, my_users = 0;  // of the 32 pages from `window` on
   for (;;) {
-    const unsigned next = __reduce_min_sync(0xffffffffu, mine);
-    const int page = next == ~0u ? 0x7fffffff - kSlots : static_cast<int>(next >> 8);
-    __syncwarp();  // all lanes have read the page before
+    while (todo == 0 && window + kLanes < count) {
+      window += kLanes;
+      my_users = users[window + lane] >> (group * kGroupTokens) & 255u;
+      todo = __ballot_sync(0xffffffffu, my_users != 0);
+    }
+    const int bit = __ffs(static_cast<int>(todo)) - 1;
+    const int page = todo == 0 ? 0x7fffffff - kSlots : window + bit;
     if (lane == 0) StoreRelease(needed + warp, page);
-    if (next == ~0u) break;
-    const int from_lane = static_cast<int>(next & 255u);
-    if (lane == from_lane) mine = ~0u;
-    const float page_weight = __shfl_sync(0xffffffffu, weight, from_lane);
+    if (todo == 0) break;
+    const unsigned page_users = __shfl_sync(0xffffffffu, my_users, bit);
+    todo &= todo - 1;
     while (available <= page) {
-      available = LoadAcquire(loaded);
+      available = static_cast<int>(__reduce_min_sync(
+          0xffffffffu, static_cast<unsigned>(LoadAcquire(loaded + lane % kCopyWarps))));
       if (available <= page) __nanosleep(20);
     }
-    __syncwarp();
-    const unsigned char* at = ring + page % kSlots * kPageBytes;
-    if (from_lane < pages_max) {
-      AttendPage(q_tiles, at, page_weight, sums[0]);
-    } else {
-      AttendPage(q_tiles + kTileBytes, at, page_weight, sums[1]);
+    FenceAsyncProxy();
+    const unsigned lanes = __ballot_sync(0xffffffffu, mine == page);
+    const uint64_t keys_descriptor = WgmmaAdvance(ring_descriptor, page % kSlots * kPageBytes);
+    const uint64_t values_descriptor = WgmmaAdvance(keys_descriptor, kPageBytes / 2);
+#pragma unroll
+    for (int tile = 0; tile < 2; ++tile) {
+      if ((page_users >> (tile * kTileTokens) & 15u) == 0) continue;
+      float scores[kPageTokens / 8][4];
+      WgmmaFence();
+#pragma unroll
+      for (int step = 0; step < kWidth / 16; ++step) {
+        WgmmaBf16<kPageTokens>(
+            scores, WgmmaAdvance(q_descriptor, tile * kTileTokens * kTileBytes + step * 32),
+            WgmmaAdvance(keys_descriptor, step * 32), step > 0);
+      }
+      WgmmaCommit();
+      WgmmaWait<0>();
+      const unsigned own = tile == 0 ? lanes & first_tile_lanes : lanes & ~first_tile_lanes;
+      uint32_t a[kPageTokens / 16][4] = {};
+      float scales[2] = {};
+      if (own != 0) Softmax(scores, a, scales);
+      float page_weight = 0;  // a token may name a page twice
+      for (unsigned left = own; left != 0; left &= left - 1) {
+        page_weight += __shfl_sync(0xffffffffu, weight, __ffs(static_cast<int>(left)) - 1);
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {  // of the width: that is what registers hold
+        float product[kWidth / 16][4];
+        WgmmaFence();
+#pragma unroll
+        for (int step = 0; step < kPageTokens / 16; ++step) {
+          WgmmaBf16Rows(product, a[step],
+                        WgmmaAdvance(values_descriptor, step * 16 * kRowBytes + half * kWidth),
+                        step > 0);
+        }
+        WgmmaCommit();
+        if (half == 0) FinishSoftmax(page_weight, scales);
+        WgmmaWait<0>();
+        if (own != 0) AddProduct(product, scales, sums[tile], half * (kWidth / 16));
+      }
+    }
+    __syncwarp();  // the page is read
+  }
+  BarrierOr(1 + group, 128, false);  // and q
+#pragma unroll
+  for (int tile = 0; tile < 2; ++tile) {
+    const int64_t row = first_row + token_of(tile);
+    if (row < p.rows) {
+      WriteToken<Out>(p, row, first_head, tiles + token_of(tile) * kTileBytes, aligned.out,
+                      sums[tile]);
     }
   }
-  unsigned char* own = tiles + warp * 2 * kTileBytes;
-#pragma unroll
-  for (int t = 0; t < 2; ++t) {
-    if (row + t < p.rows)
-      WriteToken<Out>(p, row + t, first_head, own + t * kTileBytes, aligned.out, sums[t]);
-  }
+#endif
 }
 
 // ---- decode ------------------------------------------------------------------------------------
@@ -425,7 +514,7 @@ __global__ void __launch_bounds__(kDecodeWarps* kLanes)
   unsigned char* page = tile + kTileBytes + warp * kPageBytes;
   const int count = p.page_counts[row];
   const auto copy = [&](int i) {
-    if (i < count) CopyPage(page, p.pages[row * p.pages_max + i]);
+    if (i < count) CopyRows<2 * kPageTokens>(page, p.pages[row * p.pages_max + i], 0);
     CopyAsyncCommit();
   };
   copy(warp);
@@ -548,6 +637,7 @@ enum class Variant { kSimple, kDecode, kPrefill };
 
 struct Machine {
   int multiprocessors = 0;
+  int major = 0;
   int64_t shared_bytes_max = 0;
 };
 
@@ -559,7 +649,7 @@ inline bool CanCompute(Variant variant, const HsaAttendParams& p, const Machine&
     return false;
   }
   if (variant == Variant::kDecode) return kDecodeSharedBytes <= machine.shared_bytes_max;
-  return p.pages_max >= 1 && p.pages_max <= kPagesMax &&
+  return machine.major == 9 && p.pages_max >= 1 && p.pages_max <= kPagesMax &&
          kPrefillSharedBytes <= machine.shared_bytes_max;
 }
 

@@ -152,6 +152,11 @@ inline unsigned atomicMax(unsigned* word, unsigned value) {
   *word = std::max(before, value);
   return before;
 }
+inline unsigned atomicOr(unsigned* word, unsigned value) {
+  const unsigned before = *word;
+  *word |= value;
+  return before;
+}
 inline void __threadfence() {}
 template <typename T>
 T __ldcg(const T* from) {

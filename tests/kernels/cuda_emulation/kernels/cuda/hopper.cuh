@@ -89,6 +89,24 @@ void WgmmaBf16(float (&d)[kColumns / 8][4], uint64_t a, uint64_t b, bool add) {
   }
 }
 
+inline void WgmmaBf16Rows(float (&d)[4][4], const uint32_t (&a)[4], uint64_t b, bool add) {
+  const int lane = emulation::current->lane;
+  const auto element = [&](int k, int column) {
+    uint64_t at = (b & ((1u << 20) - 1)) * 16 + static_cast<uint64_t>(k) * 128 +
+                  static_cast<uint64_t>(column) * 2;
+    at ^= (at >> 7 & 7) << 4;
+    uint16_t value;
+    std::memcpy(&value, emulation::dynamic_shared + at, 2);
+    return uint32_t{value};
+  };
+  for (int j = 0; j < 4; ++j) {
+    if (!add) std::fill(d[j], d[j] + 4, 0.0f);
+    const int k = lane % 4 * 2, column = j * 8 + lane / 4;
+    MmaBf16(d[j], a, element(k, column) | element(k + 1, column) << 16,
+            element(k + 8, column) | element(k + 9, column) << 16);
+  }
+}
+
 template <typename... Params, typename... Values>
 cudaError_t LaunchEarly(void (*kernel)(Params...), dim3 grid, dim3 block, int64_t shared_bytes,
                         cudaStream_t stream, Values... values) {
