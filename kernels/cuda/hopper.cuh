@@ -67,15 +67,28 @@ __device__ __forceinline__ void PhaseArriveAfterCopies(uint64_t* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(SharedAddress(barrier))
                : "memory");
 }
-// Waits for the end of a phase: parity 0 of the first, 1 of the second, 0 of the third .. (parity 1
-// of a new barrier has ended).
-__device__ __forceinline__ void PhaseWait(const uint64_t* barrier, uint32_t parity) {
+// Whether a phase has ended: parity 0 of the first, 1 of the second, 0 of the third .. (parity 1 of
+// a new barrier has ended). PhaseWait waits for it.
+__device__ __forceinline__ bool PhaseEnded(const uint64_t* barrier, uint32_t parity) {
+  uint32_t ended;
   asm volatile(
-      "{\n .reg .pred p;\n"
-      "again:\n mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n @!p bra again;\n}" ::"r"(
-          SharedAddress(barrier)),
-      "r"(parity)
+      "{\n .reg .pred p;\n mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+      " selp.u32 %0, 1, 0, p;\n}"
+      : "=r"(ended)
+      : "r"(SharedAddress(barrier)), "r"(parity)
       : "memory");
+  return ended != 0;
+}
+// With MNEME_SPINS_MAX defined (for finding faults) a wait without end fails the launch.
+__device__ __forceinline__ void PhaseWait(const uint64_t* barrier, uint32_t parity) {
+#ifdef MNEME_SPINS_MAX
+  for (int64_t spins = 0; !PhaseEnded(barrier, parity); ++spins) {
+    if (spins > MNEME_SPINS_MAX) asm volatile("trap;");
+  }
+#else
+  while (!PhaseEnded(barrier, parity)) {
+  }
+#endif
 }
 
 // ---- products of a warpgroup -------------------------------------------------------------------
@@ -160,16 +173,19 @@ MNEME_WGMMA(128, 16, MNEME_REGISTERS_64, "%64", "%65", "%66")
 MNEME_WGMMA(256, 32, MNEME_REGISTERS_128, "%128", "%129", "%130")
 #undef MNEME_WGMMA
 
-// As WgmmaBf16<32>, with A's fragment of this thread and a B operand that lies row by row: rows of
-// 128 bytes, swapped as in WgmmaSwappedDescriptor; 16 k further: 2048 bytes, 32 columns: 64.
-__device__ __forceinline__ void WgmmaBf16Rows(float (&d)[4][4], const uint32_t (&a)[4], uint64_t b,
-                                              bool add) {
+// As WgmmaBf16<64>, with A's fragment of this thread; B's rows of 128 bytes are swapped as in
+// WgmmaSwappedDescriptor. kRowByRow: B lies row by row, a row of 64 columns of one k (16 k further:
+// 2048 bytes), else column by column, a column of 64 k (16 k further: 32 bytes).
+template <bool kRowByRow>
+__device__ __forceinline__ void WgmmaBf16Fragment(float (&d)[8][4], const uint32_t (&a)[4],
+                                                  uint64_t b, bool add) {
   asm volatile(
-      "{\n .reg .pred p;\n setp.ne.b32 p, %21, 0;\n"
-      " wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" MNEME_REGISTERS_16
-      "}, {%16, %17, %18, %19}, %20, p, 1, 1, 1;\n}"
-      : MNEME_SUMS_4(0)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add ? 1 : 0));
+      "{\n .reg .pred p;\n setp.ne.b32 p, %37, 0;\n"
+      " wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" MNEME_REGISTERS_32
+      "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}"
+      : MNEME_SUMS_8(0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add ? 1 : 0),
+        "n"(kRowByRow ? 1 : 0));
 }
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 

@@ -1,22 +1,10 @@
 // Hierarchical sparse attention on a GPU (arXiv 2504.16795): kernels on plain pointers
 // (hsa_attention.cu puts them behind the launcher, bench/gpu/hsa_topk_bench.cu times them).
 //
-// All heads of a token read the same pages, so one token is one tile of 16 heads for the tensor
-// cores, and a page is read whole: scores of 64 keys fit in registers, softmax needs one step.
-//
-// Prefill. The bytes of the pages are the cost: 8 pages of 16 KiB a token, out of the L2 cache. A
-// block takes 32 neighbouring tokens, sorts their (page, token) pairs by page, and copying warps
-// bring each page into a ring in shared memory once. A warpgroup owns 8 tokens in two tiles of 4,
-// a warp a token of each: the 64 heads of a tile are the rows of wgmma's products with a page that
-// any of the four reads. Where neighbours read the same pages that is all useful; with pages chosen
-// at random three warps of four sit by. Sums stay in registers; a product goes to registers of its
-// own first, so that nothing of a page reaches a token that does not read it.
-//
-// Decode. One block a token (and 16 heads), one warp a page, sums joined at the end in the order of
-// the warps.
-//
-// The order in which a token adds its pages is that of their addresses (prefill) or of the table
-// (decode): it does not depend on the other tokens of a call.
+// Many rows: hsa_prefill_kernels.cuh. Few rows (decode): one block a token (and 16 heads), one warp
+// a page, sums joined at the end in the order of the warps. All heads of a token read the same
+// pages, so one token is one tile of 16 heads for the tensor cores, and a page is read whole: scores
+// of 64 keys fit in registers, softmax needs one step.
 
 #ifndef MNEME_KERNELS_CUDA_HSA_ATTENTION_KERNELS_CUH_
 #define MNEME_KERNELS_CUDA_HSA_ATTENTION_KERNELS_CUH_
@@ -27,73 +15,12 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/hsa_prefill_kernels.cuh"
+#include "kernels/cuda/hsa_tiles.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 #include "kernels/ops.h"
 
 namespace mneme::hsa {
-
-inline constexpr int kLanes = 32;
-inline constexpr int kHeads = 16;       // rows of a tile
-inline constexpr int kWidth = 64;       // D of the fast kernels
-inline constexpr int kPageTokens = 64;  // S of the fast kernels
-inline constexpr int kRowBytes = kWidth * 2;
-inline constexpr int kTileBytes = kHeads * kRowBytes;           // q of one token
-inline constexpr int kPageBytes = 2 * kPageTokens * kRowBytes;  // K, then V
-inline constexpr float kLog2E = 1.44269504088896340736f;
-
-// Where the 16-byte chunk `chunk` of row `row` lies in a matrix of 128-byte rows in shared memory:
-// swapped so that eight rows at one chunk use all banks.
-__device__ __forceinline__ int Swapped(int row, int chunk) {
-  return row * kRowBytes + ((chunk ^ (row & 7)) << 4);
-}
-
-// exp2(scores - their largest), as A fragments, and `sums` of them, of a 16 x 64 tile whose rows
-// lane / 4 and lane / 4 + 8 are this thread's.
-__device__ __forceinline__ void Softmax(float (&scores)[kPageTokens / 8][4],
-                                        uint32_t (&a)[kPageTokens / 16][4], float (&sums)[2]) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float top = scores[0][half * 2];
-#pragma unroll
-    for (int j = 0; j < kPageTokens / 8; ++j) {
-      top = fmaxf(top, fmaxf(scores[j][half * 2], scores[j][half * 2 + 1]));
-    }
-    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-    sums[half] = 0;
-#pragma unroll
-    for (int j = 0; j < kPageTokens / 8; ++j) {
-      const float low = Exp2(scores[j][half * 2] - top);
-      const float high = Exp2(scores[j][half * 2 + 1] - top);
-      sums[half] += low + high;
-      a[j / 2][j % 2 * 2 + half] = PackBf16(low, high);
-    }
-  }
-}
-
-// Turns Softmax's sums, over the lanes of a row, into weight / sum.
-__device__ __forceinline__ void FinishSoftmax(float weight, float (&sums)[2]) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float sum = sums[half];
-    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    sums[half] = weight / sum;
-  }
-}
-
-// sums += scale * product, from column 8 * `first` on.
-template <int kColumns>
-__device__ __forceinline__ void AddProduct(const float (&product)[kColumns][4],
-                                           const float (&scales)[2], float (&sums)[kWidth / 8][4],
-                                           int first) {
-#pragma unroll
-  for (int j = 0; j < kColumns; ++j) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) sums[first + j][i] += scales[i / 2] * product[j][i];
-  }
-}
 
 // sums += weight * softmax(q K^T) V for 16 heads and one page. q: 16 swapped rows, scaled so that
 // the exponential is one of base two; page: 128 swapped rows. Fragments as in tensor_core.cuh.
@@ -130,8 +57,13 @@ __device__ __forceinline__ void AttendPage(const unsigned char* q, const unsigne
       MmaBf16(product[pair * 2 + 1], a[step], b[2], b[3]);
     }
   }
-  FinishSoftmax(weight, scales);
-  AddProduct(product, scales, sums, 0);
+  const float weights[2] = {weight, weight};
+  FinishSoftmax(weights, scales);
+#pragma unroll
+  for (int j = 0; j < kWidth / 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[j][i] += scales[i / 2] * product[j][i];
+  }
 }
 
 // Starts copying kRows rows of a page, from `first` on, into swapped rows; a whole warp. A page
@@ -172,328 +104,6 @@ __device__ __forceinline__ void StoreQ(unsigned char* tile, int head, int column
                                        float scale) {
   *reinterpret_cast<uint2*>(tile + Swapped(head, column / 8) + column % 8 * 2) =
       make_uint2(PackBf16(v.x * scale, v.y * scale), PackBf16(v.z * scale, v.w * scale));
-}
-
-// Whether rows may be read and written 16 bytes at a time.
-struct Alignment {
-  bool q;
-  bool out;
-};
-inline Alignment AlignmentOf(const HsaAttendParams& p) {
-  const auto aligned = [](const void* data, int64_t row_bytes) {
-    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && row_bytes % 16 == 0;
-  };
-  return {aligned(p.q, p.q_stride * 4), aligned(p.out, p.out_stride * DTypeBytes(p.out_dtype))};
-}
-
-// ---- prefill -----------------------------------------------------------------------------------
-
-inline constexpr int kGroups = 4;       // warpgroups that multiply
-inline constexpr int kTileTokens = 4;   // a token is a warp's 16 rows of a tile
-inline constexpr int kGroupTokens = 8;  // two tiles
-inline constexpr int kBlockTokens = kGroups * kGroupTokens;
-inline constexpr int kTokenWarps = kGroups * 4;
-inline constexpr int kCopyWarps = 4;
-inline constexpr int kPrefillThreads = (kTokenWarps + kCopyWarps) * kLanes;
-inline constexpr int kPagesMax = 16;   // of one token
-inline constexpr int kPairsMax = 512;  // a power of two
-static_assert(kBlockTokens * kPagesMax <= kPairsMax && kPairsMax <= kPrefillThreads);
-static_assert(2 * kPagesMax <= kLanes && kBlockTokens <= 32);
-inline constexpr int kSlots = 9;     // pages in the ring
-inline constexpr int kUnderWay = 5;  // copies that may be under way while one more starts
-inline constexpr int64_t kPrefillSharedBytes =
-    kBlockTokens * kTileBytes + kSlots * kPageBytes + kPairsMax * (8 + 8 + 4 + 2) +
-    (kTokenWarps + kCopyWarps + 1 + kPairsMax / kLanes) * 4;
-
-// Sorts keys[0 .. size), a power of two; the first kPairsMax threads of the block help.
-__device__ __forceinline__ void SortKeys(uint64_t* keys, int size) {
-  const int i = threadIdx.x;
-  for (int width = 2; width <= size; width *= 2) {
-    for (int step = width / 2; step > 0; step /= 2) {
-      const int other = i ^ step;
-      if (i < size && other > i) {
-        const uint64_t a = keys[i], b = keys[other];
-        if ((a > b) == ((i & width) == 0)) {
-          keys[i] = b;
-          keys[other] = a;
-        }
-      }
-      __syncthreads();
-    }
-  }
-}
-
-// Copies this copying warp's part of the pages, 32 rows of each. Page u lies in slot u % kSlots
-// from the time all copying warps' entries of `loaded` exceed u until all entries of `needed` do.
-__device__ __forceinline__ void CopyPages(unsigned char* ring, const uint64_t* pages, int count,
-                                          const int* needed, int* loaded, int part) {
-  const int lane = threadIdx.x % kLanes;
-  const auto publish = [&](int value) {
-    __syncwarp();
-    if (lane == 0) StoreRelease(loaded + part, value);
-  };
-  const auto free_until = [&] {
-    const int mine = LoadAcquire(needed + lane % kTokenWarps);
-    return static_cast<int>(__reduce_min_sync(0xffffffffu, static_cast<unsigned>(mine))) + kSlots;
-  };
-  int until = kSlots;  // pages below may be written
-  for (int u = 0; u < count; ++u) {
-    if (u >= until) until = free_until();
-    if (u >= until) {  // the token warps need what is under way
-      CopyAsyncWait<0>();
-      publish(u);
-      while (u >= until) {
-        __nanosleep(20);
-        until = free_until();
-      }
-    }
-    CopyRows<2 * kPageTokens / kCopyWarps>(ring + u % kSlots * kPageBytes,
-                                           reinterpret_cast<const void*>(pages[u]),
-                                           part * (2 * kPageTokens / kCopyWarps));
-    CopyAsyncCommit();
-    CopyAsyncWait<kUnderWay>();
-    if (u >= kUnderWay) publish(u - kUnderWay + 1);
-  }
-  CopyAsyncWait<0>();
-  publish(count);
-}
-
-// Writes 16 heads of one token. `tile` [16 swapped rows] is this warp's to use.
-template <typename Out>
-__device__ __forceinline__ void WriteToken(const HsaAttendParams& p, int64_t row, int first_head,
-                                           unsigned char* tile, bool vectors,
-                                           const float (&sums)[kWidth / 8][4]) {
-  const int lane = threadIdx.x % kLanes;
-  Out* out =
-      static_cast<Out*>(p.out) + row * p.out_stride + static_cast<int64_t>(first_head) * kWidth;
-  const int heads = static_cast<int>(p.heads) - first_head;
-  if constexpr (sizeof(Out) == 2) {
-    if (vectors) {  // through shared memory, as a lane's own pieces are 4 bytes
-      __syncwarp();
-#pragma unroll
-      for (int j = 0; j < kWidth / 8; ++j) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          *reinterpret_cast<uint32_t*>(tile + Swapped(lane / 4 + half * 8, j) + lane % 4 * 4) =
-              PackBf16(sums[j][half * 2], sums[j][half * 2 + 1]);
-        }
-      }
-      __syncwarp();
-#pragma unroll
-      for (int i = 0; i < kHeads / 4; ++i) {
-        const int head = i * 4 + lane / 8;
-        if (head < heads) {
-          *reinterpret_cast<uint4*>(out + head * kWidth + lane % 8 * 8) =
-              *reinterpret_cast<const uint4*>(tile + Swapped(head, lane % 8));
-        }
-      }
-      return;
-    }
-  }
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int head = lane / 4 + half * 8;
-    if (head < heads) {
-#pragma unroll
-      for (int j = 0; j < kWidth / 8; ++j) {
-        Out* to = out + head * kWidth + j * 8 + lane % 4 * 2;
-        if constexpr (sizeof(Out) == 4) {
-          if (vectors) {
-            *reinterpret_cast<float2*>(to) = make_float2(sums[j][half * 2], sums[j][half * 2 + 1]);
-            continue;
-          }
-        }
-        to[0] = static_cast<Out>(sums[j][half * 2]);
-        to[1] = static_cast<Out>(sums[j][half * 2 + 1]);
-      }
-    }
-  }
-}
-
-// Grid: (blocks of kBlockTokens rows, groups of 16 heads); block: kPrefillThreads; shared:
-// kPrefillSharedBytes: q [tokens][16 heads][64] and the ring [kSlots][2 * 64][64] in swapped rows,
-// keys, pages, the tokens of each page. bf16 pages, D = S = 64, pages_max <= kPagesMax. sm_90a.
-template <typename Out>
-__global__ void __launch_bounds__(kPrefillThreads, 1)
-    HsaPrefillKernel(const HsaAttendParams p, const Alignment aligned, const int sort_size) {
-#ifdef MNEME_HAS_WGMMA
-  unsigned char* tiles = DynamicShared();
-  unsigned char* ring = tiles + kBlockTokens * kTileBytes;
-  uint64_t* keys = reinterpret_cast<uint64_t*>(ring + kSlots * kPageBytes);
-  uint64_t* pages = keys + kPairsMax;
-  unsigned* users = reinterpret_cast<unsigned*>(pages + kPairsMax);  // bit t: token t reads it
-  uint16_t* page_of_pair = reinterpret_cast<uint16_t*>(users + kPairsMax);
-  int* needed = reinterpret_cast<int*>(page_of_pair + kPairsMax);
-  int* loaded = needed + kTokenWarps;
-  int* page_count = loaded + kCopyWarps;
-  int* warp_pages = page_count + 1;
-
-  const int thread = threadIdx.x, warp = thread / kLanes, lane = thread % kLanes;
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kBlockTokens;
-  const int first_head = static_cast<int>(blockIdx.y) * kHeads;
-  const int pages_max = static_cast<int>(p.pages_max);
-
-  // Key: half the page's address (pages hold 2-byte elements), then the pair token * pages_max + i.
-  if (thread < sort_size) {
-    uint64_t key = ~uint64_t{0};
-    const int64_t row = first_row + thread / pages_max;
-    const int i = thread % pages_max;
-    if (thread < kBlockTokens * pages_max && row < p.rows && i < p.page_counts[row]) {
-      key = reinterpret_cast<uint64_t>(p.pages[row * pages_max + i]) >> 1 << 9 |
-            static_cast<uint64_t>(thread);
-    }
-    keys[thread] = key;
-  }
-  if (thread < kPairsMax) users[thread] = 0;
-  if (thread < kTokenWarps + kCopyWarps) needed[thread] = 0;  // and loaded
-  // q goes through registers in parts, read ahead of the sort and between its steps' waits.
-  constexpr int kVectors = kBlockTokens * kHeads * kWidth / 4 / (kTokenWarps * kLanes);
-  float4 q[kVectors];
-  if (warp < kTokenWarps) {
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      const int at = i * kTokenWarps * kLanes + thread;  // token, head, four columns
-      const int64_t row = first_row + at / (kHeads * kWidth / 4);
-      const int head = first_head + at / (kWidth / 4) % kHeads;
-      q[i] = LoadQ(p, row, static_cast<int64_t>(head) * kWidth + at % (kWidth / 4) * 4,
-                   row < p.rows && head < p.heads, aligned.q);
-    }
-  }
-  __syncthreads();
-  SortKeys(keys, sort_size);
-
-  // Numbers the different pages in the order of the sort.
-  uint64_t key = ~uint64_t{0};
-  bool first = false;
-  if (thread < sort_size) {
-    key = keys[thread];
-    first = key != ~uint64_t{0} && (thread == 0 || keys[thread - 1] >> 9 != key >> 9);
-  }
-  const unsigned firsts = __ballot_sync(0xffffffffu, first);
-  if (lane == 0 && warp < kPairsMax / kLanes) warp_pages[warp] = __popc(firsts);
-  if (warp < kTokenWarps) {
-    const float scale = kLog2E / sqrtf(static_cast<float>(kWidth));
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      const int at = i * kTokenWarps * kLanes + thread;
-      StoreQ(tiles + at / (kHeads * kWidth / 4) * kTileBytes, at / (kWidth / 4) % kHeads,
-             at % (kWidth / 4) * 4, q[i], scale);
-    }
-  }
-  FenceAsyncProxy();
-  __syncthreads();
-  if (thread < sort_size) {
-    int before = 0;
-    for (int w = 0; w < warp; ++w) before += warp_pages[w];
-    const int number = before + __popc(firsts & (0xffffffffu >> (31 - lane))) - 1;
-    if (key != ~uint64_t{0}) {
-      const int pair = static_cast<int>(key & (kPairsMax - 1));
-      page_of_pair[pair] = static_cast<uint16_t>(number);
-      atomicOr(users + number, 1u << pair / pages_max);
-    }
-    if (first) pages[number] = key >> 9 << 1;
-    if (thread == sort_size - 1) *page_count = number + 1;
-  }
-  __syncthreads();
-
-  if (warp >= kTokenWarps) {
-    GiveRegisters<24>();
-    CopyPages(ring, pages, *page_count, needed, loaded, warp - kTokenWarps);
-    return;
-  }
-  TakeRegisters<112>();
-
-  // A warp's tokens: number `group_warp` of each tile. Lane l holds pair l of the two: tile
-  // l / pages_max, entry l % pages_max.
-  const int group = warp / 4, group_warp = warp % 4, count = *page_count;
-  const auto token_of = [&](int tile) {
-    return group * kGroupTokens + tile * kTileTokens + group_warp;
-  };
-  int mine = -1;  // page
-  float weight = 0;
-  if (lane < 2 * pages_max) {
-    const int token = token_of(lane / pages_max), i = lane % pages_max;
-    if (first_row + token < p.rows && i < p.page_counts[first_row + token]) {
-      mine = page_of_pair[token * pages_max + i];
-      weight = p.weights[(first_row + token) * pages_max + i];
-    }
-  }
-  const unsigned first_tile_lanes = (1u << pages_max) - 1;
-  float sums[2][kWidth / 8][4] = {};
-  const uint64_t q_descriptor = WgmmaSwappedDescriptor(tiles + group * kGroupTokens * kTileBytes);
-  const uint64_t ring_descriptor = WgmmaSwappedDescriptor(ring);
-  int available = 0, window = -kLanes;
-  unsigned todo = 0, my_users = 0;  // of the 32 pages from `window` on
-  for (;;) {
-    while (todo == 0 && window + kLanes < count) {
-      window += kLanes;
-      my_users = users[window + lane] >> (group * kGroupTokens) & 255u;
-      todo = __ballot_sync(0xffffffffu, my_users != 0);
-    }
-    const int bit = __ffs(static_cast<int>(todo)) - 1;
-    const int page = todo == 0 ? 0x7fffffff - kSlots : window + bit;
-    if (lane == 0) StoreRelease(needed + warp, page);
-    if (todo == 0) break;
-    const unsigned page_users = __shfl_sync(0xffffffffu, my_users, bit);
-    todo &= todo - 1;
-    while (available <= page) {
-      available = static_cast<int>(__reduce_min_sync(
-          0xffffffffu, static_cast<unsigned>(LoadAcquire(loaded + lane % kCopyWarps))));
-      if (available <= page) __nanosleep(20);
-    }
-    FenceAsyncProxy();
-    const unsigned lanes = __ballot_sync(0xffffffffu, mine == page);
-    const uint64_t keys_descriptor = WgmmaAdvance(ring_descriptor, page % kSlots * kPageBytes);
-    const uint64_t values_descriptor = WgmmaAdvance(keys_descriptor, kPageBytes / 2);
-#pragma unroll
-    for (int tile = 0; tile < 2; ++tile) {
-      if ((page_users >> (tile * kTileTokens) & 15u) == 0) continue;
-      float scores[kPageTokens / 8][4];
-      WgmmaFence();
-#pragma unroll
-      for (int step = 0; step < kWidth / 16; ++step) {
-        WgmmaBf16<kPageTokens>(
-            scores, WgmmaAdvance(q_descriptor, tile * kTileTokens * kTileBytes + step * 32),
-            WgmmaAdvance(keys_descriptor, step * 32), step > 0);
-      }
-      WgmmaCommit();
-      WgmmaWait<0>();
-      const unsigned own = tile == 0 ? lanes & first_tile_lanes : lanes & ~first_tile_lanes;
-      uint32_t a[kPageTokens / 16][4] = {};
-      float scales[2] = {};
-      if (own != 0) Softmax(scores, a, scales);
-      float page_weight = 0;  // a token may name a page twice
-      for (unsigned left = own; left != 0; left &= left - 1) {
-        page_weight += __shfl_sync(0xffffffffu, weight, __ffs(static_cast<int>(left)) - 1);
-      }
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {  // of the width: that is what registers hold
-        float product[kWidth / 16][4];
-        WgmmaFence();
-#pragma unroll
-        for (int step = 0; step < kPageTokens / 16; ++step) {
-          WgmmaBf16Rows(product, a[step],
-                        WgmmaAdvance(values_descriptor, step * 16 * kRowBytes + half * kWidth),
-                        step > 0);
-        }
-        WgmmaCommit();
-        if (half == 0) FinishSoftmax(page_weight, scales);
-        WgmmaWait<0>();
-        if (own != 0) AddProduct(product, scales, sums[tile], half * (kWidth / 16));
-      }
-    }
-    __syncwarp();  // the page is read
-  }
-  BarrierOr(1 + group, 128, false);  // and q
-#pragma unroll
-  for (int tile = 0; tile < 2; ++tile) {
-    const int64_t row = first_row + token_of(tile);
-    if (row < p.rows) {
-      WriteToken<Out>(p, row, first_head, tiles + token_of(tile) * kTileBytes, aligned.out,
-                      sums[tile]);
-    }
-  }
-#endif
 }
 
 // ---- decode ------------------------------------------------------------------------------------
@@ -639,6 +249,7 @@ struct Machine {
   int multiprocessors = 0;
   int major = 0;
   int64_t shared_bytes_max = 0;
+  int64_t slice_rows = kSliceRows;  // prefill's; a multiple of kInvertThreads
 };
 
 inline bool CanCompute(Variant variant, const HsaAttendParams& p, const Machine& machine) {
@@ -650,30 +261,37 @@ inline bool CanCompute(Variant variant, const HsaAttendParams& p, const Machine&
   }
   if (variant == Variant::kDecode) return kDecodeSharedBytes <= machine.shared_bytes_max;
   return machine.major == 9 && p.pages_max >= 1 && p.pages_max <= kPagesMax &&
-         kPrefillSharedBytes <= machine.shared_bytes_max;
+         p.heads <= kStepRows && p.rows * p.pages_max <= INT32_MAX / 2 &&
+         std::max({kInvertSharedBytes, kRunSharedBytes, kPagesSharedBytes}) <=
+             machine.shared_bytes_max;
 }
 
-// Prefill's blocks of rows pay when there are enough of them to occupy most of the machine.
+// Prefill's kernels pay when the rows occupy the machine.
+inline constexpr int64_t kPrefillRowsMin = 2048;
 inline Variant Choose(const HsaAttendParams& p, const Machine& machine) {
-  if (p.rows >= int64_t{kBlockTokens} * machine.multiprocessors / 2 &&
-      CanCompute(Variant::kPrefill, p, machine)) {
+  if (p.rows >= kPrefillRowsMin && CanCompute(Variant::kPrefill, p, machine)) {
     return Variant::kPrefill;
   }
   return CanCompute(Variant::kDecode, p, machine) ? Variant::kDecode : Variant::kSimple;
 }
 
+// Device memory that LaunchHsa needs beside inputs and outputs.
+inline int64_t WorkspaceBytes(Variant variant, const HsaAttendParams& p, const Machine& machine) {
+  if (variant != Variant::kPrefill || p.rows == 0) return 0;
+  PrefillArgs args;
+  return PlanPrefill(p, machine.slice_rows, nullptr, &args);
+}
+
 template <typename Out>
-cudaError_t LaunchAs(Variant variant, const HsaAttendParams& p, cudaStream_t stream) {
+cudaError_t LaunchAs(Variant variant, const HsaAttendParams& p, const Machine& machine,
+                     void* workspace, cudaStream_t stream) {
   const auto blocks = [](int64_t count) { return static_cast<unsigned>(count); };
   const unsigned head_groups = blocks((p.heads + kHeads - 1) / kHeads);
   switch (variant) {
     case Variant::kPrefill: {
-      int sort_size = 2;
-      while (sort_size < kBlockTokens * p.pages_max) sort_size *= 2;
-      return Launch(HsaPrefillKernel<Out>,
-                    dim3(blocks((p.rows + kBlockTokens - 1) / kBlockTokens), head_groups),
-                    dim3(kPrefillThreads), kPrefillSharedBytes, stream, p, AlignmentOf(p),
-                    sort_size);
+      PrefillArgs args;
+      PlanPrefill(p, machine.slice_rows, workspace, &args);
+      return LaunchPrefill<Out>(p, args, machine.multiprocessors, stream);
     }
     case Variant::kDecode:
       return Launch(HsaDecodeKernel<Out>, dim3(blocks(p.rows), head_groups),
@@ -687,10 +305,13 @@ cudaError_t LaunchAs(Variant variant, const HsaAttendParams& p, cudaStream_t str
                 SimpleSharedBytes(p.head_dim, p.chunk_tokens), stream, p);
 }
 
-inline cudaError_t LaunchHsa(Variant variant, const HsaAttendParams& p, cudaStream_t stream) {
+// `workspace`: WorkspaceBytes of device memory, aligned to 256 bytes.
+inline cudaError_t LaunchHsa(Variant variant, const HsaAttendParams& p, const Machine& machine,
+                             void* workspace, cudaStream_t stream) {
   if (p.rows == 0) return cudaSuccess;
-  return p.out_dtype == DType::kBf16 ? LaunchAs<__nv_bfloat16>(variant, p, stream)
-                                     : LaunchAs<float>(variant, p, stream);
+  return p.out_dtype == DType::kBf16
+             ? LaunchAs<__nv_bfloat16>(variant, p, machine, workspace, stream)
+             : LaunchAs<float>(variant, p, machine, workspace, stream);
 }
 
 }  // namespace mneme::hsa

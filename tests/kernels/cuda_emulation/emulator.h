@@ -35,10 +35,11 @@
 
 namespace mneme::emulation {
 
-// 16 bytes under way to shared memory; zeros when `from` is null.
-struct Copy16 {
+// Bytes under way to shared memory; zeros when `from` is null.
+struct Copy {
   void* to;
   const void* from;
+  size_t bytes;
 };
 
 // One thread of a kernel.
@@ -47,8 +48,8 @@ struct Fiber {
   uint3 index = {};
   int warp = 0, lane = 0;
   bool done = false;
-  std::vector<Copy16> open_copies;
-  std::vector<std::vector<Copy16>> copy_groups;
+  std::vector<Copy> open_copies;
+  std::vector<std::vector<Copy>> copy_groups;
 };
 
 extern Fiber* current;
@@ -157,6 +158,12 @@ inline unsigned atomicOr(unsigned* word, unsigned value) {
   *word |= value;
   return before;
 }
+inline unsigned long long atomicCAS(unsigned long long* word, unsigned long long expected,
+                                    unsigned long long value) {
+  const unsigned long long before = *word;
+  if (before == expected) *word = value;
+  return before;
+}
 inline void __threadfence() {}
 template <typename T>
 T __ldcg(const T* from) {
@@ -174,6 +181,7 @@ inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
   return result;
 }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline unsigned __float_as_uint(float value) {
   unsigned bits;

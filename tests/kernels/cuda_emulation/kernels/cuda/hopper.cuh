@@ -89,9 +89,13 @@ void WgmmaBf16(float (&d)[kColumns / 8][4], uint64_t a, uint64_t b, bool add) {
   }
 }
 
-inline void WgmmaBf16Rows(float (&d)[4][4], const uint32_t (&a)[4], uint64_t b, bool add) {
+template <bool kRowByRow>
+void WgmmaBf16Fragment(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b, bool add) {
   const int lane = emulation::current->lane;
   const auto element = [&](int k, int column) {
+    if (!kRowByRow) {
+      return WgmmaElements(b, column, k & ~1) >> (16 * (k & 1)) & 0xffffu;
+    }
     uint64_t at = (b & ((1u << 20) - 1)) * 16 + static_cast<uint64_t>(k) * 128 +
                   static_cast<uint64_t>(column) * 2;
     at ^= (at >> 7 & 7) << 4;
@@ -99,7 +103,7 @@ inline void WgmmaBf16Rows(float (&d)[4][4], const uint32_t (&a)[4], uint64_t b, 
     std::memcpy(&value, emulation::dynamic_shared + at, 2);
     return uint32_t{value};
   };
-  for (int j = 0; j < 4; ++j) {
+  for (int j = 0; j < 8; ++j) {
     if (!add) std::fill(d[j], d[j] + 4, 0.0f);
     const int k = lane % 4 * 2, column = j * 8 + lane / 4;
     MmaBf16(d[j], a, element(k, column) | element(k + 1, column) << 16,
