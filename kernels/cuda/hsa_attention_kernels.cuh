@@ -2,9 +2,10 @@
 // (hsa_attention.cu puts them behind the launcher, bench/gpu/hsa_topk_bench.cu times them).
 //
 // Many rows: hsa_prefill_kernels.cuh. Few rows (decode): one block a token (and 16 heads), one warp
-// a page, sums joined at the end in the order of the warps. All heads of a token read the same
+// a page, results added eight pages at a time in the order of the table. All heads of a token read the same
 // pages, so one token is one tile of 16 heads for the tensor cores, and a page is read whole: scores
-// of 64 keys fit in registers, softmax needs one step.
+// of 64 keys fit in registers, softmax needs one step. A page's result is rounded and added as
+// prefill does it.
 
 #ifndef MNEME_KERNELS_CUDA_HSA_ATTENTION_KERNELS_CUH_
 #define MNEME_KERNELS_CUDA_HSA_ATTENTION_KERNELS_CUH_
@@ -22,10 +23,11 @@
 
 namespace mneme::hsa {
 
-// sums += weight * softmax(q K^T) V for 16 heads and one page. q: 16 swapped rows, scaled so that
-// the exponential is one of base two; page: 128 swapped rows. Fragments as in tensor_core.cuh.
+// weight * softmax(q K^T) V for 16 heads and one page, as RoundResult leaves it. q: 16 swapped rows,
+// scaled so that the exponential is one of base two; page: 128 swapped rows. Fragments as in
+// tensor_core.cuh.
 __device__ __forceinline__ void AttendPage(const unsigned char* q, const unsigned char* page,
-                                           float weight, float (&sums)[kWidth / 8][4]) {
+                                           float weight, uint32_t (&words)[kWidth / 8][2]) {
   const int lane = threadIdx.x % kLanes;
   const int low_row = lane % 8, matrix = lane / 8;
   float scores[kPageTokens / 8][4] = {};
@@ -59,11 +61,7 @@ __device__ __forceinline__ void AttendPage(const unsigned char* q, const unsigne
   }
   const float weights[2] = {weight, weight};
   FinishSoftmax(weights, scales);
-#pragma unroll
-  for (int j = 0; j < kWidth / 8; ++j) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) sums[j][i] += scales[i / 2] * product[j][i];
-  }
+  RoundResult(product, scales, words);
 }
 
 // Starts copying kRows rows of a page, from `first` on, into swapped rows; a whole warp. A page
@@ -136,34 +134,43 @@ __global__ void __launch_bounds__(kDecodeWarps* kLanes)
            kLog2E / sqrtf(static_cast<float>(kWidth)));
   }
   __syncthreads();
-  float sums[kWidth / 8][4] = {};
-  for (int i = warp; i < count; i += kDecodeWarps) {
+  float* partial = reinterpret_cast<float*>(page);
+  const float* partials = reinterpret_cast<const float*>(tile + kTileBytes);
+  constexpr int kValues = kHeads * kWidth / (kDecodeWarps * kLanes);  // of a thread
+  float sums[kValues] = {};
+  for (int first = 0; first < count; first += kDecodeWarps) {
     CopyAsyncWait<0>();
     __syncwarp();
-    AttendPage(tile, page, p.weights[row * p.pages_max + i], sums);
-    __syncwarp();
-    copy(i + kDecodeWarps);
-  }
-  CopyAsyncWait<0>();
-  __syncwarp();
-  float* partial = reinterpret_cast<float*>(page);
+    if (first + warp < count) {
+      uint32_t words[kWidth / 8][2];
+      AttendPage(tile, page, p.weights[row * p.pages_max + first + warp], words);
+      __syncwarp();
 #pragma unroll
-  for (int j = 0; j < kWidth / 8; ++j) {
+      for (int j = 0; j < kWidth / 8; ++j) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      *reinterpret_cast<float2*>(partial + (lane / 4 + half * 8) * kWidth + j * 8 + lane % 4 * 2) =
-          make_float2(sums[j][half * 2], sums[j][half * 2 + 1]);
+        for (int half = 0; half < 2; ++half) {
+          *reinterpret_cast<float2*>(partial + (lane / 4 + half * 8) * kWidth + j * 8 +
+                                     lane % 4 * 2) =
+              make_float2(LowHalf(words[j][half]), HighHalf(words[j][half]));
+        }
+      }
     }
+    __syncthreads();
+    for (int w = 0; w < min(count - first, kDecodeWarps); ++w) {
+#pragma unroll
+      for (int k = 0; k < kValues; ++k) {
+        sums[k] += partials[w * (kPageBytes / 4) + k * kDecodeWarps * kLanes + thread];
+      }
+    }
+    __syncthreads();
+    if (first + kDecodeWarps < count) copy(first + kDecodeWarps + warp);
   }
-  __syncthreads();
-  const float* first = reinterpret_cast<const float*>(tile + kTileBytes);
-  const int warps = min(count, kDecodeWarps);
-  for (int i = thread; i < kHeads * kWidth; i += kDecodeWarps * kLanes) {
+#pragma unroll
+  for (int k = 0; k < kValues; ++k) {
+    const int i = k * kDecodeWarps * kLanes + thread;
     if (first_head + i / kWidth < p.heads) {
-      float sum = 0;
-      for (int w = 0; w < warps; ++w) sum += first[w * (kPageBytes / 4) + i];
       static_cast<Out*>(p.out)[row * p.out_stride + static_cast<int64_t>(first_head) * kWidth + i] =
-          static_cast<Out>(sum);
+          static_cast<Out>(sums[k]);
     }
   }
 }

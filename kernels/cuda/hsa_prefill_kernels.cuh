@@ -42,6 +42,7 @@ inline constexpr int kPrefillWarps = kPrefillThreads / kLanes;
 inline constexpr int kTileRows = 64;  // of a warpgroup's products
 inline constexpr int kStepRows = kGroups * kTileRows;
 inline constexpr int kPagesMax = 32;  // of one token
+inline constexpr int kItemRows = 2048;
 
 inline constexpr int kInvertThreads = 1024;     // at least the rows of a group
 inline constexpr int kGroupPairs = 8192;        // that a group of rows has at most
@@ -66,17 +67,21 @@ struct PrefillArgs {
   int group_rows = 0;      // that are inverted together
   int run_rows = 0;        // of a run at most
   int run_rows_min = 0;
-  int item_pairs = 0;  // of an item at most
-  int step_pairs = 0;  // that kStepRows have room for
+  int item_pairs = 0;         // of an item at most
+  unsigned heads_inverse = 0;  // 2^20 / heads, rounded up
+
 
   // Device memory. A pair is (row of its slice) * kPagesMax + entry.
-  int* counts = nullptr;                  // [1 + slices]: runs, items of each slice
-  RowRun* runs = nullptr;                 // [rows / run_rows_min]
-  PageItem* items = nullptr;              // [rows * pages_max], a slice's from its first pair on
-  int* pairs = nullptr;                   // [rows * pages_max]
-  unsigned char* in_run = nullptr;        // [rows]
-  unsigned char* queries = nullptr;       // [slice_rows, heads] rows of pieces
-  unsigned char* partials = nullptr;      // [slice_rows, pages_max, heads] rows of pieces
+  int* counts = nullptr;  // [1 + 2 slices]: runs; items, rows that are in no run, of each slice
+  RowRun* runs = nullptr;            // [rows / run_rows_min]
+  PageItem* items = nullptr;         // [rows * pages_max], a slice's from its first pair on
+  int* pairs = nullptr;              // [rows * pages_max]
+  unsigned char* in_run = nullptr;   // [rows]
+  unsigned char* queries = nullptr;  // [slice_rows, heads] rows of pieces
+  unsigned char* partials = nullptr;  // [slice_rows, pages_max, heads] rows of pieces
+
+  __device__ __forceinline__ int* items_of(int64_t slice) const { return counts + 1 + 2 * slice; }
+  __device__ __forceinline__ int* rows_of(int64_t slice) const { return counts + 2 + 2 * slice; }
 };
 
 // ---- who reads which page ----------------------------------------------------------------------
@@ -171,7 +176,9 @@ __global__ void __launch_bounds__(kInvertThreads)
     }
   }
   const unsigned taken_bits = __ballot_sync(0xffffffffu, runs);
+  const int others = __popc(__ballot_sync(0xffffffffu, thread < rows && !runs));
   if (lane == 0) taken[thread / kLanes] = taken_bits;
+  if (lane == 0 && others > 0) atomicAdd(args.rows_of(slice), others);
   __syncthreads();
 
   constexpr int kPairsAThread = kGroupPairs / kInvertThreads;
@@ -198,7 +205,7 @@ __global__ void __launch_bounds__(kInvertThreads)
   }
   unsigned before = SumBefore(mine, totals);
   if (thread == kInvertThreads - 1) {
-    *first_item = atomicAdd(args.counts + 1 + slice, static_cast<int>((before + mine) >> 16));
+    *first_item = atomicAdd(args.items_of(slice), static_cast<int>((before + mine) >> 16));
   }
   __syncthreads();
   const int64_t first_pair = first_row * pages_max;
@@ -262,6 +269,8 @@ inline constexpr int kPointwiseThreads = 256;
 __global__ void __launch_bounds__(kPointwiseThreads)
     HsaQueryKernel(const HsaAttendParams p, const PrefillArgs args, const int64_t first_row,
                    const bool vectors) {
+  if (*args.rows_of(first_row / args.slice_rows) == 0) return;
+  if (*args.rows_of(first_row / args.slice_rows) == 0) return;
   const int64_t rows = min(args.slice_rows, p.rows - first_row);
   const int64_t threads = static_cast<int64_t>(gridDim.x) * kPointwiseThreads;
   for (int64_t at = static_cast<int64_t>(blockIdx.x) * kPointwiseThreads + threadIdx.x;
@@ -279,8 +288,8 @@ __global__ void __launch_bounds__(kPointwiseThreads)
 
 // ---- products ----------------------------------------------------------------------------------
 
-// weight * softmax(q K^T) V of 64 rows and one page, rounded to bf16: words [j][half] hold columns
-// 8 j + 2 (lane % 4) and the next of row lane / 4 + 8 half of this warp's 16. A warpgroup.
+// weights * softmax(q K^T) V of 64 rows and one page, as RoundResult leaves it, 16 rows a warp. A
+// warpgroup.
 __device__ __forceinline__ void AttendTile(const uint32_t (&q)[kWidth / 16][4], uint64_t keys,
                                            uint64_t values, const float (&weights)[2],
                                            uint32_t (&words)[kWidth / 8][2]) {
@@ -308,20 +317,8 @@ __device__ __forceinline__ void AttendTile(const uint32_t (&q)[kWidth / 16][4], 
   WgmmaCommit();
   FinishSoftmax(weights, scales);
   WgmmaWait<0>();
-#pragma unroll
-  for (int j = 0; j < kWidth / 8; ++j) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      words[j][half] =
-          PackBf16(product[j][half * 2] * scales[half], product[j][half * 2 + 1] * scales[half]);
-    }
-  }
+  RoundResult(product, scales, words);
 #endif
-}
-
-__device__ __forceinline__ float LowHalf(uint32_t word) { return __uint_as_float(word << 16); }
-__device__ __forceinline__ float HighHalf(uint32_t word) {
-  return __uint_as_float(word & 0xffff0000u);
 }
 
 // Among the four lanes of a row: lane t has words [j], and gets word t of lanes 0 .. 3.
@@ -418,27 +415,28 @@ struct CopyRing {
   }
 };
 
-// Starts this thread's part of copying a page into 128 swapped rows; false: it is done, as the page
-// is not aligned to 16 bytes.
+// Starts this thread's part, of kThreads, of copying a page into 128 swapped rows; false: it is
+// done, as the page is not aligned to 16 bytes.
+template <int kThreads>
 __device__ __forceinline__ bool CopyPage(unsigned char* to, const void* page) {
+  static_assert(kThreads % 64 == 0, "eight rows further, chunks are swapped alike");
   const int thread = static_cast<int>(threadIdx.x);
   if (reinterpret_cast<uintptr_t>(page) % 16 == 0) {
     const unsigned char* from = static_cast<const unsigned char*>(page) + thread * 16;
     unsigned char* at = to + Swapped(thread / 8, thread % 8);
 #pragma unroll
-    for (int i = 0; i < kPageBytes / 16; i += kPrefillThreads) {
+    for (int i = 0; i < kPageBytes / 16; i += kThreads) {
       CopyAsync16(at + i * 16, from + i * 16);
     }
     return true;
   }
   const uint16_t* elements = static_cast<const uint16_t*>(page);
-  for (int i = thread; i < kPageBytes / 2; i += kPrefillThreads) {
+  for (int i = thread; i < kPageBytes / 2; i += kThreads) {
     const int row = i / kWidth, column = i % kWidth;
     *reinterpret_cast<uint16_t*>(to + Swapped(row, column / 8) + column % 8 * 2) = elements[i];
   }
   return false;
 }
-static_assert(kPrefillThreads % 64 == 0, "eight rows further, chunks are swapped alike");
 
 // ---- runs --------------------------------------------------------------------------------------
 
@@ -501,7 +499,7 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
   const auto copy_next = [&] {
     if (copied.valid()) {
       ring.WaitFree(started);
-      const bool async = CopyPage(pages + started % kRunSlots * kPageBytes, copied.page);
+      const bool async = CopyPage<kPrefillThreads>(pages + started % kRunSlots * kPageBytes, copied.page);
       ring.Started(started, async);
       ++started;
       copied.Advance();
@@ -573,33 +571,36 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
 
 // ---- pages -------------------------------------------------------------------------------------
 
-inline constexpr int kPageSlots = 4, kPageAhead = 3;
-inline constexpr int kStepBytes = kStepRows * kRowBytes;  // of q
+inline constexpr int kPagesThreads = 128;  // a warpgroup, so that none waits for another
+inline constexpr int kPagesBlocks = 4;     // of a multiprocessor
+inline constexpr int kTileQueryBytes = kTileRows * kRowBytes;
 inline constexpr int64_t kPagesSharedBytes =
-    kPageSlots * (kStepBytes + kPageBytes + kStepRows * 4 + 2 * 8);
+    2 * (kPageBytes + kTileQueryBytes + kTileRows * (4 + 4));
 
-// This block's steps of a slice: up to step_pairs pairs of one page.
-struct StepCursor {
+// This block's tiles of a slice: 64 rows (of the pairs of an item, heads rows each) and a page.
+struct TileCursor {
   const PageItem* items;
-  int count, at, step_pairs;
-  int done = 0;         // pairs of the item
+  int count, at, heads;
+  int row = 0;          // first of the tile among the item's
   int item_number = 0;  // of this block
   PageItem item, next;
 
-  __device__ __forceinline__ StepCursor(const PageItem* list, int item_count, int pairs)
-      : items(list), count(item_count), at(static_cast<int>(blockIdx.x)), step_pairs(pairs) {
-    item = Load(at);
-    next = Load(at + static_cast<int>(gridDim.x));
-  }
+  __device__ __forceinline__ TileCursor(const PageItem* list, int item_count, int heads_of_a_pair)
+      : items(list),
+        count(item_count),
+        at(static_cast<int>(blockIdx.x)),
+        heads(heads_of_a_pair),
+        item(Load(at)),
+        next(Load(at + static_cast<int>(gridDim.x))) {}
   __device__ __forceinline__ PageItem Load(int index) const {
     return index < count ? items[index] : PageItem{0, 0, 0};
   }
   __device__ __forceinline__ bool valid() const { return at < count; }
-  __device__ __forceinline__ int pairs() const { return min(step_pairs, item.count - done); }
+  __device__ __forceinline__ int rows_left() const { return item.count * heads - row; }
   __device__ __forceinline__ void Advance() {
-    done += step_pairs;
-    if (done < item.count) return;
-    done = 0;
+    row += kTileRows;
+    if (rows_left() > 0) return;
+    row = 0;
     ++item_number;
     at += static_cast<int>(gridDim.x);
     item = next;
@@ -607,114 +608,114 @@ struct StepCursor {
   }
 };
 
-// Results of the pairs of a slice, from its items. Grid: one block a multiprocessor; block:
-// kPrefillThreads; shared: kPagesSharedBytes: q of kPageSlots steps, [256 rows][8 pieces], pieces of
-// odd rows with halves exchanged; pages in swapped rows; the steps' pairs.
-__global__ void __launch_bounds__(kPrefillThreads, 1)
+// A row of a tile: its pair, as in args.pairs (-1: the tile has no such row), and its head.
+struct TileRow {
+  int pair;
+  int head;
+};
+__device__ __forceinline__ TileRow LoadTileRow(const PrefillArgs& args, const TileCursor& cursor,
+                                               int row) {
+  if (!cursor.valid() || row >= cursor.rows_left()) return {-1, 0};
+  const int at = cursor.row + row;
+  const int pair =
+      static_cast<int>(static_cast<unsigned>(at) * args.heads_inverse >> 20);  // at / heads
+  return {args.pairs[cursor.item.first + pair], at - pair * cursor.heads};
+}
+
+// Results of the pairs of a slice, from its items. Grid: kPagesBlocks a multiprocessor; block:
+// kPagesThreads; shared: kPagesSharedBytes: two pages in swapped rows; q of two tiles, [64 rows][8
+// pieces], pieces of odd rows with halves exchanged; their rows' places and weights. While a tile is
+// computed, what the next one needs is copied.
+__global__ void __launch_bounds__(kPagesThreads, kPagesBlocks)
     HsaPagesKernel(const HsaAttendParams p, const PrefillArgs args, const int64_t first_row) {
 #ifdef MNEME_HAS_WGMMA
   unsigned char* pages = DynamicShared();
-  unsigned char* queries = pages + kPageSlots * kPageBytes;
-  int* pairs = reinterpret_cast<int*>(queries + kPageSlots * kStepBytes);
-  CopyRing<kPageSlots> ring;
-  ring.loaded = reinterpret_cast<uint64_t*>(pairs + kPageSlots * kStepRows);
-  ring.consumed = ring.loaded + kPageSlots;
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes;
-  const int group = thread / 128, t = lane % 4, heads = static_cast<int>(p.heads);
-  ring.Init();
-  __syncthreads();
+  unsigned char* queries = pages + 2 * kPageBytes;
+  int* places = reinterpret_cast<int*>(queries + 2 * kTileQueryBytes);
+  float* weights = reinterpret_cast<float*>(places + 2 * kTileRows);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes, t = lane % 4;
+  const int heads = static_cast<int>(p.heads), pages_max = static_cast<int>(p.pages_max);
+  const float* pair_weights = p.weights + first_row * p.pages_max;
 
-  const PageItem* items = args.items + first_row * p.pages_max;
-  const int item_count = args.counts[1 + first_row / args.slice_rows];
-  StepCursor copied(items, item_count, args.step_pairs);
+  TileCursor copied(args.items + first_row * p.pages_max,
+                    *args.items_of(first_row / args.slice_rows), heads);
   if (!copied.valid()) return;
-  StepCursor cursor = copied;
-
-  // A thread copies chunk thread % 8 of four rows of a step.
-  constexpr int kRowsAThread = kStepRows / (kPrefillThreads / 8);
-  int entries[kRowsAThread];  // pairs of those rows in the step to copy next
-  const auto load_entries = [&] {
+  // A thread copies chunk thread % 8 of four rows, and knows one row's place and weight.
+  constexpr int kRowsAThread = kTileRows / (kPagesThreads / 8);
+  TileRow rows[kRowsAThread], own;
+  float own_weight = 0;
+  const auto load_rows = [&] {
 #pragma unroll
     for (int k = 0; k < kRowsAThread; ++k) {
-      const int pair = (thread / 8 + k * (kPrefillThreads / 8)) / heads;
-      entries[k] = copied.valid() && pair < copied.pairs()
-                       ? args.pairs[copied.item.first + copied.done + pair]
-                       : -1;
+      rows[k] = LoadTileRow(args, copied, thread / 8 + k * (kPagesThreads / 8));
     }
+    own = LoadTileRow(args, copied, thread % kTileRows);
   };
-  load_entries();
-  int started = 0;
-  const auto copy_next = [&] {
-    if (!copied.valid()) return;
-    const int slot = started % kPageSlots;
-    ring.WaitFree(started);
-    bool async = true;
-    if (copied.done == 0) {
-      async = CopyPage(pages + copied.item_number % kPageSlots * kPageBytes,
-                       reinterpret_cast<const void*>(copied.item.page));
+  const auto copy_next = [&](int slot) {
+    if (copied.row == 0) {
+      CopyPage<kPagesThreads>(pages + copied.item_number % 2 * kPageBytes,
+                              reinterpret_cast<const void*>(copied.item.page));
     }
+    unsigned char* to = queries + slot * kTileQueryBytes + thread / 8 * kRowBytes +
+                        (thread % 8 ^ (thread / 8 % 2) << 2) * 16;
 #pragma unroll
     for (int k = 0; k < kRowsAThread; ++k) {
-      if (entries[k] < 0) continue;
-      const int r = thread / 8 + k * (kPrefillThreads / 8);
-      const int64_t from = int64_t{entries[k] / kPagesMax} * heads + r % heads;
-      CopyAsync16(queries + slot * kStepBytes + r * kRowBytes + (thread % 8 ^ (r & 1) << 2) * 16,
-                  args.queries + from * kRowBytes + thread % 8 * 16);
+      if (rows[k].pair < 0) continue;
+      const int from = rows[k].pair / kPagesMax * heads + rows[k].head;
+      CopyAsync16(to + k * (kPagesThreads / 8) * kRowBytes,
+                  args.queries + int64_t{from} * kRowBytes + thread % 8 * 16);
     }
-    if (thread < copied.pairs()) {
-      CopyAsync4(pairs + slot * kStepRows + thread,
-                 args.pairs + copied.item.first + copied.done + thread);
+    CopyAsyncCommit();
+    if (thread < kTileRows) {
+      const int entry = own.pair / kPagesMax * pages_max + own.pair % kPagesMax;
+      places[slot * kTileRows + thread] = own.pair < 0 ? -1 : entry * heads + own.head;
+      own_weight = own.pair < 0 ? 0.0f : pair_weights[entry];
     }
-    ring.Started(started, async);
-    ++started;
     copied.Advance();
-    load_entries();
+    load_rows();
   };
-  for (int i = 0; i < kPageAhead; ++i) copy_next();
+  load_rows();
+  int page_slot = 0;
+  copy_next(0);
 
-  for (int used = 0; cursor.valid(); ++used, cursor.Advance()) {
-    copy_next();
-    ring.WaitLoaded(used);
-    const int slot = used % kPageSlots, rows = cursor.pairs() * heads;
-    const int tile = (group + used) % kGroups;  // in turn, as the last of a page are often empty
-    if (tile * kTileRows < rows) {
-      int64_t place[2];  // of the result
-      bool valid[2];
-      float weights[2];
-      uint32_t q[kWidth / 16][4];
+  for (int slot = 0;; slot ^= 1) {
+    if (thread < kTileRows) weights[slot * kTileRows + thread] = own_weight;
+    CopyAsyncWait<0>();
+    FenceAsyncProxy();
+    __syncthreads();
+    const bool more = copied.valid();
+    const int next_page_slot = copied.item_number % 2;
+    if (more) copy_next(slot ^ 1);
+
+    int place[2];
+    float weight[2];
+    uint32_t q[kWidth / 16][4];
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        int r = tile * kTileRows + thread % 128 / kLanes * 16 + half * 8 + lane / 4;
-        valid[half] = r < rows;
-        if (!valid[half]) r = 0;
-        const int pair = pairs[slot * kStepRows + r / heads];
-        const int64_t entry = int64_t{pair / kPagesMax} * p.pages_max + pair % kPagesMax;
-        weights[half] = p.weights[first_row * p.pages_max + entry];
-        place[half] = entry * heads + r % heads;
-        const uint4* row =
-            reinterpret_cast<const uint4*>(queries + slot * kStepBytes + r * kRowBytes);
-        const uint4 pieces[2] = {row[t ^ (r & 1) << 2], row[4 + t ^ (r & 1) << 2]};
-        PlacePieces(pieces, half, q);
-      }
-      const uint64_t keys =
-          WgmmaSwappedDescriptor(pages + cursor.item_number % kPageSlots * kPageBytes);
-      uint32_t words[kWidth / 8][2];
-      AttendTile(q, keys, WgmmaAdvance(keys, kPageBytes / 2), weights, words);
+    for (int half = 0; half < 2; ++half) {
+      const int r = thread / kLanes * 16 + half * 8 + lane / 4;
+      place[half] = places[slot * kTileRows + r];
+      weight[half] = weights[slot * kTileRows + r];
+      const uint4* row =
+          reinterpret_cast<const uint4*>(queries + slot * kTileQueryBytes + r * kRowBytes);
+      const uint4 pieces[2] = {row[t ^ (r & 1) << 2], row[4 + t ^ (r & 1) << 2]};
+      PlacePieces(pieces, half, q);
+    }
+    const uint64_t keys = WgmmaSwappedDescriptor(pages + page_slot * kPageBytes);
+    uint32_t words[kWidth / 8][2];
+    AttendTile(q, keys, WgmmaAdvance(keys, kPageBytes / 2), weight, words);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        if (!valid[half]) continue;
-        uint4* to = reinterpret_cast<uint4*>(args.partials + place[half] * kRowBytes);
+    for (int half = 0; half < 2; ++half) {
+      if (place[half] < 0) continue;
+      uint4* to = reinterpret_cast<uint4*>(args.partials + int64_t{place[half]} * kRowBytes);
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          to[4 * h + t] = make_uint4(words[4 * h][half], words[4 * h + 1][half],
-                                     words[4 * h + 2][half], words[4 * h + 3][half]);
-        }
+      for (int h = 0; h < 2; ++h) {
+        to[4 * h + t] = make_uint4(words[4 * h][half], words[4 * h + 1][half],
+                                   words[4 * h + 2][half], words[4 * h + 3][half]);
       }
     }
-    ring.Release(used);
+    if (!more) break;
+    page_slot = next_page_slot;
   }
-  CopyAsyncCommit();
-  CopyAsyncWait<0>();
 #endif
 }
 
@@ -774,8 +775,8 @@ inline int64_t PlanPrefill(const HsaAttendParams& p, int64_t slice_rows, void* w
   args->group_rows = kInvertThreads;
   while (args->group_rows * p.pages_max > kGroupPairs) args->group_rows /= 2;
   args->slice_rows = slice_rows;
-  args->step_pairs = kStepRows / heads;
-  args->item_pairs = 4 * args->step_pairs;
+  args->item_pairs = kItemRows / heads;
+  args->heads_inverse = ((1u << 20) + static_cast<unsigned>(heads) - 1) / static_cast<unsigned>(heads);
   args->run_rows = kStepRows / heads;
   args->run_rows_min = std::max(1, (args->run_rows + 1) / 2);
   const int64_t slices = (p.rows + slice_rows - 1) / slice_rows;
@@ -788,7 +789,7 @@ inline int64_t PlanPrefill(const HsaAttendParams& p, int64_t slice_rows, void* w
     }
     bytes += (count * static_cast<int64_t>(sizeof(*pointer)) + 255) / 256 * 256;
   };
-  place(args->counts, 1 + slices);
+  place(args->counts, 1 + 2 * slices);
   place(args->runs, p.rows / args->run_rows_min + 1);
   place(args->items, p.rows * p.pages_max);
   place(args->pairs, p.rows * p.pages_max);
@@ -804,7 +805,7 @@ cudaError_t LaunchPrefill(const HsaAttendParams& p, const PrefillArgs& args, int
   const Alignment aligned = AlignmentOf(p);
   const int64_t slices = (p.rows + args.slice_rows - 1) / args.slice_rows;
   const auto blocks = [](int64_t count) { return dim3(static_cast<unsigned>(count)); };
-  cudaError_t error = cudaMemsetAsync(args.counts, 0, static_cast<size_t>(1 + slices) * 4, stream);
+  cudaError_t error = cudaMemsetAsync(args.counts, 0, static_cast<size_t>(1 + 2 * slices) * 4, stream);
   if (error != cudaSuccess) return error;
   error = Launch(HsaInvertKernel, blocks((p.rows + args.group_rows - 1) / args.group_rows),
                  dim3(kInvertThreads), kInvertSharedBytes, stream, p, args);
@@ -821,7 +822,7 @@ cudaError_t LaunchPrefill(const HsaAttendParams& p, const PrefillArgs& args, int
     error = Launch(HsaQueryKernel, pointwise(rows * p.heads * 4), dim3(kPointwiseThreads), 0,
                    stream, p, args, first_row, aligned.q);
     if (error != cudaSuccess) break;
-    error = Launch(HsaPagesKernel, blocks(multiprocessors), dim3(kPrefillThreads),
+    error = Launch(HsaPagesKernel, blocks(kPagesBlocks * multiprocessors), dim3(kPagesThreads),
                    kPagesSharedBytes, stream, p, args, first_row);
     if (error != cudaSuccess) break;
     error = Launch(HsaReduceKernel<Out>, pointwise(rows * p.heads * 8), dim3(kPointwiseThreads), 0,

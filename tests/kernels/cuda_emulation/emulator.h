@@ -170,6 +170,7 @@ T __ldcg(const T* from) {
   mneme::emulation::Yield();
   return *from;
 }
+inline float __fdividef(float a, float b) { return a / b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
