@@ -425,7 +425,9 @@ void CheckHsa(const Device& device, const HsaCase& c, uint32_t seed) {
       }
     }
     const bool f32 = c.page_dtype == DType::kF32 && c.out_dtype == DType::kF32;
-    Expect(error.value() < (f32 ? 1e-5 : 1e-2) && outside == 0,
+    // Rounding q moves large scores by more.
+    const double tolerance = f32 ? 1e-5 : c.q_scale == 1 ? 1e-2 : 5e-2;
+    Expect(error.value() < tolerance && outside == 0,
            "hsa variant " + std::to_string(static_cast<int>(variant)) + ", rows " +
                std::to_string(c.rows) + ", heads " + std::to_string(c.heads) + ", pages_max " +
                std::to_string(c.pages_max) + ", pad " + std::to_string(c.pad) + ", seed " +

@@ -84,6 +84,11 @@ struct PrefillArgs {
   __device__ __forceinline__ int* rows_of(int64_t slice) const { return counts + 2 + 2 * slice; }
 };
 
+// row / heads, for rows below kItemRows.
+__device__ __forceinline__ int DivideByHeads(const PrefillArgs& args, int row) {
+  return static_cast<int>(static_cast<unsigned>(row) * args.heads_inverse >> 20);
+}
+
 // ---- who reads which page ----------------------------------------------------------------------
 
 // The first row of the run of rows that `row` is in, and the row behind its last: `starts` has a bit
@@ -440,7 +445,7 @@ __device__ __forceinline__ bool CopyPage(unsigned char* to, const void* page) {
 
 // ---- runs --------------------------------------------------------------------------------------
 
-inline constexpr int kRunSlots = 10, kRunAhead = 7;
+inline constexpr int kRunSlots = 8, kRunAhead = 5;
 inline constexpr int64_t kRunSharedBytes = kRunSlots * (kPageBytes + 2 * 8);
 
 // This block's pages, run by run.
@@ -461,15 +466,18 @@ struct RunCursor {
   __device__ __forceinline__ RowRun Load(int index) const {
     return index < runs ? args.runs[index] : RowRun{0, 0};
   }
+  __device__ __forceinline__ const void* PageOf(int i) const {
+    return p.pages[run.row * static_cast<int>(p.pages_max) + i];
+  }
   __device__ __forceinline__ void Enter() {
     next = Load(at + static_cast<int>(gridDim.x));
     entry = 0;
     entries = p.page_counts[run.row];
-    page = p.pages[run.row * p.pages_max];
+    page = PageOf(0);
   }
   __device__ __forceinline__ void Advance() {
     if (++entry < entries) {
-      page = p.pages[run.row * p.pages_max + entry];
+      page = PageOf(entry);
       return;
     }
     at += static_cast<int>(gridDim.x);
@@ -490,6 +498,7 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
   ring.consumed = ring.loaded + kRunSlots;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes;
   const int tile = thread / 128, t = lane % 4, heads = static_cast<int>(p.heads);
+  const int pages_max = static_cast<int>(p.pages_max);
   ring.Init();
   __syncthreads();
 
@@ -510,9 +519,15 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
   for (int at = static_cast<int>(blockIdx.x); at < copied.runs; at += static_cast<int>(gridDim.x)) {
     const RowRun run = args.runs[at];
     const int rows = run.count * heads;
+    if (at + static_cast<int>(gridDim.x) < copied.runs) {  // q of the next run, half a row a thread
+      const RowRun next = args.runs[at + gridDim.x];
+      const int token = DivideByHeads(args, thread / 2), head = thread / 2 - token * heads;
+      if (token < next.count) {
+        PrefetchL2(p.q + (next.row + token) * p.q_stride + head * kWidth + thread % 2 * 32);
+      }
+    }
     // This lane's two rows; of those behind the last, row 0 takes the place.
-    int64_t token[2];
-    int head[2];
+    int token[2], head[2];
     bool valid[2];
     uint32_t q[kWidth / 16][4];
 #pragma unroll
@@ -520,8 +535,9 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
       int r = tile * kTileRows + thread % 128 / kLanes * 16 + half * 8 + lane / 4;
       valid[half] = r < rows;
       if (!valid[half]) r = 0;
-      token[half] = run.row + r / heads;
-      head[half] = r % heads;
+      token[half] = DivideByHeads(args, r);
+      head[half] = r - token[half] * heads;
+      token[half] += run.row;
       uint4 pieces[2];
       LoadPieces(p.q + token[half] * p.q_stride + head[half] * kWidth, t, aligned.q, pieces);
       PlacePieces(pieces, half, q);
@@ -530,8 +546,8 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
     float sums[kWidth / 8][4] = {};
     for (int i = 0; i < entries; ++i, ++used) {
       copy_next();
-      const float weights[2] = {p.weights[token[0] * p.pages_max + i],
-                                p.weights[token[1] * p.pages_max + i]};
+      const float weights[2] = {p.weights[token[0] * pages_max + i],
+                                p.weights[token[1] * pages_max + i]};
       ring.WaitLoaded(used);
       if (tile * kTileRows < rows) {
         const unsigned char* page = pages + used % kRunSlots * kPageBytes;
@@ -574,8 +590,9 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
 inline constexpr int kPagesThreads = 128;  // a warpgroup, so that none waits for another
 inline constexpr int kPagesBlocks = 4;     // of a multiprocessor
 inline constexpr int kTileQueryBytes = kTileRows * kRowBytes;
+inline constexpr int kRowSlots = 4;
 inline constexpr int64_t kPagesSharedBytes =
-    2 * (kPageBytes + kTileQueryBytes + kTileRows * (4 + 4));
+    2 * (kPageBytes + kTileQueryBytes) + kRowSlots * kTileRows * (4 + 4 + 4);
 
 // This block's tiles of a slice: 64 rows (of the pairs of an item, heads rows each) and a page.
 struct TileCursor {
@@ -608,101 +625,99 @@ struct TileCursor {
   }
 };
 
-// A row of a tile: its pair, as in args.pairs (-1: the tile has no such row), and its head.
-struct TileRow {
-  int pair;
-  int head;
-};
-__device__ __forceinline__ TileRow LoadTileRow(const PrefillArgs& args, const TileCursor& cursor,
-                                               int row) {
-  if (!cursor.valid() || row >= cursor.rows_left()) return {-1, 0};
-  const int at = cursor.row + row;
-  const int pair =
-      static_cast<int>(static_cast<unsigned>(at) * args.heads_inverse >> 20);  // at / heads
-  return {args.pairs[cursor.item.first + pair], at - pair * cursor.heads};
-}
-
 // Results of the pairs of a slice, from its items. Grid: kPagesBlocks a multiprocessor; block:
 // kPagesThreads; shared: kPagesSharedBytes: two pages in swapped rows; q of two tiles, [64 rows][8
-// pieces], pieces of odd rows with halves exchanged; their rows' places and weights. While a tile is
-// computed, what the next one needs is copied.
+// pieces], pieces of odd rows with halves exchanged; of the rows of kRowSlots tiles, where q is,
+// where the result goes (-1: no such row), the weight. While a tile is computed, what the next one
+// needs is copied, and the pairs of the one behind it come.
 __global__ void __launch_bounds__(kPagesThreads, kPagesBlocks)
     HsaPagesKernel(const HsaAttendParams p, const PrefillArgs args, const int64_t first_row) {
 #ifdef MNEME_HAS_WGMMA
   unsigned char* pages = DynamicShared();
   unsigned char* queries = pages + 2 * kPageBytes;
-  int* places = reinterpret_cast<int*>(queries + 2 * kTileQueryBytes);
-  float* weights = reinterpret_cast<float*>(places + 2 * kTileRows);
+  int* sources = reinterpret_cast<int*>(queries + 2 * kTileQueryBytes);
+  int* places = sources + kRowSlots * kTileRows;
+  float* weights = reinterpret_cast<float*>(places + kRowSlots * kTileRows);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes, t = lane % 4;
   const int heads = static_cast<int>(p.heads), pages_max = static_cast<int>(p.pages_max);
   const float* pair_weights = p.weights + first_row * p.pages_max;
+  const unsigned char* query_chunk = args.queries + thread % 8 * 16;
+  unsigned char* copy_to =
+      queries + thread / 8 * kRowBytes + (thread % 8 ^ (thread / 8 % 2) << 2) * 16;
 
-  TileCursor copied(args.items + first_row * p.pages_max,
+  TileCursor cursor(args.items + first_row * p.pages_max,
                     *args.items_of(first_row / args.slice_rows), heads);
-  if (!copied.valid()) return;
-  // A thread copies chunk thread % 8 of four rows, and knows one row's place and weight.
-  constexpr int kRowsAThread = kTileRows / (kPagesThreads / 8);
-  TileRow rows[kRowsAThread], own;
-  float own_weight = 0;
-  const auto load_rows = [&] {
-#pragma unroll
-    for (int k = 0; k < kRowsAThread; ++k) {
-      rows[k] = LoadTileRow(args, copied, thread / 8 + k * (kPagesThreads / 8));
-    }
-    own = LoadTileRow(args, copied, thread % kTileRows);
+  if (!cursor.valid()) return;
+
+  // Of the threads that have one: their row of the tile at the cursor, and the weight of their row of
+  // the tile before.
+  int pair = -1, head = 0;
+  float weight = 0;
+  const auto load_pair = [&] {
+    pair = -1;
+    if (thread >= kTileRows || !cursor.valid() || thread >= cursor.rows_left()) return;
+    const int row = cursor.row + thread, of_item = DivideByHeads(args, row);
+    head = row - of_item * heads;
+    pair = args.pairs[cursor.item.first + of_item];
   };
-  const auto copy_next = [&](int slot) {
-    if (copied.row == 0) {
-      CopyPage<kPagesThreads>(pages + copied.item_number % 2 * kPageBytes,
-                              reinterpret_cast<const void*>(copied.item.page));
+  // A barrier afterwards.
+  const auto publish_row = [&](int tile) {
+    if (thread >= kTileRows) return;
+    const int slot = tile % kRowSlots * kTileRows + thread;
+    const int row = pair / kPagesMax, entry = row * pages_max + pair % kPagesMax;
+    sources[slot] = pair < 0 ? -1 : row * heads + head;
+    places[slot] = pair < 0 ? -1 : entry * heads + head;
+    weight = pair < 0 ? 0.0f : pair_weights[entry];
+  };
+  const auto copy_tile = [&](int tile) {
+    if (cursor.row == 0) {
+      CopyPage<kPagesThreads>(pages + cursor.item_number % 2 * kPageBytes,
+                              reinterpret_cast<const void*>(cursor.item.page));
     }
-    unsigned char* to = queries + slot * kTileQueryBytes + thread / 8 * kRowBytes +
-                        (thread % 8 ^ (thread / 8 % 2) << 2) * 16;
 #pragma unroll
-    for (int k = 0; k < kRowsAThread; ++k) {
-      if (rows[k].pair < 0) continue;
-      const int from = rows[k].pair / kPagesMax * heads + rows[k].head;
-      CopyAsync16(to + k * (kPagesThreads / 8) * kRowBytes,
-                  args.queries + int64_t{from} * kRowBytes + thread % 8 * 16);
+    for (int k = 0; k < kTileRows; k += kPagesThreads / 8) {
+      const int source = sources[tile % kRowSlots * kTileRows + thread / 8 + k];
+      if (source >= 0) {
+        CopyAsync16(copy_to + tile % 2 * kTileQueryBytes + k * kRowBytes,
+                    query_chunk + int64_t{source} * kRowBytes);
+      }
     }
     CopyAsyncCommit();
-    if (thread < kTileRows) {
-      const int entry = own.pair / kPagesMax * pages_max + own.pair % kPagesMax;
-      places[slot * kTileRows + thread] = own.pair < 0 ? -1 : entry * heads + own.head;
-      own_weight = own.pair < 0 ? 0.0f : pair_weights[entry];
-    }
-    copied.Advance();
-    load_rows();
+    cursor.Advance();
+    load_pair();
   };
-  load_rows();
+  load_pair();
+  publish_row(0);
+  __syncthreads();
   int page_slot = 0;
-  copy_next(0);
+  copy_tile(0);
 
-  for (int slot = 0;; slot ^= 1) {
-    if (thread < kTileRows) weights[slot * kTileRows + thread] = own_weight;
+  for (int tile = 0;; ++tile) {
+    if (thread < kTileRows) weights[tile % kRowSlots * kTileRows + thread] = weight;
+    publish_row(tile + 1);
     CopyAsyncWait<0>();
     FenceAsyncProxy();
     __syncthreads();
-    const bool more = copied.valid();
-    const int next_page_slot = copied.item_number % 2;
-    if (more) copy_next(slot ^ 1);
+    const bool more = cursor.valid();
+    const int next_page_slot = cursor.item_number % 2;
+    if (more) copy_tile(tile + 1);
 
     int place[2];
-    float weight[2];
+    float row_weights[2];
     uint32_t q[kWidth / 16][4];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int r = thread / kLanes * 16 + half * 8 + lane / 4;
-      place[half] = places[slot * kTileRows + r];
-      weight[half] = weights[slot * kTileRows + r];
+      place[half] = places[tile % kRowSlots * kTileRows + r];
+      row_weights[half] = weights[tile % kRowSlots * kTileRows + r];
       const uint4* row =
-          reinterpret_cast<const uint4*>(queries + slot * kTileQueryBytes + r * kRowBytes);
+          reinterpret_cast<const uint4*>(queries + tile % 2 * kTileQueryBytes + r * kRowBytes);
       const uint4 pieces[2] = {row[t ^ (r & 1) << 2], row[4 + t ^ (r & 1) << 2]};
       PlacePieces(pieces, half, q);
     }
     const uint64_t keys = WgmmaSwappedDescriptor(pages + page_slot * kPageBytes);
     uint32_t words[kWidth / 8][2];
-    AttendTile(q, keys, WgmmaAdvance(keys, kPageBytes / 2), weight, words);
+    AttendTile(q, keys, WgmmaAdvance(keys, kPageBytes / 2), row_weights, words);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if (place[half] < 0) continue;
@@ -765,7 +780,7 @@ __global__ void __launch_bounds__(kPointwiseThreads)
 
 // ---- on the host -------------------------------------------------------------------------------
 
-inline constexpr int64_t kSliceRows = 8192;
+inline constexpr int64_t kSliceRows = 16384;
 
 // Cuts a call of `p.rows` rows; workspace pointers are set when `workspace` is not null. Returns the
 // bytes of the workspace, which is aligned to 256 bytes.

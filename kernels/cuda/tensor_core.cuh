@@ -86,13 +86,6 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bo
                : "r"(SharedAddress(shared)), "l"(global), "r"(valid ? 16 : 0)
                : "memory");
 }
-// Copies 4 bytes, aligned to them.
-__device__ __forceinline__ void CopyAsync4(void* shared, const void* global) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;"
-               :
-               : "r"(SharedAddress(shared)), "l"(global)
-               : "memory");
-}
 __device__ __forceinline__ void CopyAsyncCommit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

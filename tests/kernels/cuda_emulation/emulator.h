@@ -35,11 +35,10 @@
 
 namespace mneme::emulation {
 
-// Bytes under way to shared memory; zeros when `from` is null.
-struct Copy {
+// 16 bytes under way to shared memory; zeros when `from` is null.
+struct Copy16 {
   void* to;
   const void* from;
-  size_t bytes;
 };
 
 // One thread of a kernel.
@@ -48,8 +47,8 @@ struct Fiber {
   uint3 index = {};
   int warp = 0, lane = 0;
   bool done = false;
-  std::vector<Copy> open_copies;
-  std::vector<std::vector<Copy>> copy_groups;
+  std::vector<Copy16> open_copies;
+  std::vector<std::vector<Copy16>> copy_groups;
 };
 
 extern Fiber* current;
@@ -151,6 +150,16 @@ inline unsigned atomicAdd(unsigned* word, unsigned value) {
 inline unsigned atomicMax(unsigned* word, unsigned value) {
   const unsigned before = *word;
   *word = std::max(before, value);
+  return before;
+}
+inline unsigned long long atomicMax(unsigned long long* word, unsigned long long value) {
+  const unsigned long long before = *word;
+  *word = std::max(before, value);
+  return before;
+}
+inline float atomicExch(float* word, float value) {
+  const float before = *word;
+  *word = value;
   return before;
 }
 inline unsigned atomicOr(unsigned* word, unsigned value) {
