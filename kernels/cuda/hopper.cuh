@@ -67,27 +67,28 @@ __device__ __forceinline__ void PhaseArriveAfterCopies(uint64_t* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(SharedAddress(barrier))
                : "memory");
 }
-// Whether a phase has ended: parity 0 of the first, 1 of the second, 0 of the third .. (parity 1 of
-// a new barrier has ended). PhaseWait waits for it.
-__device__ __forceinline__ bool PhaseEnded(const uint64_t* barrier, uint32_t parity) {
-  uint32_t ended;
-  asm volatile(
-      "{\n .reg .pred p;\n mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-      " selp.u32 %0, 1, 0, p;\n}"
-      : "=r"(ended)
-      : "r"(SharedAddress(barrier)), "r"(parity)
-      : "memory");
-  return ended != 0;
-}
-// With MNEME_SPINS_MAX defined (for finding faults) a wait without end fails the launch.
+// Waits for the end of a phase: parity 0 of the first, 1 of the second, 0 of the third .. (parity 1
+// of a new barrier has ended). With MNEME_SPINS_MAX defined (to find faults) a wait of more rounds
+// than that fails the launch.
 __device__ __forceinline__ void PhaseWait(const uint64_t* barrier, uint32_t parity) {
 #ifdef MNEME_SPINS_MAX
-  for (int64_t spins = 0; !PhaseEnded(barrier, parity); ++spins) {
+  uint32_t ended = 0;
+  for (int64_t spins = 0; ended == 0; ++spins) {
+    asm volatile(
+        "{\n .reg .pred p;\n mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        " selp.u32 %0, 1, 0, p;\n}"
+        : "=r"(ended)
+        : "r"(SharedAddress(barrier)), "r"(parity)
+        : "memory");
     if (spins > MNEME_SPINS_MAX) asm volatile("trap;");
   }
 #else
-  while (!PhaseEnded(barrier, parity)) {
-  }
+  asm volatile(
+      "{\n .reg .pred p;\n"
+      "again:\n mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n @!p bra again;\n}" ::"r"(
+          SharedAddress(barrier)),
+      "r"(parity)
+      : "memory");
 #endif
 }
 
@@ -173,19 +174,28 @@ MNEME_WGMMA(128, 16, MNEME_REGISTERS_64, "%64", "%65", "%66")
 MNEME_WGMMA(256, 32, MNEME_REGISTERS_128, "%128", "%129", "%130")
 #undef MNEME_WGMMA
 
-// As WgmmaBf16<64>, with A's fragment of this thread; B's rows of 128 bytes are swapped as in
-// WgmmaSwappedDescriptor. kRowByRow: B lies row by row, a row of 64 columns of one k (16 k further:
-// 2048 bytes), else column by column, a column of 64 k (16 k further: 32 bytes).
-template <bool kRowByRow>
-__device__ __forceinline__ void WgmmaBf16Fragment(float (&d)[8][4], const uint32_t (&a)[4],
-                                                  uint64_t b, bool add) {
+// The same for 64 columns with operands that WgmmaSwappedDescriptor describes; of a transposed one a
+// row of 128 bytes has 64 columns of one k. kFirst: d is overwritten.
+template <bool kFirst, bool kTransposedB>
+__device__ __forceinline__ void WgmmaSwapped(float (&d)[8][4], uint64_t a, uint64_t b) {
+  asm volatile(
+      "{\n .reg .pred p;\n setp.ne.b32 p, %34, 0;\n"
+      " wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" MNEME_REGISTERS_32
+      "}, %32, %33, p, 1, 1, 0, %35;\n}"
+      : MNEME_SUMS_8(0)
+      : "l"(a), "l"(b), "n"(kFirst ? 0 : 1), "n"(kTransposedB ? 1 : 0));
+}
+// The same with A in registers (fragments as in tensor_core.cuh, not to be touched before WgmmaWait
+// either).
+template <bool kFirst, bool kTransposedB = true>
+__device__ __forceinline__ void WgmmaRows(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
   asm volatile(
       "{\n .reg .pred p;\n setp.ne.b32 p, %37, 0;\n"
       " wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" MNEME_REGISTERS_32
       "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}"
       : MNEME_SUMS_8(0)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add ? 1 : 0),
-        "n"(kRowByRow ? 1 : 0));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kFirst ? 0 : 1),
+        "n"(kTransposedB ? 1 : 0));
 }
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 

@@ -304,9 +304,10 @@ __device__ __forceinline__ void AttendTile(const uint32_t (&q)[kWidth / 16][4], 
   {
     float scores[kPageTokens / 8][4];
     WgmmaFence();
+    WgmmaRows<true, false>(scores, q[0], keys);
 #pragma unroll
-    for (int step = 0; step < kWidth / 16; ++step) {
-      WgmmaBf16Fragment<false>(scores, q[step], WgmmaAdvance(keys, step * 32), step > 0);
+    for (int step = 1; step < kWidth / 16; ++step) {
+      WgmmaRows<false, false>(scores, q[step], WgmmaAdvance(keys, step * 32));
     }
     WgmmaCommit();
     WgmmaWait<0>();
@@ -314,10 +315,10 @@ __device__ __forceinline__ void AttendTile(const uint32_t (&q)[kWidth / 16][4], 
   }
   float product[kWidth / 8][4];
   WgmmaFence();
+  WgmmaRows<true>(product, a[0], values);
 #pragma unroll
-  for (int step = 0; step < kPageTokens / 16; ++step) {
-    WgmmaBf16Fragment<true>(product, a[step], WgmmaAdvance(values, step * 16 * kRowBytes),
-                            step > 0);
+  for (int step = 1; step < kPageTokens / 16; ++step) {
+    WgmmaRows<false>(product, a[step], WgmmaAdvance(values, step * 16 * kRowBytes));
   }
   WgmmaCommit();
   FinishSoftmax(weights, scales);

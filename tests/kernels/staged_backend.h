@@ -167,9 +167,9 @@ class StagedBackend : public Backend {
         &p.a, Staging::Reach(p.rows, p.a_stride, p.weight->cols()) * DTypeBytes(p.a_dtype)));
     if (p.norm.weight != nullptr) {
       RETURN_IF_ERROR(s.In(&p.norm.weight, p.weight->cols()));
-      RETURN_IF_ERROR(s.InBytes(
-          &p.norm.gate, Staging::Reach(p.rows, p.norm.gate_stride, p.weight->cols()) *
-                            DTypeBytes(p.norm.in_dtype)));
+      RETURN_IF_ERROR(
+          s.InBytes(&p.norm.gate, Staging::Reach(p.rows, p.norm.gate_stride, p.weight->cols()) *
+                                      DTypeBytes(p.norm.in_dtype)));
       RETURN_IF_ERROR(s.OutBytes(&p.norm.normed, p.rows * p.weight->cols() * 4));
     }
     RETURN_IF_ERROR(s.OutBytes(
@@ -342,7 +342,12 @@ class StagedBackend : public Backend {
         s.Sequences(&p->sequences, p->sequence_count, p->state_offset + width * p->state_size));
     RETURN_IF_ERROR(Rows(s, &y, p->io_dtype, p->rows, p->y_stride, width));
     p->y = static_cast<float*>(y);
-    return absl::OkStatus();
+    if (p->gate.z == nullptr) return absl::OkStatus();
+    const int64_t slices = (p->head_dim + 63) / 64;
+    RETURN_IF_ERROR(s.InBytes(
+        &p->gate.z, Staging::Reach(p->rows, p->gate.z_stride, width) * DTypeBytes(p->io_dtype)));
+    RETURN_IF_ERROR(s.In(&p->gate.weight, width));
+    return s.Out(&p->gate.squares, p->rows * p->heads * slices);
   }
 
   const std::unique_ptr<Backend> backend_;
