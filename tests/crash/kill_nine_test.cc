@@ -39,7 +39,7 @@ constexpr int kStreams = 3;
 // Of deleted documents, as many are looked for in files.
 constexpr size_t kMarkersMax = 100;
 // How long a server may take to come to the point at which it is to end.
-constexpr absl::Duration kPointPatience = absl::Seconds(2);
+constexpr absl::Duration kPointPatience = absl::Seconds(4);
 
 // Where the server ends by itself (common/crash_point.h), and how often it passes there in a short
 // life, at most.
