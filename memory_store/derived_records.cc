@@ -37,8 +37,9 @@ absl::Status CheckPages(absl::Span<const uint8_t> pages, int64_t first_chunk, in
                         DocumentId document, int64_t segment_index,
                         const MemoryStoreOptions& options) {
   const int64_t count = static_cast<int64_t>(pages.size()) / options.page_bytes;
-  if (count > 0 && static_cast<int64_t>(pages.size()) % options.page_bytes == 0 &&
-      first_chunk >= 0 && first_chunk + count <= chunk_count) {
+  const bool whole = static_cast<int64_t>(pages.size()) % options.page_bytes == 0;
+  const bool some = count > 0 || chunk_count == 0;
+  if (whole && some && first_chunk >= 0 && first_chunk + count <= chunk_count) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(absl::StrCat(Name(document, segment_index), ": ", pages.size(),

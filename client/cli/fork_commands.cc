@@ -119,18 +119,21 @@ absl::Status CheckSnapshot(const CommandLine& line) {
 }  // namespace
 
 CommandSpec ForkCommand() {
-  return {.name = "fork",
-          .summary = "makes a memory that holds what another one holds, at once",
-          .positionals = {{"M", "the memory, or a snapshot of it: M/snapshots/NAME"},
-                          {"NEW", "the id to be"}},
-          .flags = {AsOfFlag(),
-                    {"--display-name", "TEXT", "free text for people, at most 256 bytes",
-                     FlagSpec::Kind::kText}},
-          .notes =
-              "Both go their own ways from there. What both have is stored once, and goes when the "
-              "last of them\ndrops it.\n\n--json: as create\n",
-          .run = Fork,
-          .check = CheckAsOfFlag};
+  return {
+      .name = "fork",
+      .summary = "makes a memory that holds what another one holds, at once",
+      .positionals = {{"M", "the memory, or a snapshot of it: M/snapshots/NAME"},
+                      {"NEW", "the id to be"}},
+      .flags = {AsOfFlag(),
+                {"--display-name", "TEXT", "free text for people, at most 256 bytes",
+                 FlagSpec::Kind::kText}},
+      .notes =
+          "Both go their own ways from there. What both have is stored once, and goes when the "
+          "last of them\ndrops it.\n\n--json: {memory, name, display_name, create_time, documents, "
+          "durable_bytes,\nvisible_bytes, tokens, chunks, retention, ttl_seconds, quota_bytes, "
+          "base, base_time}\n",
+      .run = Fork,
+      .check = CheckAsOfFlag};
 }
 
 CommandSpec SnapshotCommand() {

@@ -437,12 +437,14 @@ TEST_F(MemoryStoreTest, TotalsFollowEveryChange) {
 TEST_F(MemoryStoreTest, TiersTellUseAndLimit) {
   NewDerivedDocument(NewMemory("m"), "d", 1, 3);
   const std::vector<TierUse> tiers = store().tiers();
-  ASSERT_EQ(tiers.size(), 2u);
+  ASSERT_EQ(tiers.size(), 3u);
   EXPECT_EQ(tiers[0].name, "host");
   EXPECT_EQ(tiers[0].used_bytes, 3 * options().page_bytes);
   EXPECT_EQ(tiers[0].limit_bytes, options().host_page_bytes_max);
   EXPECT_EQ(tiers[1].name, "disk");
   EXPECT_GT(tiers[1].limit_bytes, tiers[1].used_bytes);
+  EXPECT_EQ(tiers[2].name, "host_landmarks");
+  EXPECT_EQ(tiers[2].used_bytes, 3 * options().landmark_bytes);
   EXPECT_EQ(Metric("mneme_tier_used_bytes{tier=\"host\"}"), 3 * 64);
   EXPECT_EQ(Metric("mneme_tier_limit_bytes{tier=\"host\"}"), 64 * 1024);
 }

@@ -29,11 +29,14 @@ TEST(RecordsTest, AMemorysRecordIsOfTheOldestVersionThatSaysAll) {
   EXPECT_EQ(EncodeRecord("k", memory)[0], 1);
   memory.ttl_us = 5;
   EXPECT_EQ(EncodeRecord("k", memory)[0], 2);
+  memory.base_memory = 7;
+  EXPECT_EQ(EncodeRecord("k", memory)[0], 3);
   memory.quota_bytes = int64_t{3} << 40;
   const std::string record = EncodeRecord("k", memory);
-  EXPECT_EQ(record[0], 3);
+  EXPECT_EQ(record[0], 4);
   const MemoryRecord read = DecodeMemoryRecord("k", record).value();
   EXPECT_EQ(read.ttl_us, 5);
+  EXPECT_EQ(read.base_memory, 7u);
   EXPECT_EQ(read.quota_bytes, int64_t{3} << 40);
   memory.quota_bytes = -1;
   EXPECT_FALSE(DecodeMemoryRecord("k", EncodeRecord("k", memory)).ok());
