@@ -110,7 +110,10 @@ class Bench {
 
   void RunSsd() {
     PrintHead();
-    for (const int64_t sequences : {1, 4, 16}) Recurrence(sequences);
+    const DType activation = backend_.activation_dtype(DType::kBf16);
+    for (const int64_t sequences : {1, 4, 16}) Recurrence(sequences, activation);
+    if (activation == DType::kF32) return;
+    for (const int64_t sequences : {1, 4, 16}) Recurrence(sequences, DType::kF32);
   }
 
  private:
@@ -172,12 +175,13 @@ class Bench {
                 "TFLOP/s", "floor");
   }
 
-  // rows_ tokens in `sequences` equal sequences.
-  void Recurrence(int64_t sequences) {
+  // rows_ tokens in `sequences` equal sequences; rows of x, B, C and y in `io_dtype`.
+  void Recurrence(int64_t sequences, DType io_dtype) {
     const Shape& c = shape_;
-    const Buffer xbc = Floats(rows_ * c.conv_dim()), dt = Floats(rows_ * c.heads),
-                 heads = Floats(3 * c.heads), states = Floats(sequences * c.inner() * c.state),
-                 y = Floats(rows_ * c.inner());
+    const int64_t values = rows_ * c.conv_dim();
+    const Buffer xbc = io_dtype == DType::kBf16 ? Halves(values) : Floats(values),
+                 dt = Floats(rows_ * c.heads), heads = Floats(3 * c.heads),
+                 states = Floats(sequences * c.inner() * c.state), y = Floats(rows_ * c.inner());
     std::vector<SequenceRows> sequence_rows;
     for (int64_t i = 0; i < sequences; ++i) {
       sequence_rows.push_back({.row_begin = i * (rows_ / sequences),
@@ -199,10 +203,13 @@ class Bench {
                            .rows = rows_,
                            .y = y.as<float>(),
                            .y_stride = c.inner(),
-                           .compute_dtype = DType::kBf16};
+                           .compute_dtype = DType::kBf16,
+                           .io_dtype = io_dtype};
     const auto rows = static_cast<double>(rows_), N = static_cast<double>(c.state);
-    Line("Ssd, " + std::to_string(sequences) + " x " + std::to_string(rows_ / sequences),
-         rows * static_cast<double>(c.conv_dim() + c.inner() + c.heads) * 4,
+    Line("Ssd, " + std::to_string(sequences) + " x " + std::to_string(rows_ / sequences) + ", " +
+             std::string(DTypeName(io_dtype)) + " rows",
+         rows * (static_cast<double>((c.conv_dim() + c.inner()) * DTypeBytes(io_dtype)) +
+                 static_cast<double>(c.heads) * 4),
          rows * static_cast<double>(c.heads) *
              (64 * N + 64 * static_cast<double>(c.head_dim) +
               4 * N * static_cast<double>(c.head_dim)),

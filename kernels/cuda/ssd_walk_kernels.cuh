@@ -219,26 +219,36 @@ __device__ __forceinline__ void Advance(float (&state)[8][4], float whole,
   }
 }
 
-// 64 rows of the state as bf16 into a panel.
-__device__ __forceinline__ void HoldState(uint32_t panel, const float (&state)[8][4]) {
+// Where a lane writes (reads) of a warp's 16 rows of a panel by StoreMatrix4 (LoadMatrix4): matrix
+// m holds rows 8 (m % 2) .. and the eight columns m / 2 of a pair; pair q / 2 is at place ^ (q *
+// 16).
+__device__ __forceinline__ uint32_t PairPlace(uint32_t panel) {
   const int lane = Opaque(static_cast<int>(threadIdx.x) % 32);
   const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / 32;
-  const uint32_t place = PanelPlace(panel, warp * 16 + lane / 4, 0) + lane % 4 * 4;
+  return PanelPlace(panel, warp * 16 + lane / 8 % 2 * 8 + lane % 8, lane / 16 * 8);
+}
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+// 64 rows of the state as bf16 into a panel.
+__device__ __forceinline__ void HoldState(uint32_t panel, const float (&state)[8][4]) {
+  const uint32_t place = PairPlace(panel);
 #pragma unroll
-  for (int q = 0; q < 8; ++q) {
-    *SharedAt<uint32_t>(place ^ static_cast<uint32_t>(q * 16)) = PackBf16(state[q][0], state[q][1]);
-    *SharedAt<uint32_t>((place + 8 * 128) ^ static_cast<uint32_t>(q * 16)) =
-        PackBf16(state[q][2], state[q][3]);
+  for (int q = 0; q < 8; q += 2) {
+    const uint32_t pair[4] = {
+        PackBf16(state[q][0], state[q][1]), PackBf16(state[q][2], state[q][3]),
+        PackBf16(state[q + 1][0], state[q + 1][1]), PackBf16(state[q + 1][2], state[q + 1][3])};
+    StoreMatrix4(SharedAt<void>(place ^ static_cast<uint32_t>(q * 16)), pair);
   }
 }
+#endif
 
 // The operand of M x for 16 rows and the 16 tokens from `token` on, of their C B^T; rows i0 = g and
 // i0 + 8 of them have the sums of logarithms given. The tokens lie before the rows or, `diagonal`,
-// are the rows' own.
+// are the rows' own; then M has `skip` added on its diagonal, so that D x comes with M x.
 __device__ __forceinline__ void Mix(uint32_t (&a)[4], const float (&left)[4],
                                     const float (&right)[4], const Decays& decays, int token,
                                     int i0, const TwoFloats& sum0, const TwoFloats& sum1,
-                                    bool diagonal) {
+                                    bool diagonal, float skip) {
   const int t = static_cast<int>(threadIdx.x) % 4, i1 = i0 + 8;
   if (diagonal) {
 #pragma unroll
@@ -253,8 +263,11 @@ __device__ __forceinline__ void Mix(uint32_t (&a)[4], const float (&left)[4],
       const float m01 = product[1] * Exp(sum0.Minus(from1)) * dt.y;
       const float m10 = product[2] * Exp(sum1.Minus(from0)) * dt.x;
       const float m11 = product[3] * Exp(sum1.Minus(from1)) * dt.y;
-      a[half * 2] = PackBf16(j <= i0 ? m00 : 0.0f, j + 1 <= i0 ? m01 : 0.0f);
-      a[half * 2 + 1] = PackBf16(j <= i1 ? m10 : 0.0f, j + 1 <= i1 ? m11 : 0.0f);
+      const auto kept = [&](float m, int column, int row) {
+        return column < row ? m : column == row ? m + skip : 0.0f;
+      };
+      a[half * 2] = PackBf16(kept(m00, j, i0), kept(m01, j + 1, i0));
+      a[half * 2 + 1] = PackBf16(kept(m10, j, i1), kept(m11, j + 1, i1));
     }
     return;
   }
@@ -286,7 +299,8 @@ struct Walk {
   static constexpr uint32_t kStatesBytes = kUnits * kHalves * kPanelBytes;  // as bf16
   // Panels where y waits to be stored: one of each unit, or that of z.
   static constexpr uint32_t kOutBytes = kGated ? 0 : kUnits * kPanelBytes;
-  static constexpr int64_t kSharedBytes = kStatesBytes + kOutBytes + Stages::kBytes;
+  static constexpr uint32_t kWeightsAt = kStatesBytes + kOutBytes + Stages::kBytes;  // the gate's
+  static constexpr int64_t kSharedBytes = kWeightsAt + (kGated ? kUnits * kWidth * 4 : 0);
 };
 
 #ifdef MNEME_HAS_WGMMA
@@ -363,42 +377,49 @@ __device__ __forceinline__ void StartProducts(float (&products)[8][4], float (&y
   WgmmaCommit();
 }
 
-// y + D x of a lane's two rows of a tile, and with kGated that gated, as bf16 into a panel, which
-// may be z's. `squares`: of the unit and the tile's first row; rows from `rows` on have none.
+// y of a warp's 16 rows of a tile, and with kGated that gated, as bf16 into a panel, which may be
+// z's. `weight`: of the gate, for the unit's columns, in shared memory; `squares`: of the unit and
+// the tile's first row; rows from `rows` on have none.
 template <bool kGated>
-__device__ __forceinline__ void FinishTile(uint32_t out_panel, const SsdParams& p,
-                                           const float (&y)[8][4], float skip, uint32_t x_panel,
-                                           uint32_t z_panel, int64_t column, float* squares,
-                                           int rows) {
-  const int lane = Opaque(static_cast<int>(threadIdx.x) % 32), t = lane % 4;
-  const int i0 = static_cast<int>(threadIdx.x) % kWarpgroup / 32 * 16 + lane / 4;
-  const uint32_t place = PanelPlace(0, i0, 0) + static_cast<uint32_t>(t * 4);
+__device__ __forceinline__ void FinishTile(uint32_t out_panel, const float (&y)[8][4],
+                                           uint32_t z_panel, const float* weight, float* squares,
+                                           int64_t squares_stride, int rows) {
+  const uint32_t place = PairPlace(0);
+  const int t = static_cast<int>(threadIdx.x) % 4;
+  float sums[2] = {0, 0};
 #pragma unroll
-  for (int part = 0; part < 2; ++part) {
-    float sum = 0;
-#pragma unroll
-    for (int q = 0; q < 8; ++q) {
-      const uint32_t at = (place ^ static_cast<uint32_t>(q * 16)) + part * 8 * 128;
-      const uint32_t x = *SharedAt<uint32_t>(x_panel + at);
-      float v0 = fmaf(skip, __uint_as_float(x << 16), y[q][part * 2]);
-      float v1 = fmaf(skip, __uint_as_float(x & 0xffff0000u), y[q][part * 2 + 1]);
-      if constexpr (kGated) {
-        const uint32_t z = *SharedAt<uint32_t>(z_panel + at);
-        v0 *= Silu(__uint_as_float(z << 16));
-        v1 *= Silu(__uint_as_float(z & 0xffff0000u));
-        sum = fmaf(v0, v0, sum);
-        sum = fmaf(v1, v1, sum);
-        const float* const weight = p.gate.weight + column + q * 8 + t * 2;
-        v0 *= weight[0];
-        v1 *= weight[1];
-      }
-      *SharedAt<uint32_t>(out_panel + at) = PackBf16(v0, v1);
-    }
+  for (int q = 0; q < 8; q += 2) {
+    uint32_t pair[4];  // as the matrices: rows of a half, then the next eight columns
     if constexpr (kGated) {
+      LoadMatrix4(pair, SharedAt<void>(z_panel + (place ^ static_cast<uint32_t>(q * 16))));
+    }
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+      const int tile = q + m / 2, half = m % 2;
+      float v0 = y[tile][half * 2], v1 = y[tile][half * 2 + 1];
+      if constexpr (kGated) {
+        const float z0 = __uint_as_float(pair[m] << 16),
+                    z1 = __uint_as_float(pair[m] & 0xffff0000u);
+        v0 *= z0 * Reciprocal(1 + Exp(-z0));
+        v1 *= z1 * Reciprocal(1 + Exp(-z1));
+        sums[half] = fmaf(v1, v1, fmaf(v0, v0, sums[half]));
+        const float2 w = *reinterpret_cast<const float2*>(weight + tile * 8 + t * 2);
+        v0 *= w.x;
+        v1 *= w.y;
+      }
+      pair[m] = PackBf16(v0, v1);
+    }
+    StoreMatrix4(SharedAt<void>(out_panel + (place ^ static_cast<uint32_t>(q * 16))), pair);
+  }
+  if constexpr (kGated) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float sum = sums[half];
       sum += __shfl_xor_sync(kFullWarp, sum, 1);
       sum += __shfl_xor_sync(kFullWarp, sum, 2);
-      const int i = i0 + part * 8;
-      if (t == 0 && i < rows) squares[i * (p.heads * p.head_dim / kWidth)] = sum;
+      const int i = static_cast<int>(threadIdx.x) % kWarpgroup / 4;
+      const int row = i / 8 * 16 + i % 8 + half * 8;
+      if (t == 0 && row < rows) squares[row * squares_stride] = sum;
     }
   }
 }
@@ -429,6 +450,7 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
   const int warp = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) % kWarpgroup / 32, 0);
   const int i0 = warp * 16 + lane / 4;  // the lane's rows of a tile: i0 and i0 + 8
   const int64_t column = static_cast<int64_t>(unit) * kWidth;
+  const int64_t units = p.heads * slices;
   const float skip = p.d_skip[unit / slices];
   const uint32_t held = static_cast<uint32_t>(u * W::kHalves) * kPanelBytes;  // the state as bf16
 
@@ -437,6 +459,10 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
   for (int half = 0; half < W::kHalves; ++half) {
     LoadState(state[half], run.before + StatePlace(p, unit, slices, half * 64), p.head_dim);
     HoldState(held + half * kPanelBytes, state[half]);
+  }
+  if (kGated && threadIdx.x % kWarpgroup < kWidth) {
+    const int i = static_cast<int>(threadIdx.x) % kWarpgroup;
+    SharedAt<float>(W::kWeightsAt)[u * kWidth + i] = p.gate.weight[column + i];
   }
   FenceAsyncProxy();
   Barrier(1 + u, kWarpgroup);
@@ -477,7 +503,7 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
     for (int k = 0; k < kTile / 16; ++k) {
       if (k <= warp) {
         Mix(mixed[k], products[k * 2], products[k * 2 + 1], decays, k * 16, i0, sum0, sum1,
-            k == warp);
+            k == warp, skip);
       } else {
         mixed[k][0] = mixed[k][1] = mixed[k][2] = mixed[k][3] = 0;
       }
@@ -500,10 +526,10 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
     WgmmaCommit();
     product.Start(added, x_panel);
     WgmmaWait<1>();
-    FinishTile<kGated>(
-        out_panel(step.stage), p, y, skip, x_panel, x_panel + W::kUnits * kPanelBytes, column,
-        kGated ? p.gate.squares + (run.first_row + first) * (p.heads * slices) + unit : nullptr,
-        min(run.rows - first, kTile));
+    FinishTile<kGated>(out_panel(step.stage), y, x_panel + W::kUnits * kPanelBytes,
+                       SharedAt<float>(W::kWeightsAt) + u * kWidth,
+                       kGated ? p.gate.squares + (run.first_row + first) * units + unit : nullptr,
+                       units, min(run.rows - first, kTile));
     const float whole = Exp(decays.high[kTile - 1]);
     WgmmaWait<0>();
     Barrier(1 + u, kWarpgroup);  // all have read the state that was held
