@@ -64,20 +64,31 @@ __device__ __forceinline__ uint32_t PanelPlace(uint32_t panel, int row, int colu
 // Starts to copy a panel of a matrix, zeros from `rows` on, with a warp.
 __device__ __forceinline__ void CopyPanel(uint32_t panel, const __nv_bfloat16* from, int64_t stride,
                                           int rows) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, column = lane % 8 * 8;
+  const int lane = static_cast<int>(threadIdx.x) % 32, column = lane % 8 * 8, first = lane / 8;
   if (rows == kTile) {
-    const __nv_bfloat16* next = from + lane / 8 * stride + column;
-#pragma unroll 4
-    for (int row = 0; row < kTile; row += 4, next += 4 * stride) {
-      CopyAsync16(SharedAt<void>(PanelPlace(panel, row + lane / 8, column)), next);
+    const __nv_bfloat16* const lane_from = from + first * stride + column;
+    // Rows 4 apart take turns at two places of their eight.
+    const uint32_t even = PanelPlace(panel, first, column);
+    const uint32_t odd = PanelPlace(panel, first + 4, column);
+#pragma unroll 8
+    for (int step = 0; step < kTile / 4; ++step) {
+      const uint32_t place = (step % 2 == 0 ? even : odd) + step / 2 * 8 * 128;
+      CopyAsync16(SharedAt<void>(place), lane_from + step * 4 * stride);
     }
     return;
   }
-  for (int row = lane / 8; row < kTile; row += 4) {
+  for (int row = first; row < kTile; row += 4) {
     const bool valid = row < rows;
     CopyAsync16(SharedAt<void>(PanelPlace(panel, row, column)),
                 from + (valid ? row : 0) * stride + column, valid);
   }
+}
+
+// Before a warp that has copied ends: a copy that outlives its warp counts at the barrier before it
+// has arrived.
+__device__ __forceinline__ void AwaitCopies() {
+  CopyAsyncCommit();
+  CopyAsyncWait<0>();
 }
 
 // What a stage of the ring has, kPanels panels and the decays of kUnits units, behind it the
@@ -119,12 +130,13 @@ struct RingStep {
 };
 
 #ifdef MNEME_HAS_WGMMA
-// Of a ring that `units` warpgroups read, one warp copies to and others compute decays for; by one
-// thread, a barrier of the block afterwards.
+// Of a ring that `units` warpgroups read and `copying` warps fill, with decays one of each unit; by
+// one thread, a barrier of the block afterwards.
 template <int kStages, int kPanels, int kUnits>
-__device__ __forceinline__ void InitPhases(const Ring<kStages, kPanels, kUnits>& ring, int units) {
+__device__ __forceinline__ void InitPhases(const Ring<kStages, kPanels, kUnits>& ring, int units,
+                                           int copying) {
   for (int stage = 0; stage < kStages; ++stage) {
-    PhaseInit(ring.Full(stage), 32 + units);  // copies, decays
+    PhaseInit(ring.Full(stage), copying * 32 + units);
     PhaseInit(ring.Empty(stage), units * (kWarpgroup / 32));
   }
 }
@@ -291,7 +303,8 @@ struct Walk {
   static constexpr int kHalves = kN / 64;          // of the state's rows
   static constexpr int kUnits = kN == 64 ? 3 : 2;  // of a thread block: warpgroups
   static constexpr int kThreads = kWarpgroup * (kUnits + 1);
-  static constexpr int kRegisters = kN == 64 ? 152 : 216;  // of a thread of theirs
+  static constexpr int kBcWarps = kWarpgroup / 32 - kUnits;  // that copy B and C
+  static constexpr int kRegisters = kN == 64 ? 152 : 216;    // of a thread of theirs
   static constexpr int kRegistersElse = kN == 64 ? 56 : 72;
   static constexpr int kStages = kN == 128 && kGated ? 2 : 3;
   // Panels: B, C, of each unit x, and of each unit z.
@@ -304,17 +317,19 @@ struct Walk {
 };
 
 #ifdef MNEME_HAS_WGMMA
-// The loading warpgroup's part of WalkKernel: its first warp copies, the others compute the decays
-// of a unit each.
+// The loading warpgroup's part of WalkKernel. A warp for each unit copies its x and z and computes
+// its decays; the others copy B and C.
 template <int kN, bool kGated>
 __device__ __forceinline__ void LoadTiles(const SsdParams& p, const Run& run, int first_unit,
                                           int unit_count, int slices,
                                           const typename Walk<kN, kGated>::Stages& ring) {
   using W = Walk<kN, kGated>;
+  constexpr int kShared = 2 * W::kHalves / W::kBcWarps;  // panels of B and C that a warp copies
   const int warp = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) % kWarpgroup / 32, 0);
-  const int u = warp - 1;
+  const int u = warp - W::kBcWarps;
   if (u >= unit_count) return;
-  const int head = (first_unit + max(u, 0)) / slices;
+  const int unit = first_unit + max(u, 0), head = unit / slices;
+  const int64_t column = static_cast<int64_t>(unit) * kWidth;  // heads' slices lie side by side
   const HeadDecay decay(p, head);
   const auto rows_from = [&](int row) { return min(max(run.rows - row, 0), kTile); };
   float dt[kTile / 32], dt_next[kTile / 32];
@@ -323,34 +338,33 @@ __device__ __forceinline__ void LoadTiles(const SsdParams& p, const Run& run, in
   for (int first = 0; first < run.rows; first += kTile, step.Next()) {
     const int rows = rows_from(first);
     const int64_t row = run.first_row + first;
-    if (u >= 0) LoadDt(dt_next, p, row + kTile, rows_from(first + kTile), head);
+    const __nv_bfloat16* const xbc = Rows(p.xbc, row, p.xbc_stride);
     PhaseWait(ring.Empty(step.stage), step.parity ^ 1);
     if (u < 0) {
-      const __nv_bfloat16* const xbc = Rows(p.xbc, row, p.xbc_stride);
-      const __nv_bfloat16* const bc = xbc + p.heads * p.head_dim;
 #pragma unroll 1
-      for (int panel = 0; panel < 2 * W::kHalves; ++panel) {  // B, then C, side by side
-        CopyPanel(ring.Panel(step.stage, panel), bc + panel * 64, p.xbc_stride, rows);
-      }
-#pragma unroll 1
-      for (int i = 0; i < unit_count; ++i) {  // heads and their slices lie side by side too
-        const int64_t column = static_cast<int64_t>(first_unit + i) * kWidth;
-        const int panel = 2 * W::kHalves + i;
-        CopyPanel(ring.Panel(step.stage, panel), xbc + column, p.xbc_stride, rows);
-        if constexpr (kGated) {
-          CopyPanel(ring.Panel(step.stage, panel + W::kUnits),
-                    Rows(p.gate.z, row, p.gate.z_stride) + column, p.gate.z_stride, rows);
-        }
+      for (int panel = warp * kShared; panel < (warp + 1) * kShared;
+           ++panel) {  // B, C side by side
+        CopyPanel(ring.Panel(step.stage, panel), xbc + p.heads * p.head_dim + panel * 64,
+                  p.xbc_stride, rows);
       }
       PhaseArriveAfterCopies(ring.Full(step.stage));
-    } else {
-      ComputeDecays<kTile / 32, false>(dt, decay, rows, kTile, ring.DecaysOf(step.stage, u));
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) PhaseArrive(ring.Full(step.stage));
-#pragma unroll
-      for (int e = 0; e < kTile / 32; ++e) dt[e] = dt_next[e];
+      continue;
     }
+    const int panel = 2 * W::kHalves + u;
+    CopyPanel(ring.Panel(step.stage, panel), xbc + column, p.xbc_stride, rows);
+    if constexpr (kGated) {
+      CopyPanel(ring.Panel(step.stage, panel + W::kUnits),
+                Rows(p.gate.z, row, p.gate.z_stride) + column, p.gate.z_stride, rows);
+    }
+    PhaseArriveAfterCopies(ring.Full(step.stage));
+    LoadDt(dt_next, p, row + kTile, rows_from(first + kTile), head);
+    ComputeDecays<kTile / 32, false>(dt, decay, rows, kTile, ring.DecaysOf(step.stage, u));
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) PhaseArrive(ring.Full(step.stage));
+#pragma unroll
+    for (int e = 0; e < kTile / 32; ++e) dt[e] = dt_next[e];
   }
+  AwaitCopies();
 }
 
 // Starts C B^T and C S, of which the first commits first.
@@ -570,7 +584,7 @@ __global__ void __launch_bounds__(Walk<kN, kGated>::kThreads, 1)
   const int first_unit = static_cast<int>(blockIdx.x) % groups * W::kUnits;
   const int unit_count = min(W::kUnits, units - first_unit);
   constexpr typename W::Stages ring{W::kStatesBytes + W::kOutBytes};
-  if (threadIdx.x == 0) InitPhases(ring, unit_count);
+  if (threadIdx.x == 0) InitPhases(ring, unit_count, W::kBcWarps + unit_count);
   __syncthreads();
   const int warpgroup = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
   if (warpgroup == W::kUnits) {
@@ -597,8 +611,8 @@ struct StatesWalk {
 };
 
 #ifdef MNEME_HAS_WGMMA
-// The loading warpgroup's part of StatesKernel: its first warp copies, the others compute the
-// decays of a tile each in turn.
+// The loading warpgroup's part of StatesKernel: its first warp copies B, the others, in turn, copy
+// x and compute the decays of a tile.
 __device__ __forceinline__ void LoadStateTiles(const SsdParams& p, const StateChain& chain,
                                                int tiles, int unit, int slices, int first_n,
                                                const StatesWalk::Stages& ring) {
@@ -608,24 +622,27 @@ __device__ __forceinline__ void LoadStateTiles(const SsdParams& p, const StateCh
   const HeadDecay decay(p, head);
   RingStep<StatesWalk::kStages> step;
   for (int tile = 0; tile < tiles; ++tile, step.Next()) {
+    if (warp > 0 && tile % kTurns != warp - 1) continue;
     const int64_t row = chain.first_row + int64_t{tile} * kTile;
+    const __nv_bfloat16* const xbc = Rows(p.xbc, row, p.xbc_stride);
     if (warp == 0) {
-      const __nv_bfloat16* const xbc = Rows(p.xbc, row, p.xbc_stride);
       PhaseWait(ring.Empty(step.stage), step.parity ^ 1);
       CopyPanel(ring.Panel(step.stage, 0), xbc + p.heads * p.head_dim + first_n, p.xbc_stride,
                 kTile);
-      CopyPanel(ring.Panel(step.stage, 1), xbc + static_cast<int64_t>(unit) * kWidth, p.xbc_stride,
-                kTile);
       PhaseArriveAfterCopies(ring.Full(step.stage));
-    } else if (tile % kTurns == warp - 1) {
-      float dt[kTile / 32];
-      LoadDt(dt, p, row, kTile, head);
-      PhaseWait(ring.Empty(step.stage), step.parity ^ 1);
-      ComputeDecays<kTile / 32, false>(dt, decay, kTile, kTile, ring.DecaysOf(step.stage, 0));
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) PhaseArrive(ring.Full(step.stage));
+      continue;
     }
+    float dt[kTile / 32];
+    LoadDt(dt, p, row, kTile, head);
+    PhaseWait(ring.Empty(step.stage), step.parity ^ 1);
+    CopyPanel(ring.Panel(step.stage, 1), xbc + static_cast<int64_t>(unit) * kWidth, p.xbc_stride,
+              kTile);
+    PhaseArriveAfterCopies(ring.Full(step.stage));
+    ComputeDecays<kTile / 32, false>(dt, decay, kTile, kTile, ring.DecaysOf(step.stage, 0));
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) PhaseArrive(ring.Full(step.stage));
   }
+  AwaitCopies();
 }
 
 // The other one's: 64 rows of the state of a unit, from `first_n` on.
@@ -677,7 +694,7 @@ __global__ void __launch_bounds__(StatesWalk::kThreads)
   const int first_n = static_cast<int>(blockIdx.x) % halves * 64;
   const int tiles = chain.run_tiles * (chain.run_count - 1);
   constexpr StatesWalk::Stages ring{0};
-  if (threadIdx.x == 0) InitPhases(ring, 1);
+  if (threadIdx.x == 0) InitPhases(ring, 1, 2);
   __syncthreads();
   if (__shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / kWarpgroup, 0) == 0) {
     WalkStates(p, chain, tiles, unit, slices, first_n, ring);
