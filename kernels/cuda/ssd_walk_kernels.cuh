@@ -80,6 +80,12 @@ __device__ __forceinline__ void CopyPanel(uint32_t panel, const __nv_bfloat16* f
   }
 }
 
+// Before a warp that has copied ends: its copies must not outlive it.
+__device__ __forceinline__ void AwaitCopies() {
+  CopyAsyncCommit();
+  CopyAsyncWait<0>();
+}
+
 // What a stage of the ring has, kPanels panels and the decays of kUnits units, behind it the
 // barriers: `full` and `empty` of each stage.
 template <int kStages, int kPanels, int kUnits>
@@ -134,6 +140,12 @@ __device__ __forceinline__ uint64_t PanelOperand(uint32_t panel) {
   return WgmmaSwappedDescriptor(SharedAt<void>(panel));
 }
 
+// A product reads these registers until it has been waited for: called behind the wait, it keeps
+// the compiler from giving them to other values before.
+__device__ __forceinline__ void KeepRegisters(const uint32_t (&a)[4]) {
+  asm volatile("" ::"r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]));
+}
+
 // What the 64 tokens of a tile add to 64 rows of the state (16 a warp), by a warpgroup: B, weighted
 // by the decay to the tile's end, times x. Commits; `added` and `weighted` belong to the product
 // until it has been waited for.
@@ -175,6 +187,11 @@ struct StateProduct {
       WgmmaRows<false>(added, weighted[s], WgmmaAdvance(x, s * 16 * 128));
     }
     WgmmaCommit();
+  }
+  // Behind the wait for the product.
+  __device__ __forceinline__ void Keep() const {
+#pragma unroll
+    for (int s = 0; s < kTile / 16; ++s) KeepRegisters(weighted[s]);
   }
 };
 #endif  // MNEME_HAS_WGMMA
@@ -337,6 +354,7 @@ __device__ __forceinline__ void LoadTiles(const SsdParams& p, const Run& run, in
       for (int e = 0; e < kTile / 32; ++e) dt[e] = dt_next[e];
     }
   }
+  if (u < 0) AwaitCopies();
 }
 
 // Starts C B^T and C S, of which the first commits first.
@@ -500,12 +518,15 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
     WgmmaCommit();
     product.Start(added, x_panel);
     WgmmaWait<1>();
+#pragma unroll
+    for (int k = 0; k < kTile / 16; ++k) KeepRegisters(mixed[k]);
     FinishTile<kGated>(
         out_panel(step.stage), p, y, skip, x_panel, x_panel + W::kUnits * kPanelBytes, column,
         kGated ? p.gate.squares + (run.first_row + first) * (p.heads * slices) + unit : nullptr,
         min(run.rows - first, kTile));
     const float whole = Exp(decays.high[kTile - 1]);
     WgmmaWait<0>();
+    product.Keep();
     Barrier(1 + u, kWarpgroup);  // all have read the state that was held
     Advance(state[0], whole, added);
     HoldState(held, state[0]);
@@ -514,6 +535,7 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
       WgmmaFence();
       product.Start(added, x_panel);
       WgmmaWait<0>();
+      product.Keep();
       Advance(state[1], whole, added);
       HoldState(held + kPanelBytes, state[1]);
     }
@@ -600,6 +622,7 @@ __device__ __forceinline__ void LoadStateTiles(const SsdParams& p, const StateCh
       if (threadIdx.x % 32 == 0) PhaseArrive(ring.Full(step.stage));
     }
   }
+  if (warp == 0) AwaitCopies();
 }
 
 // The other one's: 64 rows of the state of a unit, from `first_n` on.
@@ -628,6 +651,7 @@ __device__ __forceinline__ void WalkStates(const SsdParams& p, const StateChain&
     // The product reads `weighted` from registers until it is done: the next tile's must not be
     // computed before, or the compiler may give them the same registers.
     WgmmaWait<0>();
+    product.Keep();
     __syncwarp();
     if (threadIdx.x % 32 == 0) PhaseArrive(ring.Empty(stage));
     if (tile + 1 < tiles) prepare();
