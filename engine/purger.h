@@ -15,8 +15,8 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/background_thread.h"
 #include "common/clock.h"
-#include "engine/background_thread.h"
 #include "engine/engine.h"
 #include "engine/engine_metrics.h"
 #include "memory_store/memory_store.h"
@@ -26,18 +26,20 @@ namespace mneme {
 // Thread-safe. What it borrows must outlive it.
 class Purger {
  public:
-  Purger(MemoryStore& store, EngineMetrics& metrics, Clock& clock);
+  // `sweep` is called every second or so: to delete what has expired.
+  Purger(MemoryStore& store, EngineMetrics& metrics, Supervisor& supervisor,
+         std::function<void()> sweep);
   ~Purger();
 
   // Something was deleted.
   void Notify();
+  // Of a deletion that leaves nothing to purge: its receipt can be had.
+  void NothingToPurge(const Deletion& deletion) { Done({deletion}); }
   // Calls `purged` once, from a thread of this object or from this call, when the deletion is
   // purged; never, if that was too long ago or is not before the end of this object.
   void WhenPurged(PurgeId id, PurgedCallback purged);
   // Ends the purge that runs, soon; it is taken up again after the next start.
   void Stop();
-  // UNAVAILABLE when its thread failed.
-  absl::Status Health(absl::Duration stall_max) const { return thread_.Health(stall_max); }
 
  private:
   // Receipts kept for who asks a little late, at most.
@@ -53,6 +55,7 @@ class Purger {
   MemoryStore& store_;
   EngineMetrics& metrics_;
   Clock& clock_;
+  const std::function<void()> sweep_;
   std::atomic<bool> cancel_{false};
   absl::Mutex mutex_;
   absl::CondVar changed_;

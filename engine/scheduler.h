@@ -24,8 +24,8 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/background_thread.h"
 #include "common/clock.h"
-#include "engine/background_thread.h"
 #include "engine/document_source.h"
 #include "engine/engine_metrics.h"
 #include "engine/segmenter.h"
@@ -42,6 +42,9 @@ struct SchedulerOptions {
   int batch_tokens_max = 0;
   int queue_segments_max = 0;
   absl::Duration idle_flush;
+  // Pages of memories that do not keep them on disk are not made: otherwise they begin in the host
+  // tier.
+  bool skip_pages_not_kept = false;
   // First and longest wait before a step that failed is tried again.
   absl::Duration retry_wait_min = absl::Milliseconds(50);
   absl::Duration retry_wait_max = absl::Seconds(5);
@@ -61,7 +64,8 @@ struct SchedulerHooks {
 class Scheduler {
  public:
   Scheduler(const SchedulerOptions& options, const Model& model, const SegmentShape& shape,
-            MemoryStore& store, EngineMetrics& metrics, Clock& clock, SchedulerHooks hooks);
+            MemoryStore& store, EngineMetrics& metrics, Supervisor& supervisor,
+            SchedulerHooks hooks);
   ~Scheduler();
   // Lets the threads end after the step they are at, and returns at once: what is left to derive is
   // left for the next start.
@@ -92,7 +96,6 @@ class Scheduler {
 
   // True when all text of the document that is durable has become visible, or never will.
   bool Done(DocumentId document) const;
-  absl::Status Health(absl::Duration stall_max) const;
 
  private:
   struct Document;

@@ -14,13 +14,22 @@ namespace mneme {
 enum class MemoryId : uint64_t {};
 enum class DocumentId : uint64_t {};
 
-// What is being forgotten: a document, or (document 0, which is none) a whole memory.
+// In place of a document: the pages of a memory, of all its documents.
+inline constexpr DocumentId kPagesOfMemory{~uint64_t{0}};
+
+// A tail: the end of a document as it was at an earlier time, derived for who reads the past. Its
+// handle stands where a document's identity does, never on disk, and no document has one like it.
+inline constexpr DocumentId kFirstTail{uint64_t{1} << 63};
+inline bool IsTail(DocumentId document) { return document >= kFirstTail; }
+
+// What is being forgotten: a document, the pages of a memory (kPagesOfMemory), or (document 0,
+// which is none) a whole memory.
 struct PurgeId {
   MemoryId memory{};
   DocumentId document{};
 
   friend auto operator<=>(const PurgeId&, const PurgeId&) = default;
-  // "m3" or "m3-d17".
+  // "m3", "m3-d17" or "m3-pages".
   std::string ToString() const;
 };
 

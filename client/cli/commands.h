@@ -10,6 +10,7 @@
 namespace mneme {
 
 CommandSpec CreateCommand();
+CommandSpec SetCommand();
 CommandSpec IngestCommand();
 CommandSpec SearchCommand();
 CommandSpec AskCommand();
@@ -19,6 +20,8 @@ CommandSpec ShowCommand();
 CommandSpec ForgetCommand();
 CommandSpec DeleteCommand();
 CommandSpec ScoreCommand();
+CommandSpec ForkCommand();
+CommandSpec SnapshotCommand();
 CommandSpec VerifyCommand();
 CommandSpec RepairCommand();
 CommandSpec BackupCommand();

@@ -1,4 +1,5 @@
-// Products of few rows with a weight as stored, and rows of it.
+// Products of few rows with a weight of bf16 or f32 as stored, and rows of any weight. (int8:
+// int8_row_product.cu, but for the longest k, which come here.)
 //
 // RowProduct: a warp computes 4 outputs for up to 8 rows. Its lanes walk k side by side, 4 elements
 // each (128 a step), so that the weight is read once, in whole lines, for the 8 rows; the sums of
@@ -114,6 +115,8 @@ cudaError_t LaunchRows(const RowProductParams& p, cudaStream_t stream) {
 // Grid: rows, rounded down to what a grid may have; a block strides over rows.
 template <typename W>
 __global__ void GatherKernel(GatherParams p) {
+  WaitForKernelBefore();
+  LetNextKernelStart();
   const W* weight = static_cast<const W*>(p.weight);
   for (int64_t r = blockIdx.x; r < p.rows; r += gridDim.x) {
     const int64_t id = p.ids[r];
@@ -151,7 +154,8 @@ absl::Status LaunchGather(const GatherParams& p, CudaStream& stream) {
   const auto kernel = p.weight_dtype == DType::kI8     ? GatherKernel<int8_t>
                       : p.weight_dtype == DType::kBf16 ? GatherKernel<__nv_bfloat16>
                                                        : GatherKernel<float>;
-  return LaunchStatus(Launch(kernel, grid, 128, 0, stream.get(), p), "Embed");
+  return LaunchStatus(
+      LaunchOverlapping(kernel, grid, 128, 0, stream.get(), stream.kernels_overlap(), p), "Embed");
 }
 
 }  // namespace mneme

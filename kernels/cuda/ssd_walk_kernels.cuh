@@ -84,8 +84,7 @@ __device__ __forceinline__ void CopyPanel(uint32_t panel, const __nv_bfloat16* f
   }
 }
 
-// Before a warp that has copied ends: a copy that outlives its warp counts at the barrier before it
-// has arrived.
+// Before a warp that has copied ends: its copies must not outlive it.
 __device__ __forceinline__ void AwaitCopies() {
   CopyAsyncCommit();
   CopyAsyncWait<0>();
@@ -146,6 +145,12 @@ __device__ __forceinline__ uint64_t PanelOperand(uint32_t panel) {
   return WgmmaSwappedDescriptor(SharedAt<void>(panel));
 }
 
+// A product reads these registers until it has been waited for: called behind the wait, it keeps
+// the compiler from giving them to other values before.
+__device__ __forceinline__ void KeepRegisters(const uint32_t (&a)[4]) {
+  asm volatile("" ::"r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]));
+}
+
 // What the 64 tokens of a tile add to 64 rows of the state (16 a warp), by a warpgroup: B, weighted
 // by the decay to the tile's end, times x. Commits; `added` and `weighted` belong to the product
 // until it has been waited for.
@@ -187,6 +192,11 @@ struct StateProduct {
       WgmmaRows<false>(added, weighted[s], WgmmaAdvance(x, s * 16 * 128));
     }
     WgmmaCommit();
+  }
+  // Behind the wait for the product.
+  __device__ __forceinline__ void Keep() const {
+#pragma unroll
+    for (int s = 0; s < kTile / 16; ++s) KeepRegisters(weighted[s]);
   }
 };
 #endif  // MNEME_HAS_WGMMA
@@ -540,12 +550,15 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
     WgmmaCommit();
     product.Start(added, x_panel);
     WgmmaWait<1>();
+#pragma unroll
+    for (int k = 0; k < kTile / 16; ++k) KeepRegisters(mixed[k]);
     FinishTile<kGated>(out_panel(step.stage), y, x_panel + W::kUnits * kPanelBytes,
                        SharedAt<float>(W::kWeightsAt) + u * kWidth,
                        kGated ? p.gate.squares + (run.first_row + first) * units + unit : nullptr,
                        units, min(run.rows - first, kTile));
     const float whole = Exp(decays.high[kTile - 1]);
     WgmmaWait<0>();
+    product.Keep();
     Barrier(1 + u, kWarpgroup);  // all have read the state that was held
     Advance(state[0], whole, added);
     HoldState(held, state[0]);
@@ -554,6 +567,7 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
       WgmmaFence();
       product.Start(added, x_panel);
       WgmmaWait<0>();
+      product.Keep();
       Advance(state[1], whole, added);
       HoldState(held + kPanelBytes, state[1]);
     }
@@ -664,15 +678,17 @@ __device__ __forceinline__ void WalkStates(const SsdParams& p, const StateChain&
   prepare();
   for (int tile = 0, of_run = 0; tile < tiles; ++tile) {
     const int stage = step.stage;
-    const StateProduct started = product;
     WgmmaFence();
-    started.Start(added, ring.Panel(stage, 1));
+    product.Start(added, ring.Panel(stage, 1));
     const float whole = Exp(ring.DecaysOf(stage, 0).high[kTile - 1]);
     step.Next();
-    if (tile + 1 < tiles) prepare();  // the next tile's while this one's product is under way
+    // The product reads `weighted` from registers until it is done: the next tile's must not be
+    // computed before, or the compiler may give them the same registers.
     WgmmaWait<0>();
+    product.Keep();
     __syncwarp();
     if (threadIdx.x % 32 == 0) PhaseArrive(ring.Empty(stage));
+    if (tile + 1 < tiles) prepare();
     Advance(state, whole, added);
     if (++of_run == chain.run_tiles) {
       of_run = 0;
