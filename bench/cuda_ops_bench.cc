@@ -110,7 +110,10 @@ class Bench {
 
   void RunSsd() {
     PrintHead();
-    for (const int64_t sequences : {1, 4, 16}) Recurrence(sequences);
+    const DType activation = backend_.activation_dtype(DType::kBf16);
+    for (const int64_t sequences : {1, 4, 16}) Recurrence(sequences, activation);
+    if (activation == DType::kF32) return;
+    for (const int64_t sequences : {1, 4, 16}) Recurrence(sequences, DType::kF32);
   }
 
  private:
@@ -172,12 +175,13 @@ class Bench {
                 "TFLOP/s", "floor");
   }
 
-  // rows_ tokens in `sequences` equal sequences.
-  void Recurrence(int64_t sequences) {
+  // rows_ tokens in `sequences` equal sequences; rows of x, B, C and y in `io_dtype`.
+  void Recurrence(int64_t sequences, DType io_dtype) {
     const Shape& c = shape_;
-    const Buffer xbc = Floats(rows_ * c.conv_dim()), dt = Floats(rows_ * c.heads),
-                 heads = Floats(3 * c.heads), states = Floats(sequences * c.inner() * c.state),
-                 y = Floats(rows_ * c.inner());
+    const int64_t values = rows_ * c.conv_dim();
+    const Buffer xbc = io_dtype == DType::kBf16 ? Halves(values) : Floats(values),
+                 dt = Floats(rows_ * c.heads), heads = Floats(3 * c.heads),
+                 states = Floats(sequences * c.inner() * c.state), y = Floats(rows_ * c.inner());
     std::vector<SequenceRows> sequence_rows;
     for (int64_t i = 0; i < sequences; ++i) {
       sequence_rows.push_back({.row_begin = i * (rows_ / sequences),
@@ -199,10 +203,13 @@ class Bench {
                            .rows = rows_,
                            .y = y.as<float>(),
                            .y_stride = c.inner(),
-                           .compute_dtype = DType::kBf16};
+                           .compute_dtype = DType::kBf16,
+                           .io_dtype = io_dtype};
     const auto rows = static_cast<double>(rows_), N = static_cast<double>(c.state);
-    Line("Ssd, " + std::to_string(sequences) + " x " + std::to_string(rows_ / sequences),
-         rows * static_cast<double>(c.conv_dim() + c.inner() + c.heads) * 4,
+    Line("Ssd, " + std::to_string(sequences) + " x " + std::to_string(rows_ / sequences) + ", " +
+             std::string(DTypeName(io_dtype)) + " rows",
+         rows * (static_cast<double>((c.conv_dim() + c.inner()) * DTypeBytes(io_dtype)) +
+                 static_cast<double>(c.heads) * 4),
          rows * static_cast<double>(c.heads) *
              (64 * N + 64 * static_cast<double>(c.head_dim) +
               4 * N * static_cast<double>(c.head_dim)),
@@ -573,22 +580,21 @@ class Bench {
     const int64_t product_stride = in_proj->out_columns();
     const int64_t conv_floats = (c.taps - 1) * c.conv_dim();
     const int64_t layer_floats = conv_floats + inner * c.state;
-    const Buffer vectors = Floats(8 * (c.d_model + inner + c.conv_dim())),
-                 hidden = Floats(R * c.d_model), operand = Floats(R * inner),
-                 product = Floats(R * product_stride), conv = Floats(R * c.conv_dim()),
-                 y = Floats(R * inner), logits = Floats(R * table->out_columns()),
-                 states = Floats(R * kLayers * layer_floats), queries = Floats(R * c.landmark),
-                 ids = OrDie(backend_.Allocate(R * 4)),
+    const Buffer vectors = Floats(8 * (c.d_model + inner + c.conv_dim())), hidden = Floats(R * c.d_model),
+                 operand = Floats(R * inner), product = Floats(R * product_stride),
+                 conv = Floats(R * c.conv_dim()), y = Floats(R * inner),
+                 logits = Floats(R * table->out_columns()), states = Floats(R * kLayers * layer_floats),
+                 queries = Floats(R * c.landmark), ids = OrDie(backend_.Allocate(R * 4)),
                  pages = Halves(kPoolPages * 2 * c.chunk * attention_dim),
-                 page_table = OrDie(backend_.Allocate(R * kPages * 8)),
-                 weights = Floats(R * kPages), counts = OrDie(backend_.Allocate(R * 4)),
+                 page_table = OrDie(backend_.Allocate(R * kPages * 8)), weights = Floats(R * kPages),
+                 counts = OrDie(backend_.Allocate(R * 4)),
                  sequences_there = OrDie(backend_.Allocate(R * sizeof(SequenceRows)));
     const float* w = vectors.as<float>();
     std::vector<int32_t> host_ids(R, 17), host_counts(R, kPages);
     std::vector<const void*> host_pages;
     for (int64_t i = 0; i < R * kPages; ++i) {
-      host_pages.push_back(pages.as<Bf16>(static_cast<int64_t>(random_() % kPoolPages) * 2 *
-                                          c.chunk * attention_dim * 2));
+      host_pages.push_back(pages.as<Bf16>(
+          static_cast<int64_t>(random_() % kPoolPages) * 2 * c.chunk * attention_dim * 2));
     }
     std::vector<SequenceRows> sequences;
     for (int64_t i = 0; i < R; ++i) {
@@ -618,25 +624,25 @@ class Bench {
                   .gate_stride = product_stride,
                   .normed = operand.data()};
       } else if (normed) {
-        const absl::Status status = gate == nullptr
-                                        ? backend_.RmsNorm({.in = a.as<float>(),
-                                                            .in_stride = stride,
-                                                            .weight = w,
-                                                            .eps = 1e-5f,
-                                                            .rows = R,
-                                                            .width = weight.cols(),
-                                                            .out = operand.data(),
-                                                            .out_stride = weight.cols()})
-                                        : backend_.GateNorm({.y = a.as<float>(),
-                                                             .y_stride = stride,
-                                                             .z = gate,
-                                                             .z_stride = product_stride,
-                                                             .weight = w,
-                                                             .eps = 1e-5f,
-                                                             .rows = R,
-                                                             .width = weight.cols(),
-                                                             .out = operand.data(),
-                                                             .out_stride = weight.cols()});
+        const absl::Status status =
+            gate == nullptr ? backend_.RmsNorm({.in = a.as<float>(),
+                                                .in_stride = stride,
+                                                .weight = w,
+                                                .eps = 1e-5f,
+                                                .rows = R,
+                                                .width = weight.cols(),
+                                                .out = operand.data(),
+                                                .out_stride = weight.cols()})
+                            : backend_.GateNorm({.y = a.as<float>(),
+                                                 .y_stride = stride,
+                                                 .z = gate,
+                                                 .z_stride = product_stride,
+                                                 .weight = w,
+                                                 .eps = 1e-5f,
+                                                 .rows = R,
+                                                 .width = weight.cols(),
+                                                 .out = operand.data(),
+                                                 .out_stride = weight.cols()});
         if (!status.ok()) return status;
         p.a = operand.data();
         p.a_stride = weight.cols();
@@ -749,9 +755,8 @@ class Bench {
       return wait ? backend_.CopyOut(host_ids.data(), ids.data(), R * 4) : absl::OkStatus();
     };
     const auto floats = static_cast<double>(R * kLayers * layer_floats);
-    const double bytes =
-        floats * 8 + static_cast<double>(kLayers * (c.in_proj() * c.d_model + c.d_model * inner) +
-                                         c.vocab * c.d_model);
+    const double bytes = floats * 8 + static_cast<double>(kLayers * (c.in_proj() * c.d_model + c.d_model * inner) +
+                                                          c.vocab * c.d_model);
     for (const bool wait : {true, false}) {
       const std::string how = wait ? ", waiting" : ", queued";
       norms = convolution = false;
@@ -775,8 +780,7 @@ class Bench {
       const int64_t conv_floats = (c.taps - 1) * c.conv_dim();
       const int64_t state_floats = conv_floats + c.inner() * c.state;
       const Buffer a = Floats(readers * c.inner()), out = Floats(readers * table->out_columns()),
-                   gate = Floats(readers * c.inner()),
-                   vectors = Floats(8 * (c.inner() + c.conv_dim())),
+                   gate = Floats(readers * c.inner()), vectors = Floats(8 * (c.inner() + c.conv_dim())),
                    states = Floats(readers * state_floats * 20), y = Floats(readers * c.inner()),
                    normed = Floats(readers * c.inner()), conv = Floats(readers * c.conv_dim()),
                    there = OrDie(backend_.Allocate(readers * sizeof(SequenceRows))),
@@ -784,8 +788,9 @@ class Bench {
       const float* w = vectors.as<float>();
       std::vector<SequenceRows> sequences;
       for (int64_t i = 0; i < readers; ++i) {
-        sequences.push_back(
-            {.row_begin = i, .row_count = 1, .state = states.as<float>() + i * state_floats * 20});
+        sequences.push_back({.row_begin = i,
+                             .row_count = 1,
+                             .state = states.as<float>() + i * state_floats * 20});
       }
       OrDie(backend_.CopyIn(there.data(), sequences.data(),
                             readers * static_cast<int64_t>(sizeof(SequenceRows))));
@@ -810,9 +815,7 @@ class Bench {
                                bool normalize, bool accumulate) {
         const auto cells = static_cast<double>(readers * weight.rows());
         const auto K = static_cast<double>(weight.cols());
-        line(name,
-             static_cast<double>(weight.rows()) * K + static_cast<double>(readers) * 4 * K +
-                 cells * 4,
+        line(name, static_cast<double>(weight.rows()) * K + static_cast<double>(readers) * 4 * K + cells * 4,
              2 * cells * K, [&](int64_t) {
                MatmulParams p = {.a = a.data(),
                                  .a_stride = weight.cols(),
@@ -845,9 +848,7 @@ class Bench {
       });
       for (const bool convolution : {false, true}) {
         line(convolution ? "ConvSsmStep" : "SsmStep",
-             static_cast<double>(readers *
-                                 (convolution ? state_floats : state_floats - conv_floats)) *
-                 8,
+             static_cast<double>(readers * (convolution ? state_floats : state_floats - conv_floats)) * 8,
              static_cast<double>(readers * state_floats) * 5, [&](int64_t i) {
                const SsdParams ssd = {.xbc = conv.as<float>(),
                                       .xbc_stride = c.conv_dim(),

@@ -99,8 +99,8 @@ struct MatmulParams {
   DType a_dtype = DType::kF32;
   int64_t a_stride = 0;
   int64_t rows = 0;
-  // Rows that `a` (normed: norm.normed) and `out` have room for: a backend that works in blocks of
-  // rows may read and overwrite those from `rows` on. 0: just `rows`.
+  // Rows that `a` (normed: norm.normed) and `out` have room for: a backend that works in blocks of rows may read and
+  // overwrite those from `rows` on. 0: just `rows`.
   int64_t row_capacity = 0;
   OperandNorm norm = {};
   const PackedWeight* weight = nullptr;

@@ -64,20 +64,30 @@ __device__ __forceinline__ uint32_t PanelPlace(uint32_t panel, int row, int colu
 // Starts to copy a panel of a matrix, zeros from `rows` on, with a warp.
 __device__ __forceinline__ void CopyPanel(uint32_t panel, const __nv_bfloat16* from, int64_t stride,
                                           int rows) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, column = lane % 8 * 8;
+  const int lane = static_cast<int>(threadIdx.x) % 32, column = lane % 8 * 8, first = lane / 8;
   if (rows == kTile) {
-    const __nv_bfloat16* next = from + lane / 8 * stride + column;
-#pragma unroll 4
-    for (int row = 0; row < kTile; row += 4, next += 4 * stride) {
-      CopyAsync16(SharedAt<void>(PanelPlace(panel, row + lane / 8, column)), next);
+    const __nv_bfloat16* const lane_from = from + first * stride + column;
+    // Rows 4 apart take turns at two places of their eight.
+    const uint32_t even = PanelPlace(panel, first, column);
+    const uint32_t odd = PanelPlace(panel, first + 4, column);
+#pragma unroll 8
+    for (int step = 0; step < kTile / 4; ++step) {
+      const uint32_t place = (step % 2 == 0 ? even : odd) + step / 2 * 8 * 128;
+      CopyAsync16(SharedAt<void>(place), lane_from + step * 4 * stride);
     }
     return;
   }
-  for (int row = lane / 8; row < kTile; row += 4) {
+  for (int row = first; row < kTile; row += 4) {
     const bool valid = row < rows;
     CopyAsync16(SharedAt<void>(PanelPlace(panel, row, column)),
                 from + (valid ? row : 0) * stride + column, valid);
   }
+}
+
+// Before a warp that has copied ends: its copies must not outlive it.
+__device__ __forceinline__ void AwaitCopies() {
+  CopyAsyncCommit();
+  CopyAsyncWait<0>();
 }
 
 // What a stage of the ring has, kPanels panels and the decays of kUnits units, behind it the
@@ -119,12 +129,13 @@ struct RingStep {
 };
 
 #ifdef MNEME_HAS_WGMMA
-// Of a ring that `units` warpgroups read, one warp copies to and others compute decays for; by one
-// thread, a barrier of the block afterwards.
+// Of a ring that `units` warpgroups read and `copying` warps fill, with decays one of each unit; by
+// one thread, a barrier of the block afterwards.
 template <int kStages, int kPanels, int kUnits>
-__device__ __forceinline__ void InitPhases(const Ring<kStages, kPanels, kUnits>& ring, int units) {
+__device__ __forceinline__ void InitPhases(const Ring<kStages, kPanels, kUnits>& ring, int units,
+                                           int copying) {
   for (int stage = 0; stage < kStages; ++stage) {
-    PhaseInit(ring.Full(stage), 32 + units);  // copies, decays
+    PhaseInit(ring.Full(stage), copying * 32 + units);
     PhaseInit(ring.Empty(stage), units * (kWarpgroup / 32));
   }
 }
@@ -132,6 +143,12 @@ __device__ __forceinline__ void InitPhases(const Ring<kStages, kPanels, kUnits>&
 // The panel as an operand, from its first row and column on.
 __device__ __forceinline__ uint64_t PanelOperand(uint32_t panel) {
   return WgmmaSwappedDescriptor(SharedAt<void>(panel));
+}
+
+// A product reads these registers until it has been waited for: called behind the wait, it keeps
+// the compiler from giving them to other values before.
+__device__ __forceinline__ void KeepRegisters(const uint32_t (&a)[4]) {
+  asm volatile("" ::"r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]));
 }
 
 // What the 64 tokens of a tile add to 64 rows of the state (16 a warp), by a warpgroup: B, weighted
@@ -176,6 +193,11 @@ struct StateProduct {
     }
     WgmmaCommit();
   }
+  // Behind the wait for the product.
+  __device__ __forceinline__ void Keep() const {
+#pragma unroll
+    for (int s = 0; s < kTile / 16; ++s) KeepRegisters(weighted[s]);
+  }
 };
 #endif  // MNEME_HAS_WGMMA
 
@@ -219,26 +241,36 @@ __device__ __forceinline__ void Advance(float (&state)[8][4], float whole,
   }
 }
 
-// 64 rows of the state as bf16 into a panel.
-__device__ __forceinline__ void HoldState(uint32_t panel, const float (&state)[8][4]) {
+// Where a lane writes (reads) of a warp's 16 rows of a panel by StoreMatrix4 (LoadMatrix4): matrix
+// m holds rows 8 (m % 2) .. and the eight columns m / 2 of a pair; pair q / 2 is at place ^ (q *
+// 16).
+__device__ __forceinline__ uint32_t PairPlace(uint32_t panel) {
   const int lane = Opaque(static_cast<int>(threadIdx.x) % 32);
   const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / 32;
-  const uint32_t place = PanelPlace(panel, warp * 16 + lane / 4, 0) + lane % 4 * 4;
+  return PanelPlace(panel, warp * 16 + lane / 8 % 2 * 8 + lane % 8, lane / 16 * 8);
+}
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+// 64 rows of the state as bf16 into a panel.
+__device__ __forceinline__ void HoldState(uint32_t panel, const float (&state)[8][4]) {
+  const uint32_t place = PairPlace(panel);
 #pragma unroll
-  for (int q = 0; q < 8; ++q) {
-    *SharedAt<uint32_t>(place ^ static_cast<uint32_t>(q * 16)) = PackBf16(state[q][0], state[q][1]);
-    *SharedAt<uint32_t>((place + 8 * 128) ^ static_cast<uint32_t>(q * 16)) =
-        PackBf16(state[q][2], state[q][3]);
+  for (int q = 0; q < 8; q += 2) {
+    const uint32_t pair[4] = {
+        PackBf16(state[q][0], state[q][1]), PackBf16(state[q][2], state[q][3]),
+        PackBf16(state[q + 1][0], state[q + 1][1]), PackBf16(state[q + 1][2], state[q + 1][3])};
+    StoreMatrix4(SharedAt<void>(place ^ static_cast<uint32_t>(q * 16)), pair);
   }
 }
+#endif
 
 // The operand of M x for 16 rows and the 16 tokens from `token` on, of their C B^T; rows i0 = g and
 // i0 + 8 of them have the sums of logarithms given. The tokens lie before the rows or, `diagonal`,
-// are the rows' own.
+// are the rows' own; then M has `skip` added on its diagonal, so that D x comes with M x.
 __device__ __forceinline__ void Mix(uint32_t (&a)[4], const float (&left)[4],
                                     const float (&right)[4], const Decays& decays, int token,
                                     int i0, const TwoFloats& sum0, const TwoFloats& sum1,
-                                    bool diagonal) {
+                                    bool diagonal, float skip) {
   const int t = static_cast<int>(threadIdx.x) % 4, i1 = i0 + 8;
   if (diagonal) {
 #pragma unroll
@@ -253,8 +285,11 @@ __device__ __forceinline__ void Mix(uint32_t (&a)[4], const float (&left)[4],
       const float m01 = product[1] * Exp(sum0.Minus(from1)) * dt.y;
       const float m10 = product[2] * Exp(sum1.Minus(from0)) * dt.x;
       const float m11 = product[3] * Exp(sum1.Minus(from1)) * dt.y;
-      a[half * 2] = PackBf16(j <= i0 ? m00 : 0.0f, j + 1 <= i0 ? m01 : 0.0f);
-      a[half * 2 + 1] = PackBf16(j <= i1 ? m10 : 0.0f, j + 1 <= i1 ? m11 : 0.0f);
+      const auto kept = [&](float m, int column, int row) {
+        return column < row ? m : column == row ? m + skip : 0.0f;
+      };
+      a[half * 2] = PackBf16(kept(m00, j, i0), kept(m01, j + 1, i0));
+      a[half * 2 + 1] = PackBf16(kept(m10, j, i1), kept(m11, j + 1, i1));
     }
     return;
   }
@@ -278,7 +313,8 @@ struct Walk {
   static constexpr int kHalves = kN / 64;          // of the state's rows
   static constexpr int kUnits = kN == 64 ? 3 : 2;  // of a thread block: warpgroups
   static constexpr int kThreads = kWarpgroup * (kUnits + 1);
-  static constexpr int kRegisters = kN == 64 ? 152 : 216;  // of a thread of theirs
+  static constexpr int kBcWarps = kWarpgroup / 32 - kUnits;  // that copy B and C
+  static constexpr int kRegisters = kN == 64 ? 152 : 216;    // of a thread of theirs
   static constexpr int kRegistersElse = kN == 64 ? 56 : 72;
   static constexpr int kStages = kN == 128 && kGated ? 2 : 3;
   // Panels: B, C, of each unit x, and of each unit z.
@@ -286,21 +322,24 @@ struct Walk {
   static constexpr uint32_t kStatesBytes = kUnits * kHalves * kPanelBytes;  // as bf16
   // Panels where y waits to be stored: one of each unit, or that of z.
   static constexpr uint32_t kOutBytes = kGated ? 0 : kUnits * kPanelBytes;
-  static constexpr int64_t kSharedBytes = kStatesBytes + kOutBytes + Stages::kBytes;
+  static constexpr uint32_t kWeightsAt = kStatesBytes + kOutBytes + Stages::kBytes;  // the gate's
+  static constexpr int64_t kSharedBytes = kWeightsAt + (kGated ? kUnits * kWidth * 4 : 0);
 };
 
 #ifdef MNEME_HAS_WGMMA
-// The loading warpgroup's part of WalkKernel: its first warp copies, the others compute the decays
-// of a unit each.
+// The loading warpgroup's part of WalkKernel. A warp for each unit copies its x and z and computes
+// its decays; the others copy B and C.
 template <int kN, bool kGated>
 __device__ __forceinline__ void LoadTiles(const SsdParams& p, const Run& run, int first_unit,
                                           int unit_count, int slices,
                                           const typename Walk<kN, kGated>::Stages& ring) {
   using W = Walk<kN, kGated>;
+  constexpr int kShared = 2 * W::kHalves / W::kBcWarps;  // panels of B and C that a warp copies
   const int warp = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) % kWarpgroup / 32, 0);
-  const int u = warp - 1;
+  const int u = warp - W::kBcWarps;
   if (u >= unit_count) return;
-  const int head = (first_unit + max(u, 0)) / slices;
+  const int unit = first_unit + max(u, 0), head = unit / slices;
+  const int64_t column = static_cast<int64_t>(unit) * kWidth;  // heads' slices lie side by side
   const HeadDecay decay(p, head);
   const auto rows_from = [&](int row) { return min(max(run.rows - row, 0), kTile); };
   float dt[kTile / 32], dt_next[kTile / 32];
@@ -309,34 +348,33 @@ __device__ __forceinline__ void LoadTiles(const SsdParams& p, const Run& run, in
   for (int first = 0; first < run.rows; first += kTile, step.Next()) {
     const int rows = rows_from(first);
     const int64_t row = run.first_row + first;
-    if (u >= 0) LoadDt(dt_next, p, row + kTile, rows_from(first + kTile), head);
+    const __nv_bfloat16* const xbc = Rows(p.xbc, row, p.xbc_stride);
     PhaseWait(ring.Empty(step.stage), step.parity ^ 1);
     if (u < 0) {
-      const __nv_bfloat16* const xbc = Rows(p.xbc, row, p.xbc_stride);
-      const __nv_bfloat16* const bc = xbc + p.heads * p.head_dim;
 #pragma unroll 1
-      for (int panel = 0; panel < 2 * W::kHalves; ++panel) {  // B, then C, side by side
-        CopyPanel(ring.Panel(step.stage, panel), bc + panel * 64, p.xbc_stride, rows);
-      }
-#pragma unroll 1
-      for (int i = 0; i < unit_count; ++i) {  // heads and their slices lie side by side too
-        const int64_t column = static_cast<int64_t>(first_unit + i) * kWidth;
-        const int panel = 2 * W::kHalves + i;
-        CopyPanel(ring.Panel(step.stage, panel), xbc + column, p.xbc_stride, rows);
-        if constexpr (kGated) {
-          CopyPanel(ring.Panel(step.stage, panel + W::kUnits),
-                    Rows(p.gate.z, row, p.gate.z_stride) + column, p.gate.z_stride, rows);
-        }
+      for (int panel = warp * kShared; panel < (warp + 1) * kShared;
+           ++panel) {  // B, C side by side
+        CopyPanel(ring.Panel(step.stage, panel), xbc + p.heads * p.head_dim + panel * 64,
+                  p.xbc_stride, rows);
       }
       PhaseArriveAfterCopies(ring.Full(step.stage));
-    } else {
-      ComputeDecays<kTile / 32, false>(dt, decay, rows, kTile, ring.DecaysOf(step.stage, u));
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) PhaseArrive(ring.Full(step.stage));
-#pragma unroll
-      for (int e = 0; e < kTile / 32; ++e) dt[e] = dt_next[e];
+      continue;
     }
+    const int panel = 2 * W::kHalves + u;
+    CopyPanel(ring.Panel(step.stage, panel), xbc + column, p.xbc_stride, rows);
+    if constexpr (kGated) {
+      CopyPanel(ring.Panel(step.stage, panel + W::kUnits),
+                Rows(p.gate.z, row, p.gate.z_stride) + column, p.gate.z_stride, rows);
+    }
+    PhaseArriveAfterCopies(ring.Full(step.stage));
+    LoadDt(dt_next, p, row + kTile, rows_from(first + kTile), head);
+    ComputeDecays<kTile / 32, false>(dt, decay, rows, kTile, ring.DecaysOf(step.stage, u));
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) PhaseArrive(ring.Full(step.stage));
+#pragma unroll
+    for (int e = 0; e < kTile / 32; ++e) dt[e] = dt_next[e];
   }
+  AwaitCopies();
 }
 
 // Starts C B^T and C S, of which the first commits first.
@@ -363,42 +401,49 @@ __device__ __forceinline__ void StartProducts(float (&products)[8][4], float (&y
   WgmmaCommit();
 }
 
-// y + D x of a lane's two rows of a tile, and with kGated that gated, as bf16 into a panel, which
-// may be z's. `squares`: of the unit and the tile's first row; rows from `rows` on have none.
+// y of a warp's 16 rows of a tile, and with kGated that gated, as bf16 into a panel, which may be
+// z's. `weight`: of the gate, for the unit's columns, in shared memory; `squares`: of the unit and
+// the tile's first row; rows from `rows` on have none.
 template <bool kGated>
-__device__ __forceinline__ void FinishTile(uint32_t out_panel, const SsdParams& p,
-                                           const float (&y)[8][4], float skip, uint32_t x_panel,
-                                           uint32_t z_panel, int64_t column, float* squares,
-                                           int rows) {
-  const int lane = Opaque(static_cast<int>(threadIdx.x) % 32), t = lane % 4;
-  const int i0 = static_cast<int>(threadIdx.x) % kWarpgroup / 32 * 16 + lane / 4;
-  const uint32_t place = PanelPlace(0, i0, 0) + static_cast<uint32_t>(t * 4);
+__device__ __forceinline__ void FinishTile(uint32_t out_panel, const float (&y)[8][4],
+                                           uint32_t z_panel, const float* weight, float* squares,
+                                           int64_t squares_stride, int rows) {
+  const uint32_t place = PairPlace(0);
+  const int t = static_cast<int>(threadIdx.x) % 4;
+  float sums[2] = {0, 0};
 #pragma unroll
-  for (int part = 0; part < 2; ++part) {
-    float sum = 0;
-#pragma unroll
-    for (int q = 0; q < 8; ++q) {
-      const uint32_t at = (place ^ static_cast<uint32_t>(q * 16)) + part * 8 * 128;
-      const uint32_t x = *SharedAt<uint32_t>(x_panel + at);
-      float v0 = fmaf(skip, __uint_as_float(x << 16), y[q][part * 2]);
-      float v1 = fmaf(skip, __uint_as_float(x & 0xffff0000u), y[q][part * 2 + 1]);
-      if constexpr (kGated) {
-        const uint32_t z = *SharedAt<uint32_t>(z_panel + at);
-        v0 *= Silu(__uint_as_float(z << 16));
-        v1 *= Silu(__uint_as_float(z & 0xffff0000u));
-        sum = fmaf(v0, v0, sum);
-        sum = fmaf(v1, v1, sum);
-        const float* const weight = p.gate.weight + column + q * 8 + t * 2;
-        v0 *= weight[0];
-        v1 *= weight[1];
-      }
-      *SharedAt<uint32_t>(out_panel + at) = PackBf16(v0, v1);
-    }
+  for (int q = 0; q < 8; q += 2) {
+    uint32_t pair[4];  // as the matrices: rows of a half, then the next eight columns
     if constexpr (kGated) {
+      LoadMatrix4(pair, SharedAt<void>(z_panel + (place ^ static_cast<uint32_t>(q * 16))));
+    }
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+      const int tile = q + m / 2, half = m % 2;
+      float v0 = y[tile][half * 2], v1 = y[tile][half * 2 + 1];
+      if constexpr (kGated) {
+        const float z0 = __uint_as_float(pair[m] << 16),
+                    z1 = __uint_as_float(pair[m] & 0xffff0000u);
+        v0 *= z0 * Reciprocal(1 + Exp(-z0));
+        v1 *= z1 * Reciprocal(1 + Exp(-z1));
+        sums[half] = fmaf(v1, v1, fmaf(v0, v0, sums[half]));
+        const float2 w = *reinterpret_cast<const float2*>(weight + tile * 8 + t * 2);
+        v0 *= w.x;
+        v1 *= w.y;
+      }
+      pair[m] = PackBf16(v0, v1);
+    }
+    StoreMatrix4(SharedAt<void>(out_panel + (place ^ static_cast<uint32_t>(q * 16))), pair);
+  }
+  if constexpr (kGated) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float sum = sums[half];
       sum += __shfl_xor_sync(kFullWarp, sum, 1);
       sum += __shfl_xor_sync(kFullWarp, sum, 2);
-      const int i = i0 + part * 8;
-      if (t == 0 && i < rows) squares[i * (p.heads * p.head_dim / kWidth)] = sum;
+      const int i = static_cast<int>(threadIdx.x) % kWarpgroup / 4;
+      const int row = i / 8 * 16 + i % 8 + half * 8;
+      if (t == 0 && row < rows) squares[row * squares_stride] = sum;
     }
   }
 }
@@ -429,6 +474,7 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
   const int warp = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) % kWarpgroup / 32, 0);
   const int i0 = warp * 16 + lane / 4;  // the lane's rows of a tile: i0 and i0 + 8
   const int64_t column = static_cast<int64_t>(unit) * kWidth;
+  const int64_t units = p.heads * slices;
   const float skip = p.d_skip[unit / slices];
   const uint32_t held = static_cast<uint32_t>(u * W::kHalves) * kPanelBytes;  // the state as bf16
 
@@ -437,6 +483,10 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
   for (int half = 0; half < W::kHalves; ++half) {
     LoadState(state[half], run.before + StatePlace(p, unit, slices, half * 64), p.head_dim);
     HoldState(held + half * kPanelBytes, state[half]);
+  }
+  if (kGated && threadIdx.x % kWarpgroup < kWidth) {
+    const int i = static_cast<int>(threadIdx.x) % kWarpgroup;
+    SharedAt<float>(W::kWeightsAt)[u * kWidth + i] = p.gate.weight[column + i];
   }
   FenceAsyncProxy();
   Barrier(1 + u, kWarpgroup);
@@ -477,7 +527,7 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
     for (int k = 0; k < kTile / 16; ++k) {
       if (k <= warp) {
         Mix(mixed[k], products[k * 2], products[k * 2 + 1], decays, k * 16, i0, sum0, sum1,
-            k == warp);
+            k == warp, skip);
       } else {
         mixed[k][0] = mixed[k][1] = mixed[k][2] = mixed[k][3] = 0;
       }
@@ -500,12 +550,15 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
     WgmmaCommit();
     product.Start(added, x_panel);
     WgmmaWait<1>();
-    FinishTile<kGated>(
-        out_panel(step.stage), p, y, skip, x_panel, x_panel + W::kUnits * kPanelBytes, column,
-        kGated ? p.gate.squares + (run.first_row + first) * (p.heads * slices) + unit : nullptr,
-        min(run.rows - first, kTile));
+#pragma unroll
+    for (int k = 0; k < kTile / 16; ++k) KeepRegisters(mixed[k]);
+    FinishTile<kGated>(out_panel(step.stage), y, x_panel + W::kUnits * kPanelBytes,
+                       SharedAt<float>(W::kWeightsAt) + u * kWidth,
+                       kGated ? p.gate.squares + (run.first_row + first) * units + unit : nullptr,
+                       units, min(run.rows - first, kTile));
     const float whole = Exp(decays.high[kTile - 1]);
     WgmmaWait<0>();
+    product.Keep();
     Barrier(1 + u, kWarpgroup);  // all have read the state that was held
     Advance(state[0], whole, added);
     HoldState(held, state[0]);
@@ -514,6 +567,7 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
       WgmmaFence();
       product.Start(added, x_panel);
       WgmmaWait<0>();
+      product.Keep();
       Advance(state[1], whole, added);
       HoldState(held + kPanelBytes, state[1]);
     }
@@ -544,7 +598,7 @@ __global__ void __launch_bounds__(Walk<kN, kGated>::kThreads, 1)
   const int first_unit = static_cast<int>(blockIdx.x) % groups * W::kUnits;
   const int unit_count = min(W::kUnits, units - first_unit);
   constexpr typename W::Stages ring{W::kStatesBytes + W::kOutBytes};
-  if (threadIdx.x == 0) InitPhases(ring, unit_count);
+  if (threadIdx.x == 0) InitPhases(ring, unit_count, W::kBcWarps + unit_count);
   __syncthreads();
   const int warpgroup = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
   if (warpgroup == W::kUnits) {
@@ -571,8 +625,8 @@ struct StatesWalk {
 };
 
 #ifdef MNEME_HAS_WGMMA
-// The loading warpgroup's part of StatesKernel: its first warp copies, the others compute the
-// decays of a tile each in turn.
+// The loading warpgroup's part of StatesKernel: its first warp copies B, the others, in turn, copy
+// x and compute the decays of a tile.
 __device__ __forceinline__ void LoadStateTiles(const SsdParams& p, const StateChain& chain,
                                                int tiles, int unit, int slices, int first_n,
                                                const StatesWalk::Stages& ring) {
@@ -582,24 +636,27 @@ __device__ __forceinline__ void LoadStateTiles(const SsdParams& p, const StateCh
   const HeadDecay decay(p, head);
   RingStep<StatesWalk::kStages> step;
   for (int tile = 0; tile < tiles; ++tile, step.Next()) {
+    if (warp > 0 && tile % kTurns != warp - 1) continue;
     const int64_t row = chain.first_row + int64_t{tile} * kTile;
+    const __nv_bfloat16* const xbc = Rows(p.xbc, row, p.xbc_stride);
     if (warp == 0) {
-      const __nv_bfloat16* const xbc = Rows(p.xbc, row, p.xbc_stride);
       PhaseWait(ring.Empty(step.stage), step.parity ^ 1);
       CopyPanel(ring.Panel(step.stage, 0), xbc + p.heads * p.head_dim + first_n, p.xbc_stride,
                 kTile);
-      CopyPanel(ring.Panel(step.stage, 1), xbc + static_cast<int64_t>(unit) * kWidth, p.xbc_stride,
-                kTile);
       PhaseArriveAfterCopies(ring.Full(step.stage));
-    } else if (tile % kTurns == warp - 1) {
-      float dt[kTile / 32];
-      LoadDt(dt, p, row, kTile, head);
-      PhaseWait(ring.Empty(step.stage), step.parity ^ 1);
-      ComputeDecays<kTile / 32, false>(dt, decay, kTile, kTile, ring.DecaysOf(step.stage, 0));
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) PhaseArrive(ring.Full(step.stage));
+      continue;
     }
+    float dt[kTile / 32];
+    LoadDt(dt, p, row, kTile, head);
+    PhaseWait(ring.Empty(step.stage), step.parity ^ 1);
+    CopyPanel(ring.Panel(step.stage, 1), xbc + static_cast<int64_t>(unit) * kWidth, p.xbc_stride,
+              kTile);
+    PhaseArriveAfterCopies(ring.Full(step.stage));
+    ComputeDecays<kTile / 32, false>(dt, decay, kTile, kTile, ring.DecaysOf(step.stage, 0));
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) PhaseArrive(ring.Full(step.stage));
   }
+  AwaitCopies();
 }
 
 // The other one's: 64 rows of the state of a unit, from `first_n` on.
@@ -628,6 +685,7 @@ __device__ __forceinline__ void WalkStates(const SsdParams& p, const StateChain&
     // The product reads `weighted` from registers until it is done: the next tile's must not be
     // computed before, or the compiler may give them the same registers.
     WgmmaWait<0>();
+    product.Keep();
     __syncwarp();
     if (threadIdx.x % 32 == 0) PhaseArrive(ring.Empty(stage));
     if (tile + 1 < tiles) prepare();
@@ -652,7 +710,7 @@ __global__ void __launch_bounds__(StatesWalk::kThreads)
   const int first_n = static_cast<int>(blockIdx.x) % halves * 64;
   const int tiles = chain.run_tiles * (chain.run_count - 1);
   constexpr StatesWalk::Stages ring{0};
-  if (threadIdx.x == 0) InitPhases(ring, 1);
+  if (threadIdx.x == 0) InitPhases(ring, 1, 2);
   __syncthreads();
   if (__shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / kWarpgroup, 0) == 0) {
     WalkStates(p, chain, tiles, unit, slices, first_n, ring);

@@ -42,6 +42,13 @@ __device__ __forceinline__ float Exp2(float x) {
   return y;
 }
 
+// 1 / x, to about 23 bits.
+__device__ __forceinline__ float Reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8
 // (16 bytes, aligned). r[m] holds elements (g, 2t) and (g, 2t + 1) of matrix m; transposed: (2t, g)
 // and (2t + 1, g).
@@ -57,6 +64,16 @@ __device__ __forceinline__ void LoadMatrix4Transposed(uint32_t (&r)[4], const vo
                : "r"(SharedAddress(row))
                : "memory");
 }
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+// The way back of LoadMatrix4: rows of shared memory from fragments.
+__device__ __forceinline__ void StoreMatrix4(void* row, const uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+               :
+               : "r"(SharedAddress(row)), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+}
+#endif
 
 // d += a b.
 __device__ __forceinline__ void MmaBf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,

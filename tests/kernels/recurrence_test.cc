@@ -530,6 +530,46 @@ TEST_P(RecurrenceTest, LongSequencesDoNotDependOnTheirCompany) {
   }
 }
 
+// As many sequences of many lengths as fill a device, where what is read too early shows.
+TEST_P(RecurrenceTest, SequencesOfAFullDeviceAreAsAlone) {
+  const DType io_dtype = backend_->activation_dtype(DType::kBf16);
+  if (io_dtype != DType::kBf16) return;  // CPUs compute sequences one after the other
+  constexpr int64_t kHeads = 12, kWidth = 64, kCount = 32;
+  std::vector<int64_t> lengths;
+  for (int64_t i = 0; i < kCount; ++i) {
+    lengths.push_back(i % 3 == 0 ? 4096 : (i * 37 % 64 + 1) * 64 - i % 2);
+  }
+  SsdParams p = MakeSsd(lengths, kHeads, kWidth, 64, 16, 0);
+  p.compute_dtype = p.io_dtype = DType::kBf16;
+  p.y_stride = kHeads * kWidth;
+  std::vector<Bf16> halves;
+  for (const float v : xbc_) halves.push_back(FloatToBf16(v));
+  p.xbc = static_cast<const float*>(static_cast<const void*>(halves.data()));
+  const std::vector<std::vector<float>> before = states_;
+  std::vector<Bf16> y(rows_ * p.y_stride), alone;
+  p.y = static_cast<float*>(static_cast<void*>(y.data()));
+  ASSERT_TRUE(backend_->Ssd(p).ok());
+  const std::vector<std::vector<float>> together = states_;
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    states_[i] = before[i];
+    const SequenceRows one = {.row_begin = 0, .row_count = lengths[i], .state = states_[i].data()};
+    const int64_t first = sequences_[i].row_begin;
+    alone.assign(lengths[i] * p.y_stride, 0);
+    SsdParams q = p;
+    q.sequences = &one;
+    q.sequence_count = 1;
+    q.rows = lengths[i];
+    q.xbc = static_cast<const float*>(static_cast<const void*>(&halves[first * p.xbc_stride]));
+    q.dt = p.dt + first * p.dt_stride;
+    q.y = static_cast<float*>(static_cast<void*>(alone.data()));
+    ASSERT_TRUE(backend_->Ssd(q).ok());
+    EXPECT_TRUE(states_[i] == together[i]) << "state of sequence " << i << ", " << lengths[i];
+    EXPECT_TRUE(std::equal(alone.begin(), alone.end(),
+                           y.begin() + static_cast<std::ptrdiff_t>(first * p.y_stride)))
+        << "sequence " << i << ", " << lengths[i] << " rows";
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, RecurrenceTest, testing::ValuesIn(BackendCases()),
                          BackendCaseName);
 

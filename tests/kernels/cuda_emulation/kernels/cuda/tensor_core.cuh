@@ -17,6 +17,7 @@ inline uint32_t PackBf16(float low, float high) {
   return FloatToBf16(low) | static_cast<uint32_t>(FloatToBf16(high)) << 16;
 }
 inline float Exp2(float x) { return std::exp2(x); }
+inline float Reciprocal(float x) { return 1 / x; }
 
 inline void CheckAligned(const void* address, const char* what) {
   if (reinterpret_cast<uintptr_t>(address) % 16 == 0) return;
@@ -47,6 +48,23 @@ inline void LoadMatrices(uint32_t (&r)[4], const void* row, bool transposed) {
 }
 inline void LoadMatrix4(uint32_t (&r)[4], const void* row) { LoadMatrices(r, row, false); }
 inline void LoadMatrix4Transposed(uint32_t (&r)[4], const void* row) { LoadMatrices(r, row, true); }
+
+inline void StoreMatrix4(void* row, const uint32_t (&r)[4]) {
+  struct Lane {
+    void* row;
+    uint32_t r[4];
+  };
+  CheckAligned(row, "stmatrix");
+  emulation::OverWarp<int>(Lane{row, {r[0], r[1], r[2], r[3]}}, [](const Lane* in, int* out) {
+    for (int lane = 0; lane < 32; ++lane) {
+      for (int m = 0; m < 4; ++m) {
+        std::memcpy(static_cast<unsigned char*>(in[m * 8 + lane / 4].row) + lane % 4 * 4,
+                    &in[lane].r[m], 4);
+      }
+      out[lane] = 0;
+    }
+  });
+}
 
 inline void MmaBf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   struct Operands {
