@@ -106,10 +106,40 @@ absl::Status CheckSsd(absl::string_view operation, const SsdParams& p) {
       .status();
 }
 
+// What NextNorm and its counterpart ask of a backend and of each other.
+absl::Status CheckNext(ShapeCheck& check, const NextNorm& next, int64_t rows, DType activation) {
+  if (next.weight == nullptr) return absl::OkStatus();
+  if (activation != DType::kBf16) {
+    return absl::UnimplementedError("what the next norm wants: activations are not bf16");
+  }
+  return check.Pointer("next.scaled", next.scaled, rows)
+      .Pointer("next.squares", next.squares, rows)
+      .status();
+}
+absl::Status CheckSquares(ShapeCheck& check, const MatmulParams& p, DType activation) {
+  if (p.norm.squares == nullptr) return absl::OkStatus();
+  if (p.norm.weight != nullptr || p.per_row) {
+    return absl::InvalidArgumentError(
+        "Matmul: squares stand for a norm of many rows, whose weight has been applied");
+  }
+  if (activation != DType::kBf16) {
+    return absl::UnimplementedError("Matmul: squares of rows, but activations are not bf16");
+  }
+  return check.AtLeast("norm.square_parts", p.norm.square_parts, 1)
+      .AtLeast("norm.squares_stride", p.norm.squares_stride, p.norm.square_parts)
+      .status();
+}
+
 // What goes together among the forms of a product's results.
 absl::Status CheckOutputs(ShapeCheck& check, const MatmulParams& p) {
   if (p.out_dtype == DType::kBf16 && (p.accumulate || p.per_row)) {
     return absl::InvalidArgumentError("Matmul: results that are added, or per row, are f32");
+  }
+  if (p.next.weight != nullptr &&
+      (!p.accumulate || p.per_row || p.weight->out_columns() != p.weight->rows())) {
+    return absl::InvalidArgumentError(
+        "Matmul: what the next norm wants goes with many rows of results that are added, without "
+        "gaps");
   }
   if (p.swiglu != p.weight->swiglu() || (p.swiglu && p.out_dtype != DType::kBf16)) {
     return absl::InvalidArgumentError(
@@ -160,8 +190,9 @@ absl::Status Backend::Embed(const EmbedParams& p) {
                       .Pointer("ids", p.ids, p.rows)
                       .Pointer("out", p.out, p.rows)
                       .status());
-  RETURN_IF_ERROR(
-      ShapeCheck("Embed").AtLeast("out_stride", p.out_stride, p.table->cols()).status());
+  ShapeCheck check("Embed");
+  RETURN_IF_ERROR(check.AtLeast("out_stride", p.out_stride, p.table->cols()).status());
+  RETURN_IF_ERROR(CheckNext(check, p.next, p.rows, activation_dtype(p.table->compute_dtype())));
   return DoEmbed(p);
 }
 
@@ -213,7 +244,7 @@ absl::Status Backend::HeadNorm(const HeadNormParams& p) {
   return DoHeadNorm(p);
 }
 
-absl::Status Backend::Matmul(const MatmulParams& p) {
+absl::Status Backend::CheckMatmul(const MatmulParams& p) const {
   ShapeCheck check("Matmul");
   check.Pointer("weight", p.weight, 1).AtLeast("rows", p.rows, 0);
   if (p.row_capacity != 0) check.AtLeast("row_capacity", p.row_capacity, p.rows);
@@ -235,7 +266,15 @@ absl::Status Backend::Matmul(const MatmulParams& p) {
     return absl::InvalidArgumentError("Matmul: rows to be normed are f32, unless gated and many");
   }
   RETURN_IF_ERROR(CheckOutputs(check, p));
-  if (!normed || FusesNorm(p)) return DoMatmul(p);
+  const DType activation = activation_dtype(p.weight->compute_dtype());
+  RETURN_IF_ERROR(CheckSquares(check, p, activation));
+  return CheckNext(check, p.next, p.rows, activation);
+}
+
+absl::Status Backend::Matmul(const MatmulParams& p) {
+  RETURN_IF_ERROR(CheckMatmul(p));
+  if (p.norm.weight == nullptr || FusesNorm(p)) return DoMatmul(p);
+  const DType operand_dtype = p.per_row ? DType::kF32 : p.weight->compute_dtype();
   RETURN_IF_ERROR(NormOperand(p, operand_dtype));
   MatmulParams product = p;
   product.a = p.norm.normed;
@@ -275,6 +314,32 @@ absl::Status Backend::NormOperand(const MatmulParams& p, DType dtype) {
 absl::Status Backend::ConvSilu(const ConvSiluParams& p) {
   RETURN_IF_ERROR(CheckConvSilu("ConvSilu", p));
   return DoConvSilu(p);
+}
+
+absl::Status Backend::MatmulConvSilu(const MatmulParams& product, const ConvSiluParams& conv) {
+  constexpr absl::string_view kName = "MatmulConvSilu";
+  RETURN_IF_ERROR(CheckMatmul(product));
+  RETURN_IF_ERROR(CheckConvSilu(kName, conv));
+  const int64_t bytes =
+      reinterpret_cast<intptr_t>(conv.in) - reinterpret_cast<intptr_t>(product.out);
+  const int64_t begin = bytes / DTypeBytes(product.out_dtype);
+  RETURN_IF_ERROR(
+      ShapeCheck(kName)
+          .Equal("rows of the convolution", conv.rows, product.rows)
+          .Equal("io_dtype", static_cast<int>(conv.io_dtype), static_cast<int>(product.out_dtype))
+          .Equal("in_stride", conv.in_stride, product.weight->out_columns())
+          .AtLeast("column of in", bytes < 0 ? -1 : begin, 0)
+          .AtLeast("columns behind in", product.weight->rows() - begin, conv.channels)
+          .Equal("results of a form that is convolved, of many rows",
+                 product.accumulate || product.swiglu || product.per_row ? 0 : 1, 1)
+          .status());
+  return DoMatmulConvSilu(product, conv, begin);
+}
+
+absl::Status Backend::DoMatmulConvSilu(const MatmulParams& product, const ConvSiluParams& conv,
+                                       int64_t) {
+  RETURN_IF_ERROR(Matmul(product));
+  return DoConvSilu(conv);
 }
 
 absl::Status Backend::Ssd(const SsdParams& p) {
@@ -339,6 +404,8 @@ absl::Status Backend::ChunkInput(const ChunkInputParams& p) {
                       .Pointer("cls", p.cls, 1)
                       .Pointer("out", p.out, p.chunks)
                       .status());
+  ShapeCheck check("ChunkInput");
+  RETURN_IF_ERROR(CheckNext(check, p.next, p.chunks, activation_dtype(DType::kBf16)));
   return DoChunkInput(p);
 }
 

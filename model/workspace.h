@@ -16,6 +16,9 @@
 
 namespace mneme {
 
+// Parts of the squares of a row of the residual stream (NextNorm).
+int64_t SquareParts(const ModelConfig& config);
+
 // How many rows one pass holds at a time, and the distances between rows of its matrices.
 struct PassShape {
   int64_t rows = 0;          // tokens
@@ -47,6 +50,9 @@ struct Workspace {
   void* y = nullptr;                     // [rows, inner]
   float* dt = nullptr;                   // [rows, H], where product is not f32
   float* encoder = nullptr;              // [encoder_rows, hidden_stride]
+  // NextNorm of hidden or encoder, where activations are bf16.
+  void* scaled = nullptr;   // [rows or encoder_rows, d_model]
+  float* squares = nullptr;  // [rows or encoder_rows, parts of d_model]
   void* pages = nullptr;                 // [chunks, page bytes]
   void* landmarks = nullptr;             // [rows, R]: landmarks of chunks, or queries
   float* logits = nullptr;               // [rows, logits stride]

@@ -2,10 +2,10 @@
 // and its CLS row). Kernels on plain pointers (chunk_attention.cu puts them behind the launcher,
 // bench/gpu/hsa_topk_bench.cu times them).
 //
-// One block a group and head: q, k and v of it come to shared memory once, as bf16, normed on the
-// way where that is asked for, and each warp takes 16 rows through both products with its scores in
-// registers. Reading the rows is the cost.
-// Results in f32 are computed in f32 by the kernel for any shape.
+// A block does heads of groups in turn: q, k and v of one come to shared memory once, as bf16,
+// while the one before is computed, are normed there where that is asked for, and each warp takes
+// 16 rows through both products with its scores in registers. Results in f32 are computed in f32 by
+// the kernel for any shape.
 
 #ifndef MNEME_KERNELS_CUDA_CHUNK_ATTENTION_KERNELS_CUH_
 #define MNEME_KERNELS_CUDA_CHUNK_ATTENTION_KERNELS_CUH_
@@ -13,6 +13,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -64,186 +65,241 @@ __device__ __forceinline__ void LoadFloats(const float* from, bool vectors, Eigh
   for (int i = 0; i < 8; ++i) to.v[i] = raw.v[i];
 }
 
-// HeadNorm of a head of 64 of which each of eight neighbouring lanes holds eight, and its turn to
-// its position: a c - b s for the first half, b c + a s for the second; `sine` has that sign.
-__device__ __forceinline__ void NormEight(const Eight& weight, float eps, const Eight& cosine,
-                                          const Eight& sine, Eight& x) {
+// HeadNorm of a head of 64 of which each of four neighbouring lanes holds columns c .. c + 7 (`a`)
+// and c + 32 .. c + 39 (`b`), times `factor`, and its turn to its position.
+__device__ __forceinline__ void NormSixteen(const Eight& a_weight, const Eight& b_weight, float eps,
+                                            float factor, const Eight& cosine, const Eight& sine,
+                                            Eight& a, Eight& b) {
   float squares = 0;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) squares += x.v[i] * x.v[i];
-#pragma unroll
-  for (int step = 1; step < 8; step *= 2) squares += __shfl_xor_sync(0xffffffffu, squares, step);
-  const float scale = 1.0f / sqrtf(squares / kWidth + eps);
+  for (int i = 0; i < 8; ++i) squares += a.v[i] * a.v[i] + b.v[i] * b.v[i];
+  squares += __shfl_xor_sync(0xffffffffu, squares, 1);
+  squares += __shfl_xor_sync(0xffffffffu, squares, 2);
+  const float scale = factor / sqrtf(squares / kWidth + eps);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const float own = x.v[i] * scale * weight.v[i];
-    const float other = __shfl_xor_sync(0xffffffffu, own, 4);
-    x.v[i] = own * cosine.v[i] + other * sine.v[i];
+    const float first = a.v[i] * (scale * a_weight.v[i]);
+    const float second = b.v[i] * (scale * b_weight.v[i]);
+    a.v[i] = first * cosine.v[i] - second * sine.v[i];
+    b.v[i] = second * cosine.v[i] + first * sine.v[i];
   }
 }
 
-__device__ __forceinline__ uint4 PackEight(const Eight& x, float scale) {
-  return make_uint4(
-      PackBf16(x.v[0] * scale, x.v[1] * scale), PackBf16(x.v[2] * scale, x.v[3] * scale),
-      PackBf16(x.v[4] * scale, x.v[5] * scale), PackBf16(x.v[6] * scale, x.v[7] * scale));
+__device__ __forceinline__ uint4 PackEight(const Eight& x) {
+  return make_uint4(PackBf16(x.v[0], x.v[1]), PackBf16(x.v[2], x.v[3]), PackBf16(x.v[4], x.v[5]),
+                    PackBf16(x.v[6], x.v[7]));
 }
 
-// Grid: (groups, heads); block: kTiles warps; shared: q, k, v [kTiles * 16 rows][64] bf16, rows
-// swapped, zero from group_rows on. D = 64, group_rows <= kTiles * 16, bf16 out.
+// What shared memory of the fast kernel holds: q, k and v of two units, [kTiles * 16 rows][64] bf16
+// each, rows swapped, zeros from group_rows on.
+template <int kTiles>
+struct FastShared {
+  static constexpr int kRows = kTiles * 16;
+  static constexpr int kMatrixBytes = kRows * kRowBytes;
+  static constexpr int kUnitBytes = 3 * kMatrixBytes;
+  static constexpr int kBytes = 2 * kUnitBytes;
+};
+// Blocks of it that a multiprocessor holds.
+constexpr int FastBlocks(int tiles) { return tiles < 9 ? 15 / tiles : 1; }
+
+// Grid: any; a unit is a head of a group, and neighbouring blocks do the heads of one, as they lie
+// in memory. Block: kTiles warps; shared: FastShared. D = 64, bf16 out, group_rows <= kTiles * 16,
+// and above 32 with 5 tiles. Units that come as bf16 are copied while the one before is computed.
 template <int kTiles, typename In>
-__global__ void __launch_bounds__(kTiles* kLanes, kTiles < 9 ? 15 / kTiles : 1)
+__global__ void __launch_bounds__(kTiles* kLanes, FastBlocks(kTiles))
     ChunkAttentionKernel(const ChunkAttentionParams p, const bool in_vectors,
                          const bool out_vectors) {
-  constexpr int kRows = kTiles * 16;
-  constexpr int kMatrixBytes = kRows * kRowBytes;
+  using Shared = FastShared<kTiles>;
+  constexpr int kRows = Shared::kRows;
+  constexpr int kMatrixBytes = Shared::kMatrixBytes;
   const int thread = threadIdx.x, warp = thread / kLanes, lane = thread % kLanes;
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * p.group_rows;
-  const int head = static_cast<int>(blockIdx.y);
   const int rows = static_cast<int>(p.group_rows);
-  const int64_t width = p.heads * kWidth;
-  unsigned char* matrices = DynamicShared();
+  const int64_t width = p.heads * kWidth, units = p.groups * p.heads;
 
   // scores / sqrt(D) in base two: the factor goes into q.
   const float q_scale = 1.44269504088896340736f / sqrtf(static_cast<float>(kWidth));
-  // A thread does the same eight columns of four rows; a row is eight neighbouring threads'. Rows
-  // from group_rows on are read as the first and become zeros.
-  constexpr int kEach = kRows * (kWidth / 8) / (kTiles * kLanes);
-  const int chunk = thread % 8, first = chunk * 8;
-  const In* const from =
-      static_cast<const In*>(p.qkv) + first_row * p.qkv_stride + head * kWidth + first;
-  const auto row_of = [&](int i) { return i * kTiles * 4 + thread / 8; };
+  // A row is four neighbouring threads', each with eight columns of either half. Rows from
+  // group_rows on are read as the first and become zeros.
+  constexpr int kEach = kRows * 4 / (kTiles * kLanes), kHalf = kWidth / 2;
+  const int chunk = thread % 4, first = chunk * 8;
+  const auto row_of = [&](int i) { return i * kTiles * 8 + thread / 4; };
   const auto read_row = [&](int i) { return row_of(i) < rows ? row_of(i) : 0; };
-  const auto write = [&](int part, int i, const Eight& x, float scale) {
-    *reinterpret_cast<uint4*>(matrices + part * kMatrixBytes + Place(row_of(i), chunk)) =
-        row_of(i) < rows ? PackEight(x, scale) : make_uint4(0, 0, 0, 0);
+  const auto from = [&](int64_t unit, int part, int i, int half) {
+    return static_cast<const In*>(p.qkv) + (unit / p.heads * rows + read_row(i)) * p.qkv_stride +
+           part * width + unit % p.heads * kWidth + half * kHalf + first;
   };
-  RawEight<In> raw[2][kEach];
+  const auto place = [&](unsigned char* matrices, int part, int i, int half) {
+    return matrices + part * kMatrixBytes + Place(row_of(i), chunk + half * 4);
+  };
+  const bool copies = sizeof(In) == 2 && in_vectors;
+  const auto copy = [&](int64_t unit, unsigned char* matrices) {
 #pragma unroll
-  for (int part = 0; part < 2; ++part) {
+    for (int part = 0; part < 3; ++part) {
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      raw[part][i] = ReadEight(from + part * width + read_row(i) * p.qkv_stride, in_vectors);
+      for (int i = 0; i < kEach; ++i) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          CopyAsync16(place(matrices, part, i, half), from(unit, part, i, half), row_of(i) < rows);
+        }
+      }
     }
-  }
-  if (p.q_norm != nullptr) {
-    Eight q_weight, k_weight;
-    LoadFloats(p.q_norm + first, in_vectors, q_weight);
-    LoadFloats(p.k_norm + first, in_vectors, k_weight);
-    constexpr int kHalf = kWidth / 2;
-    const float sign = first < kHalf ? -1.0f : 1.0f;
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      Eight cosine, sine, q = Widen(raw[0][i]), k = Widen(raw[1][i]);
-      LoadFloats(p.cosine + read_row(i) * kHalf + first % kHalf, in_vectors, cosine);
-      LoadFloats(p.sine + read_row(i) * kHalf + first % kHalf, in_vectors, sine);
-#pragma unroll
-      for (int c = 0; c < 8; ++c) sine.v[c] *= sign;
-      NormEight(q_weight, p.eps, cosine, sine, q);
-      NormEight(k_weight, p.eps, cosine, sine, k);
-      write(0, i, q, q_scale);
-      write(1, i, k, 1.0f);
+  };
+  // Eight values of this thread's, from where it has copied them to or from where they lie.
+  const auto load = [&](int64_t unit, unsigned char* matrices, int part, int i, int half) {
+    if (copies) {
+      return Widen(
+          *reinterpret_cast<const RawEight<__nv_bfloat16>*>(place(matrices, part, i, half)));
     }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      write(0, i, Widen(raw[0][i]), q_scale);
-      write(1, i, Widen(raw[1][i]), 1.0f);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    raw[0][i] = ReadEight(from + 2 * width + read_row(i) * p.qkv_stride, in_vectors);
-  }
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) write(2, i, Widen(raw[0][i]), 1.0f);
-  __syncthreads();
+    Eight x = {};
+    if (row_of(i) < rows) x = Widen(ReadEight(from(unit, part, i, half), in_vectors));
+    return x;
+  };
+  const auto write = [&](unsigned char* matrices, int part, int i, const Eight& a, const Eight& b) {
+    *reinterpret_cast<uint4*>(place(matrices, part, i, 0)) = PackEight(a);
+    *reinterpret_cast<uint4*>(place(matrices, part, i, 1)) = PackEight(b);
+  };
 
-  unsigned char* q = matrices + warp * 16 * kRowBytes;  // 16 rows: Place's swap repeats every 8
-  const unsigned char* keys = matrices + kMatrixBytes;
-  const unsigned char* values = keys + kMatrixBytes;
-  const int low_row = lane % 8, matrix = lane / 8;
-  float scores[kTiles * 2][4] = {};
-#pragma unroll
-  for (int step = 0; step < kWidth / 16; ++step) {
-    uint32_t a[4];
-    LoadMatrix4(a, q + Place(lane % 16, step * 2 + lane / 16));
-#pragma unroll
-    for (int pair = 0; pair < kTiles; ++pair) {
-      uint32_t b[4];
-      LoadMatrix4(b, keys + Place(pair * 16 + matrix / 2 * 8 + low_row, step * 2 + matrix % 2));
-      MmaBf16(scores[pair * 2], a, b[0], b[1]);
-      MmaBf16(scores[pair * 2 + 1], a, b[2], b[3]);
+  int buffer = 0;
+  if (copies && blockIdx.x < units) copy(blockIdx.x, DynamicShared());
+  CopyAsyncCommit();
+  for (int64_t unit = blockIdx.x; unit < units; unit += gridDim.x, buffer ^= 1) {
+    unsigned char* const matrices = DynamicShared() + buffer * Shared::kUnitBytes;
+    if (copies && unit + gridDim.x < units) {
+      copy(unit + gridDim.x, DynamicShared() + (buffer ^ 1) * Shared::kUnitBytes);
     }
-  }
-  float inverse[2];
+    CopyAsyncCommit();
+    CopyAsyncWait<1>();
+    if (p.q_norm != nullptr) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float top = __uint_as_float(0xff800000u);
+      for (int part = 0; part < 2; ++part) {
+        const float* const norm = part == 0 ? p.q_norm : p.k_norm;
+        Eight a_weight, b_weight;
+        LoadFloats(norm + first, in_vectors, a_weight);
+        LoadFloats(norm + kHalf + first, in_vectors, b_weight);
 #pragma unroll
-    for (int j = 0; j < kTiles * 2; ++j) {
+        for (int i = 0; i < kEach; ++i) {
+          Eight cosine, sine;
+          LoadFloats(p.cosine + read_row(i) * kHalf + first, in_vectors, cosine);
+          LoadFloats(p.sine + read_row(i) * kHalf + first, in_vectors, sine);
+          Eight a = load(unit, matrices, part, i, 0), b = load(unit, matrices, part, i, 1);
+          NormSixteen(a_weight, b_weight, p.eps, part == 0 ? q_scale : 1.0f, cosine, sine, a, b);
+          write(matrices, part, i, a, b);
+        }
+      }
+    } else {
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        float& score = scores[j][half * 2 + c];
-        if (j * 8 + lane % 4 * 2 + c >= rows) score = __uint_as_float(0xff800000u);
-        top = fmaxf(top, score);
+      for (int part = 0; part < 2; ++part) {
+        if (part == 1 && copies) continue;
+#pragma unroll
+        for (int i = 0; i < kEach; ++i) {
+          Eight a = load(unit, matrices, part, i, 0), b = load(unit, matrices, part, i, 1);
+#pragma unroll
+          for (int c = 0; c < 8 && part == 0; ++c) {
+            a.v[c] *= q_scale;
+            b.v[c] *= q_scale;
+          }
+          write(matrices, part, i, a, b);
+        }
       }
     }
-    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-    float sum = 0;
+    if (!copies) {
 #pragma unroll
-    for (int j = 0; j < kTiles * 2; ++j) {
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        float& score = scores[j][half * 2 + c];
-        score = Exp2(score - top);
-        sum += score;
+      for (int i = 0; i < kEach; ++i) {
+        write(matrices, 2, i, load(unit, matrices, 2, i, 0), load(unit, matrices, 2, i, 1));
       }
     }
-    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    inverse[half] = 1.0f / sum;
-  }
-  float sums[kWidth / 8][4] = {};
+    __syncthreads();
+
+    unsigned char* q = matrices + warp * 16 * kRowBytes;  // 16 rows: Place's swap repeats every 8
+    const unsigned char* keys = matrices + kMatrixBytes;
+    const unsigned char* values = keys + kMatrixBytes;
+    const int low_row = lane % 8, matrix = lane / 8;
+    float scores[kTiles * 2][4] = {};
 #pragma unroll
-  for (int step = 0; step < kTiles; ++step) {
-    const uint32_t a[4] = {PackBf16(scores[step * 2][0], scores[step * 2][1]),
-                           PackBf16(scores[step * 2][2], scores[step * 2][3]),
-                           PackBf16(scores[step * 2 + 1][0], scores[step * 2 + 1][1]),
-                           PackBf16(scores[step * 2 + 1][2], scores[step * 2 + 1][3])};
+    for (int step = 0; step < kWidth / 16; ++step) {
+      uint32_t a[4];
+      LoadMatrix4(a, q + Place(lane % 16, step * 2 + lane / 16));
 #pragma unroll
-    for (int pair = 0; pair < kWidth / 16; ++pair) {
-      uint32_t b[4];
-      LoadMatrix4Transposed(
-          b, values + Place(step * 16 + matrix % 2 * 8 + low_row, pair * 2 + matrix / 2));
-      MmaBf16(sums[pair * 2], a, b[0], b[1]);
-      MmaBf16(sums[pair * 2 + 1], a, b[2], b[3]);
+      for (int pair = 0; pair < kTiles; ++pair) {
+        uint32_t b[4];
+        LoadMatrix4(b, keys + Place(pair * 16 + matrix / 2 * 8 + low_row, step * 2 + matrix % 2));
+        MmaBf16(scores[pair * 2], a, b[0], b[1]);
+        MmaBf16(scores[pair * 2 + 1], a, b[2], b[3]);
+      }
     }
-  }
-  __syncwarp();  // this warp's rows of q have been read: they take the result
-#pragma unroll
-  for (int j = 0; j < kWidth / 8; ++j) {
+    // Fragments whose columns all groups of this kTiles have.
+    constexpr int kPlain = kTiles == 5 ? 4 : 0;
+    float inverse[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      *reinterpret_cast<uint32_t*>(q + Place(lane / 4 + half * 8, j) + lane % 4 * 4) =
-          PackBf16(sums[j][half * 2] * inverse[half], sums[j][half * 2 + 1] * inverse[half]);
-    }
-  }
-  __syncwarp();
-  __nv_bfloat16* out =
-      static_cast<__nv_bfloat16*>(p.out) + first_row * p.out_stride + head * kWidth;
+      float top = __uint_as_float(0xff800000u);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int row = i * 4 + lane / 8;
-    if (warp * 16 + row < rows) {
-      __nv_bfloat16* to = out + (warp * 16 + row) * p.out_stride + lane % 8 * 8;
-      const unsigned char* from = q + Place(row, lane % 8);
-      if (out_vectors) {
-        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
-      } else {
-        for (int c = 0; c < 8; ++c) to[c] = reinterpret_cast<const __nv_bfloat16*>(from)[c];
+      for (int j = 0; j < kTiles * 2; ++j) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          float& score = scores[j][half * 2 + c];
+          if (j >= kPlain && j * 8 + lane % 4 * 2 + c >= rows) score = __uint_as_float(0xff800000u);
+          top = fmaxf(top, score);
+        }
+      }
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+      float sum = 0;
+#pragma unroll
+      for (int j = 0; j < kTiles * 2; ++j) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          float& score = scores[j][half * 2 + c];
+          score = Exp2(score - top);
+          sum += score;
+        }
+      }
+      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+      inverse[half] = 1.0f / sum;
+    }
+    float sums[kWidth / 8][4] = {};
+#pragma unroll
+    for (int step = 0; step < kTiles; ++step) {
+      const uint32_t a[4] = {PackBf16(scores[step * 2][0], scores[step * 2][1]),
+                             PackBf16(scores[step * 2][2], scores[step * 2][3]),
+                             PackBf16(scores[step * 2 + 1][0], scores[step * 2 + 1][1]),
+                             PackBf16(scores[step * 2 + 1][2], scores[step * 2 + 1][3])};
+#pragma unroll
+      for (int pair = 0; pair < kWidth / 16; ++pair) {
+        uint32_t b[4];
+        LoadMatrix4Transposed(
+            b, values + Place(step * 16 + matrix % 2 * 8 + low_row, pair * 2 + matrix / 2));
+        MmaBf16(sums[pair * 2], a, b[0], b[1]);
+        MmaBf16(sums[pair * 2 + 1], a, b[2], b[3]);
       }
     }
+    __syncwarp();  // this warp's rows of q have been read: they take the result
+#pragma unroll
+    for (int j = 0; j < kWidth / 8; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        *reinterpret_cast<uint32_t*>(q + Place(lane / 4 + half * 8, j) + lane % 4 * 4) =
+            PackBf16(sums[j][half * 2] * inverse[half], sums[j][half * 2 + 1] * inverse[half]);
+      }
+    }
+    __syncwarp();
+    __nv_bfloat16* out = static_cast<__nv_bfloat16*>(p.out) + unit / p.heads * rows * p.out_stride +
+                         unit % p.heads * kWidth;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = i * 4 + lane / 8;
+      if (warp * 16 + row < rows) {
+        __nv_bfloat16* to = out + (warp * 16 + row) * p.out_stride + lane % 8 * 8;
+        const unsigned char* result = q + Place(row, lane % 8);
+        if (out_vectors) {
+          *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(result);
+        } else {
+          for (int c = 0; c < 8; ++c) to[c] = reinterpret_cast<const __nv_bfloat16*>(result)[c];
+        }
+      }
+    }
+    __syncthreads();  // the unit has been read: copies of the next but one may come
   }
 }
 
@@ -341,13 +397,14 @@ inline bool CanCompute(Variant variant, const ChunkAttentionParams& p) {
 }
 
 template <typename In>
-cudaError_t LaunchFor(Variant variant, const ChunkAttentionParams& p, dim3 grid,
+cudaError_t LaunchFor(Variant variant, const ChunkAttentionParams& p, int multiprocessors,
                       cudaStream_t stream) {
+  const auto groups = static_cast<unsigned>(p.groups), heads = static_cast<unsigned>(p.heads);
   if (variant == Variant::kSimple) {
     const int warps = SimpleWarps(p);
     return Launch(p.out_dtype == DType::kBf16 ? ChunkAttentionSimpleKernel<In, __nv_bfloat16>
                                               : ChunkAttentionSimpleKernel<In, float>,
-                  grid, dim3(static_cast<unsigned>(warps * kLanes)),
+                  dim3(groups, heads), dim3(static_cast<unsigned>(warps * kLanes)),
                   warps * (p.head_dim + p.group_rows) * 4, stream, p);
   }
   const auto aligned = [](const void* data, int64_t row_bytes) {
@@ -357,22 +414,25 @@ cudaError_t LaunchFor(Variant variant, const ChunkAttentionParams& p, dim3 grid,
                                              aligned(p.cosine, 0) && aligned(p.sine, 0));
   const bool in = aligned(p.qkv, p.qkv_stride * sizeof(In)) && norms;
   const bool out = aligned(p.out, p.out_stride * 2);
-  const auto launch = [&](void (*kernel)(ChunkAttentionParams, bool, bool), int tiles) {
-    return Launch(kernel, grid, dim3(static_cast<unsigned>(tiles * kLanes)),
-                  int64_t{3} * tiles * 16 * kRowBytes, stream, p, in, out);
+  const auto launch = [&](void (*kernel)(ChunkAttentionParams, bool, bool), int tiles,
+                          int64_t shared_bytes) {
+    const int64_t units = p.groups * p.heads;
+    const int64_t blocks = std::min<int64_t>(units, int64_t{multiprocessors} * FastBlocks(tiles));
+    return Launch(kernel, dim3(static_cast<unsigned>(blocks)),
+                  dim3(static_cast<unsigned>(tiles * kLanes)), shared_bytes, stream, p, in, out);
   };
   // A chunk's tokens and its CLS row: 16 + 1, 64 + 1, 128 + 1 rows.
-  if (p.group_rows <= 32) return launch(ChunkAttentionKernel<2, In>, 2);
-  if (p.group_rows <= 80) return launch(ChunkAttentionKernel<5, In>, 5);
-  return launch(ChunkAttentionKernel<9, In>, 9);
+  if (p.group_rows <= 32) return launch(ChunkAttentionKernel<2, In>, 2, FastShared<2>::kBytes);
+  if (p.group_rows <= 80) return launch(ChunkAttentionKernel<5, In>, 5, FastShared<5>::kBytes);
+  return launch(ChunkAttentionKernel<9, In>, 9, FastShared<9>::kBytes);
 }
 
+// `multiprocessors`: of the device.
 inline cudaError_t LaunchChunkAttention(Variant variant, const ChunkAttentionParams& p,
-                                        cudaStream_t stream) {
+                                        int multiprocessors, cudaStream_t stream) {
   if (p.groups == 0) return cudaSuccess;
-  const dim3 grid(static_cast<unsigned>(p.groups), static_cast<unsigned>(p.heads));
-  return p.in_dtype == DType::kBf16 ? LaunchFor<__nv_bfloat16>(variant, p, grid, stream)
-                                    : LaunchFor<float>(variant, p, grid, stream);
+  return p.in_dtype == DType::kBf16 ? LaunchFor<__nv_bfloat16>(variant, p, multiprocessors, stream)
+                                    : LaunchFor<float>(variant, p, multiprocessors, stream);
 }
 
 }  // namespace mneme::chunk_attention

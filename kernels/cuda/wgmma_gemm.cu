@@ -11,6 +11,9 @@
 // A block's slice is 192 outputs, or 96 where a resident slice is added to what was there before:
 // that is read into registers while the products are under way. Which way is taken depends on the
 // shape of the weight alone. Sums walk through k in order.
+//
+// With a convolution (gemm_conv.cuh) a block's rows are neighbours, and it begins a tile earlier
+// for the last rows of that.
 
 #include <cuda.h>
 
@@ -19,9 +22,10 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/gemm.h"
+#include "kernels/cuda/gemm_conv.cuh"
 #include "kernels/cuda/gemm_store.cuh"
-#include "kernels/cuda/wgmma_tiles.cuh"
 #include "kernels/cuda/tensor_core.cuh"
+#include "kernels/cuda/wgmma_tiles.cuh"
 
 namespace mneme {
 namespace {
@@ -32,23 +36,27 @@ constexpr int kGroupRows = 64;  // of a warpgroup
 constexpr int kGroups = 2;
 constexpr int kGroupThreads = 128;
 constexpr int kThreads = (kGroups + 1) * kGroupThreads;
-constexpr int kResidentBytes = 144 * 1024;
+constexpr int kSharedMax = 227 * 1024;
 
-// kResident: the slice of the weight stays. kColumns: outputs of a slice.
-template <int kColumns, bool kResident>
+// kColumns: outputs of a slice. kResident: tiles of k that stay for a slice; 0: they stream.
+template <int kColumns, int kResident, bool kConv>
 struct Plan {
   // A ring of stages for each warpgroup, or one for both.
-  static constexpr int kRings = kResident ? kGroups : 1;
-  static constexpr int kStages = kResident ? 4 : 5;
-  static constexpr int kRows = kResident ? kGroupRows : kGroups * kGroupRows;  // of a stage
+  static constexpr int kRings = kResident > 0 ? kGroups : 1;
+  static constexpr int kRows = kGroupRows * kGroups / kRings;  // of a stage
   static constexpr int kRowBytes = kRows * kTileRowBytes;
   static constexpr int kWeightBytes = kColumns * kTileRowBytes;
-  static constexpr int kStageBytes = kRowBytes + (kResident ? 0 : kWeightBytes);
-  static constexpr int kRingOffset = kResident ? kResidentBytes : 0;
+  static constexpr int kStageBytes = kRowBytes + (kResident > 0 ? 0 : kWeightBytes);
+  static constexpr int kRingOffset = kResident * kWeightBytes;
+  static constexpr int kConvBytes = kConv ? 10 * 1024 : 0;
+  static constexpr int kRest = kGroups * 4 * kStoreBytes + kConvBytes + 256;  // 256: barriers
+  static constexpr int kFit = (kSharedMax - kRingOffset - kRest) / (kRings * kStageBytes);
+  static constexpr int kStages = kFit < 8 ? kFit : 8;
   static constexpr int kStoreOffset = kRingOffset + kRings * kStages * kStageBytes;
-  static constexpr int kBarrierOffset = kStoreOffset + kGroups * 4 * kStoreBytes;
+  static constexpr int kConvOffset = kStoreOffset + kGroups * 4 * kStoreBytes;
+  static constexpr int kBarrierOffset = kConvOffset + kConvBytes;
   static constexpr int kSharedBytes = kBarrierOffset + (2 * kRings * kStages + 1) * 8;
-  static_assert(kSharedBytes <= 227 * 1024);
+  static_assert(kStages >= 3 && kSharedBytes <= kSharedMax);
 };
 
 // Position in a ring.
@@ -64,20 +72,66 @@ struct RingPlace {
   }
 };
 
+// The rows of a block, in units of as many as its warpgroups do at a time, and of each unit the
+// first row and output.
+template <int kColumns, int kResident, bool kConv>
+struct Units {
+  int first, step, end;
+  int slices, slice, first_tile, own_tile, end_tile;
+
+  __device__ __forceinline__ Units(int64_t rows, int row_tiles, int slice_count)
+      : slices(slice_count) {
+    const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
+    slice = block % slices;
+    first_tile = own_tile = end_tile = 0;
+    if constexpr (kConv) {
+      const int tiles = static_cast<int>((rows + kGroupRows - 1) / kGroupRows);
+      const int each = (tiles + blocks / slices - 1) / (blocks / slices);
+      own_tile = min(block / slices * each, tiles);
+      end_tile = min(own_tile + each, tiles);
+      first_tile = max(own_tile - 1, 0);
+      first = 0;
+      step = 1;
+      end = own_tile < end_tile ? (end_tile - first_tile + kGroups - 1) / kGroups : 0;
+    } else if constexpr (kResident > 0) {
+      first = block / slices;
+      step = blocks / slices;
+      end = row_tiles;
+    } else {
+      first = block;
+      step = blocks;
+      end = row_tiles * slices;
+    }
+  }
+  // Of ring `ring` where there is one for each warpgroup.
+  __device__ __forceinline__ int Tile(int unit, int ring) const {
+    return first_tile + unit * kGroups + ring;
+  }
+  __device__ __forceinline__ int Row(int unit, int ring) const {
+    return kResident > 0 ? Tile(unit, ring) * kGroupRows : unit / slices * kGroups * kGroupRows;
+  }
+  __device__ __forceinline__ int Column(int unit) const {
+    return (kResident > 0 ? slice : unit % slices) * kColumns;
+  }
+};
+
 // Grid: any; resident: a multiple of `slices`. Shared: Plan::kSharedBytes. Row tiles are pairs of
 // 64.
-template <GemmStore::Kind kKind, int kColumns, bool kResident>
+template <GemmStore::Kind kKind, int kColumns, int kResident, bool kConv>
 __global__ void __launch_bounds__(kThreads, 1)
     WgmmaGemmKernel(const __grid_constant__ CUtensorMap a_map,
-                    const __grid_constant__ CUtensorMap weight_map, const GemmStore store,
-                    const int row_tiles, const int slices, const int k_tiles) {
+                    const __grid_constant__ CUtensorMap weight_map,
+                    const __grid_constant__ GemmStore store, const int row_tiles, const int slices,
+                    const int k_tiles) {
 #ifdef MNEME_HAS_WGMMA
-  using P = Plan<kColumns, kResident>;
+  using P = Plan<kColumns, kResident, kConv>;
+  static_assert(!kConv || sizeof(ConvShared<kColumns>) <= P::kConvBytes);
   unsigned char* const shared = DynamicShared();
   uint64_t* const barriers = reinterpret_cast<uint64_t*>(shared + P::kBarrierOffset);
+  auto& conv = *reinterpret_cast<ConvShared<kColumns>*>(shared + P::kConvOffset);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int group = warp / 4;  // kGroups: the warps that copy
-  const int ring = kResident ? (group < kGroups ? group : warp % 4) : 0;
+  const int ring = kResident > 0 ? (group < kGroups ? group : warp % 4) : 0;
   uint64_t* const full = barriers + ring * 2 * P::kStages;
   uint64_t* const empty = full + P::kStages;
   uint64_t* const weight_full = barriers + P::kRings * 2 * P::kStages;
@@ -88,49 +142,39 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int s = 0; s < P::kStages; ++s) {
         PhaseInit(barriers + (r * 2 * P::kStages) + s, 1);
         PhaseInit(barriers + (r * 2 * P::kStages) + P::kStages + s,
-                    kGroups / P::kRings * 4);  // a lane of each warp that reads it
+                  kGroups / P::kRings * 4);  // a lane of each warp that reads it
       }
     }
     PhaseInit(weight_full, 1);
+    for (int i = 0; kConv && i < 4; ++i) PhaseInit(&conv.ready[i / 2][i % 2], 1);
     BarrierInitFence();
   }
+  const Units<kColumns, kResident, kConv> units(store.rows, row_tiles, slices);
+  if (kConv) conv.Load(store, units.Column(0), kThreads);
   __syncthreads();
-
-  // Units of work: resident, one slice and every so many of the row tiles; else all pairs of a row
-  // tile and a slice, slices first.
-  const int first =
-      kResident ? static_cast<int>(blockIdx.x) / slices : static_cast<int>(blockIdx.x);
-  const int step = kResident ? static_cast<int>(gridDim.x) / slices : static_cast<int>(gridDim.x);
-  const int units = kResident ? row_tiles : row_tiles * slices;
-  const auto unit_row = [&](int unit) {
-    return kResident ? (unit * kGroups + ring) * kGroupRows : unit / slices * P::kRows;
-  };
-  const auto unit_column = [&](int unit) {
-    return (kResident ? static_cast<int>(blockIdx.x) % slices : unit % slices) * kColumns;
-  };
 
   // Each way out of this `if` is a warpgroup's alone: registers go from the copying one to the
   // others.
   if (group == kGroups) {
     GiveRegisters<24>();
     if (lane != 0 || warp - kGroups * 4 >= P::kRings) return;
-    if (kResident && ring == 0) {
+    if (kResident > 0 && ring == 0) {
       BarrierExpect(weight_full, k_tiles * P::kWeightBytes);
       for (int t = 0; t < k_tiles; ++t) {
         LoadTile(shared + t * P::kWeightBytes, &weight_map, weight_full, t * kTileK,
-                 unit_column(0));
+                 units.Column(0));
       }
     }
     RingPlace<P::kStages> place;
-    for (int unit = first; unit < units; unit += step) {
+    for (int unit = units.first; unit < units.end; unit += units.step) {
       for (int t = 0; t < k_tiles; ++t, place.Next()) {
         unsigned char* const stage = stages + place.stage * P::kStageBytes;
         PhaseWait(empty + place.stage, place.parity ^ 1);
         BarrierExpect(full + place.stage, P::kStageBytes);
-        LoadTile(stage, &a_map, full + place.stage, t * kTileK, unit_row(unit));
-        if (!kResident) {
+        LoadTile(stage, &a_map, full + place.stage, t * kTileK, units.Row(unit, ring));
+        if (kResident == 0) {
           LoadTile(stage + P::kRowBytes, &weight_map, full + place.stage, t * kTileK,
-                   unit_column(unit));
+                   units.Column(unit));
         }
       }
     }
@@ -139,29 +183,38 @@ __global__ void __launch_bounds__(kThreads, 1)
   TakeRegisters<240>();
 
   // Turns: barrier 1 + group opens when the other group has started its last products.
-  if (kResident) {
+  if (kResident > 0) {
     if (group == 1) NamedArrive(1, kGroups * kGroupThreads);
     PhaseWait(weight_full, 0);
   }
   RingPlace<P::kStages> place;
   StoreScales<kColumns> scales;
-  if (kResident) scales.Load(store, unit_column(0));
-  for (int unit = first; unit < units; unit += step) {
-    const int row = unit_row(unit) + (kResident ? 0 : group * kGroupRows) + warp % 4 * 16;
-    const int column = unit_column(unit);
+  if (kResident > 0 && !kConv) scales.Load(store, units.Column(0));
+  for (int unit = units.first; unit < units.end; unit += units.step) {
+    const int row =
+        units.Row(unit, ring) + (kResident > 0 ? 0 : group * kGroupRows) + warp % 4 * 16;
+    const int column = units.Column(unit);
     float sums[kColumns / 8][4];
-    // What of it is read from device memory before the products.
-    constexpr int kEarly = 12;
-    StoreBefore<kEarly> early;
-    if (kKind == GemmStore::Kind::kAdd) early.Load(store, row, column);
+    // Of what was there, 96 outputs are read before the products.
+    constexpr bool kAdd = kKind == GemmStore::Kind::kAdd;
+    constexpr int kEarly = 3;
+    RowsBefore<kEarly> early;
+    if (kAdd) early.Load(store, row, column);
+    RowSquares squares;
+    squares.Load(store, row);
+    const int tile = units.Tile(unit, ring);  // with kConv
+    ConvTile conv_tile = {};
+    if (kConv && tile >= units.own_tile && tile < units.end_tile) {
+      conv_tile = store.conv.tiles[tile];
+    }
     int before = 0;
-    if (kResident) NamedSync(1 + group, kGroups * kGroupThreads);
+    if (kResident > 0) NamedSync(1 + group, kGroups * kGroupThreads);
     for (int t = 0; t < k_tiles; ++t) {
       const unsigned char* const stage = stages + place.stage * P::kStageBytes;
       const uint64_t a =
-          TileDescriptor(stage + (kResident ? 0 : group * kGroupRows * kTileRowBytes));
+          TileDescriptor(stage + (kResident > 0 ? 0 : group * kGroupRows * kTileRowBytes));
       const uint64_t w =
-          TileDescriptor(kResident ? shared + t * P::kWeightBytes : stage + P::kRowBytes);
+          TileDescriptor(kResident > 0 ? shared + t * P::kWeightBytes : stage + P::kRowBytes);
       PhaseWait(full + place.stage, place.parity);
       WgmmaFence();
 #pragma unroll
@@ -176,21 +229,33 @@ __global__ void __launch_bounds__(kThreads, 1)
       before = place.stage;
       place.Next();
     }
-    if (kResident) NamedArrive(2 - group, kGroups * kGroupThreads);
+    if (kResident > 0) NamedArrive(2 - group, kGroups * kGroupThreads);
     WgmmaWait<0>();
     if (lane == 0) PhaseArrive(empty + before);
-    if (!kResident) scales.Load(store, column);
-    if constexpr (kKind == GemmStore::Kind::kF32 || kKind == GemmStore::Kind::kAdd) {
-      constexpr bool kAdd = kKind == GemmStore::Kind::kAdd;
-      StoreF32<kAdd, 0>(sums, scales.values, early, store, row, column);
-      if constexpr (kColumns / 8 > kEarly) {
-        static_assert(kColumns / 8 == 2 * kEarly);
-        if (kAdd) early.Load(store, row, column + kEarly * 8);
-        StoreF32<kAdd, kEarly>(sums, scales.values, early, store, row, column);
+    if (kResident == 0) scales.Load(store, column);
+    const float2 factors = squares.Factors(store, row);
+    unsigned char* const way = shared + P::kStoreOffset + warp * kStoreBytes;
+    if constexpr (kConv) {
+      const ConvTileStore<kColumns> to = {
+          store, conv, shared + P::kStoreOffset + group * 4 * kStoreBytes, group, column};
+      const int index = tile - units.first_tile;
+      if (tile < units.end_tile) to.LeaveLast(sums, factors, index);
+      if (conv_tile.rows > 0) {
+        to.Store(sums, factors, conv_tile, index, int64_t{tile} * kGroupRows);
       }
+    } else if constexpr (kAdd) {
+      AddToRows<0>(sums, scales.values, factors, early, store, way, row, column);
+      if constexpr (kColumns > kEarly * 32) {
+        static_assert(kColumns == 2 * kEarly * 32);
+        early.Load(store, row, column + kEarly * 32);
+        AddToRows<kEarly * 4>(sums, scales.values, factors, early, store, way, row, column);
+      }
+    } else if constexpr (kKind == GemmStore::Kind::kF32) {
+      const StoreBefore<kColumns / 8> nothing = {};
+      StoreF32<false, 0>(sums, scales.values, factors, nothing, store, row, column);
     } else {
-      StoreBf16<kKind == GemmStore::Kind::kSwiGlu>(
-          sums, scales.values, store, shared + P::kStoreOffset + warp * kStoreBytes, row, column);
+      StoreBf16<kKind == GemmStore::Kind::kSwiGlu>(sums, scales.values, factors, store, way, row,
+                                                   column);
     }
   }
 #endif
@@ -230,9 +295,9 @@ CUresult MapMatrix(const void* data, int64_t stride, int64_t rows, int64_t k, in
                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
-template <GemmStore::Kind kKind, int kColumns, bool kResident>
+template <GemmStore::Kind kKind, int kColumns, int kResident, bool kConv = false>
 absl::Status LaunchPlan(const GemmParams& p, CudaStream& stream) {
-  using P = Plan<kColumns, kResident>;
+  using P = Plan<kColumns, kResident, kConv>;
   CUtensorMap a, weight;
   CUresult error = MapMatrix(p.a, p.a_stride, p.rows, p.k, P::kRows, &a);
   if (error == CUDA_SUCCESS) {
@@ -243,26 +308,36 @@ absl::Status LaunchPlan(const GemmParams& p, CudaStream& stream) {
                                             "], stride ", p.a_stride, ": error ",
                                             static_cast<int>(error)));
   }
-  const int64_t slices = CeilDiv(p.n, kColumns);
-  const int64_t row_tiles = CeilDiv(p.rows, kGroups * kGroupRows);
-  const int64_t blocks = stream.device().multiprocessors;
-  const int64_t grid = kResident
-                           ? slices * std::max<int64_t>(1, std::min(blocks / slices, row_tiles))
-                           : std::min(blocks, slices * row_tiles);
-  return LaunchStatus(Launch(WgmmaGemmKernel<kKind, kColumns, kResident>,
-                             static_cast<unsigned>(grid), kThreads, P::kSharedBytes, stream.get(),
+  const int64_t slices = CeilDiv(p.n, kColumns), row_tiles = CeilDiv(p.rows, kGroups * kGroupRows);
+  const int64_t multiprocessors = stream.device().multiprocessors;
+  const int64_t blocks =
+      kResident > 0 ? slices * std::max<int64_t>(1, std::min(multiprocessors / slices, row_tiles))
+                    : std::min(multiprocessors, slices * row_tiles);
+  return LaunchStatus(Launch(WgmmaGemmKernel<kKind, kColumns, kResident, kConv>,
+                             static_cast<unsigned>(blocks), kThreads, P::kSharedBytes, stream.get(),
                              a, weight, GemmStore::Of(p), static_cast<int>(row_tiles),
                              static_cast<int>(slices), static_cast<int>(CeilDiv(p.k, kTileK))),
                       "Matmul of many rows");
 }
 
+// Tiles of k of a slice that stays: of 192 outputs, of 96.
+constexpr int kTilesOf192 = 6, kTilesOf96 = 12;
+
 template <GemmStore::Kind kKind>
 absl::Status LaunchKind(const GemmParams& p, CudaStream& stream) {
-  constexpr int kResidentColumns = kKind == GemmStore::Kind::kAdd ? 96 : 192;
-  if (CeilDiv(p.k, kTileK) * kTileRowBytes * 192 <= kResidentBytes) {
-    return LaunchPlan<kKind, kResidentColumns, true>(p, stream);
+  const int64_t k_tiles = CeilDiv(p.k, kTileK);
+  if constexpr (kKind == GemmStore::Kind::kAdd) {
+    if (k_tiles <= kTilesOf192) return LaunchPlan<kKind, 96, kTilesOf192>(p, stream);
+    if (k_tiles <= kTilesOf96 && p.next.weight != nullptr) {
+      return LaunchPlan<kKind, 96, kTilesOf96>(p, stream);
+    }
+  } else {
+    if constexpr (kKind == GemmStore::Kind::kBf16) {
+      if (p.conv.channels > 0) return LaunchPlan<kKind, 192, kTilesOf192, true>(p, stream);
+    }
+    if (k_tiles <= kTilesOf192) return LaunchPlan<kKind, 192, kTilesOf192>(p, stream);
   }
-  return LaunchPlan<kKind, 192, false>(p, stream);
+  return LaunchPlan<kKind, 192, 0>(p, stream);
 }
 
 }  // namespace
@@ -272,6 +347,15 @@ bool CanWgmmaGemm(const GemmParams& p, const DeviceInfo& device) {
   return device.major == 9 && p.dtype == DType::kBf16 && p.rows < kMost && p.n < kMost &&
          CeilDiv(p.rows, 128) * CeilDiv(p.n, 96) < kMost && Encoder() != nullptr &&
          GemmStore::Of(p).aligned();
+}
+
+bool WgmmaConvolves(const GemmParams& p) {
+  return p.out_dtype == DType::kBf16 && !p.swiglu && CeilDiv(p.k, kTileK) <= kTilesOf192;
+}
+
+bool WgmmaStoresNext(const GemmParams& p) {
+  return p.accumulate && reinterpret_cast<uintptr_t>(p.next.scaled) % 8 == 0 &&
+         reinterpret_cast<uintptr_t>(p.next.weight) % 16 == 0;
 }
 
 absl::Status LaunchWgmmaGemm(const GemmParams& p, CudaStream& stream) {

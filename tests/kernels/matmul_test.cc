@@ -1,5 +1,6 @@
 // Matrix products and embedding on every backend against their double twins.
 
+#include "absl/strings/str_cat.h"
 #include "tests/kernels/kernel_test_util.h"
 #include "tests/reference/matmul_reference.h"
 #include "tests/reference/norm_reference.h"
@@ -370,6 +371,295 @@ TEST_P(MatmulTest, NormedOperandsMatchTheTwin) {
             }
           }
         }
+      }
+    }
+  }
+}
+
+// Rows that operations leave ready for their next norm: the values with its weight, rounded, and
+// the sums of their squares.
+struct ReadyRows {
+  ReadyRows(int64_t row_count, int64_t row_width, std::vector<float> norm_weight)
+      : rows(row_count),
+        width(row_width),
+        parts((row_width + kSquareColumns - 1) / kSquareColumns),
+        weight(std::move(norm_weight)),
+        scaled(rows * width + 1),
+        squares(rows * parts + 1, -1.0f) {
+    scaled.back() = FloatToBf16(7.0f);
+  }
+  NextNorm Next() {
+    return {.weight = weight.data(), .scaled = scaled.data(), .squares = squares.data()};
+  }
+  // Against the rows [rows, stride] that the operation wrote.
+  void Expect(const float* out, int64_t stride) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      double sum = 0, want = 0;
+      for (int64_t i = 0; i < parts; ++i) sum += squares[r * parts + i];
+      for (int64_t c = 0; c < width; ++c) {
+        const float v = out[r * stride + c];
+        want += static_cast<double>(v) * v;
+        const float product = v * weight[c];
+        ASSERT_EQ(Bf16ToFloat(scaled[r * width + c]), Bf16ToFloat(FloatToBf16(product)))
+            << "row " << r << " of " << rows << ", column " << c << " of " << width;
+      }
+      ASSERT_NEAR(sum, want, kF32Tolerance * want) << "row " << r << " of " << rows;
+    }
+    ASSERT_EQ(Bf16ToFloat(scaled.back()), 7.0f);
+    ASSERT_EQ(squares.back(), -1.0f);
+  }
+
+  int64_t rows, width, parts;
+  std::vector<float> weight;
+  std::vector<Bf16> scaled;
+  std::vector<float> squares;
+};
+
+TEST_P(MatmulTest, ResultsAreLeftReadyForTheNextNorm) {
+  if (ActivationTypes().size() == 1) GTEST_SKIP() << "norms read their rows on this backend";
+  for (const int64_t rows : {0, 1, 17, 65, 128, 300}) {
+    for (const int64_t n : {16, 112, 384, 400}) {
+      for (const int64_t cols : {int64_t{384}, int64_t{768}, Uniform(1, 100)}) {
+        const StoredMatrix m = Matrix(DType::kI8, n, cols);
+        const auto weight =
+            backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16}).value();
+        const Input operand(Normal(rows * cols));
+        std::vector<float> out = Normal(rows * n), alone = out;
+        ReadyRows ready(rows, n, Normal(n, 0.2, 1));
+        MatmulParams p = {.a = operand.data(DType::kBf16),
+                          .a_dtype = DType::kBf16,
+                          .a_stride = cols,
+                          .rows = rows,
+                          .weight = weight.get(),
+                          .out = out.data(),
+                          .accumulate = true,
+                          .next = ready.Next()};
+        ASSERT_TRUE(backend_->Matmul(p).ok());
+        p.next = {};
+        p.out = alone.data();
+        ASSERT_TRUE(backend_->Matmul(p).ok());
+        double magnitude = 1e-30;
+        for (float v : alone) magnitude = std::max(magnitude, std::fabs(double{v}));
+        for (size_t i = 0; i < out.size(); ++i) {
+          ASSERT_NEAR(out[i], alone[i], kF32Tolerance * magnitude);
+        }
+        ready.Expect(out.data(), n);
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, EmbedLeavesRowsReadyForTheNextNorm) {
+  if (ActivationTypes().size() == 1) GTEST_SKIP() << "norms read their rows on this backend";
+  for (const DType dtype : kStored) {
+    for (const int64_t cols : {384, 37}) {
+      const StoredMatrix m = Matrix(dtype, 50, cols);
+      const auto table =
+          backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16, .embed = true}).value();
+      const int64_t rows = 30, stride = cols + Gap();
+      std::vector<int32_t> ids;
+      for (int64_t r = 0; r < rows; ++r) ids.push_back(static_cast<int32_t>(Uniform(0, 49)));
+      std::vector<float> out(rows * stride);
+      ReadyRows ready(rows, cols, Normal(cols, 0.2, 1));
+      ASSERT_TRUE(backend_
+                      ->Embed({.ids = ids.data(),
+                               .rows = rows,
+                               .table = table.get(),
+                               .out = out.data(),
+                               .out_stride = stride,
+                               .next = ready.Next()})
+                      .ok());
+      ready.Expect(out.data(), stride);
+    }
+  }
+}
+
+TEST_P(MatmulTest, ChunkInputLeavesRowsReadyForTheNextNorm) {
+  if (ActivationTypes().size() == 1) GTEST_SKIP() << "norms read their rows on this backend";
+  for (const int64_t width : {384, 37}) {
+    const int64_t chunks = 3, tokens = 5, stride = width + Gap(), rows = chunks * (tokens + 1);
+    const std::vector<float> hidden = Normal(chunks * tokens * width), cls = Normal(width),
+                             norm = Normal(width, 0.2, 1);
+    std::vector<float> out(rows * stride);
+    ReadyRows ready(rows, width, Normal(width, 0.2, 1));
+    ASSERT_TRUE(backend_
+                    ->ChunkInput({.hidden = hidden.data(),
+                                  .hidden_stride = width,
+                                  .weight = norm.data(),
+                                  .eps = 1e-5f,
+                                  .cls = cls.data(),
+                                  .chunks = chunks,
+                                  .chunk_tokens = tokens,
+                                  .width = width,
+                                  .out = out.data(),
+                                  .out_stride = stride,
+                                  .next = ready.Next()})
+                    .ok());
+    ready.Expect(out.data(), stride);
+  }
+}
+
+// A product whose outputs go through a convolution, against the two operations.
+TEST_P(MatmulTest, ConvolvedResultsAreThoseOfTheTwoOperations) {
+  struct Shape {
+    int64_t cols, before, channels, behind;
+  };
+  const std::vector<std::vector<int64_t>> lengths = {
+      {1}, {64}, {65}, {128, 0, 192, 64, 67}, {320, 640, 1}, {64, 3, 70}, {700, 200}};
+  for (const Shape& shape :
+       {Shape{384, 768, 896, 12}, Shape{72, 48, 80, 6}, Shape{400, 16, 24, 0}}) {
+    for (const std::vector<int64_t>& sequence_rows : lengths) {
+      const int64_t taps = sequence_rows[0] == 700 ? 3 : 4;
+      const DType dtype = backend_->activation_dtype(DType::kBf16);
+      const int64_t n = shape.before + shape.channels + shape.behind, channels = shape.channels;
+      const StoredMatrix m = Matrix(DType::kI8, n, shape.cols);
+      const auto weight = backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16}).value();
+      int64_t rows = 0;
+      for (int64_t count : sequence_rows) rows += count;
+      const int64_t columns = weight->out_columns(), state_floats = (taps - 1) * channels;
+      const Input operand(Normal(rows * shape.cols));
+      const std::vector<float> taps_weight = Normal(taps * channels), bias = Normal(channels);
+      const std::vector<float> states = Normal(sequence_rows.size() * state_floats);
+      struct Results {
+        std::vector<float> states, tail;
+        Output out, conv;
+      };
+      const auto run = [&](bool together) {
+        Results results = {.states = states,
+                           .tail = std::vector<float>(rows * (shape.behind + 1), 7.0f),
+                           .out = Output(dtype, rows, columns, columns),
+                           .conv = Output(dtype, rows, channels, channels + 8)};
+        std::vector<SequenceRows> sequences;
+        int64_t first = 0;
+        for (size_t i = 0; i < sequence_rows.size(); ++i) {
+          sequences.push_back({.row_begin = first,
+                               .row_count = sequence_rows[i],
+                               .state = results.states.data() + i * state_floats});
+          first += sequence_rows[i];
+        }
+        const bool tail = shape.behind > 0 && dtype == DType::kBf16;
+        const MatmulParams product = {.a = operand.data(weight->compute_dtype()),
+                                      .a_dtype = weight->compute_dtype(),
+                                      .a_stride = shape.cols,
+                                      .rows = rows,
+                                      .weight = weight.get(),
+                                      .out = results.out.data(),
+                                      .out_dtype = dtype,
+                                      .tail = tail ? results.tail.data() : nullptr,
+                                      .tail_columns = tail ? shape.behind : 0,
+                                      .tail_stride = shape.behind + 1};
+        const ConvSiluParams conv = {
+            .in = static_cast<char*>(results.out.data()) + shape.before * DTypeBytes(dtype),
+            .in_stride = columns,
+            .weight = taps_weight.data(),
+            .bias = bias.data(),
+            .taps = taps,
+            .channels = channels,
+            .sequences = sequences.data(),
+            .sequence_count = static_cast<int64_t>(sequences.size()),
+            .rows = rows,
+            .out = results.conv.data(),
+            .out_stride = channels + 8,
+            .io_dtype = dtype};
+        if (together) {
+          EXPECT_TRUE(backend_->MatmulConvSilu(product, conv).ok());
+        } else {
+          EXPECT_TRUE(backend_->Matmul(product).ok());
+          EXPECT_TRUE(backend_->ConvSilu(conv).ok());
+        }
+        return results;
+      };
+      const Results apart = run(false), together = run(true);
+      const std::string where = absl::StrCat(shape.cols, " x ", n, ", ", rows, " rows in ",
+                                             sequence_rows.size(), " sequences");
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = 0; c < channels; ++c) {
+          const double want = apart.conv.at(r, c);
+          ASSERT_NEAR(together.conv.at(r, c), want, std::fabs(want) / 64 + 1e-4)
+              << where << ": row " << r << ", channel " << c;
+        }
+        for (int64_t c = 0; c < shape.before; ++c) {
+          const double want = apart.out.at(r, c);
+          ASSERT_NEAR(together.out.at(r, c), want, std::fabs(want) / 128 + 1e-4)
+              << where << ": row " << r << ", output " << c;
+        }
+        for (int64_t c = 0; c <= shape.behind; ++c) {
+          const double want = apart.tail[r * (shape.behind + 1) + c];
+          ASSERT_NEAR(together.tail[r * (shape.behind + 1) + c], want,
+                      std::fabs(want) * 1e-4 + 1e-3)
+              << where << ": row " << r << ", output " << c << " of the tail";
+        }
+      }
+      for (size_t i = 0; i < states.size(); ++i) {
+        const double want = apart.states[i];
+        ASSERT_NEAR(together.states[i], want, std::fabs(want) / 128 + 1e-4)
+            << where << ": float " << i << " of the states";
+      }
+    }
+  }
+}
+
+// Every form of results, of operands that came with squares: those of the product alone, times a
+// factor of the row.
+TEST_P(MatmulTest, SquaresOfRowsScaleTheResults) {
+  if (ActivationTypes().size() == 1) GTEST_SKIP() << "norms read their rows on this backend";
+  enum class Form { kF32, kAdd, kBf16, kSwiGlu };
+  for (const Form form : {Form::kF32, Form::kAdd, Form::kBf16, Form::kSwiGlu}) {
+    for (const int64_t rows : {0, 1, 65, 150}) {
+      for (const int64_t cols : {int64_t{384}, int64_t{776}, Uniform(1, 100)}) {
+        const int64_t n = 208, parts = Uniform(1, 12), stride = parts + Gap();
+        const StoredMatrix m = Matrix(DType::kI8, n, cols);
+        const bool swiglu = form == Form::kSwiGlu, halves = swiglu || form == Form::kBf16;
+        const auto weight =
+            backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16, .swiglu = swiglu})
+                .value();
+        const Input operand(Normal(rows * cols));
+        std::vector<float> squares;
+        for (float v : Normal(rows * stride)) squares.push_back(std::fabs(v) * 50 + 1);
+        std::vector<double> dense;
+        for (int64_t i = 0; i < rows * cols; ++i) {
+          dense.push_back(ElementReference(operand.data(DType::kBf16), DType::kBf16, i));
+        }
+        std::vector<double> products =
+            MatmulReference(dense, WeightReference(m.source), rows, n, cols);
+        for (int64_t r = 0; r < rows; ++r) {
+          double sum = 0;
+          for (int64_t i = 0; i < parts; ++i) sum += squares[r * stride + i];
+          const double factor = 1 / std::sqrt(sum / static_cast<double>(cols) + 1e-5);
+          for (int64_t c = 0; c < n; ++c) products[r * n + c] *= factor;
+        }
+        std::vector<double> want = products;
+        const int64_t columns = swiglu ? n / 2 : n;
+        Output out(halves ? DType::kBf16 : DType::kF32, rows, columns, columns);
+        if (form == Form::kAdd) {
+          const std::vector<float> before = Normal(rows * n);
+          std::copy(before.begin(), before.end(), static_cast<float*>(out.data()));
+          for (int64_t i = 0; i < rows * n; ++i) want[i] += before[i];
+        }
+        if (swiglu) {
+          want.clear();
+          for (int64_t r = 0; r < rows; ++r) {
+            for (int64_t c = 0; c < columns; ++c) {
+              want.push_back(SiluReference(products[r * n + c]) * products[r * n + columns + c]);
+            }
+          }
+        }
+        ASSERT_TRUE(backend_
+                        ->Matmul({.a = operand.data(DType::kBf16),
+                                  .a_dtype = DType::kBf16,
+                                  .a_stride = cols,
+                                  .rows = rows,
+                                  .norm = {.eps = 1e-5f,
+                                           .squares = squares.data(),
+                                           .square_parts = parts,
+                                           .squares_stride = stride},
+                                  .weight = weight.get(),
+                                  .out = out.data(),
+                                  .out_dtype = halves ? DType::kBf16 : DType::kF32,
+                                  .accumulate = form == Form::kAdd,
+                                  .swiglu = swiglu})
+                        .ok());
+        out.Expect(want, kF32Tolerance);
       }
     }
   }

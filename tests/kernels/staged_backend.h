@@ -127,6 +127,7 @@ class StagedBackend : public Backend {
     Staging s(*backend_);
     RETURN_IF_ERROR(s.In(&p.ids, p.rows));
     RETURN_IF_ERROR(s.Out(&p.out, Staging::Reach(p.rows, p.out_stride, p.table->cols())));
+    RETURN_IF_ERROR(Next(s, &p.next, p.rows, p.table->cols()));
     RETURN_IF_ERROR(backend_->Embed(p));
     return s.Finish();
   }
@@ -167,13 +168,18 @@ class StagedBackend : public Backend {
         &p.a, Staging::Reach(p.rows, p.a_stride, p.weight->cols()) * DTypeBytes(p.a_dtype)));
     if (p.norm.weight != nullptr) {
       RETURN_IF_ERROR(s.In(&p.norm.weight, p.weight->cols()));
-      RETURN_IF_ERROR(s.InBytes(
-          &p.norm.gate, Staging::Reach(p.rows, p.norm.gate_stride, p.weight->cols()) *
-                            DTypeBytes(p.norm.in_dtype)));
+      RETURN_IF_ERROR(
+          s.InBytes(&p.norm.gate, Staging::Reach(p.rows, p.norm.gate_stride, p.weight->cols()) *
+                                      DTypeBytes(p.norm.in_dtype)));
       RETURN_IF_ERROR(s.OutBytes(&p.norm.normed, p.rows * p.weight->cols() * 4));
     }
     RETURN_IF_ERROR(s.OutBytes(
         &p.out, p.rows * p.weight->out_columns() / (p.swiglu ? 2 : 1) * DTypeBytes(p.out_dtype)));
+    if (p.norm.squares != nullptr) {
+      RETURN_IF_ERROR(s.In(&p.norm.squares,
+                           Staging::Reach(p.rows, p.norm.squares_stride, p.norm.square_parts)));
+    }
+    RETURN_IF_ERROR(Next(s, &p.next, p.rows, p.weight->rows()));
     if (p.tail != nullptr) {
       RETURN_IF_ERROR(s.Out(&p.tail, Staging::Reach(p.rows, p.tail_stride, p.tail_columns)));
     }
@@ -194,6 +200,32 @@ class StagedBackend : public Backend {
     RETURN_IF_ERROR(
         s.OutBytes(&p.out, Staging::Reach(p.rows, p.out_stride, p.channels) * io_bytes));
     RETURN_IF_ERROR(backend_->ConvSilu(p));
+    return s.Finish();
+  }
+  absl::Status DoMatmulConvSilu(const MatmulParams& product, const ConvSiluParams& conv,
+                                int64_t conv_begin) override {
+    MatmulParams p = product;
+    ConvSiluParams c = conv;
+    Staging s(*backend_);
+    const int64_t io_bytes = DTypeBytes(c.io_dtype);
+    RETURN_IF_ERROR(s.InBytes(
+        &p.a, Staging::Reach(p.rows, p.a_stride, p.weight->cols()) * DTypeBytes(p.a_dtype)));
+    if (p.norm.squares != nullptr) {
+      RETURN_IF_ERROR(s.In(&p.norm.squares,
+                           Staging::Reach(p.rows, p.norm.squares_stride, p.norm.square_parts)));
+    }
+    RETURN_IF_ERROR(s.OutBytes(&p.out, p.rows * p.weight->out_columns() * io_bytes));
+    if (p.tail != nullptr) {
+      RETURN_IF_ERROR(s.Out(&p.tail, Staging::Reach(p.rows, p.tail_stride, p.tail_columns)));
+    }
+    c.in = static_cast<const char*>(p.out) + conv_begin * io_bytes;
+    RETURN_IF_ERROR(s.In(&c.weight, c.taps * c.channels));
+    RETURN_IF_ERROR(s.In(&c.bias, c.channels));
+    RETURN_IF_ERROR(
+        s.Sequences(&c.sequences, c.sequence_count, c.state_offset + (c.taps - 1) * c.channels));
+    RETURN_IF_ERROR(
+        s.OutBytes(&c.out, Staging::Reach(c.rows, c.out_stride, c.channels) * io_bytes));
+    RETURN_IF_ERROR(backend_->MatmulConvSilu(p, c));
     return s.Finish();
   }
   absl::Status DoSsd(const SsdParams& params) override {
@@ -249,6 +281,7 @@ class StagedBackend : public Backend {
     RETURN_IF_ERROR(s.In(&p.cls, p.width));
     RETURN_IF_ERROR(
         s.Out(&p.out, Staging::Reach(p.chunks * (p.chunk_tokens + 1), p.out_stride, p.width)));
+    RETURN_IF_ERROR(Next(s, &p.next, p.chunks * (p.chunk_tokens + 1), p.width));
     RETURN_IF_ERROR(backend_->ChunkInput(p));
     return s.Finish();
   }
@@ -322,6 +355,12 @@ class StagedBackend : public Backend {
   }
 
  private:
+  static absl::Status Next(Staging& s, NextNorm* next, int64_t rows, int64_t width) {
+    if (next->weight == nullptr) return absl::OkStatus();
+    RETURN_IF_ERROR(s.In(&next->weight, width));
+    RETURN_IF_ERROR(s.OutBytes(&next->scaled, rows * width * 2));
+    return s.Out(&next->squares, rows * ((width + kSquareColumns - 1) / kSquareColumns));
+  }
   static absl::Status Rows(Staging& s, void** out, DType dtype, int64_t rows, int64_t stride,
                            int64_t width) {
     return s.OutBytes(out, Staging::Reach(rows, stride, width) * DTypeBytes(dtype));
