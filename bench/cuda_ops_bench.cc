@@ -274,11 +274,11 @@ class Bench {
 
   Step ProductStep(const std::string& name, const PackedWeight& weight, const MatmulParams& p) {
     const double cells = static_cast<double>(p.rows * weight.rows());
-    const double out_bytes = p.next.weight != nullptr       ? 10
-                             : p.accumulate                 ? 8
-                             : weight.swiglu()              ? 1
+    const double out_bytes = p.next.weight != nullptr      ? 10
+                             : p.accumulate                ? 8
+                             : weight.swiglu()             ? 1
                              : p.out_dtype == DType::kBf16 ? 2
-                                                            : 4;
+                                                           : 4;
     return {name + " " + std::to_string(weight.rows()) + "x" + std::to_string(weight.cols()),
             static_cast<double>((p.rows + weight.rows()) * weight.cols()) * 2 + cells * out_bytes,
             2 * cells * static_cast<double>(weight.cols()), [this, &weight, p] {
@@ -318,13 +318,13 @@ class Bench {
                  operand = Halves(E * std::max(c.inner(), c.ffn)), weight = Floats(wide * c.taps),
                  heads = Floats(3 * c.heads), turns = Floats((c.chunk + 1) * head_dim),
                  pages = Halves(R * 2 * head_dim), landmarks = Floats(chunks * c.landmark),
-                 scaled = Halves(E * c.d_model), squares = Floats(E * parts);
+                 scaled = Halves(E * c.d_model), squares = Floats(E * parts),
+                 gate_squares = Floats(R * c.heads * ((c.head_dim + 63) / 64));
     // In bf16 what writes rows of the residual stream leaves them ready for the next norm.
-    const NextNorm next =
-        halves ? NextNorm{.weight = weight.as<float>(),
-                          .scaled = scaled.data(),
-                          .squares = squares.as<float>()}
-               : NextNorm{};
+    const NextNorm next = halves ? NextNorm{.weight = weight.as<float>(),
+                                            .scaled = scaled.data(),
+                                            .squares = squares.as<float>()}
+                                 : NextNorm{};
     const OperandNorm ready = {.eps = 1e-5f,
                                .squares = halves ? squares.as<float>() : nullptr,
                                .square_parts = parts,
@@ -404,9 +404,11 @@ class Bench {
          [&] { return backend_.ConvSilu(conv_params); });
     lower.push_back({"the two: MatmulConvSilu", in_proj_alone.bytes, in_proj_alone.ops + conv_ops,
                      [&] { return backend_.MatmulConvSilu(in_proj_params, conv_params); }});
-    // In blocks of 64: C B, M x and the two products with the state.
+    // In blocks of 64: C B, M x and the two products with the state. In bf16, with the gate.
+    const int64_t gate_parts = c.heads * ((c.head_dim + 63) / 64);
     lower.push_back(
-        {"Ssd", rows * ((conv_dim + inner) * size + static_cast<double>(c.heads) * 4),
+        {halves ? "Ssd with its gate" : "Ssd",
+         rows * ((conv_dim + (halves ? 2 : 1) * inner) * size + static_cast<double>(c.heads) * 4),
          rows * static_cast<double>(c.heads) *
              (64 * N + 64 * static_cast<double>(c.head_dim) +
               4 * N * static_cast<double>(c.head_dim)),
@@ -429,29 +431,39 @@ class Bench {
                 .y = y.as<float>(),
                 .y_stride = c.inner(),
                 .compute_dtype = DType::kBf16,
-                .io_dtype = activation});
+                .io_dtype = activation,
+                .gate = halves ? SsdGate{.z = product.data(),
+                                         .z_stride = in_proj->out_columns(),
+                                         .weight = w,
+                                         .squares = gate_squares.as<float>()}
+                               : SsdGate{}});
          }});
-    lower.push_back({"GateNorm", rows * inner * (2 * size + 2), 0, [&] {
-                       return backend_.GateNorm({.y = y.data(),
-                                                 .y_stride = c.inner(),
-                                                 .z = product.data(),
-                                                 .z_stride = in_proj->out_columns(),
-                                                 .in_dtype = activation,
-                                                 .weight = w,
-                                                 .eps = 1e-5f,
-                                                 .rows = R,
-                                                 .width = c.inner(),
-                                                 .out = operand.data(),
-                                                 .out_dtype = DType::kBf16,
-                                                 .out_stride = c.inner()});
-                     }});
-    lower.push_back(
-        ProductStep("Matmul out_proj, added", *out_proj,
-                    {.a = operand.data(),
-                     .rows = R,
-                     .out = hidden.data(),
-                     .accumulate = true,
-                     .next = next}));
+    const Step gate_norm = {"GateNorm", rows * inner * (2 * size + 2), 0, [&] {
+                              return backend_.GateNorm({.y = y.data(),
+                                                        .y_stride = c.inner(),
+                                                        .z = product.data(),
+                                                        .z_stride = in_proj->out_columns(),
+                                                        .in_dtype = activation,
+                                                        .weight = w,
+                                                        .eps = 1e-5f,
+                                                        .rows = R,
+                                                        .width = c.inner(),
+                                                        .out = operand.data(),
+                                                        .out_dtype = DType::kBf16,
+                                                        .out_stride = c.inner()});
+                            }};
+    if (!halves) lower.push_back(gate_norm);
+    const OperandNorm gated = {.eps = 1e-5f,
+                               .squares = gate_squares.as<float>(),
+                               .square_parts = gate_parts,
+                               .squares_stride = gate_parts};
+    lower.push_back(ProductStep("Matmul out_proj, added", *out_proj,
+                                {.a = halves ? y.data() : operand.data(),
+                                 .rows = R,
+                                 .norm = halves ? gated : OperandNorm{},
+                                 .out = hidden.data(),
+                                 .accumulate = true,
+                                 .next = next}));
 
     const Step chunk_input = {"ChunkInput", (rows * 4 + erows * (halves ? 6 : 4)) * d, 0, [&] {
                                 return backend_.ChunkInput({.hidden = hidden.as<float>(),
@@ -505,13 +517,9 @@ class Bench {
                                                        .out_dtype = DType::kBf16,
                                                        .out_stride = c.d_model});
                      }});
-    layer.push_back(
-        ProductStep("Matmul attn_out, added", *attn_out,
-                    {.a = operand.data(),
-                     .rows = E,
-                     .out = encoder.data(),
-                     .accumulate = true,
-                     .next = next}));
+    layer.push_back(ProductStep(
+        "Matmul attn_out, added", *attn_out,
+        {.a = operand.data(), .rows = E, .out = encoder.data(), .accumulate = true, .next = next}));
     if (!halves) layer.push_back(norm(encoder, E));
     layer.push_back(ProductStep(
         halves ? "Matmul gate_up with SwiGlu" : "Matmul gate_up", *gate_up,
@@ -550,8 +558,9 @@ class Bench {
                                                   .pages = pages.data(),
                                                   .page_dtype = DType::kBf16});
                     }});
-    last.push_back(ProductStep("Matmul landmark", *landmark,
-                               {.a = normed, .rows = chunks, .norm = ready, .out = product.data()}));
+    last.push_back(
+        ProductStep("Matmul landmark", *landmark,
+                    {.a = normed, .rows = chunks, .norm = ready, .out = product.data()}));
     last.push_back({"RmsNorm of landmarks", static_cast<double>(chunks * c.landmark) * 6, 0, [&] {
                       return backend_.RmsNorm({.in = product.as<float>(),
                                                .in_stride = landmark->out_columns(),
@@ -611,21 +620,22 @@ class Bench {
     const int64_t product_stride = in_proj->out_columns();
     const int64_t conv_floats = (c.taps - 1) * c.conv_dim();
     const int64_t layer_floats = conv_floats + inner * c.state;
-    const Buffer vectors = Floats(8 * (c.d_model + inner + c.conv_dim())), hidden = Floats(R * c.d_model),
-                 operand = Floats(R * inner), product = Floats(R * product_stride),
-                 conv = Floats(R * c.conv_dim()), y = Floats(R * inner),
-                 logits = Floats(R * table->out_columns()), states = Floats(R * kLayers * layer_floats),
-                 queries = Floats(R * c.landmark), ids = OrDie(backend_.Allocate(R * 4)),
+    const Buffer vectors = Floats(8 * (c.d_model + inner + c.conv_dim())),
+                 hidden = Floats(R * c.d_model), operand = Floats(R * inner),
+                 product = Floats(R * product_stride), conv = Floats(R * c.conv_dim()),
+                 y = Floats(R * inner), logits = Floats(R * table->out_columns()),
+                 states = Floats(R * kLayers * layer_floats), queries = Floats(R * c.landmark),
+                 ids = OrDie(backend_.Allocate(R * 4)),
                  pages = Halves(kPoolPages * 2 * c.chunk * attention_dim),
-                 page_table = OrDie(backend_.Allocate(R * kPages * 8)), weights = Floats(R * kPages),
-                 counts = OrDie(backend_.Allocate(R * 4)),
+                 page_table = OrDie(backend_.Allocate(R * kPages * 8)),
+                 weights = Floats(R * kPages), counts = OrDie(backend_.Allocate(R * 4)),
                  sequences_there = OrDie(backend_.Allocate(R * sizeof(SequenceRows)));
     const float* w = vectors.as<float>();
     std::vector<int32_t> host_ids(R, 17), host_counts(R, kPages);
     std::vector<const void*> host_pages;
     for (int64_t i = 0; i < R * kPages; ++i) {
-      host_pages.push_back(pages.as<Bf16>(
-          static_cast<int64_t>(random_() % kPoolPages) * 2 * c.chunk * attention_dim * 2));
+      host_pages.push_back(pages.as<Bf16>(static_cast<int64_t>(random_() % kPoolPages) * 2 *
+                                          c.chunk * attention_dim * 2));
     }
     std::vector<SequenceRows> sequences;
     for (int64_t i = 0; i < R; ++i) {
@@ -655,25 +665,25 @@ class Bench {
                   .gate_stride = product_stride,
                   .normed = operand.data()};
       } else if (normed) {
-        const absl::Status status =
-            gate == nullptr ? backend_.RmsNorm({.in = a.as<float>(),
-                                                .in_stride = stride,
-                                                .weight = w,
-                                                .eps = 1e-5f,
-                                                .rows = R,
-                                                .width = weight.cols(),
-                                                .out = operand.data(),
-                                                .out_stride = weight.cols()})
-                            : backend_.GateNorm({.y = a.as<float>(),
-                                                 .y_stride = stride,
-                                                 .z = gate,
-                                                 .z_stride = product_stride,
-                                                 .weight = w,
-                                                 .eps = 1e-5f,
-                                                 .rows = R,
-                                                 .width = weight.cols(),
-                                                 .out = operand.data(),
-                                                 .out_stride = weight.cols()});
+        const absl::Status status = gate == nullptr
+                                        ? backend_.RmsNorm({.in = a.as<float>(),
+                                                            .in_stride = stride,
+                                                            .weight = w,
+                                                            .eps = 1e-5f,
+                                                            .rows = R,
+                                                            .width = weight.cols(),
+                                                            .out = operand.data(),
+                                                            .out_stride = weight.cols()})
+                                        : backend_.GateNorm({.y = a.as<float>(),
+                                                             .y_stride = stride,
+                                                             .z = gate,
+                                                             .z_stride = product_stride,
+                                                             .weight = w,
+                                                             .eps = 1e-5f,
+                                                             .rows = R,
+                                                             .width = weight.cols(),
+                                                             .out = operand.data(),
+                                                             .out_stride = weight.cols()});
         if (!status.ok()) return status;
         p.a = operand.data();
         p.a_stride = weight.cols();
@@ -786,8 +796,9 @@ class Bench {
       return wait ? backend_.CopyOut(host_ids.data(), ids.data(), R * 4) : absl::OkStatus();
     };
     const auto floats = static_cast<double>(R * kLayers * layer_floats);
-    const double bytes = floats * 8 + static_cast<double>(kLayers * (c.in_proj() * c.d_model + c.d_model * inner) +
-                                                          c.vocab * c.d_model);
+    const double bytes =
+        floats * 8 + static_cast<double>(kLayers * (c.in_proj() * c.d_model + c.d_model * inner) +
+                                         c.vocab * c.d_model);
     for (const bool wait : {true, false}) {
       const std::string how = wait ? ", waiting" : ", queued";
       norms = convolution = false;
@@ -811,7 +822,8 @@ class Bench {
       const int64_t conv_floats = (c.taps - 1) * c.conv_dim();
       const int64_t state_floats = conv_floats + c.inner() * c.state;
       const Buffer a = Floats(readers * c.inner()), out = Floats(readers * table->out_columns()),
-                   gate = Floats(readers * c.inner()), vectors = Floats(8 * (c.inner() + c.conv_dim())),
+                   gate = Floats(readers * c.inner()),
+                   vectors = Floats(8 * (c.inner() + c.conv_dim())),
                    states = Floats(readers * state_floats * 20), y = Floats(readers * c.inner()),
                    normed = Floats(readers * c.inner()), conv = Floats(readers * c.conv_dim()),
                    there = OrDie(backend_.Allocate(readers * sizeof(SequenceRows))),
@@ -819,9 +831,8 @@ class Bench {
       const float* w = vectors.as<float>();
       std::vector<SequenceRows> sequences;
       for (int64_t i = 0; i < readers; ++i) {
-        sequences.push_back({.row_begin = i,
-                             .row_count = 1,
-                             .state = states.as<float>() + i * state_floats * 20});
+        sequences.push_back(
+            {.row_begin = i, .row_count = 1, .state = states.as<float>() + i * state_floats * 20});
       }
       OrDie(backend_.CopyIn(there.data(), sequences.data(),
                             readers * static_cast<int64_t>(sizeof(SequenceRows))));
@@ -846,7 +857,9 @@ class Bench {
                                bool normalize, bool accumulate) {
         const auto cells = static_cast<double>(readers * weight.rows());
         const auto K = static_cast<double>(weight.cols());
-        line(name, static_cast<double>(weight.rows()) * K + static_cast<double>(readers) * 4 * K + cells * 4,
+        line(name,
+             static_cast<double>(weight.rows()) * K + static_cast<double>(readers) * 4 * K +
+                 cells * 4,
              2 * cells * K, [&](int64_t) {
                MatmulParams p = {.a = a.data(),
                                  .a_stride = weight.cols(),
@@ -879,7 +892,9 @@ class Bench {
       });
       for (const bool convolution : {false, true}) {
         line(convolution ? "ConvSsmStep" : "SsmStep",
-             static_cast<double>(readers * (convolution ? state_floats : state_floats - conv_floats)) * 8,
+             static_cast<double>(readers *
+                                 (convolution ? state_floats : state_floats - conv_floats)) *
+                 8,
              static_cast<double>(readers * state_floats) * 5, [&](int64_t i) {
                const SsdParams ssd = {.xbc = conv.as<float>(),
                                       .xbc_stride = c.conv_dim(),

@@ -124,6 +124,88 @@ class DecodeScope {
   ReadBatcher& batcher_;
 };
 
+// The tokens of an answer, one after the other, and the chunks that each read. Owned by its
+// reader's thread.
+class AnswerTokens {
+ public:
+  virtual ~AnswerTokens() = default;
+
+  TokenId token() const { return token_; }
+  virtual absl::Span<const ChunkHit> hits() const = 0;
+  // On to the next one. Errors of ReadBatcher.
+  virtual absl::Status Next() = 0;
+  // The next one is here already.
+  virtual bool ready() const { return false; }
+
+ protected:
+  TokenId token_ = 0;
+};
+
+// Drawn by this thread, step by step.
+class DrawnTokens : public AnswerTokens {
+ public:
+  // `prompt`: the prompt's last step, and its state.
+  DrawnTokens(ReadBatcher& batcher, const SamplerOptions& options, ReadStep prompt,
+              std::unique_ptr<ReaderState> state, ReadScope scope)
+      : batcher_(batcher),
+        decoding_(batcher),
+        sampler_(options),
+        state_(std::move(state)),
+        scope_(std::move(scope)),
+        step_(std::move(prompt)) {
+    step_.scope = &scope_;
+    token_ = sampler_.Next(step_.logits);
+  }
+
+  absl::Span<const ChunkHit> hits() const override { return step_.rows.back(); }
+  absl::Status Next() override {
+    step_.ids = absl::MakeConstSpan(&token_, 1);
+    RETURN_IF_ERROR(batcher_.Run(step_));
+    token_ = sampler_.Next(step_.logits);
+    return absl::OkStatus();
+  }
+
+ private:
+  ReadBatcher& batcher_;
+  const DecodeScope decoding_;
+  Sampler sampler_;
+  const std::unique_ptr<ReaderState> state_;
+  ReadScope scope_;
+  ReadStep step_;
+};
+
+// The likeliest ones, which the batch thread makes by itself.
+class LikeliestTokens : public AnswerTokens {
+ public:
+  // `first_hits`: what the token behind the prompt read.
+  LikeliestTokens(ReadBatcher& batcher, TokenStreamOptions options,
+                  std::vector<ChunkHit> first_hits)
+      : batcher_(batcher), first_hits_(std::move(first_hits)) {
+    token_ = options.first;
+    stream_ = std::make_shared<TokenStream>(std::move(options));
+  }
+  ~LikeliestTokens() override {
+    if (begun_) batcher_.EndStream(*stream_);
+  }
+
+  absl::Span<const ChunkHit> hits() const override {
+    return begun_ ? stream_->hits() : absl::MakeConstSpan(first_hits_);
+  }
+  absl::Status Next() override {
+    if (!begun_) RETURN_IF_ERROR(batcher_.BeginStream(stream_));
+    begun_ = true;
+    ASSIGN_OR_RETURN(token_, batcher_.NextToken(*stream_));
+    return absl::OkStatus();
+  }
+  bool ready() const override { return stream_->ready(); }
+
+ private:
+  ReadBatcher& batcher_;
+  const std::vector<ChunkHit> first_hits_;
+  std::shared_ptr<TokenStream> stream_;  // shared with the batch thread
+  bool begun_ = false;
+};
+
 // Tokens that end an answer.
 std::set<TokenId> StopTokens(const Model& model) {
   std::set<TokenId> stop = {model.bundle().document_id, model.bundle().question_id};
@@ -148,7 +230,7 @@ absl::StatusOr<GenerateResult> Generate(const ReadEnvironment& environment,
   ASSIGN_OR_RETURN(const ReaderGate::Ticket ticket, environment.gate.Enter(context));
 
   GenerateResult result;
-  const std::unique_ptr<ReaderState> state = model.NewReaderState();
+  std::unique_ptr<ReaderState> state = model.NewReaderState();
   const bool greedy = options.temperature <= 0;
   ReadStep step{.state = state.get(),
                 .scope = &memories.scope,
@@ -162,11 +244,24 @@ absl::StatusOr<GenerateResult> Generate(const ReadEnvironment& environment,
                              }));
 
   const absl::Time decode_start = absl::Now();
-  const DecodeScope decoding(environment.batcher);
   const std::set<TokenId> stop = StopTokens(model);
   const auto passages_max = static_cast<size_t>(model.config().chunks_per_read);
-  Sampler sampler(
-      {.temperature = options.temperature, .top_p = options.top_p, .seed = options.seed});
+  std::unique_ptr<AnswerTokens> tokens;
+  if (greedy) {
+    TokenStreamOptions stream = {.state = std::move(state),
+                                 .scope = std::move(memories.scope),
+                                 .first = step.best,
+                                 .tokens_max = options.max_tokens - 1,
+                                 .stop = options.ignore_eos ? std::set<TokenId>() : stop,
+                                 .with_hits = !options.omit_passages};
+    tokens = std::make_unique<LikeliestTokens>(environment.batcher, std::move(stream),
+                                               std::move(step.rows.back()));
+  } else {
+    const SamplerOptions sampler = {
+        .temperature = options.temperature, .top_p = options.top_p, .seed = options.seed};
+    tokens = std::make_unique<DrawnTokens>(environment.batcher, sampler, std::move(step),
+                                           std::move(state), std::move(memories.scope));
+  }
   AnswerText answer(model.tokenizer());
   PassageReader reader(environment.store, memories.names);
   PieceReads reads;
@@ -181,22 +276,22 @@ absl::StatusOr<GenerateResult> Generate(const ReadEnvironment& environment,
     return absl::OkStatus();
   };
   result.reason = FinishReason::kLength;
+  std::string text;
   for (int count = 0; count < options.max_tokens; ++count) {
+    if (count > 0) RETURN_IF_ERROR(tokens->Next());
     RETURN_IF_ERROR(context.Check());
-    const TokenId token = greedy ? step.best : sampler.Next(step.logits);
-    if (!options.ignore_eos && stop.contains(token)) {
+    if (!options.ignore_eos && stop.contains(tokens->token())) {
       result.reason = FinishReason::kStop;
       break;
     }
     environment.metrics.generated_tokens.Increment();
     ++piece.token_count;
-    if (!options.omit_passages) reads.Add(step.rows.back());
-    RETURN_IF_ERROR(send(answer.Add(token)));
-    if (count + 1 == options.max_tokens) break;
-    step.ids = absl::MakeConstSpan(&token, 1);
-    RETURN_IF_ERROR(environment.batcher.Run(step));
+    if (!options.omit_passages) reads.Add(tokens->hits());
+    text += answer.Add(tokens->token());
+    // Tokens that came while the receiver took the piece before go together.
+    if (!tokens->ready()) RETURN_IF_ERROR(send(std::exchange(text, {})));
   }
-  RETURN_IF_ERROR(send(answer.Finish()));
+  RETURN_IF_ERROR(send(text + answer.Finish()));
   result.seconds.generate = absl::ToDoubleSeconds(absl::Now() - decode_start);
   result.seconds.total = absl::ToDoubleSeconds(absl::Now() - start);
   return result;

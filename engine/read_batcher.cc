@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/functional/function_ref.h"
 #include "absl/time/clock.h"
 #include "common/check.h"
@@ -24,6 +26,9 @@ constexpr absl::Duration kReaderSpin = absl::Milliseconds(2);
 constexpr int kSpinningReadersMax = 4;
 // Waiting ones that one of them tells, with itself.
 constexpr size_t kToldTogether = 16;
+// Readers of streams that the batch thread wakes in one step. Of more, each finds the tokens of
+// several steps.
+constexpr size_t kToldInStep = 64;
 
 // True as soon as `done` is, false after `longest`.
 bool SpinUntil(absl::FunctionRef<bool()> done, absl::Duration longest) {
@@ -57,7 +62,7 @@ int64_t FirstSelected(const ReadStep& step) {
   return 0;
 }
 
-// The network's own selection of a row: its best `chunks_per_read` chunks, most recent first.
+// The network's own selection of a row: the first `chunks_per_read` of it, most recent first.
 void NetworkSelection(absl::Span<ChunkHit> best_first, int chunks_per_read,
                       std::vector<ChunkHit*>* selection) {
   selection->clear();
@@ -75,8 +80,8 @@ ReadBatcher::ReadBatcher(const Model& model, Backend& backend, MemoryStore& stor
     : model_(model),
       backend_(backend),
       store_(store),
-      pages_(pages),
       metrics_(metrics),
+      pages_(pages),
       thread_("read", metrics.registry, clock,
               [this](BackgroundThread& thread) { return Loop(thread); }) {}
 
@@ -90,7 +95,7 @@ absl::Status ReadBatcher::Run(ReadStep& step) {
   MNEME_CHECK(!step.ids.empty() && step.ids.size() <= kStepTokensMax);
   MNEME_CHECK(!step.upper || step.select == ReadStep::Rows::kAll);
   Waiting waiting;
-  waiting.step = &step;
+  waiting.batched.step = &step;
   {
     absl::MutexLock lock(&mutex_);
     if (stopping_) return absl::UnavailableError("the engine stops");
@@ -117,7 +122,7 @@ absl::Status ReadBatcher::Await(Waiting& waiting) {
     return absl::InternalError(health.message());
   }
   for (Waiting* other : waiting.tells) other->done.Notify();
-  return waiting.status;
+  return waiting.batched.status;
 }
 
 void ReadBatcher::TellAll(absl::Span<Waiting* const> batch) {
@@ -141,67 +146,148 @@ void ReadBatcher::EndDecode() {
   changed_.SignalAll();
 }
 
-absl::Status ReadBatcher::Loop(BackgroundThread& thread) {
-  for (;;) {
-    const bool spin = backend_.has_own_memory() && decoding_ > 0;
-    if (spin) {
-      SpinUntil([&] { return queued_ > 0 && queued_ >= decoding_; }, kBatchSpin);
-    }
-    std::vector<Waiting*> batch;
-    {
-      absl::MutexLock lock(&mutex_);
-      while (queue_.empty() && !stopping_) {
-        changed_.WaitWithTimeout(&mutex_, BackgroundThread::kBeatEvery);
-        thread.Beat();
-      }
-      const absl::Time gather_until = spin ? absl::InfinitePast() : absl::Now() + kDecodeGather;
-      while (!stopping_ && static_cast<int>(queue_.size()) < decoding_ &&
-             !changed_.WaitWithDeadline(&mutex_, gather_until)) {
-      }
-      if (stopping_) {
-        for (Waiting* waiting : queue_) {
-          waiting->status = absl::UnavailableError("the engine stops");
-          waiting->done.Notify();
-        }
-        queue_.clear();
-        return absl::OkStatus();
-      }
-      batch = TakeBatch();
-    }
-    thread.Beat();
-    RunBatch(batch);
-    TellAll(batch);
-  }
+absl::Status ReadBatcher::BeginStream(const std::shared_ptr<TokenStream>& stream) {
+  absl::MutexLock lock(&mutex_);
+  if (stopping_) return absl::UnavailableError("the engine stops");
+  streams_.push_back(stream);
+  changed_.SignalAll();
+  return absl::OkStatus();
 }
 
-std::vector<ReadBatcher::Waiting*> ReadBatcher::TakeBatch() {
-  std::vector<Waiting*> batch;
+absl::StatusOr<TokenId> ReadBatcher::NextToken(TokenStream& stream) {
+  while (!stream.Wait(BackgroundThread::kBeatEvery)) {
+    // Should the thread have died, nobody will ever put a token.
+    const absl::Status health = thread_.Health(absl::InfiniteDuration());
+    if (!health.ok()) return absl::InternalError(health.message());
+  }
+  if (!stream.ready()) return stream.end_status();
+  const TokenId token = stream.Take();
+  if (stream.TakeStalled()) {
+    absl::MutexLock lock(&mutex_);
+    changed_.SignalAll();
+  }
+  return token;
+}
+
+void ReadBatcher::EndStream(const TokenStream& stream) {
+  absl::MutexLock lock(&mutex_);
+  std::erase_if(streams_, [&](const auto& other) { return other.get() == &stream; });
+}
+
+absl::Status ReadBatcher::Loop(BackgroundThread& thread) {
+  while (AwaitBatch(thread)) {
+    thread.Beat();
+    RunBatch(batch_.steps);
+    TellAll(batch_.waiting);
+    FinishStreams();
+    // With a device there is time while it works.
+    if (!backend_.has_own_memory()) TellReaders(kToldInStep);
+  }
+  return absl::OkStatus();
+}
+
+bool ReadBatcher::HasWork() {
+  return !queue_.empty() || std::any_of(streams_.begin(), streams_.end(),
+                                        [](const auto& stream) { return stream->HasRoom(); });
+}
+
+bool ReadBatcher::AwaitBatch(BackgroundThread& thread) {
+  const bool spin = backend_.has_own_memory() && decoding_ > 0;
+  if (spin) {
+    SpinUntil([&] { return queued_ > 0 && queued_ >= decoding_; }, kBatchSpin);
+  }
+  absl::MutexLock lock(&mutex_);
+  while (!stopping_ && !HasWork()) {
+    TellReaders(to_tell_.size());
+    pages_.Drop();
+    changed_.WaitWithTimeout(&mutex_, BackgroundThread::kBeatEvery);
+    thread.Beat();
+  }
+  const absl::Time gather_until = spin ? absl::InfinitePast() : absl::Now() + kDecodeGather;
+  while (!stopping_ && static_cast<int>(queue_.size()) < decoding_ &&
+         !changed_.WaitWithDeadline(&mutex_, gather_until)) {
+  }
+  if (stopping_) {
+    StopAll();
+  } else {
+    TakeBatch();
+  }
+  return !stopping_;
+}
+
+void ReadBatcher::TakeBatch() {
+  batch_.waiting.clear();
+  batch_.streams.clear();
+  batch_.steps.clear();
   int64_t rows = 0;
+  for (const std::shared_ptr<TokenStream>& stream : streams_) {
+    if (!stream->HasRoom()) continue;
+    ++rows;
+    batch_.streams.push_back(stream);
+    batch_.steps.push_back(&stream->next_step());
+  }
   while (!queue_.empty()) {
-    rows += static_cast<int64_t>(queue_.front()->step->ids.size());
-    if (!batch.empty() && rows > kBatchRowsMax) break;
-    batch.push_back(queue_.front());
+    rows += static_cast<int64_t>(queue_.front()->batched.step->ids.size());
+    if (!batch_.waiting.empty() && rows > kBatchRowsMax) break;
+    batch_.waiting.push_back(queue_.front());
+    batch_.steps.push_back(&queue_.front()->batched);
     queue_.pop_front();
   }
   queued_ = static_cast<int>(queue_.size());
   metrics_.read_steps.Set(static_cast<double>(queue_.size()));
-  return batch;
 }
 
-void ReadBatcher::RunBatch(absl::Span<Waiting* const> batch) {
+void ReadBatcher::StopAll() {
+  const absl::Status status = absl::UnavailableError("the engine stops");
+  for (Waiting* waiting : queue_) {
+    waiting->batched.status = status;
+    waiting->done.Notify();
+  }
+  for (const std::shared_ptr<TokenStream>& stream : streams_) {
+    stream->End(status);
+    stream->Tell();
+  }
+  queue_.clear();
+  streams_.clear();
+}
+
+void ReadBatcher::FinishStreams() {
+  if (batch_.streams.empty()) return;
+  absl::flat_hash_set<const TokenStream*> ended;
+  for (std::shared_ptr<TokenStream>& stream : batch_.streams) {
+    if (!stream->PutStep()) ended.insert(stream.get());
+    if (std::exchange(stream->to_tell, true)) continue;
+    to_tell_.push_back(std::move(stream));
+  }
+  if (!ended.empty()) {
+    absl::MutexLock lock(&mutex_);
+    std::erase_if(streams_, [&](const auto& stream) { return ended.contains(stream.get()); });
+  }
+  batch_.streams.clear();  // who left meanwhile is gone for good
+}
+
+void ReadBatcher::TellReaders(size_t count) {
+  for (count = std::min(count, to_tell_.size()); count > 0; --count) {
+    to_tell_.front()->to_tell = false;
+    to_tell_.front()->Tell();
+    to_tell_.pop_front();
+  }
+}
+
+void ReadBatcher::RunBatch(absl::Span<BatchedStep* const> batch) {
   const auto passes = {&lower_only_, &best_tokens_, &last_logits_, &all_logits_};
   for (Pass* pass : passes) {
     pass->steps.clear();
     pass->row_count = 0;
   }
   // Steps of one pass want the same of the upper half.
-  for (Waiting* waiting : batch) {
-    const ReadStep& step = *waiting->step;
+  for (BatchedStep* batched : batch) {
+    const ReadStep& step = *batched->step;
     Pass& pass = !step.upper                                 ? lower_only_
                  : step.logit_rows == LogitRows::kBestOfStep ? best_tokens_
                  : step.logit_rows == LogitRows::kLastOfStep ? last_logits_
                                                              : all_logits_;
-    pass.steps.push_back(waiting);
+    pass.steps.push_back(batched);
   }
   if (!lower_only_.steps.empty()) {
     metrics_.question_batch.Observe(static_cast<double>(lower_only_.steps.size()));
@@ -210,42 +296,44 @@ void ReadBatcher::RunBatch(absl::Span<Waiting* const> batch) {
     metrics_.decode_batch.Observe(static_cast<double>(decoding));
   }
   for (Pass* pass : passes) RunLower(*pass);
+  if (backend_.has_own_memory()) TellReaders(kToldInStep);
   Select(passes);
   for (Pass* pass : {&best_tokens_, &last_logits_, &all_logits_}) RunUpper(*pass);
   // The next step of a reader may run on another thread.
   const absl::Status status = backend_.Synchronize();
-  for (Waiting* waiting : batch) {
-    if (waiting->status.ok()) waiting->status = status;
+  for (BatchedStep* batched : batch) {
+    if (batched->status.ok()) batched->status = status;
   }
 }
 
 void ReadBatcher::RunLower(Pass& pass) {
   if (pass.steps.empty()) return;
   StageTimer timer(metrics_.read_lower_seconds);
-  std::vector<ReaderStep> steps;
-  for (Waiting* waiting : pass.steps) {
-    waiting->first_row = pass.row_count;
-    pass.row_count += static_cast<int64_t>(waiting->step->ids.size());
-    steps.push_back({.state = waiting->step->state, .ids = waiting->step->ids});
+  reader_steps_.clear();
+  for (BatchedStep* batched : pass.steps) {
+    batched->first_row = pass.row_count;
+    pass.row_count += static_cast<int64_t>(batched->step->ids.size());
+    reader_steps_.push_back({.state = batched->step->state, .ids = batched->step->ids});
   }
-  const absl::Status status = model_.ReadLower(steps, &pass.rows);
-  for (Waiting* waiting : pass.steps) {
-    waiting->status = status;
-    waiting->step->lower_seconds = timer.seconds();
+  const absl::Status status = model_.ReadLower(reader_steps_, &pass.rows);
+  for (BatchedStep* batched : pass.steps) {
+    batched->status = status;
+    batched->step->lower_seconds = timer.seconds();
   }
 }
 
 void ReadBatcher::Select(absl::Span<Pass* const> passes) {
   // By memories, those that have no view yet; they all get the same one.
-  std::vector<std::pair<const Pass*, Waiting*>> steps;
+  std::vector<std::pair<const Pass*, BatchedStep*>>& steps = scanned_;
+  steps.clear();
   std::vector<ReadScope*> fresh;
   for (const Pass* pass : passes) {
-    for (Waiting* waiting : pass->steps) {
-      ReadStep& step = *waiting->step;
+    for (BatchedStep* batched : pass->steps) {
+      ReadStep& step = *batched->step;
       const int64_t first = FirstSelected(step);
       // The rows of the step before stay for now: the next token mostly reads the same chunks.
       step.rows.resize(step.ids.size() - static_cast<size_t>(first));
-      if (!waiting->status.ok() || step.rows.empty() || step.scope->memories.empty()) {
+      if (!batched->status.ok() || step.rows.empty() || step.scope->memories.empty()) {
         for (std::vector<ChunkHit>& row : step.rows) row.clear();
         continue;
       }
@@ -260,12 +348,12 @@ void ReadBatcher::Select(absl::Span<Pass* const> passes) {
           scope.view = *std::move(view);
           fresh.push_back(&scope);
         } else {
-          waiting->status = view.status();
+          batched->status = view.status();
           continue;
         }
       }
       if (scope.view->chunk_count() > 0) {
-        steps.emplace_back(pass, waiting);
+        steps.emplace_back(pass, batched);
       } else {
         for (std::vector<ChunkHit>& row : step.rows) row.clear();
       }
@@ -274,7 +362,11 @@ void ReadBatcher::Select(absl::Span<Pass* const> passes) {
   while (!steps.empty()) {
     const LandmarkView view = *steps.front().second->step->scope->view;
     const auto others = std::stable_partition(steps.begin(), steps.end(), [&](const auto& step) {
-      return SameSlabs(view, *step.second->step->scope->view);
+      LandmarkView& other = *step.second->step->scope->view;
+      if (other.slabs().data() == view.slabs().data()) return true;
+      if (!SameSlabs(view, other)) return false;
+      other = view;  // from now on at a glance
+      return true;
     });
     Scan(view, {steps.data(), static_cast<size_t>(others - steps.begin())});
     steps.erase(steps.begin(), others);
@@ -282,27 +374,26 @@ void ReadBatcher::Select(absl::Span<Pass* const> passes) {
 }
 
 void ReadBatcher::Scan(const LandmarkView& view,
-                       absl::Span<const std::pair<const Pass*, Waiting*>> steps) {
+                       absl::Span<const std::pair<const Pass*, BatchedStep*>> steps) {
   StageTimer timer(metrics_.scan_seconds);
   const PageLayout layout = model_.page_layout();
   const int64_t dim = layout.landmark_dim;
   const int chunks_per_read = model_.config().chunks_per_read;
-  std::vector<RowRange> query_ranges;
+  ranges_.clear();
   int64_t query_count = 0;
   int64_t k = chunks_per_read;
-  for (const auto& [pass, waiting] : steps) {
-    const ReadStep& step = *waiting->step;
+  for (const auto& [pass, batched] : steps) {
+    const ReadStep& step = *batched->step;
     const int64_t first = FirstSelected(step);
     const int64_t count = static_cast<int64_t>(step.ids.size()) - first;
-    query_ranges.push_back(
-        {pass->rows.queries.as<float>() + (waiting->first_row + first) * dim, count});
+    ranges_.push_back({pass->rows.queries.as<float>() + (batched->first_row + first) * dim, count});
     query_count += count;
     k = std::max<int64_t>(k, step.k);
   }
   k = std::min(k, view.chunk_count());
-  std::vector<int64_t> indices(static_cast<size_t>(query_count * k));
-  std::vector<float> scores(indices.size());
-  const absl::StatusOr<const float*> queries = Gather(query_ranges, dim, &queries_);
+  indices_.resize(static_cast<size_t>(query_count * k));
+  scores_.resize(indices_.size());
+  const absl::StatusOr<const float*> queries = Gather(ranges_, dim, &queries_);
   const absl::Status status = !queries.ok()
                                   ? queries.status()
                                   : backend_.LandmarkTopK({.queries = *queries,
@@ -312,55 +403,58 @@ void ReadBatcher::Scan(const LandmarkView& view,
                                                            .slabs = view.slabs(),
                                                            .slabs_resident = view.slabs_resident(),
                                                            .k = k,
-                                                           .indices = indices.data(),
-                                                           .scores = scores.data()});
+                                                           .indices = indices_.data(),
+                                                           .scores = scores_.data()});
   metrics_.landmarks_scanned.Increment(static_cast<double>(view.chunk_count()));
-  std::vector<ChunkHit*> selection;
-  std::vector<float> chosen_scores, weights;
-  size_t query = 0;
-  for (const auto& [pass, waiting] : steps) {
-    ReadStep& step = *waiting->step;
-    waiting->status = status;
+  size_t at = 0;
+  for (const auto& [pass, batched] : steps) {
+    ReadStep& step = *batched->step;
+    batched->status = status;
     if (!status.ok()) continue;
     const auto hits = static_cast<size_t>(std::min<int64_t>(k, std::max(step.k, chunks_per_read)));
     for (std::vector<ChunkHit>& row : step.rows) {
-      const size_t at = query++ * static_cast<size_t>(k);
-      size_t found = 0;
-      row.reserve(hits);
-      for (; found < hits && indices[at + found] >= 0; ++found) {
-        const int64_t index = indices[at + found];
-        if (found == row.size()) row.emplace_back().index = -1;
-        ChunkHit& hit = row[found];
-        if (hit.index != index) hit.text = view.Locate(index);
-        hit.index = index;
-        hit.score = scores[at + found];
-        hit.weight = 0;
-      }
-      row.resize(found);
-      NetworkSelection(absl::MakeSpan(row), chunks_per_read, &selection);
-      chosen_scores.clear();
-      for (const ChunkHit* hit : selection) {
-        chosen_scores.push_back(static_cast<float>(hit->score));
-      }
-      weights.resize(chosen_scores.size());
-      StickBreakingWeights(chosen_scores, absl::MakeSpan(weights));
-      for (size_t i = 0; i < selection.size(); ++i) selection[i]->weight = weights[i];
+      ChooseChunks(view, absl::MakeConstSpan(indices_).subspan(at, hits),
+                   absl::MakeConstSpan(scores_).subspan(at, hits), &row);
+      at += static_cast<size_t>(k);
     }
     step.scan_seconds = timer.seconds();
   }
 }
 
+void ReadBatcher::ChooseChunks(const LandmarkView& view, absl::Span<const int64_t> indices,
+                               absl::Span<const float> scores, std::vector<ChunkHit>* row) {
+  std::swap(*row, row_before_);
+  row->clear();
+  row->reserve(indices.size());
+  for (size_t i = 0; i < indices.size() && indices[i] >= 0; ++i) {
+    const int64_t index = indices[i];
+    const auto before = std::find_if(row_before_.begin(), row_before_.end(),
+                                     [index](const ChunkHit& hit) { return hit.index == index; });
+    row->push_back({.index = index,
+                    .text = before != row_before_.end() ? before->text : view.Locate(index),
+                    .score = scores[i]});
+  }
+  NetworkSelection(absl::MakeSpan(*row), model_.config().chunks_per_read, &selection_);
+  chosen_scores_.clear();
+  for (const ChunkHit* hit : selection_) {
+    chosen_scores_.push_back(static_cast<float>(hit->score));
+  }
+  weights_.resize(chosen_scores_.size());
+  StickBreakingWeights(chosen_scores_, absl::MakeSpan(weights_));
+  for (size_t i = 0; i < selection_.size(); ++i) selection_[i]->weight = weights_[i];
+}
+
 void ReadBatcher::RunUpper(const Pass& pass) {
-  std::vector<Waiting*> steps;
-  for (Waiting* waiting : pass.steps) {
-    if (waiting->status.ok()) steps.push_back(waiting);
+  std::vector<BatchedStep*> steps;
+  for (BatchedStep* batched : pass.steps) {
+    if (batched->status.ok()) steps.push_back(batched);
   }
   if (steps.empty()) return;
   const absl::Status status = Upper(pass, steps);
-  for (Waiting* waiting : steps) {
+  for (BatchedStep* batched : steps) {
     // Pages of all steps may be more than fit at one time where those of one do.
     const bool alone = absl::IsResourceExhausted(status) && steps.size() > 1;
-    waiting->status = alone ? Upper(pass, absl::MakeConstSpan(&waiting, 1)) : status;
+    batched->status = alone ? Upper(pass, absl::MakeConstSpan(&batched, 1)) : status;
   }
 }
 
@@ -384,57 +478,59 @@ absl::StatusOr<const float*> ReadBatcher::Gather(absl::Span<const RowRange> rang
   return room->as<float>();
 }
 
-absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<Waiting* const> steps) {
-  // Every chunk once, whoever reads it.
-  absl::flat_hash_map<ChunkAddress, size_t> place;
-  std::vector<ChunkAddress> chunks;
-  std::vector<ChunkHit*> selection;
-  const int chunks_per_read = model_.config().chunks_per_read;
-  for (const Waiting* waiting : steps) {
-    for (std::vector<ChunkHit>& row : waiting->step->rows) {
-      NetworkSelection(absl::MakeSpan(row), chunks_per_read, &selection);
-      for (const ChunkHit* hit : selection) {
-        if (place.try_emplace(hit->text.address, chunks.size()).second) {
-          chunks.push_back(hit->text.address);
-        }
+absl::Status ReadBatcher::FindReads(absl::Span<BatchedStep* const> steps) {
+  chunks_.clear();
+  chunk_weights_.clear();
+  row_chunks_.clear();
+  for (const BatchedStep* batched : steps) {
+    for (std::vector<ChunkHit>& row : batched->step->rows) {
+      NetworkSelection(absl::MakeSpan(row), model_.config().chunks_per_read, &selection_);
+      for (const ChunkHit* hit : selection_) {
+        chunks_.push_back(hit->text.address);
+        chunk_weights_.push_back(static_cast<float>(hit->weight));
       }
+      row_chunks_.push_back(selection_.size());
     }
   }
-  ReaderPages pages;
-  if (!chunks.empty()) {
+  chunk_pages_.clear();
+  if (!chunks_.empty()) {
     StageTimer timer(metrics_.pin_seconds);
-    ASSIGN_OR_RETURN(pages, pages_.Pin(chunks));
+    RETURN_IF_ERROR(pages_.Find(chunks_, &chunk_pages_));
   }
+  selections_.clear();
+  size_t from = 0, to = 0;  // rows close up where chunks have no page
+  for (const size_t chunks : row_chunks_) {
+    const size_t begin = to, end = from + chunks;
+    for (; from < end; ++from) {
+      if (chunk_pages_[from] == nullptr) continue;
+      chunk_pages_[to] = chunk_pages_[from];
+      chunk_weights_[to++] = chunk_weights_[from];
+    }
+    selections_.push_back(
+        {.pages = absl::MakeConstSpan(chunk_pages_).subspan(begin, to - begin),
+         .weights = absl::MakeConstSpan(chunk_weights_).subspan(begin, to - begin),
+         .pages_resident = pages_.resident()});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<BatchedStep* const> steps) {
+  RETURN_IF_ERROR(FindReads(steps));
   StageTimer timer(metrics_.read_upper_seconds);
-  struct RowRead {
-    std::vector<const uint8_t*> pages;
-    std::vector<float> weights;
-  };
-  std::vector<RowRead> reads;
-  std::vector<ReaderStep> reader_steps;
-  std::vector<RowRange> hidden;  // the rows of `steps`, when these are not all of the pass
   const bool all = steps.size() == pass.steps.size();
   const int64_t width = model_.config().d_model;
-  for (const Waiting* waiting : steps) {
-    const ReadStep& step = *waiting->step;
-    reader_steps.push_back({.state = step.state, .ids = step.ids});
-    for (std::vector<ChunkHit>& row : waiting->step->rows) {
-      RowRead& read = reads.emplace_back();
-      NetworkSelection(absl::MakeSpan(row), chunks_per_read, &selection);
-      for (const ChunkHit* hit : selection) {
-        const uint8_t* page = pages.pages[place.at(hit->text.address)];
-        if (page == nullptr) continue;
-        read.pages.push_back(page);
-        read.weights.push_back(static_cast<float>(hit->weight));
-      }
-    }
+  reader_steps_.clear();
+  ranges_.clear();  // the rows of `steps`, when these are not all of the pass
+  for (const BatchedStep* batched : steps) {
+    const ReadStep& step = *batched->step;
+    reader_steps_.push_back({.state = step.state, .ids = step.ids});
     if (all) continue;
-    hidden.push_back({pass.rows.hidden.as<float>() + waiting->first_row * width,
-                      static_cast<int64_t>(step.ids.size())});
+    ranges_.push_back({pass.rows.hidden.as<float>() + batched->first_row * width,
+                       static_cast<int64_t>(step.ids.size())});
   }
   if (!all) {
-    regrouped_.row_count = static_cast<int64_t>(reads.size());
-    ASSIGN_OR_RETURN(const float* const first, Gather(hidden, width, &regrouped_.hidden));
+    regrouped_.row_count = static_cast<int64_t>(selections_.size());
+    ASSIGN_OR_RETURN(const float* const first, Gather(ranges_, width, &regrouped_.hidden));
     if (first != regrouped_.hidden.as<float>()) {
       // They lie together where they are.
       if (regrouped_.hidden.bytes() < regrouped_.row_count * width * 4) {
@@ -444,23 +540,16 @@ absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<Waiting* const> ste
           backend_.Copy(regrouped_.hidden.data(), first, regrouped_.row_count * width * 4));
     }
   }
-  std::vector<RowSelection> selections;
-  selections.reserve(reads.size());
-  for (const RowRead& read : reads) {
-    selections.push_back(
-        {.pages = read.pages, .weights = read.weights, .pages_resident = pages.pinned.resident()});
-  }
   const LogitRows which = steps.front()->step->logit_rows;
-  UpperRows upper;
   RETURN_IF_ERROR(
-      model_.ReadUpper(reader_steps, all ? pass.rows : regrouped_, selections, which, &upper));
-  auto from = upper.logits.begin();
+      model_.ReadUpper(reader_steps_, all ? pass.rows : regrouped_, selections_, which, &upper_));
+  auto from = upper_.logits.begin();
   for (size_t i = 0; i < steps.size(); ++i) {
     ReadStep& step = *steps[i]->step;
     step.upper_seconds = timer.seconds();
     step.logits.clear();
     if (which == LogitRows::kBestOfStep) {
-      step.best = upper.best[i];
+      step.best = upper_.best[i];
       continue;
     }
     const size_t rows = which == LogitRows::kAll ? step.ids.size() : 1;

@@ -1,6 +1,7 @@
 // ReadBatcher: one thread that takes the steps of all readers (questions, prompts, decode steps)
 // and runs those that wait at one time together: one pass of the lower half, one scan of the
-// landmarks for all readers of the same memories, one pass of the upper half.
+// landmarks for all readers of the same memories, one pass of the upper half. Streams of greedy
+// readers go on by themselves: their next step needs nobody's thread but this one's.
 
 #ifndef MNEME_ENGINE_READ_BATCHER_H_
 #define MNEME_ENGINE_READ_BATCHER_H_
@@ -9,7 +10,6 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -21,48 +21,15 @@
 #include "common/clock.h"
 #include "engine/background_thread.h"
 #include "engine/engine_metrics.h"
+#include "engine/kept_pages.h"
 #include "engine/page_source.h"
-#include "engine/segmenter.h"
+#include "engine/read_step.h"
+#include "engine/token_stream.h"
 #include "kernels/backend.h"
 #include "memory_store/memory_store.h"
 #include "model/model.h"
 
 namespace mneme {
-
-// The memories that one query reads. The view is taken when its first step runs, and is kept: one
-// query sees one moment. Thread-compatible; used by one ReadStep at a time.
-struct ReadScope {
-  std::vector<MemoryId> memories;  // ascending, each once; empty: none
-  std::optional<LandmarkView> view;
-};
-
-// A chunk that a row chose.
-struct ChunkHit {
-  int64_t index = 0;  // in the view
-  ChunkText text;
-  double score = 0;
-  double weight = 0;  // stick-breaking; 0 beyond the network's own selection
-};
-
-// One step of one reader.
-struct ReadStep {
-  enum class Rows { kNone, kLast, kAll };
-
-  // In. Borrowed until Run returns.
-  ReaderState* state = nullptr;
-  absl::Span<const TokenId> ids;
-  ReadScope* scope = nullptr;
-  Rows select = Rows::kLast;  // rows whose chunks are chosen; kAll when `upper`
-  int k = 0;                  // chunks per row wanted; at least chunks_per_read are looked at
-  bool upper = false;         // also run the upper half
-  LogitRows logit_rows = LogitRows::kLastOfStep;
-
-  // Out. Of each selected row: chunks, best score first.
-  std::vector<std::vector<ChunkHit>> rows;
-  std::vector<float> logits;  // [rows or 1, vocab_size], with `upper`; none with kBestOfStep
-  TokenId best = 0;           // with kBestOfStep
-  double lower_seconds = 0, scan_seconds = 0, upper_seconds = 0;
-};
 
 // Thread-safe. What it borrows must outlive it.
 class ReadBatcher {
@@ -80,24 +47,38 @@ class ReadBatcher {
   // an error the state is of no use.
   absl::Status Run(ReadStep& step);
 
-  // While any decode loop runs, batches wait a moment for all of them, so that they stay together.
+  // While any decode loop of Run runs, batches wait a moment for all of them, so that they stay
+  // together.
   void BeginDecode();
   void EndDecode();
+
+  // Advances a stream, in every batch, until its end or EndStream. UNAVAILABLE when the engine
+  // stops.
+  absl::Status BeginStream(const std::shared_ptr<TokenStream>& stream);
+  // For its reader's thread: waits for the next token. Errors as Run has them.
+  absl::StatusOr<TokenId> NextToken(TokenStream& stream);
+  // The reader wants no more of it; a step that is under way comes to its end.
+  void EndStream(const TokenStream& stream);
 
   absl::Status Health(absl::Duration stall_max) const { return thread_.Health(stall_max); }
 
  private:
+  // A step of Run.
   struct Waiting {
-    ReadStep* step = nullptr;
-    absl::Status status;
-    int64_t first_row = 0;  // of the step in its pass
+    BatchedStep batched;
     // Waiting ones of its batch that are done too, for its thread to tell: telling many takes long.
     std::vector<Waiting*> tells;
     absl::Notification done;
   };
+  // What is under way.
+  struct Batch {
+    std::vector<Waiting*> waiting;
+    std::vector<std::shared_ptr<TokenStream>> streams;
+    std::vector<BatchedStep*> steps;  // of both
+  };
   // Steps whose rows go through the halves of the network together.
   struct Pass {
-    std::vector<Waiting*> steps;
+    std::vector<BatchedStep*> steps;
     LowerRows rows;  // keeps its memory from batch to batch
     int64_t row_count = 0;
   };
@@ -111,34 +92,67 @@ class ReadBatcher {
   absl::Status Await(Waiting& waiting);
   static void TellAll(absl::Span<Waiting* const> batch);
   absl::Status Loop(BackgroundThread& thread);
-  std::vector<Waiting*> TakeBatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void RunBatch(absl::Span<Waiting* const> batch);
+  bool HasWork() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Waits for steps, of which it makes batch_; false when the engine stops.
+  bool AwaitBatch(BackgroundThread& thread);
+  void TakeBatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RunBatch(absl::Span<BatchedStep* const> batch);
+  // The batch's streams take up what their steps left.
+  void FinishStreams();
+  // Tells at most `count` readers that their streams have tokens, those first that wait longest.
+  void TellReaders(size_t count);
+  void StopAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RunLower(Pass& pass);
   // Takes the views that are missing, and scans once for all steps that look at the same one.
   void Select(absl::Span<Pass* const> passes);
-  void Scan(const LandmarkView& view, absl::Span<const std::pair<const Pass*, Waiting*>> steps);
+  void Scan(const LandmarkView& view, absl::Span<const std::pair<const Pass*, BatchedStep*>> steps);
+  // One row's hits, best first: these chunks of `view`. `row` holds those of the token before.
+  void ChooseChunks(const LandmarkView& view, absl::Span<const int64_t> indices,
+                    absl::Span<const float> scores, std::vector<ChunkHit>* row);
   // These rows one after the other: where they lie if they do, else copied into `room`.
   absl::StatusOr<const float*> Gather(absl::Span<const RowRange> ranges, int64_t width,
                                       Buffer* room);
   void RunUpper(const Pass& pass);
+  // Fills selections_ for the rows of these steps, with pages that stay until the next call.
+  absl::Status FindReads(absl::Span<BatchedStep* const> steps);
   // Upper half of some of a pass's steps.
-  absl::Status Upper(const Pass& pass, absl::Span<Waiting* const> steps);
+  absl::Status Upper(const Pass& pass, absl::Span<BatchedStep* const> steps);
 
   const Model& model_;
   Backend& backend_;
   MemoryStore& store_;
-  PageSource& pages_;
   EngineMetrics& metrics_;
-  // The batch thread's: passes by what they want of the upper half.
+  // The batch thread's.
+  Batch batch_;
+  std::deque<std::shared_ptr<TokenStream>> to_tell_;
+  // Passes by what they want of the upper half.
   Pass lower_only_, best_tokens_, last_logits_, all_logits_;
   Buffer queries_;       // of a scan whose queries lie apart
   LowerRows regrouped_;  // of some steps of a pass
+  KeptPages pages_;
+  // Scratch that keeps its memory from batch to batch.
+  std::vector<std::pair<const Pass*, BatchedStep*>> scanned_;
+  std::vector<RowRange> ranges_;
+  std::vector<int64_t> indices_;  // of a scan
+  std::vector<float> scores_;
+  std::vector<ChunkHit> row_before_;
+  std::vector<ChunkHit*> selection_;
+  std::vector<float> chosen_scores_, weights_;
+  std::vector<ReaderStep> reader_steps_;
+  std::vector<ChunkAddress> chunks_;  // of an upper half, row by row
+  std::vector<float> chunk_weights_;
+  std::vector<const uint8_t*> chunk_pages_;
+  std::vector<size_t> row_chunks_;
+  std::vector<RowSelection> selections_;
+  UpperRows upper_;
   mutable absl::Mutex mutex_;
   absl::CondVar changed_;
   std::deque<Waiting*> queue_ ABSL_GUARDED_BY(mutex_);
+  // Those that go on; shared with their readers.
+  std::vector<std::shared_ptr<TokenStream>> streams_ ABSL_GUARDED_BY(mutex_);
   // Changed under mutex_; read without it by who waits for work without sleeping.
   std::atomic<int> queued_{0};    // queue_.size()
-  std::atomic<int> decoding_{0};  // decode loops under way
+  std::atomic<int> decoding_{0};  // decode loops of Run under way
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   BackgroundThread thread_;  // last: it uses all of the above
 };

@@ -79,30 +79,46 @@ absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, 
                                .out_stride = c.conv_dim(),
                                .io_dtype = activation_dtype};
   const float* const product_dt = static_cast<const float*>(ws.product) + c.inner() + c.conv_dim();
-  const SsdParams ssd = {.xbc = static_cast<const float*>(ws.conv),
-                         .xbc_stride = c.conv_dim(),
-                         .dt = dt_apart ? ws.dt : product_dt,
-                         .dt_stride = dt_apart ? c.ssm_heads() : product_stride,
-                         .dt_bias = weights.dt_bias.as<float>(),
-                         .a_log = weights.a_log.as<float>(),
-                         .d_skip = weights.d_skip.as<float>(),
-                         .heads = c.ssm_heads(),
-                         .head_dim = c.ssm_head_dim,
-                         .state_size = c.ssm_state_size,
-                         .sequences = ws.sequences.data(),
-                         .sequence_count = static_cast<int64_t>(ws.sequences.size()),
-                         .backend_sequences = per_row ? ws.backend_sequences : nullptr,
-                         .state_offset = state_offset + int64_t{c.conv_kernel - 1} * c.conv_dim(),
-                         .rows = rows,
-                         .y = static_cast<float*>(ws.y),
-                         .y_stride = c.inner(),
-                         .compute_dtype = compute_dtype_,
-                         .io_dtype = activation_dtype};
+  SsdParams ssd = {.xbc = static_cast<const float*>(ws.conv),
+                   .xbc_stride = c.conv_dim(),
+                   .dt = dt_apart ? ws.dt : product_dt,
+                   .dt_stride = dt_apart ? c.ssm_heads() : product_stride,
+                   .dt_bias = weights.dt_bias.as<float>(),
+                   .a_log = weights.a_log.as<float>(),
+                   .d_skip = weights.d_skip.as<float>(),
+                   .heads = c.ssm_heads(),
+                   .head_dim = c.ssm_head_dim,
+                   .state_size = c.ssm_state_size,
+                   .sequences = ws.sequences.data(),
+                   .sequence_count = static_cast<int64_t>(ws.sequences.size()),
+                   .backend_sequences = per_row ? ws.backend_sequences : nullptr,
+                   .state_offset = state_offset + int64_t{c.conv_kernel - 1} * c.conv_dim(),
+                   .rows = rows,
+                   .y = static_cast<float*>(ws.y),
+                   .y_stride = c.inner(),
+                   .compute_dtype = compute_dtype_,
+                   .io_dtype = activation_dtype};
+  OperandNorm gate_norm = {.weight = weights.gate_norm.as<float>(),
+                           .eps = static_cast<float>(c.norm_eps),
+                           .gate = ws.product,
+                           .gate_stride = product_stride,
+                           .in_dtype = activation_dtype,
+                           .normed = ws.operand};
   if (per_row) {
     RETURN_IF_ERROR(backend_.Matmul(in_proj));
     RETURN_IF_ERROR(backend_.ConvSsmStep(conv, ssd));
   } else {
     RETURN_IF_ERROR(backend_.MatmulConvSilu(in_proj, conv));
+    if (activation_dtype == DType::kBf16) {
+      ssd.gate = {.z = ws.product,
+                  .z_stride = product_stride,
+                  .weight = weights.gate_norm.as<float>(),
+                  .squares = ws.gate_squares};
+      gate_norm = {.eps = static_cast<float>(c.norm_eps),
+                   .squares = ws.gate_squares,
+                   .square_parts = GateParts(c),
+                   .squares_stride = GateParts(c)};
+    }
     RETURN_IF_ERROR(backend_.Ssd(ssd));
   }
   const NextNorm next = ready && layer + 1 < c.n_lower_layers
@@ -113,12 +129,7 @@ absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, 
                           .a_stride = c.inner(),
                           .rows = rows,
                           .row_capacity = ws.row_capacity,
-                          .norm = {.weight = weights.gate_norm.as<float>(),
-                                   .eps = static_cast<float>(c.norm_eps),
-                                   .gate = ws.product,
-                                   .gate_stride = product_stride,
-                                   .in_dtype = activation_dtype,
-                                   .normed = ws.operand},
+                          .norm = gate_norm,
                           .weight = weights.out_proj.get(),
                           .out = ws.hidden,
                           .accumulate = true,

@@ -35,6 +35,7 @@ __device__ __forceinline__ uint64_t WarpLargest(uint64_t rank) {
 // Grid: rows, rounded down to what a grid may have; a block strides over rows. kThreads threads.
 __global__ void __launch_bounds__(kThreads) ArgMaxKernel(ArgMaxParams p) {
   __shared__ uint64_t partial[kThreads / 32];
+  WaitForKernelBefore();
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   for (int64_t r = blockIdx.x; r < p.rows; r += gridDim.x) {
     const float* row = p.in + r * p.in_stride;
@@ -72,7 +73,9 @@ __global__ void __launch_bounds__(kThreads) ArgMaxKernel(ArgMaxParams p) {
 absl::Status CudaArgMax(const ArgMaxParams& p, CudaStream& stream) {
   if (p.rows == 0) return absl::OkStatus();
   const unsigned grid = static_cast<unsigned>(p.rows < (1 << 20) ? p.rows : (1 << 20));
-  return LaunchStatus(Launch(ArgMaxKernel, grid, kThreads, 0, stream.get(), p), "ArgMax");
+  return LaunchStatus(
+      LaunchOverlapping(ArgMaxKernel, grid, kThreads, 0, stream.get(), stream.kernels_overlap(), p),
+      "ArgMax");
 }
 
 }  // namespace mneme

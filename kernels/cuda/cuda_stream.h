@@ -33,6 +33,8 @@ class CudaStream {
 
   cudaStream_t get() const { return stream_; }
   const DeviceInfo& device() const { return device_; }
+  // Whether a kernel may start before the one before it on the stream is done (LaunchOverlapping).
+  bool kernels_overlap() const { return device_.major >= 9; }
 
   // Starts an operation: scratch of the one before may be handed out again (in the order of the
   // stream, so nothing is waited for).

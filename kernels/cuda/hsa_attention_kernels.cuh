@@ -418,6 +418,7 @@ inline constexpr int64_t kDecodeSharedBytes = kTileBytes + kDecodeWarps * kPageB
 template <typename Out>
 __global__ void __launch_bounds__(kDecodeWarps* kLanes)
     HsaDecodeKernel(const HsaAttendParams p, const Alignment aligned) {
+  LetNextKernelStart();
   const int thread = threadIdx.x, warp = thread / kLanes, lane = thread % kLanes;
   const int64_t row = blockIdx.x;
   const int first_head = static_cast<int>(blockIdx.y) * kHeads;

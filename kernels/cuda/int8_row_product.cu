@@ -30,13 +30,14 @@ constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr int kDigits = 3;
 constexpr int kStepK = 64;
-constexpr int kKeptVectors = 8;  // 4 values each that a lane keeps of a row; the rest is read again
 
-constexpr float kLargest = 4194303.0f;    // of v
-constexpr float kSmallestRow = 1e-31f;    // below it kLargest / x overflows
-constexpr float kToInteger = 12582912.0f; // 1.5 * 2^23: adding it rounds to integers
+constexpr float kLargest = 4194303.0f;     // of v
+constexpr float kSmallestRow = 1e-31f;     // below it kLargest / x overflows
+constexpr float kToInteger = 12582912.0f;  // 1.5 * 2^23: adding it rounds to integers
 
-__host__ __device__ constexpr int64_t PaddedK(int64_t k) { return (k + kStepK - 1) / kStepK * kStepK; }
+__host__ __device__ constexpr int64_t PaddedK(int64_t k) {
+  return (k + kStepK - 1) / kStepK * kStepK;
+}
 __host__ __device__ constexpr int64_t DigitRowBytes(int64_t k) {
   return (PaddedK(k) + 127) / 128 * 128 + 64;
 }
@@ -100,38 +101,98 @@ __device__ __forceinline__ void StoreDigits(const float (&v)[4], float inverse,
   }
 }
 
-// One row as digits, by a warp; returns row_scale.
-__device__ __forceinline__ float BringRow(const RowProductParams& p, int64_t row, bool vectors,
-                                          unsigned char* digits, int64_t digit_bytes) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  constexpr int64_t kKept = kKeptVectors * 128;
-  float kept[kKeptVectors][4];
-  float squares = 0;
+__device__ __forceinline__ float SumOfSquares(const float (&v)[4]) {
+  float sum = v[0] * v[0];
 #pragma unroll
-  for (int j = 0; j < kKeptVectors; ++j) {
-    const int64_t k = j * 128 + lane * 4;
-    kept[j][0] = kept[j][1] = kept[j][2] = kept[j][3] = 0;
-    if (k < p.k) LoadOperand(p, row, k, vectors, kept[j]);
+  for (int i = 1; i < 4; ++i) sum = fmaf(v[i], v[i], sum);
+  return sum;
+}
+
+// The sum over a row's pieces of 128 for one of its 32 places: eight in a tree, the rest one by
+// one.
+__device__ __forceinline__ float TreeOfEight(const float (&sums)[8]) {
+  return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+}
+
+__device__ __forceinline__ float NormScale(const RowProductParams& p, float squares) {
+  return 1.0f / sqrtf(squares / static_cast<float>(p.k) + p.norm_eps);
+}
+
+// What a row is multiplied with to become integers, and what undoes that, from its largest
+// magnitude.
+__device__ __forceinline__ float ToIntegers(uint32_t top) {
+  const float largest = __uint_as_float(top);
+  return top < 0x7f800000u && largest >= kSmallestRow ? kLargest / largest : 0.0f;
+}
+__device__ __forceinline__ float FromIntegers(uint32_t top) {
+  return top < 0x7f800000u ? __uint_as_float(top) / kLargest : __uint_as_float(0x7fffffffu);
+}
+
+// The block's rows as digits. A row has 32 places, each with every 32nd four of its values; 32 /
+// kRowTiles lanes serve it, with kRowTiles places each. The order of the sum of squares is that of
+// the places and the pieces of 128, whatever lanes do them.
+template <int kRowTiles>
+__device__ __forceinline__ void BringRows(const RowProductParams& p, int64_t first_row,
+                                          bool vectors, unsigned char* digits, int64_t row_bytes,
+                                          float* row_scale) {
+  constexpr int kRows = 8 * kRowTiles, kLanes = 32 / kRowTiles;
+  constexpr int kKept = kRowTiles == 4   ? 3
+                        : kRowTiles == 2 ? 6
+                                         : 8;  // pieces that stay in registers
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int r = static_cast<int>(threadIdx.x) / kLanes;
+  const bool present = first_row + r < p.rows;
+  const int64_t row = present ? first_row + r : first_row;
+  const int64_t padded_k = PaddedK(p.k), digit_bytes = kRows * row_bytes;
+  const auto at = [&](int piece, int place) -> int64_t {
+    return int64_t{piece} * 128 + (lane + kLanes * place) * 4;
+  };
+  float kept[kKept][kRowTiles][4];
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) {
+#pragma unroll
+    for (int u = 0; u < kRowTiles; ++u) {
+      const int64_t k = at(i, u);
+      kept[i][u][0] = kept[i][u][1] = kept[i][u][2] = kept[i][u][3] = 0;
+      if (k < p.k) LoadOperand(p, row, k, vectors, kept[i][u]);
+    }
   }
+  const int pieces = static_cast<int>((padded_k + 127) / 128);
   float scale = 1;
   if (p.norm_weight != nullptr) {
+    float squares[kRowTiles];
 #pragma unroll
-    for (int j = 0; j < kKeptVectors; ++j) {
+    for (int u = 0; u < kRowTiles; ++u) {
+      float sums[8] = {};
 #pragma unroll
-      for (int i = 0; i < 4; ++i) squares = fmaf(kept[j][i], kept[j][i], squares);
+      for (int i = 0; i < 8; ++i) {
+        if (i < kKept) {
+          sums[i] = SumOfSquares(kept[i % kKept][u]);
+        } else if (at(i, u) < p.k) {
+          float v[4];
+          LoadOperand(p, row, at(i, u), vectors, v);
+          sums[i] = SumOfSquares(v);
+        }
+      }
+      squares[u] = TreeOfEight(sums);
+      for (int i = 8; i < pieces; ++i) {
+        if (at(i, u) >= p.k) continue;
+        float v[4];
+        LoadOperand(p, row, at(i, u), vectors, v);
+        squares[u] += SumOfSquares(v);
+      }
     }
-    for (int64_t k = kKept + lane * 4; k < p.k; k += 128) {
-      float v[4];
-      LoadOperand(p, row, k, vectors, v);
+    // Places 16 apart meet first, then 8 apart, and so on: in a lane, then between lanes.
 #pragma unroll
-      for (int i = 0; i < 4; ++i) squares = fmaf(v[i], v[i], squares);
-    }
-    scale = 1.0f / sqrtf(WarpSum(squares) / static_cast<float>(p.k) + p.norm_eps);
+    for (int step = kRowTiles / 2; step > 0; step /= 2) {
 #pragma unroll
-    for (int j = 0; j < kKeptVectors; ++j) {
-      const int64_t k = j * 128 + lane * 4;
-      if (k < p.k) ScaleFour(p, k, vectors, scale, kept[j]);
+      for (int u = 0; u < step; ++u) squares[u] += squares[u + step];
     }
+#pragma unroll
+    for (int step = kLanes / 2; step > 0; step /= 2) {
+      squares[0] += __shfl_xor_sync(kFullWarp, squares[0], step);
+    }
+    scale = NormScale(p, squares[0]);
   }
   const auto load_again = [&](int64_t k, float(&v)[4]) {
     v[0] = v[1] = v[2] = v[3] = 0;
@@ -141,44 +202,99 @@ __device__ __forceinline__ float BringRow(const RowProductParams& p, int64_t row
   };
   uint32_t top = 0;
 #pragma unroll
-  for (int j = 0; j < kKeptVectors; ++j) {
+  for (int i = 0; i < kKept; ++i) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) top = max(top, Magnitude(kept[j][i]));
-  }
-  for (int64_t k = kKept + lane * 4; k < p.k; k += 128) {
-    float v[4];
-    load_again(k, v);
+    for (int u = 0; u < kRowTiles; ++u) {
+      const int64_t k = at(i, u);
+      if (k >= p.k) continue;
+      if (p.norm_weight != nullptr) ScaleFour(p, k, vectors, scale, kept[i][u]);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) top = max(top, Magnitude(v[i]));
+      for (int c = 0; c < 4; ++c) top = max(top, Magnitude(kept[i][u][c]));
+    }
   }
+  for (int i = kKept; i < pieces; ++i) {
+#pragma unroll
+    for (int u = 0; u < kRowTiles; ++u) {
+      float v[4];
+      load_again(at(i, u), v);
+#pragma unroll
+      for (int c = 0; c < 4; ++c) top = max(top, Magnitude(v[c]));
+    }
+  }
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2) {
+    top = max(top, __shfl_xor_sync(kFullWarp, top, step));
+  }
+  // Rows beyond the last keep what shared memory held: their sums are not written.
+  if (!present) return;
+  const float inverse = ToIntegers(top);
+  unsigned char* to = digits + r * row_bytes;
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) {
+#pragma unroll
+    for (int u = 0; u < kRowTiles; ++u) {
+      const int64_t k = at(i, u);
+      if (k < padded_k) StoreDigits(kept[i][u], inverse, to + k, digit_bytes);
+    }
+  }
+  for (int i = kKept; i < pieces; ++i) {
+#pragma unroll
+    for (int u = 0; u < kRowTiles; ++u) {
+      const int64_t k = at(i, u);
+      float v[4];
+      load_again(k, v);
+      if (k < padded_k) StoreDigits(v, inverse, to + k, digit_bytes);
+    }
+  }
+  if (lane == 0) row_scale[r] = FromIntegers(top);
+}
+
+// The same for a row alone, of at most 8 pieces, a warp a piece.
+__device__ __forceinline__ void BringLoneRow(const RowProductParams& p, bool vectors,
+                                             unsigned char* digits, int64_t digit_bytes,
+                                             float* row_scale) {
+  __shared__ float sums[kWarps][32];
+  __shared__ uint32_t tops[kWarps];
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int64_t k = static_cast<int64_t>(threadIdx.x) * 4;
+  float v[4] = {}, w[4] = {};
+  if (k < p.k) LoadOperand(p, 0, k, vectors, v);
+  if (p.norm_weight != nullptr) {
+    if (k < p.k) LoadFour(p.norm_weight + k, vectors, p.k - k, w);
+    sums[warp][lane] = SumOfSquares(v);
+    __syncthreads();
+    float places[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) places[i] = sums[i][lane];
+    const float scale = NormScale(p, WarpSum(TreeOfEight(places)));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[i] = v[i] * scale * w[i];
+  }
+  uint32_t top = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) top = max(top, Magnitude(v[i]));
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) top = max(top, __shfl_xor_sync(kFullWarp, top, step));
-  const float largest = __uint_as_float(top);
-  const bool finite = top < 0x7f800000u;
-  const float inverse = finite && largest >= kSmallestRow ? kLargest / largest : 0.0f;
-  const int64_t padded_k = PaddedK(p.k);
+  if (lane == 0) tops[warp] = top;
+  __syncthreads();
 #pragma unroll
-  for (int j = 0; j < kKeptVectors; ++j) {
-    const int64_t k = j * 128 + lane * 4;
-    if (k < padded_k) StoreDigits(kept[j], inverse, digits + k, digit_bytes);
-  }
-  for (int64_t k = kKept + lane * 4; k < padded_k; k += 128) {
-    float v[4];
-    load_again(k, v);
-    StoreDigits(v, inverse, digits + k, digit_bytes);
-  }
-  return finite ? largest / kLargest : __uint_as_float(0x7fffffffu);
+  for (int i = 0; i < kWarps; ++i) top = max(top, tops[i]);
+  if (k < PaddedK(p.k)) StoreDigits(v, ToIntegers(top), digits + k, digit_bytes);
+  if (threadIdx.x == 0) row_scale[0] = FromIntegers(top);
 }
 
 __device__ __forceinline__ void WriteOutput(const RowProductParams& p, int64_t row, int64_t output,
                                             const int (&sums)[kDigits], float row_scale) {
-  const int64_t sum = static_cast<int64_t>(sums[2]) * 65536 + static_cast<int64_t>(sums[1]) * 256 +
-                      sums[0];
+  const int64_t sum =
+      static_cast<int64_t>(sums[2]) * 65536 + static_cast<int64_t>(sums[1]) * 256 + sums[0];
   float v = __fmul_rn(static_cast<float>(sum), row_scale);
   v = __fmul_rn(v, p.scale[output]);
   float* to = p.out + row * p.out_stride + output;
   *to = p.accumulate ? __fadd_rn(*to, v) : v;
 }
+
+// Of shared memory beside the dynamic part, rounded up to where that may begin.
+constexpr int64_t kStaticBytes = 2048;
 
 // Shared: digits [kDigits][rows][DigitRowBytes], row scales [rows], and if k_warps > 1 sums
 // [kDigits][rows][SumStride].
@@ -188,16 +304,16 @@ int64_t SharedBytes(int64_t k, int rows, int outputs, int k_warps) {
 }
 
 // Grid: row blocks of 8 * kRowTiles * output blocks (output blocks side by side); kThreads threads.
-// `k_warps` warps (a power of two up to kWarps) share the k of 16 * kOutTiles outputs. `vectors`:
-// a, gate and norm_weight can be read 16 bytes at a time, and k is a multiple of 4.
-template <int kOutTiles, int kRowTiles>
-__global__ void __launch_bounds__(kThreads, kOutTiles == 1 ? 2 : 1)
+// `k_warps` warps (a power of two up to kWarps) share the k of 16 outputs. `vectors`: a, gate and
+// norm_weight can be read 16 bytes at a time, and k is a multiple of 4.
+template <int kRowTiles>
+__global__ void __launch_bounds__(kThreads, 2)
     Int8ProductKernel(RowProductParams p, int k_warps, unsigned output_blocks, bool vectors) {
   constexpr int kRows = 8 * kRowTiles;
+  constexpr int kAhead = 4 - kRowTiles / 2;  // steps whose weights are under way
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int g = lane / 4, t = lane % 4;
-  const int block_outputs = kWarps / k_warps * 16 * kOutTiles;
-  const int warp_output = warp / k_warps * 16 * kOutTiles;
+  const int block_outputs = kWarps / k_warps * 16, warp_output = warp / k_warps * 16;
   const int64_t output = static_cast<int64_t>(blockIdx.x % output_blocks) * block_outputs;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x / output_blocks) * kRows;
   const int steps = static_cast<int>(PaddedK(p.k) / kStepK);
@@ -206,93 +322,85 @@ __global__ void __launch_bounds__(kThreads, kOutTiles == 1 ? 2 : 1)
   float* row_scale = reinterpret_cast<float*>(digits + kDigits * digit_bytes);
   int* shared_sums = reinterpret_cast<int*>(row_scale + kRows);
 
-  const auto load_weights = [&](int step, uint4(&w)[kOutTiles][2]) {
+  const auto load_weights = [&](int step, uint4(&w)[2]) {
     const int64_t k = int64_t{step} * kStepK + t * 16;
 #pragma unroll
-    for (int m = 0; m < kOutTiles; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int64_t n = output + warp_output + m * 16 + half * 8 + g;
-        w[m][half] = n < p.n && k < p.weight_stride
-                         ? *reinterpret_cast<const uint4*>(static_cast<const int8_t*>(p.weight) +
-                                                           n * p.weight_stride + k)
-                         : uint4{0, 0, 0, 0};
-      }
+    for (int half = 0; half < 2; ++half) {
+      const int64_t n = output + warp_output + half * 8 + g;
+      w[half] = n < p.n && k < p.weight_stride
+                    ? *reinterpret_cast<const uint4*>(static_cast<const int8_t*>(p.weight) +
+                                                      n * p.weight_stride + k)
+                    : uint4{0, 0, 0, 0};
     }
   };
 
-  int step = warp % k_warps;
-  uint4 w[kOutTiles][2];
-  if (step < steps) load_weights(step, w);
+  const int first_step = warp % k_warps;
+  uint4 w[kAhead][2];
+#pragma unroll
+  for (int j = 0; j < kAhead; ++j) {
+    if (first_step + j * k_warps < steps) load_weights(first_step + j * k_warps, w[j]);
+  }
   if (k_warps > 1) {
     for (int i = static_cast<int>(threadIdx.x); i < kDigits * kRows * SumStride(block_outputs);
          i += kThreads) {
       shared_sums[i] = 0;
     }
   }
-  for (int r = warp; r < kRows && first_row + r < p.rows; r += kWarps) {
-    const float scale = BringRow(p, first_row + r, vectors, digits + r * row_bytes, digit_bytes);
-    if (lane == 0) row_scale[r] = scale;
+  // Weights do not change; everything else may be what the kernel before leaves.
+  WaitForKernelBefore();
+  LetNextKernelStart();
+  if (kRowTiles == 1 && p.rows == 1 && p.k <= kWarps * 128) {
+    BringLoneRow(p, vectors, digits, digit_bytes, row_scale);
+  } else {
+    BringRows<kRowTiles>(p, first_row, vectors, digits, row_bytes, row_scale);
   }
   __syncthreads();
 
-  int sums[kOutTiles][kRowTiles][kDigits][4] = {};
-  for (; step < steps; step += k_warps) {
-    uint4 next[kOutTiles][2];
-    if (step + k_warps < steps) load_weights(step + k_warps, next);
+  int sums[kRowTiles][kDigits][4] = {};
+  for (int step = first_step; step < steps; step += kAhead * k_warps) {
 #pragma unroll
-    for (int tile = 0; tile < kRowTiles; ++tile) {
-      if (first_row + tile * 8 >= p.rows) continue;
+    for (int j = 0; j < kAhead; ++j) {
+      const int present = step + j * k_warps;
+      if (present >= steps) break;
 #pragma unroll
-      for (int d = 0; d < kDigits; ++d) {
-        // Rows beyond the last hold anything: their sums are not written.
-        const uint4 b = *reinterpret_cast<const uint4*>(
-            digits + d * digit_bytes + (tile * 8 + g) * row_bytes + step * kStepK + t * 16);
+      for (int tile = 0; tile < kRowTiles; ++tile) {
+        if (first_row + tile * 8 >= p.rows) continue;
 #pragma unroll
-        for (int m = 0; m < kOutTiles; ++m) {
-          const uint4 low = w[m][0], high = w[m][1];
-          MmaInt8(sums[m][tile][d], {low.x, high.x, low.y, high.y}, b.x, b.y);
-          MmaInt8(sums[m][tile][d], {low.z, high.z, low.w, high.w}, b.z, b.w);
+        for (int d = 0; d < kDigits; ++d) {
+          const uint4 b = *reinterpret_cast<const uint4*>(
+              digits + d * digit_bytes + (tile * 8 + g) * row_bytes + present * kStepK + t * 16);
+          MmaInt8(sums[tile][d], {w[j][0].x, w[j][1].x, w[j][0].y, w[j][1].y}, b.x, b.y);
+          MmaInt8(sums[tile][d], {w[j][0].z, w[j][1].z, w[j][0].w, w[j][1].w}, b.z, b.w);
         }
       }
-    }
-#pragma unroll
-    for (int m = 0; m < kOutTiles; ++m) {
-      w[m][0] = next[m][0];
-      w[m][1] = next[m][1];
+      if (present + kAhead * k_warps < steps) load_weights(present + kAhead * k_warps, w[j]);
     }
   }
 
   if (k_warps == 1) {
 #pragma unroll
-    for (int m = 0; m < kOutTiles; ++m) {
+    for (int tile = 0; tile < kRowTiles; ++tile) {
 #pragma unroll
-      for (int tile = 0; tile < kRowTiles; ++tile) {
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          const int64_t n = output + warp_output + m * 16 + c / 2 * 8 + g;
-          const int r = tile * 8 + t * 2 + c % 2;
-          if (n >= p.n || first_row + r >= p.rows) continue;
-          WriteOutput(p, first_row + r, n,
-                      {sums[m][tile][0][c], sums[m][tile][1][c], sums[m][tile][2][c]},
-                      row_scale[r]);
-        }
+      for (int c = 0; c < 4; ++c) {
+        const int64_t n = output + warp_output + c / 2 * 8 + g;
+        const int r = tile * 8 + t * 2 + c % 2;
+        if (n >= p.n || first_row + r >= p.rows) continue;
+        WriteOutput(p, first_row + r, n, {sums[tile][0][c], sums[tile][1][c], sums[tile][2][c]},
+                    row_scale[r]);
       }
     }
     return;
   }
   const int sum_stride = SumStride(block_outputs);
 #pragma unroll
-  for (int m = 0; m < kOutTiles; ++m) {
+  for (int tile = 0; tile < kRowTiles; ++tile) {
 #pragma unroll
-    for (int tile = 0; tile < kRowTiles; ++tile) {
+    for (int d = 0; d < kDigits; ++d) {
 #pragma unroll
-      for (int d = 0; d < kDigits; ++d) {
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          const int n = warp_output + m * 16 + c / 2 * 8 + g, r = tile * 8 + t * 2 + c % 2;
-          atomicAdd(&shared_sums[(d * kRows + r) * sum_stride + n], sums[m][tile][d][c]);
-        }
+      for (int c = 0; c < 4; ++c) {
+        const int n = warp_output + c / 2 * 8 + g, r = tile * 8 + t * 2 + c % 2;
+        if (first_row + r >= p.rows) continue;
+        atomicAdd(&shared_sums[(d * kRows + r) * sum_stride + n], sums[tile][d][c]);
       }
     }
   }
@@ -314,46 +422,50 @@ bool CanReadVectors(const RowProductParams& p) {
          aligned(p.norm_weight, 0);
 }
 
-// `blocks_wanted`: with fewer, more warps share the k of fewer outputs.
-template <int kOutTiles, int kRowTiles>
-cudaError_t LaunchTiles(const RowProductParams& p, int64_t blocks_wanted, cudaStream_t stream) {
-  const int64_t row_blocks = CeilDiv(p.rows, 8 * kRowTiles);
-  const auto outputs = [](int k_warps) { return kWarps / k_warps * 16 * kOutTiles; };
-  int k_warps = kWarps;
-  while (k_warps > 1 && row_blocks * CeilDiv(p.n, outputs(k_warps / 2)) >= blocks_wanted) {
-    k_warps /= 2;
-  }
-  const int64_t output_blocks = CeilDiv(p.n, outputs(k_warps));
-  return Launch(Int8ProductKernel<kOutTiles, kRowTiles>,
-                dim3(static_cast<unsigned>(row_blocks * output_blocks)), dim3(kThreads),
-                SharedBytes(p.k, 8 * kRowTiles, outputs(k_warps), k_warps), stream, p, k_warps,
-                static_cast<unsigned>(output_blocks), CanReadVectors(p));
+int64_t OutputBlocks(const RowProductParams& p, int k_warps) {
+  return CeilDiv(p.n, kWarps / k_warps * 16);
 }
 
-// The largest tile that the rows fill and shared memory holds.
+template <int kRowTiles>
+cudaError_t LaunchTiles(const RowProductParams& p, int64_t blocks_wanted, cudaStream_t stream,
+                        bool overlaps) {
+  const int64_t row_blocks = CeilDiv(p.rows, 8 * kRowTiles);
+  int k_warps = 1;
+  while (k_warps < kWarps && row_blocks * OutputBlocks(p, k_warps) < blocks_wanted) k_warps *= 2;
+  const int64_t output_blocks = OutputBlocks(p, k_warps);
+  return LaunchOverlapping(
+      Int8ProductKernel<kRowTiles>, dim3(static_cast<unsigned>(row_blocks * output_blocks)),
+      dim3(kThreads), SharedBytes(p.k, 8 * kRowTiles, kWarps / k_warps * 16, k_warps), stream,
+      overlaps, p, k_warps, static_cast<unsigned>(output_blocks), CanReadVectors(p));
+}
+
+// Most rows a block as long as there is a block for every multiprocessor (each weight is read once
+// a block) and they fit in shared memory; with few rows, more blocks of fewer outputs each, whose k
+// the warps share.
 cudaError_t LaunchInt8(const RowProductParams& p, int64_t multiprocessors, int64_t shared_bytes_max,
-                       cudaStream_t stream) {
-  // With the sums of the most outputs that more than one warp does.
-  const auto fits = [&](int rows, int out_tiles) {
-    return SharedBytes(p.k, rows, kWarps / 2 * 16 * out_tiles, 2) <= shared_bytes_max;
+                       bool overlaps, cudaStream_t stream) {
+  const auto pays = [&](int rows) {
+    return p.rows > rows / 2 && CeilDiv(p.rows, rows) * OutputBlocks(p, 1) >= multiprocessors &&
+           SharedBytes(p.k, rows, 128, 1) + kStaticBytes <= shared_bytes_max;
   };
-  if (p.rows > 16 && fits(32, 2)) return LaunchTiles<2, 4>(p, multiprocessors * 3 / 4, stream);
-  if (p.rows > 8 && fits(16, 1)) return LaunchTiles<1, 2>(p, multiprocessors * 3 / 2, stream);
-  return LaunchTiles<1, 1>(p, multiprocessors * 3 / 2, stream);
+  if (pays(32)) return LaunchTiles<4>(p, multiprocessors, stream, overlaps);
+  if (pays(16)) return LaunchTiles<2>(p, multiprocessors, stream, overlaps);
+  return LaunchTiles<1>(p, multiprocessors, stream, overlaps);
 }
 
 }  // namespace
 
 bool Int8RowProductFits(int64_t k, const DeviceInfo& device) {
-  return SharedBytes(k, 8, kWarps / 2 * 16, 2) <= device.shared_bytes_max;
+  return SharedBytes(k, 8, kWarps / 2 * 16, 2) + kStaticBytes <= device.shared_bytes_max;
 }
 
 absl::Status LaunchInt8RowProduct(const RowProductParams& p, CudaStream& stream) {
   if (p.rows == 0) return absl::OkStatus();
   stream.NoteWork();
-  return LaunchStatus(LaunchInt8(p, stream.device().multiprocessors,
-                                 stream.device().shared_bytes_max, stream.get()),
-                      "Matmul of few rows, int8");
+  return LaunchStatus(
+      LaunchInt8(p, stream.device().multiprocessors, stream.device().shared_bytes_max,
+                 stream.kernels_overlap(), stream.get()),
+      "Matmul of few rows, int8");
 }
 
 }  // namespace mneme

@@ -113,6 +113,8 @@ auto WithVectors(int64_t width, bool aligned, Fn fn) {
 // Grid: rows / kRowsPerBlock.
 template <int kVectors, typename Out>
 __global__ void __launch_bounds__(kThreads) RmsNormKernel(RmsNormParams p) {
+  WaitForKernelBefore();
+  LetNextKernelStart();
   const int64_t r = WarpRow();
   if (r >= p.rows) return;
   NormRow<kVectors>(PlainRow{p.in + r * p.in_stride}, p.weight, p.eps, p.width,
@@ -190,6 +192,8 @@ __global__ void __launch_bounds__(kThreads) WritePagesKernel(WritePagesParams p)
 // Grid: (row, head) pairs / kRowsPerBlock. A lane does the pairs (i, half + i) that a rotation
 // mixes, so what it writes in place is read again by no other lane.
 __global__ void __launch_bounds__(kThreads) HeadNormKernel(HeadNormParams p) {
+  WaitForKernelBefore();
+  LetNextKernelStart();
   const int64_t index = WarpRow();
   if (index >= p.rows * p.heads) return;
   const int64_t r = index / p.heads, h = index % p.heads;
@@ -231,7 +235,9 @@ absl::Status CudaRmsNorm(const RmsNormParams& p, CudaStream& stream) {
     constexpr int kVectors = decltype(vectors)::value;
     const auto kernel = p.out_dtype == DType::kBf16 ? RmsNormKernel<kVectors, __nv_bfloat16>
                                                     : RmsNormKernel<kVectors, float>;
-    return LaunchStatus(Launch(kernel, Blocks(p.rows), kThreads, 0, stream.get(), p), "RmsNorm");
+    return LaunchStatus(LaunchOverlapping(kernel, Blocks(p.rows), kThreads, 0, stream.get(),
+                                          stream.kernels_overlap(), p),
+                        "RmsNorm");
   });
 }
 
@@ -257,8 +263,9 @@ absl::Status CudaGateNorm(const GateNormParams& p, CudaStream& stream) {
 
 absl::Status CudaHeadNorm(const HeadNormParams& p, CudaStream& stream) {
   if (p.rows == 0) return absl::OkStatus();
-  return LaunchStatus(
-      Launch(HeadNormKernel, Blocks(p.rows * p.heads), kThreads, 0, stream.get(), p), "HeadNorm");
+  return LaunchStatus(LaunchOverlapping(HeadNormKernel, Blocks(p.rows * p.heads), kThreads, 0,
+                                        stream.get(), stream.kernels_overlap(), p),
+                      "HeadNorm");
 }
 
 absl::Status CudaChunkInput(const ChunkInputParams& p, CudaStream& stream) {

@@ -1,4 +1,5 @@
-// Products of few rows with a weight as stored, and rows of it.
+// Products of few rows with a weight of bf16 or f32 as stored, and rows of any weight. (int8:
+// int8_row_product.cu, but for the longest k, which come here.)
 //
 // RowProduct: a warp computes 4 outputs for up to 8 rows. Its lanes walk k side by side, 4 elements
 // each (128 a step), so that the weight is read once, in whole lines, for the 8 rows; the sums of
@@ -115,6 +116,8 @@ cudaError_t LaunchRows(const RowProductParams& p, cudaStream_t stream) {
 // Grid: rows, rounded down to what a grid may have; a block strides over rows.
 template <typename W>
 __global__ void GatherKernel(GatherParams p) {
+  WaitForKernelBefore();
+  LetNextKernelStart();
   const W* weight = static_cast<const W*>(p.weight);
   for (int64_t r = blockIdx.x; r < p.rows; r += gridDim.x) {
     const int64_t id = p.ids[r];
@@ -138,6 +141,8 @@ __global__ void GatherKernel(GatherParams p) {
 // four values.
 template <typename W>
 __global__ void __launch_bounds__(128) GatherFourKernel(GatherParams p) {
+  WaitForKernelBefore();
+  LetNextKernelStart();
   const int64_t r = static_cast<int64_t>(blockIdx.x) * 4 + threadIdx.x / 32;
   if (r >= p.rows) return;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -170,14 +175,16 @@ absl::Status LaunchGatherOf(const GatherParams& p, CudaStream& stream) {
   const auto aligned = [](const void* data, uintptr_t bytes) {
     return reinterpret_cast<uintptr_t>(data) % bytes == 0;
   };
+  const auto launch = [&](void (*kernel)(GatherParams), int64_t blocks) {
+    return LaunchStatus(LaunchOverlapping(kernel, static_cast<unsigned>(blocks), 128, 0,
+                                          stream.get(), stream.kernels_overlap(), p),
+                        "Embed");
+  };
   if (p.k % 4 == 0 && p.out_stride % 4 == 0 && aligned(p.out, 16) && aligned(p.next.weight, 16) &&
       aligned(p.next.scaled, 8)) {
-    return LaunchStatus(Launch(GatherFourKernel<W>, static_cast<unsigned>(CeilDiv(p.rows, 4)), 128,
-                               0, stream.get(), p),
-                        "Embed");
+    return launch(GatherFourKernel<W>, CeilDiv(p.rows, 4));
   }
-  const unsigned grid = static_cast<unsigned>(p.rows < (1 << 20) ? p.rows : (1 << 20));
-  RETURN_IF_ERROR(LaunchStatus(Launch(GatherKernel<W>, grid, 128, 0, stream.get(), p), "Embed"));
+  RETURN_IF_ERROR(launch(GatherKernel<W>, p.rows < (1 << 20) ? p.rows : (1 << 20)));
   if (p.next.weight == nullptr) return absl::OkStatus();
   return LaunchNextNorm(p.out, p.out_stride, p.rows, p.k, p.next, stream);
 }

@@ -139,6 +139,30 @@ __device__ __forceinline__ bool BarrierOr(int id, int threads, bool flag) {
   return any != 0;
 }
 
+// The same without a flag.
+__device__ __forceinline__ void Barrier(int id, int threads) {
+  asm volatile("barrier.cta.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// ---- kernels that overlap the one before (sm_90) ------------------------------------------------
+
+// In a kernel of LaunchOverlapping: returns when the kernel before it on the stream is done and
+// what it wrote can be read. Before that only memory that never changes may be read, and none
+// written.
+__device__ __forceinline__ void WaitForKernelBefore() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Lets the next kernel, if it is one of LaunchOverlapping, take the room that this one leaves, as
+// soon as all blocks have come here; behind WaitForKernelBefore, so that no kernel runs into one
+// two before it.
+__device__ __forceinline__ void LetNextKernelStart() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // ---- on the host -------------------------------------------------------------------------------
 
 // Queues kernel(args...) with `shared_bytes` of dynamic shared memory.
@@ -152,6 +176,33 @@ cudaError_t Launch(void (*kernel)(Params...), dim3 grid, dim3 block, int64_t sha
   }
   kernel<<<grid, block, static_cast<size_t>(shared_bytes), stream>>>(values...);
   return cudaGetLastError();
+}
+
+// The same for a kernel that calls WaitForKernelBefore; it may start before the one before it is
+// done if the device (sm_90) `overlaps` kernels.
+template <typename... Params, typename... Values>
+cudaError_t LaunchOverlapping(void (*kernel)(Params...), dim3 grid, dim3 block,
+                              int64_t shared_bytes, cudaStream_t stream, bool overlaps,
+                              Values... values) {
+  if (!overlaps) return Launch(kernel, grid, block, shared_bytes, stream, values...);
+  if (shared_bytes > 48 * 1024) {
+    const cudaError_t error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) return error;
+  }
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(values)...);
+  if (error != cudaSuccess) static_cast<void>(cudaGetLastError());
+  return error;
 }
 
 }  // namespace mneme

@@ -3,12 +3,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/utf8.h"
+#include "engine/token_stream.h"
 #include "tests/engine/engine_harness.h"
 
 namespace mneme {
@@ -175,12 +177,21 @@ TEST_F(GenerateTest, ReceiverMayStopTheAnswer) {
   EXPECT_EQ(pieces, 1);
 }
 
-TEST_F(GenerateTest, ReadersDecodeTogetherAndAnswerAsAlone) {
+// Both ways to choose tokens: drawn by the reader's thread, and the likeliest, by the batch thread.
+class GenerateTogetherTest : public GenerateTest, public ::testing::WithParamInterface<double> {};
+
+INSTANTIATE_TEST_SUITE_P(Temperatures, GenerateTogetherTest, ::testing::Values(0.0, 3.0),
+                         [](const auto& test) { return test.param > 0 ? "Drawn" : "Likeliest"; });
+
+TEST_P(GenerateTogetherTest, ReadersDecodeTogetherAndAnswerAsAlone) {
   constexpr int kReaders = 8;
   harness_.Ingest("m", "d", RandomText(2, 400), true);
   std::vector<std::string> alone;
   const auto options = [](int i) {
-    return GenerateOptions{.max_tokens = 40, .temperature = 3, .seed = static_cast<uint64_t>(i)};
+    return GenerateOptions{.max_tokens = 40,
+                           .temperature = GetParam(),
+                           .seed = static_cast<uint64_t>(i),
+                           .ignore_eos = true};
   };
   for (int i = 0; i < kReaders; ++i) {
     alone.push_back(Ask(RandomQuestion(static_cast<uint64_t>(i), 5), options(i)).text);
@@ -214,6 +225,96 @@ TEST_F(GenerateTest, ReadersDecodeTogetherAndAnswerAsAlone) {
   EXPECT_THAT(batches, Contains(kReaders));
 }
 
+TEST_F(GenerateTest, CancelledStreamTakesNoMoreSteps) {
+  harness_.Ingest("m", "d", "again and again and again and again and again", true);
+  std::atomic<int> checks{0};
+  const Answer answer = Ask("and", {.max_tokens = 4000, .ignore_eos = true},
+                            {.cancelled = [&] { return checks.fetch_add(1) > 20; }});
+  EXPECT_EQ(answer.status.code(), absl::StatusCode::kCancelled);
+  EXPECT_FALSE(answer.pieces.empty());
+  EXPECT_LT(answer.pieces.size(), 25u);
+  Ask("and", {.max_tokens = 1});  // behind the step that was under way
+  const size_t steps = harness_.model().upper_batches().size();
+  EXPECT_LT(steps, 25u + TokenStream::kTokensMax);
+  absl::SleepFor(absl::Milliseconds(20));
+  EXPECT_EQ(harness_.model().upper_batches().size(), steps);
+}
+
+TEST_F(GenerateTest, DeadlineEndsAStream) {
+  harness_.Ingest("m", "d", "again and again and again and again and again", true);
+  harness_.model().OnRead([] {
+    absl::SleepFor(absl::Milliseconds(1));
+    return absl::OkStatus();
+  });
+  const Answer answer = Ask("and", {.max_tokens = 4000, .ignore_eos = true},
+                            {.deadline = absl::Now() + absl::Milliseconds(100)});
+  EXPECT_EQ(answer.status.code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+TEST_F(GenerateTest, SlowReceiverHoldsUpNobodyAndGetsTheSameTokens) {
+  harness_.Ingest("m", "d", RandomText(2, 400), true);
+  const GenerateOptions options = {.max_tokens = 300, .ignore_eos = true};
+  const std::string alone = Ask("wind", options).text;
+  const size_t before = harness_.model().upper_batches().size();
+  Gate& gate = harness_.NewGate();
+  Answer slow;
+  int pieces = 0, tokens = 0;
+  std::thread thread([&] {
+    GenerateOptions own = options;
+    own.memories = {harness_.Memory("m")};
+    own.question = "wind";
+    slow.status = harness_.engine()
+                      .Generate(own, {},
+                                [&](GeneratePiece piece) {
+                                  if (++pieces == 2) gate.Pass();
+                                  slow.text += piece.text;
+                                  tokens += piece.token_count;
+                                  return true;
+                                })
+                      .status();
+  });
+  ASSERT_TRUE(gate.WaitArrived(1));
+  // The other one comes to its end, and the slow one is ahead of its receiver by no more than it
+  // may be.
+  EXPECT_EQ(Ask("wind", options).text, alone);
+  const std::vector<size_t> batches = harness_.model().upper_batches();
+  const int64_t together =
+      std::count(batches.begin() + static_cast<ptrdiff_t>(before), batches.end(), size_t{2});
+  EXPECT_LE(together, TokenStream::kTokensMax + 1);
+  gate.Open();
+  thread.join();
+  EXPECT_TRUE(slow.status.ok()) << slow.status;
+  EXPECT_EQ(slow.text, alone);
+  EXPECT_EQ(tokens, 300);
+  EXPECT_LE(pieces, 300 - TokenStream::kTokensMax + 2);  // what had waited came in one piece
+}
+
+TEST_F(GenerateTest, ErrorOfAStepEndsTheStream) {
+  harness_.Ingest("m", "d", "again and again and again", true);
+  std::atomic<int> reads{0};
+  harness_.model().OnRead([&]() -> absl::Status {
+    if (reads.fetch_add(1) == 10) return absl::InternalError("the device is lost");
+    return absl::OkStatus();
+  });
+  const Answer answer = Ask("and", {.max_tokens = 100, .ignore_eos = true});
+  EXPECT_EQ(answer.status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(answer.status.message()), HasSubstr("the device is lost"));
+  EXPECT_TRUE(Ask("and", {.max_tokens = 100}).status.ok());
+}
+
+TEST_F(GenerateTest, PagesOfTheLastTokensStayPinnedForTheNext) {
+  harness_.Ingest("m", "d", "again and again and again and again", true);  // 4 chunks at most
+  const char* const kReads = "mneme_page_reads_total{tier=\"host\"}";
+  const double before = harness_.Metric(kReads);
+  const Answer answer = Ask("and", {.max_tokens = 160, .ignore_eos = true});
+  ASSERT_TRUE(answer.status.ok()) << answer.status;
+  EXPECT_GT(harness_.Metric(kReads), before);
+  EXPECT_LT(harness_.Metric(kReads), before + 160);
+  // And no longer: a purge waits for nobody.
+  EXPECT_TRUE(harness_.engine().DeleteDocument(harness_.Document("m", "d")).ok());
+  EXPECT_TRUE(harness_.WaitMetric("mneme_purges_total", 1));
+}
+
 TEST_F(GenerateTest, LostPagesAreDerivedAgainAndTheAnswerIsTheSame) {
   harness_.Ingest("m", "d", "the keeper fed the zebra at noon " + RandomText(3, 400), true);
   const std::string before = Ask("the keeper fed").text;
@@ -225,6 +326,34 @@ TEST_F(GenerateTest, LostPagesAreDerivedAgainAndTheAnswerIsTheSame) {
   EXPECT_EQ(answer.text, before);
   EXPECT_GT(harness_.Metric("mneme_pages_rederived_total"), 0);
   EXPECT_EQ(harness_.Metric("mneme_pages_unavailable_total"), 0);
+}
+
+TEST_F(GenerateTest, PagesNotKeptAreDerivedTogetherAndNoMoreOfASegmentThanIsNeeded) {
+  for (int i = 0; i < 6; ++i) {
+    harness_.Ingest("m", absl::StrCat("d", i), RandomText(static_cast<uint64_t>(i), 300), true);
+  }
+  const std::string before = Ask("the keeper fed", {.max_tokens = 1}).text;
+  ASSERT_TRUE(
+      harness_.engine().UpdateMemory(harness_.Memory("m"), {.retention = Retention::kText}).ok());
+  harness_.Stop();
+  harness_.LoseTable(Table::kPages);
+  harness_.Start();
+  std::vector<size_t> batches, tokens;
+  harness_.model().OnForward([&](FakeModel::Segments segments) {
+    batches.push_back(segments.size());
+    for (const absl::Span<const TokenId> ids : segments) tokens.push_back(ids.size());
+    return absl::OkStatus();
+  });
+  const Answer answer = Ask("the keeper fed", {.max_tokens = 1});
+  harness_.model().OnForward(nullptr);
+  ASSERT_TRUE(answer.status.ok()) << answer.status;
+  EXPECT_EQ(answer.text, before);
+  EXPECT_GT(*std::max_element(batches.begin(), batches.end()), 1u);
+  EXPECT_LT(*std::min_element(tokens.begin(), tokens.end()), 64u);
+  // What was derived is there for the next question.
+  const double derived = harness_.Metric("mneme_pages_rederived_total");
+  EXPECT_EQ(Ask("the keeper fed", {.max_tokens = 1}).text, before);
+  EXPECT_EQ(harness_.Metric("mneme_pages_rederived_total"), derived);
 }
 
 TEST_F(GenerateTest, LostPagesOfAGrowingDocumentAreDerivedAsTheyWere) {

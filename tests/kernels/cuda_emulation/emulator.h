@@ -137,6 +137,7 @@ void __stcg(T* to, T value) {
   *to = value;
 }
 inline float __expf(float x) { return std::exp(x); }
+inline float __fdividef(float a, float b) { return a / b; }
 inline int atomicAdd(int* word, int value) {
   const int before = *word;
   *word += value;
@@ -160,6 +161,7 @@ T __ldcg(const T* from) {
 }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fdividef(float a, float b) { return a / b; }
 inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
   const uint64_t both = static_cast<uint64_t>(high) << 32 | low;
   unsigned result = 0;

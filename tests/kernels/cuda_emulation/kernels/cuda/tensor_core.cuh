@@ -149,12 +149,21 @@ inline bool BarrierOr(int id, int threads, bool flag) {
   return emulation::NamedBarrier(id, threads, flag);
 }
 
+inline void Barrier(int id, int threads) { emulation::NamedBarrier(id, threads, false); }
+
 template <typename... Params, typename... Values>
 cudaError_t Launch(void (*kernel)(Params...), dim3 grid, dim3 block, int64_t shared_bytes,
                    cudaStream_t, Values... values) {
   emulation::RunGrid(grid, block, shared_bytes, [=] { kernel(values...); });
   return cudaSuccess;
 }
+template <typename... Params, typename... Values>
+cudaError_t LaunchOverlapping(void (*kernel)(Params...), dim3 grid, dim3 block,
+                              int64_t shared_bytes, cudaStream_t stream, bool, Values... values) {
+  return Launch(kernel, grid, block, shared_bytes, stream, values...);
+}
+inline void WaitForKernelBefore() {}
+inline void LetNextKernelStart() {}
 
 }  // namespace mneme
 

@@ -1,0 +1,61 @@
+// KeptPages: the pages that readers attended to in the last few batches, still pinned: the next
+// tokens mostly read the same chunks, and to pin one is dearer than to find it here.
+
+#ifndef MNEME_ENGINE_KEPT_PAGES_H_
+#define MNEME_ENGINE_KEPT_PAGES_H_
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "engine/page_source.h"
+#include "memory_store/memory_store.h"
+
+namespace mneme {
+
+// Owned by the batch thread. `source` must outlive it.
+class KeptPages {
+ public:
+  explicit KeptPages(PageSource& source) : source_(source) {}
+
+  // The pages of these chunks, of which some may be the same, until the next call; null where the
+  // reader goes on without (ReaderPages). Errors of PageSource::Pin, when not even these alone can
+  // be pinned.
+  absl::Status Find(absl::Span<const ChunkAddress> chunks, std::vector<const uint8_t*>* pages);
+  // The pages are memory of the device.
+  bool resident() const { return resident_; }
+  // Unpins all.
+  void Drop();
+
+ private:
+  // A page is pinned for so many calls, then found anew: what a tier knows of use stays true.
+  static constexpr int64_t kCalls = 16;
+  // Pages that are kept beside those of the present call, at most.
+  static constexpr size_t kPagesMax = 4096;
+
+  // Pages that one call pinned.
+  struct Group {
+    PinnedPages pinned;
+    std::vector<ChunkAddress> chunks;
+    int64_t call = 0;
+  };
+
+  void DropOldest();
+  // Fills the empty places of `pages`.
+  absl::Status FindMissing(absl::Span<const ChunkAddress> chunks,
+                           std::vector<const uint8_t*>* pages);
+
+  PageSource& source_;
+  absl::flat_hash_map<ChunkAddress, const uint8_t*> found_;  // those of groups_
+  std::deque<Group> groups_;                                 // oldest first
+  std::vector<ChunkAddress> missing_;                        // of the present call, each once
+  int64_t calls_ = 0;
+  bool resident_ = false;
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_ENGINE_KEPT_PAGES_H_

@@ -1,0 +1,61 @@
+// ReadStep: what one reader asks of the batch thread (ReadBatcher), and what it gets.
+
+#ifndef MNEME_ENGINE_READ_STEP_H_
+#define MNEME_ENGINE_READ_STEP_H_
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "memory_store/memory_store.h"
+#include "model/model.h"
+
+namespace mneme {
+
+// The memories that one query reads. The view is taken when its first step runs, and is kept: one
+// query sees one moment. Thread-compatible; used by one ReadStep at a time.
+struct ReadScope {
+  std::vector<MemoryId> memories;  // ascending, each once; empty: none
+  std::optional<LandmarkView> view;
+};
+
+// A chunk that a row chose.
+struct ChunkHit {
+  int64_t index = 0;  // in the view
+  ChunkText text;
+  double score = 0;
+  double weight = 0;  // stick-breaking; 0 beyond the network's own selection
+};
+
+// One step of one reader.
+struct ReadStep {
+  enum class Rows { kNone, kLast, kAll };
+
+  // In. Borrowed until the step is done.
+  ReaderState* state = nullptr;
+  absl::Span<const TokenId> ids;
+  ReadScope* scope = nullptr;
+  Rows select = Rows::kLast;  // rows whose chunks are chosen; kAll when `upper`
+  int k = 0;                  // chunks per row wanted; at least chunks_per_read are looked at
+  bool upper = false;         // also run the upper half
+  LogitRows logit_rows = LogitRows::kLastOfStep;
+
+  // Out. Of each selected row: chunks, best score first.
+  std::vector<std::vector<ChunkHit>> rows;
+  std::vector<float> logits;  // [rows or 1, vocab_size], with `upper`; none with kBestOfStep
+  TokenId best = 0;           // with kBestOfStep
+  double lower_seconds = 0, scan_seconds = 0, upper_seconds = 0;
+};
+
+// A step on its way through a batch: the batch thread's.
+struct BatchedStep {
+  ReadStep* step = nullptr;
+  absl::Status status;
+  int64_t first_row = 0;  // of the step in its pass
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_ENGINE_READ_STEP_H_
