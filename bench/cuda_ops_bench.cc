@@ -397,13 +397,10 @@ class Bench {
                                         .out = conv.data(),
                                         .out_stride = c.conv_dim(),
                                         .io_dtype = activation};
-    const double conv_ops = rows * conv_dim * 2 * static_cast<double>(c.taps);
-    const Step in_proj_alone = ProductStep("Matmul in_proj", *in_proj, in_proj_params);
-    Line(in_proj_alone.name, in_proj_alone.bytes, in_proj_alone.ops, in_proj_alone.work);
-    Line("ConvSilu", rows * conv_dim * 2 * size, conv_ops,
-         [&] { return backend_.ConvSilu(conv_params); });
-    lower.push_back({"the two: MatmulConvSilu", in_proj_alone.bytes, in_proj_alone.ops + conv_ops,
-                     [&] { return backend_.MatmulConvSilu(in_proj_params, conv_params); }});
+    lower.push_back(ProductStep("Matmul in_proj", *in_proj, in_proj_params));
+    lower.push_back({"ConvSilu", rows * conv_dim * 2 * size,
+                     rows * conv_dim * 2 * static_cast<double>(c.taps),
+                     [&] { return backend_.ConvSilu(conv_params); }});
     // In blocks of 64: C B, M x and the two products with the state. In bf16, with the gate.
     const int64_t gate_parts = c.heads * ((c.head_dim + 63) / 64);
     lower.push_back(

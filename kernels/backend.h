@@ -91,9 +91,6 @@ class Backend {
   absl::Status HeadNorm(const HeadNormParams& params);
   absl::Status Matmul(const MatmulParams& params);
   absl::Status ConvSilu(const ConvSiluParams& params);
-  // Matmul of many rows, then ConvSilu over columns of what it gave: conv.in is in product.out.
-  // Whether those columns are left there is the backend's choice.
-  absl::Status MatmulConvSilu(const MatmulParams& product, const ConvSiluParams& conv);
   absl::Status Ssd(const SsdParams& params);
   absl::Status SsmStep(const SsdParams& params);
   // ConvSilu, then SsmStep over the same sequences on what it gave: conv.out is ssm.xbc. Whether
@@ -120,9 +117,6 @@ class Backend {
   // Whether DoMatmul takes the norm of these params; else it gets rows that are normed already.
   virtual bool FusesNorm(const MatmulParams&) const { return false; }
   virtual absl::Status DoConvSilu(const ConvSiluParams& params) = 0;
-  // conv.in is column conv_begin of product.out.
-  virtual absl::Status DoMatmulConvSilu(const MatmulParams& product, const ConvSiluParams& conv,
-                                        int64_t conv_begin);
   virtual absl::Status DoSsd(const SsdParams& params) = 0;
   virtual absl::Status DoSsmStep(const SsdParams& params) = 0;
   virtual absl::Status DoConvSsmStep(const ConvSiluParams& conv, const SsdParams& ssm);
@@ -135,7 +129,6 @@ class Backend {
   virtual absl::Status DoLandmarkTopK(const LandmarkTopKParams& params) = 0;
 
  private:
-  absl::Status CheckMatmul(const MatmulParams& params) const;
   // RmsNorm or GateNorm of a product's operand into norm.normed.
   absl::Status NormOperand(const MatmulParams& params, DType dtype);
 };

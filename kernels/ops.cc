@@ -260,7 +260,7 @@ absl::Status Backend::HeadNorm(const HeadNormParams& p) {
   return DoHeadNorm(p);
 }
 
-absl::Status Backend::CheckMatmul(const MatmulParams& p) const {
+absl::Status Backend::Matmul(const MatmulParams& p) {
   ShapeCheck check("Matmul");
   check.Pointer("weight", p.weight, 1).AtLeast("rows", p.rows, 0);
   if (p.row_capacity != 0) check.AtLeast("row_capacity", p.row_capacity, p.rows);
@@ -284,13 +284,8 @@ absl::Status Backend::CheckMatmul(const MatmulParams& p) const {
   RETURN_IF_ERROR(CheckOutputs(check, p));
   const DType activation = activation_dtype(p.weight->compute_dtype());
   RETURN_IF_ERROR(CheckSquares(check, p, activation));
-  return CheckNext(check, p.next, p.rows, activation);
-}
-
-absl::Status Backend::Matmul(const MatmulParams& p) {
-  RETURN_IF_ERROR(CheckMatmul(p));
-  if (p.norm.weight == nullptr || FusesNorm(p)) return DoMatmul(p);
-  const DType operand_dtype = p.per_row ? DType::kF32 : p.weight->compute_dtype();
+  RETURN_IF_ERROR(CheckNext(check, p.next, p.rows, activation));
+  if (!normed || FusesNorm(p)) return DoMatmul(p);
   RETURN_IF_ERROR(NormOperand(p, operand_dtype));
   MatmulParams product = p;
   product.a = p.norm.normed;
@@ -330,32 +325,6 @@ absl::Status Backend::NormOperand(const MatmulParams& p, DType dtype) {
 absl::Status Backend::ConvSilu(const ConvSiluParams& p) {
   RETURN_IF_ERROR(CheckConvSilu("ConvSilu", p));
   return DoConvSilu(p);
-}
-
-absl::Status Backend::MatmulConvSilu(const MatmulParams& product, const ConvSiluParams& conv) {
-  constexpr absl::string_view kName = "MatmulConvSilu";
-  RETURN_IF_ERROR(CheckMatmul(product));
-  RETURN_IF_ERROR(CheckConvSilu(kName, conv));
-  const int64_t bytes =
-      reinterpret_cast<intptr_t>(conv.in) - reinterpret_cast<intptr_t>(product.out);
-  const int64_t begin = bytes / DTypeBytes(product.out_dtype);
-  RETURN_IF_ERROR(
-      ShapeCheck(kName)
-          .Equal("rows of the convolution", conv.rows, product.rows)
-          .Equal("io_dtype", static_cast<int>(conv.io_dtype), static_cast<int>(product.out_dtype))
-          .Equal("in_stride", conv.in_stride, product.weight->out_columns())
-          .AtLeast("column of in", bytes < 0 ? -1 : begin, 0)
-          .AtLeast("columns behind in", product.weight->rows() - begin, conv.channels)
-          .Equal("results of a form that is convolved, of many rows",
-                 product.accumulate || product.swiglu || product.per_row ? 0 : 1, 1)
-          .status());
-  return DoMatmulConvSilu(product, conv, begin);
-}
-
-absl::Status Backend::DoMatmulConvSilu(const MatmulParams& product, const ConvSiluParams& conv,
-                                       int64_t) {
-  RETURN_IF_ERROR(Matmul(product));
-  return DoConvSilu(conv);
 }
 
 absl::Status Backend::Ssd(const SsdParams& p) {

@@ -52,19 +52,19 @@ absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, 
                                  : OperandNorm{.weight = weights.norm.as<float>(),
                                                .eps = static_cast<float>(c.norm_eps),
                                                .normed = ws.operand};
-  const MatmulParams in_proj = {.a = ready ? ws.scaled : ws.hidden,
-                                .a_dtype = ready ? DType::kBf16 : DType::kF32,
-                                .a_stride = ready ? c.d_model : shape_.hidden_stride,
-                                .rows = rows,
-                                .row_capacity = ws.row_capacity,
-                                .norm = norm,
-                                .weight = weights.in_proj.get(),
-                                .out = ws.product,
-                                .out_dtype = activation_dtype,
-                                .tail = dt_apart ? ws.dt : nullptr,
-                                .tail_columns = dt_apart ? c.ssm_heads() : 0,
-                                .tail_stride = c.ssm_heads(),
-                                .per_row = per_row};
+  RETURN_IF_ERROR(backend_.Matmul({.a = ready ? ws.scaled : ws.hidden,
+                                   .a_dtype = ready ? DType::kBf16 : DType::kF32,
+                                   .a_stride = ready ? c.d_model : shape_.hidden_stride,
+                                   .rows = rows,
+                                   .row_capacity = ws.row_capacity,
+                                   .norm = norm,
+                                   .weight = weights.in_proj.get(),
+                                   .out = ws.product,
+                                   .out_dtype = activation_dtype,
+                                   .tail = dt_apart ? ws.dt : nullptr,
+                                   .tail_columns = dt_apart ? c.ssm_heads() : 0,
+                                   .tail_stride = c.ssm_heads(),
+                                   .per_row = per_row}));
   const ConvSiluParams conv = {.in = FromColumn(ws.product, c.inner(), activation_dtype),
                                .in_stride = product_stride,
                                .weight = weights.conv_weight.as<float>(),
@@ -105,10 +105,9 @@ absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, 
                            .in_dtype = activation_dtype,
                            .normed = ws.operand};
   if (per_row) {
-    RETURN_IF_ERROR(backend_.Matmul(in_proj));
     RETURN_IF_ERROR(backend_.ConvSsmStep(conv, ssd));
   } else {
-    RETURN_IF_ERROR(backend_.MatmulConvSilu(in_proj, conv));
+    RETURN_IF_ERROR(backend_.ConvSilu(conv));
     if (activation_dtype == DType::kBf16) {
       ssd.gate = {.z = ws.product,
                   .z_stride = product_stride,

@@ -444,8 +444,8 @@ void CheckHsas(const Device& device, uint32_t seed) {
   for (const HsaCase& c : cases) CheckHsa(device, c, ++seed);
 }
 
-void CheckChunkAttention(const Device& device, int64_t groups, int64_t T, int64_t heads, int64_t D,
-                         int64_t pad, DType out_dtype, uint32_t seed) {
+void CheckChunkAttention(int64_t groups, int64_t T, int64_t heads, int64_t D, int64_t pad,
+                         DType out_dtype, uint32_t seed) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal;
   const int64_t width = heads * D, in_stride = 3 * width + pad, out_stride = width + pad;
@@ -467,8 +467,7 @@ void CheckChunkAttention(const Device& device, int64_t groups, int64_t T, int64_
   for (const Variant variant : {Variant::kSimple, Variant::kFast}) {
     if (!chunk_attention::CanCompute(variant, p)) continue;
     out.Poison();
-    MNEME_CUDA(
-        chunk_attention::LaunchChunkAttention(variant, p, device.hsa.multiprocessors, nullptr));
+    MNEME_CUDA(chunk_attention::LaunchChunkAttention(variant, p, nullptr));
     MNEME_CUDA(cudaDeviceSynchronize());
     const std::vector<unsigned char> bytes = out.Get();
     RelativeError error;
@@ -516,16 +515,16 @@ void CheckChunkAttention(const Device& device, int64_t groups, int64_t T, int64_
   }
 }
 
-void CheckChunkAttentions(const Device& device, uint32_t seed) {
-  CheckChunkAttention(device, 0, 65, 6, 64, 0, DType::kBf16, ++seed);
+void CheckChunkAttentions(uint32_t seed) {
+  CheckChunkAttention(0, 65, 6, 64, 0, DType::kBf16, ++seed);
   for (const int64_t rows : {1, 2, 16, 17, 32, 33, 65, 80, 81, 129, 144, 145}) {
     for (const int64_t pad : {0, 3, 8}) {
-      CheckChunkAttention(device, 3, rows, 2, 64, pad, DType::kBf16, ++seed);
+      CheckChunkAttention(3, rows, 2, 64, pad, DType::kBf16, ++seed);
     }
   }
   for (const int64_t width : {1, 30, 64}) {
-    CheckChunkAttention(device, 2, 65, 3, width, 2, DType::kF32, ++seed);
-    CheckChunkAttention(device, 2, 17, 3, width, 2, DType::kBf16, ++seed);
+    CheckChunkAttention(2, 65, 3, width, 2, DType::kF32, ++seed);
+    CheckChunkAttention(2, 17, 3, width, 2, DType::kBf16, ++seed);
   }
 }
 
@@ -700,8 +699,8 @@ void TimeHsas(const Device& device, Timer& timer, Report& report, uint32_t seed)
   }
 }
 
-void TimeChunkAttention(const Device& device, Timer& timer, Report& report, int64_t groups,
-                        int64_t heads, uint32_t seed) {
+void TimeChunkAttention(Timer& timer, Report& report, int64_t groups, int64_t heads,
+                        uint32_t seed) {
   constexpr int64_t T = 65, D = 64;
   const int64_t width = heads * D;
   const DeviceArray<float> qkv(groups * T * 3 * width);
@@ -718,8 +717,8 @@ void TimeChunkAttention(const Device& device, Timer& timer, Report& report, int6
   p.out_dtype = DType::kBf16;
   p.out_stride = width;
   const Timing timing = timer.Measure([&] {
-    MNEME_CUDA(chunk_attention::LaunchChunkAttention(chunk_attention::Variant::kFast, p,
-                                                     device.hsa.multiprocessors, timer.stream()));
+    MNEME_CUDA(
+        chunk_attention::LaunchChunkAttention(chunk_attention::Variant::kFast, p, timer.stream()));
   });
   report.Add("chunk attention " + std::to_string(groups) + " x 65 rows, " + std::to_string(heads) +
                  " heads",
@@ -781,7 +780,7 @@ int Main(int argc, char** argv) {
     std::printf("scan checked, %d failures so far\n", failures);
     if (flags.wants("hsa")) CheckHsas(device, flags.seed + 1000);
     std::printf("hsa checked, %d failures so far\n", failures);
-    if (flags.wants("chunk")) CheckChunkAttentions(device, flags.seed + 2000);
+    if (flags.wants("chunk")) CheckChunkAttentions(flags.seed + 2000);
     std::printf("chunk attention checked, %d failures so far\n", failures);
     std::fflush(stdout);
   }
@@ -796,8 +795,8 @@ int Main(int argc, char** argv) {
     if (flags.wants("scan")) TimeScans(device, timer, report, flags.seed);
     if (flags.wants("hsa")) TimeHsas(device, timer, report, flags.seed);
     if (flags.wants("chunk")) {
-      TimeChunkAttention(device, timer, report, 2048, 6, flags.seed);
-      TimeChunkAttention(device, timer, report, 2048, 16, flags.seed);
+      TimeChunkAttention(timer, report, 2048, 6, flags.seed);
+      TimeChunkAttention(timer, report, 2048, 16, flags.seed);
     }
     if (!flags.json.empty()) {
       std::string command;

@@ -16,8 +16,7 @@ absl::Status CudaChunkAttention(const ChunkAttentionParams& params, CudaStream& 
                                                    " rows of width ", params.head_dim,
                                                    " do not fit in shared memory"));
   }
-  RETURN_IF_CUDA_ERROR(chunk_attention::LaunchChunkAttention(
-      variant, params, stream.device().multiprocessors, stream.get()));
+  RETURN_IF_CUDA_ERROR(chunk_attention::LaunchChunkAttention(variant, params, stream.get()));
   return absl::OkStatus();
 }
 

@@ -2,10 +2,10 @@
 // and its CLS row). Kernels on plain pointers (chunk_attention.cu puts them behind the launcher,
 // bench/gpu/hsa_topk_bench.cu times them).
 //
-// A block does heads of groups in turn: q, k and v of one come to shared memory once, as bf16,
-// while the one before is computed, are normed there where that is asked for, and each warp takes
-// 16 rows through both products with its scores in registers. Results in f32 are computed in f32 by
-// the kernel for any shape.
+// One block a group and head: q, k and v of it come to shared memory once, as bf16, normed on the
+// way where that is asked for, and each warp takes 16 rows through both products with its scores in
+// registers. Reading the rows is the cost.
+// Results in f32 are computed in f32 by the kernel for any shape.
 
 #ifndef MNEME_KERNELS_CUDA_CHUNK_ATTENTION_KERNELS_CUH_
 #define MNEME_KERNELS_CUDA_CHUNK_ATTENTION_KERNELS_CUH_
@@ -13,7 +13,6 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -90,31 +89,22 @@ __device__ __forceinline__ uint4 PackEight(const Eight& x) {
                     PackBf16(x.v[6], x.v[7]));
 }
 
-// What shared memory of the fast kernel holds: q, k and v of two units, [kTiles * 16 rows][64] bf16
-// each, rows swapped, zeros from group_rows on.
-template <int kTiles>
-struct FastShared {
-  static constexpr int kRows = kTiles * 16;
-  static constexpr int kMatrixBytes = kRows * kRowBytes;
-  static constexpr int kUnitBytes = 3 * kMatrixBytes;
-  static constexpr int kBytes = 2 * kUnitBytes;
-};
-// Blocks of it that a multiprocessor holds.
-constexpr int FastBlocks(int tiles) { return tiles < 9 ? 15 / tiles : 1; }
-
-// Grid: any; a unit is a head of a group, and neighbouring blocks do the heads of one, as they lie
-// in memory. Block: kTiles warps; shared: FastShared. D = 64, bf16 out, group_rows <= kTiles * 16,
-// and above 32 with 5 tiles. Units that come as bf16 are copied while the one before is computed.
+// Grid: groups * heads, heads first, as they lie in memory; block: kTiles warps; shared: q, k, v
+// [kTiles * 16 rows][64] bf16, rows swapped, zero from group_rows on. D = 64, bf16 out, group_rows
+// <= kTiles * 16, and above 32 with 5 tiles.
 template <int kTiles, typename In>
-__global__ void __launch_bounds__(kTiles* kLanes, FastBlocks(kTiles))
+__global__ void __launch_bounds__(kTiles* kLanes, kTiles < 9 ? 15 / kTiles : 1)
     ChunkAttentionKernel(const ChunkAttentionParams p, const bool in_vectors,
                          const bool out_vectors) {
-  using Shared = FastShared<kTiles>;
-  constexpr int kRows = Shared::kRows;
-  constexpr int kMatrixBytes = Shared::kMatrixBytes;
+  constexpr int kRows = kTiles * 16;
+  constexpr int kMatrixBytes = kRows * kRowBytes;
   const int thread = threadIdx.x, warp = thread / kLanes, lane = thread % kLanes;
+  const int64_t heads = p.heads;
+  const int64_t first_row = blockIdx.x / heads * p.group_rows;
+  const int head = static_cast<int>(blockIdx.x % heads);
   const int rows = static_cast<int>(p.group_rows);
-  const int64_t width = p.heads * kWidth, units = p.groups * p.heads;
+  const int64_t width = heads * kWidth;
+  unsigned char* matrices = DynamicShared();
 
   // scores / sqrt(D) in base two: the factor goes into q.
   const float q_scale = 1.44269504088896340736f / sqrtf(static_cast<float>(kWidth));
@@ -122,184 +112,179 @@ __global__ void __launch_bounds__(kTiles* kLanes, FastBlocks(kTiles))
   // group_rows on are read as the first and become zeros.
   constexpr int kEach = kRows * 4 / (kTiles * kLanes), kHalf = kWidth / 2;
   const int chunk = thread % 4, first = chunk * 8;
+  const In* const from =
+      static_cast<const In*>(p.qkv) + first_row * p.qkv_stride + head * kWidth + first;
   const auto row_of = [&](int i) { return i * kTiles * 8 + thread / 4; };
   const auto read_row = [&](int i) { return row_of(i) < rows ? row_of(i) : 0; };
-  const auto from = [&](int64_t unit, int part, int i, int half) {
-    return static_cast<const In*>(p.qkv) + (unit / p.heads * rows + read_row(i)) * p.qkv_stride +
-           part * width + unit % p.heads * kWidth + half * kHalf + first;
-  };
-  const auto place = [&](unsigned char* matrices, int part, int i, int half) {
+  const auto place = [&](int part, int i, int half) {
     return matrices + part * kMatrixBytes + Place(row_of(i), chunk + half * 4);
   };
-  const bool copies = sizeof(In) == 2 && in_vectors;
-  const auto copy = [&](int64_t unit, unsigned char* matrices) {
-#pragma unroll
-    for (int part = 0; part < 3; ++part) {
-#pragma unroll
-      for (int i = 0; i < kEach; ++i) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          CopyAsync16(place(matrices, part, i, half), from(unit, part, i, half), row_of(i) < rows);
-        }
-      }
-    }
+  const auto write = [&](int part, int i, const Eight& a, const Eight& b) {
+    const bool valid = row_of(i) < rows;
+    *reinterpret_cast<uint4*>(place(part, i, 0)) = valid ? PackEight(a) : make_uint4(0, 0, 0, 0);
+    *reinterpret_cast<uint4*>(place(part, i, 1)) = valid ? PackEight(b) : make_uint4(0, 0, 0, 0);
   };
-  // Eight values of this thread's, from where it has copied them to or from where they lie.
-  const auto load = [&](int64_t unit, unsigned char* matrices, int part, int i, int half) {
-    if (copies) {
-      return Widen(
-          *reinterpret_cast<const RawEight<__nv_bfloat16>*>(place(matrices, part, i, half)));
-    }
-    Eight x = {};
-    if (row_of(i) < rows) x = Widen(ReadEight(from(unit, part, i, half), in_vectors));
-    return x;
-  };
-  const auto write = [&](unsigned char* matrices, int part, int i, const Eight& a, const Eight& b) {
-    *reinterpret_cast<uint4*>(place(matrices, part, i, 0)) = PackEight(a);
-    *reinterpret_cast<uint4*>(place(matrices, part, i, 1)) = PackEight(b);
-  };
-
-  int buffer = 0;
-  if (copies && blockIdx.x < units) copy(blockIdx.x, DynamicShared());
-  CopyAsyncCommit();
-  for (int64_t unit = blockIdx.x; unit < units; unit += gridDim.x, buffer ^= 1) {
-    unsigned char* const matrices = DynamicShared() + buffer * Shared::kUnitBytes;
-    if (copies && unit + gridDim.x < units) {
-      copy(unit + gridDim.x, DynamicShared() + (buffer ^ 1) * Shared::kUnitBytes);
-    }
-    CopyAsyncCommit();
-    CopyAsyncWait<1>();
-    if (p.q_norm != nullptr) {
+  RawEight<In> raw[2][kEach][2];
 #pragma unroll
-      for (int part = 0; part < 2; ++part) {
-        const float* const norm = part == 0 ? p.q_norm : p.k_norm;
-        Eight a_weight, b_weight;
-        LoadFloats(norm + first, in_vectors, a_weight);
-        LoadFloats(norm + kHalf + first, in_vectors, b_weight);
+  for (int part = 0; part < 2; ++part) {
 #pragma unroll
-        for (int i = 0; i < kEach; ++i) {
-          Eight cosine, sine;
-          LoadFloats(p.cosine + read_row(i) * kHalf + first, in_vectors, cosine);
-          LoadFloats(p.sine + read_row(i) * kHalf + first, in_vectors, sine);
-          Eight a = load(unit, matrices, part, i, 0), b = load(unit, matrices, part, i, 1);
-          NormSixteen(a_weight, b_weight, p.eps, part == 0 ? q_scale : 1.0f, cosine, sine, a, b);
-          write(matrices, part, i, a, b);
-        }
-      }
-    } else {
-#pragma unroll
-      for (int part = 0; part < 2; ++part) {
-        if (part == 1 && copies) continue;
-#pragma unroll
-        for (int i = 0; i < kEach; ++i) {
-          Eight a = load(unit, matrices, part, i, 0), b = load(unit, matrices, part, i, 1);
-#pragma unroll
-          for (int c = 0; c < 8 && part == 0; ++c) {
-            a.v[c] *= q_scale;
-            b.v[c] *= q_scale;
-          }
-          write(matrices, part, i, a, b);
-        }
-      }
-    }
-    if (!copies) {
-#pragma unroll
-      for (int i = 0; i < kEach; ++i) {
-        write(matrices, 2, i, load(unit, matrices, 2, i, 0), load(unit, matrices, 2, i, 1));
-      }
-    }
-    __syncthreads();
-
-    unsigned char* q = matrices + warp * 16 * kRowBytes;  // 16 rows: Place's swap repeats every 8
-    const unsigned char* keys = matrices + kMatrixBytes;
-    const unsigned char* values = keys + kMatrixBytes;
-    const int low_row = lane % 8, matrix = lane / 8;
-    float scores[kTiles * 2][4] = {};
-#pragma unroll
-    for (int step = 0; step < kWidth / 16; ++step) {
-      uint32_t a[4];
-      LoadMatrix4(a, q + Place(lane % 16, step * 2 + lane / 16));
-#pragma unroll
-      for (int pair = 0; pair < kTiles; ++pair) {
-        uint32_t b[4];
-        LoadMatrix4(b, keys + Place(pair * 16 + matrix / 2 * 8 + low_row, step * 2 + matrix % 2));
-        MmaBf16(scores[pair * 2], a, b[0], b[1]);
-        MmaBf16(scores[pair * 2 + 1], a, b[2], b[3]);
-      }
-    }
-    // Fragments whose columns all groups of this kTiles have.
-    constexpr int kPlain = kTiles == 5 ? 4 : 0;
-    float inverse[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float top = __uint_as_float(0xff800000u);
-#pragma unroll
-      for (int j = 0; j < kTiles * 2; ++j) {
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          float& score = scores[j][half * 2 + c];
-          if (j >= kPlain && j * 8 + lane % 4 * 2 + c >= rows) score = __uint_as_float(0xff800000u);
-          top = fmaxf(top, score);
-        }
-      }
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-      float sum = 0;
-#pragma unroll
-      for (int j = 0; j < kTiles * 2; ++j) {
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          float& score = scores[j][half * 2 + c];
-          score = Exp2(score - top);
-          sum += score;
-        }
-      }
-      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-      inverse[half] = 1.0f / sum;
-    }
-    float sums[kWidth / 8][4] = {};
-#pragma unroll
-    for (int step = 0; step < kTiles; ++step) {
-      const uint32_t a[4] = {PackBf16(scores[step * 2][0], scores[step * 2][1]),
-                             PackBf16(scores[step * 2][2], scores[step * 2][3]),
-                             PackBf16(scores[step * 2 + 1][0], scores[step * 2 + 1][1]),
-                             PackBf16(scores[step * 2 + 1][2], scores[step * 2 + 1][3])};
-#pragma unroll
-      for (int pair = 0; pair < kWidth / 16; ++pair) {
-        uint32_t b[4];
-        LoadMatrix4Transposed(
-            b, values + Place(step * 16 + matrix % 2 * 8 + low_row, pair * 2 + matrix / 2));
-        MmaBf16(sums[pair * 2], a, b[0], b[1]);
-        MmaBf16(sums[pair * 2 + 1], a, b[2], b[3]);
-      }
-    }
-    __syncwarp();  // this warp's rows of q have been read: they take the result
-#pragma unroll
-    for (int j = 0; j < kWidth / 8; ++j) {
+    for (int i = 0; i < kEach; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        *reinterpret_cast<uint32_t*>(q + Place(lane / 4 + half * 8, j) + lane % 4 * 4) =
-            PackBf16(sums[j][half * 2] * inverse[half], sums[j][half * 2 + 1] * inverse[half]);
+        raw[part][i][half] =
+            ReadEight(from + part * width + half * kHalf + read_row(i) * p.qkv_stride, in_vectors);
       }
     }
-    __syncwarp();
-    __nv_bfloat16* out = static_cast<__nv_bfloat16*>(p.out) + unit / p.heads * rows * p.out_stride +
-                         unit % p.heads * kWidth;
+  }
+  // Values need nothing done to them.
+  const bool copy_values = sizeof(In) == 2 && in_vectors;
+  if (copy_values) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int row = i * 4 + lane / 8;
-      if (warp * 16 + row < rows) {
-        __nv_bfloat16* to = out + (warp * 16 + row) * p.out_stride + lane % 8 * 8;
-        const unsigned char* result = q + Place(row, lane % 8);
-        if (out_vectors) {
-          *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(result);
-        } else {
-          for (int c = 0; c < 8; ++c) to[c] = reinterpret_cast<const __nv_bfloat16*>(result)[c];
-        }
+    for (int i = 0; i < kEach; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        CopyAsync16(place(2, i, half), from + 2 * width + half * kHalf + read_row(i) * p.qkv_stride,
+                    row_of(i) < rows);
       }
     }
-    __syncthreads();  // the unit has been read: copies of the next but one may come
+    CopyAsyncCommit();
+  }
+  if (p.q_norm != nullptr) {
+    Eight cosine[kEach], sine[kEach];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      LoadFloats(p.cosine + read_row(i) * kHalf + first, in_vectors, cosine[i]);
+      LoadFloats(p.sine + read_row(i) * kHalf + first, in_vectors, sine[i]);
+    }
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+      const float* const norm = part == 0 ? p.q_norm : p.k_norm;
+      Eight a_weight, b_weight;
+      LoadFloats(norm + first, in_vectors, a_weight);
+      LoadFloats(norm + kHalf + first, in_vectors, b_weight);
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        Eight a = Widen(raw[part][i][0]), b = Widen(raw[part][i][1]);
+        NormSixteen(a_weight, b_weight, p.eps, part == 0 ? q_scale : 1.0f, cosine[i], sine[i], a,
+                    b);
+        write(part, i, a, b);
+      }
+    }
+  } else {
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        Eight a = Widen(raw[part][i][0]), b = Widen(raw[part][i][1]);
+#pragma unroll
+        for (int c = 0; c < 8 && part == 0; ++c) {
+          a.v[c] *= q_scale;
+          b.v[c] *= q_scale;
+        }
+        write(part, i, a, b);
+      }
+    }
+  }
+  if (copy_values) {
+    CopyAsyncWait<0>();
+  } else {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const In* const values = from + 2 * width + read_row(i) * p.qkv_stride;
+      write(2, i, Widen(ReadEight(values, in_vectors)),
+            Widen(ReadEight(values + kHalf, in_vectors)));
+    }
+  }
+  __syncthreads();
+
+  unsigned char* q = matrices + warp * 16 * kRowBytes;  // 16 rows: Place's swap repeats every 8
+  const unsigned char* keys = matrices + kMatrixBytes;
+  const unsigned char* values = keys + kMatrixBytes;
+  const int low_row = lane % 8, matrix = lane / 8;
+  float scores[kTiles * 2][4] = {};
+#pragma unroll
+  for (int step = 0; step < kWidth / 16; ++step) {
+    uint32_t a[4];
+    LoadMatrix4(a, q + Place(lane % 16, step * 2 + lane / 16));
+#pragma unroll
+    for (int pair = 0; pair < kTiles; ++pair) {
+      uint32_t b[4];
+      LoadMatrix4(b, keys + Place(pair * 16 + matrix / 2 * 8 + low_row, step * 2 + matrix % 2));
+      MmaBf16(scores[pair * 2], a, b[0], b[1]);
+      MmaBf16(scores[pair * 2 + 1], a, b[2], b[3]);
+    }
+  }
+  // Fragments whose columns all groups of this kTiles have.
+  constexpr int kPlain = kTiles == 5 ? 4 : 0;
+  float inverse[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float top = __uint_as_float(0xff800000u);
+#pragma unroll
+    for (int j = 0; j < kTiles * 2; ++j) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        float& score = scores[j][half * 2 + c];
+        if (j >= kPlain && j * 8 + lane % 4 * 2 + c >= rows) score = __uint_as_float(0xff800000u);
+        top = fmaxf(top, score);
+      }
+    }
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < kTiles * 2; ++j) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        float& score = scores[j][half * 2 + c];
+        score = Exp2(score - top);
+        sum += score;
+      }
+    }
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    inverse[half] = 1.0f / sum;
+  }
+  float sums[kWidth / 8][4] = {};
+#pragma unroll
+  for (int step = 0; step < kTiles; ++step) {
+    const uint32_t a[4] = {PackBf16(scores[step * 2][0], scores[step * 2][1]),
+                           PackBf16(scores[step * 2][2], scores[step * 2][3]),
+                           PackBf16(scores[step * 2 + 1][0], scores[step * 2 + 1][1]),
+                           PackBf16(scores[step * 2 + 1][2], scores[step * 2 + 1][3])};
+#pragma unroll
+    for (int pair = 0; pair < kWidth / 16; ++pair) {
+      uint32_t b[4];
+      LoadMatrix4Transposed(
+          b, values + Place(step * 16 + matrix % 2 * 8 + low_row, pair * 2 + matrix / 2));
+      MmaBf16(sums[pair * 2], a, b[0], b[1]);
+      MmaBf16(sums[pair * 2 + 1], a, b[2], b[3]);
+    }
+  }
+  __syncwarp();  // this warp's rows of q have been read: they take the result
+#pragma unroll
+  for (int j = 0; j < kWidth / 8; ++j) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      *reinterpret_cast<uint32_t*>(q + Place(lane / 4 + half * 8, j) + lane % 4 * 4) =
+          PackBf16(sums[j][half * 2] * inverse[half], sums[j][half * 2 + 1] * inverse[half]);
+    }
+  }
+  __syncwarp();
+  __nv_bfloat16* out =
+      static_cast<__nv_bfloat16*>(p.out) + first_row * p.out_stride + head * kWidth;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = i * 4 + lane / 8;
+    if (warp * 16 + row < rows) {
+      __nv_bfloat16* to = out + (warp * 16 + row) * p.out_stride + lane % 8 * 8;
+      const unsigned char* from = q + Place(row, lane % 8);
+      if (out_vectors) {
+        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+      } else {
+        for (int c = 0; c < 8; ++c) to[c] = reinterpret_cast<const __nv_bfloat16*>(from)[c];
+      }
+    }
   }
 }
 
@@ -397,8 +382,7 @@ inline bool CanCompute(Variant variant, const ChunkAttentionParams& p) {
 }
 
 template <typename In>
-cudaError_t LaunchFor(Variant variant, const ChunkAttentionParams& p, int multiprocessors,
-                      cudaStream_t stream) {
+cudaError_t LaunchFor(Variant variant, const ChunkAttentionParams& p, cudaStream_t stream) {
   const auto groups = static_cast<unsigned>(p.groups), heads = static_cast<unsigned>(p.heads);
   if (variant == Variant::kSimple) {
     const int warps = SimpleWarps(p);
@@ -414,25 +398,21 @@ cudaError_t LaunchFor(Variant variant, const ChunkAttentionParams& p, int multip
                                              aligned(p.cosine, 0) && aligned(p.sine, 0));
   const bool in = aligned(p.qkv, p.qkv_stride * sizeof(In)) && norms;
   const bool out = aligned(p.out, p.out_stride * 2);
-  const auto launch = [&](void (*kernel)(ChunkAttentionParams, bool, bool), int tiles,
-                          int64_t shared_bytes) {
-    const int64_t units = p.groups * p.heads;
-    const int64_t blocks = std::min<int64_t>(units, int64_t{multiprocessors} * FastBlocks(tiles));
-    return Launch(kernel, dim3(static_cast<unsigned>(blocks)),
-                  dim3(static_cast<unsigned>(tiles * kLanes)), shared_bytes, stream, p, in, out);
+  const auto launch = [&](void (*kernel)(ChunkAttentionParams, bool, bool), int tiles) {
+    return Launch(kernel, dim3(groups * heads), dim3(static_cast<unsigned>(tiles * kLanes)),
+                  int64_t{3} * tiles * 16 * kRowBytes, stream, p, in, out);
   };
   // A chunk's tokens and its CLS row: 16 + 1, 64 + 1, 128 + 1 rows.
-  if (p.group_rows <= 32) return launch(ChunkAttentionKernel<2, In>, 2, FastShared<2>::kBytes);
-  if (p.group_rows <= 80) return launch(ChunkAttentionKernel<5, In>, 5, FastShared<5>::kBytes);
-  return launch(ChunkAttentionKernel<9, In>, 9, FastShared<9>::kBytes);
+  if (p.group_rows <= 32) return launch(ChunkAttentionKernel<2, In>, 2);
+  if (p.group_rows <= 80) return launch(ChunkAttentionKernel<5, In>, 5);
+  return launch(ChunkAttentionKernel<9, In>, 9);
 }
 
-// `multiprocessors`: of the device.
 inline cudaError_t LaunchChunkAttention(Variant variant, const ChunkAttentionParams& p,
-                                        int multiprocessors, cudaStream_t stream) {
+                                        cudaStream_t stream) {
   if (p.groups == 0) return cudaSuccess;
-  return p.in_dtype == DType::kBf16 ? LaunchFor<__nv_bfloat16>(variant, p, multiprocessors, stream)
-                                    : LaunchFor<float>(variant, p, multiprocessors, stream);
+  return p.in_dtype == DType::kBf16 ? LaunchFor<__nv_bfloat16>(variant, p, stream)
+                                    : LaunchFor<float>(variant, p, stream);
 }
 
 }  // namespace mneme::chunk_attention

@@ -1,5 +1,4 @@
-// Causal depthwise convolution with bias and SiLU, over sequences with a state: alone, or in the
-// stores of the product that it reads (gemm_conv.cuh).
+// Causal depthwise convolution with bias and SiLU, over sequences with a state.
 //
 // Rows are cut into pieces of one sequence each; a thread does one piece for four channels (one,
 // where alignment does not allow four), walking down the rows with the last taps - 1 values in
@@ -12,7 +11,6 @@
 
 #include "common/status_macros.h"
 #include "kernels/cuda/device_math.cuh"
-#include "kernels/cuda/gemm.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/tensor_core.cuh"
 
@@ -145,14 +143,6 @@ __global__ void __launch_bounds__(kThreads)
   if (place.piece < piece_count) UpdateState<T>(p, pieces[place.piece].sequence, place.c);
 }
 
-// Grid: (sequences, floats / kThreads, rounded up): sequence i's floats become its state.
-__global__ void __launch_bounds__(kThreads)
-    CopyStatesKernel(const float* __restrict__ from, float* const* __restrict__ states,
-                     int64_t floats) {
-  const int64_t i = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
-  if (i < floats) states[blockIdx.x][i] = from[blockIdx.x * floats + i];
-}
-
 template <typename T>
 absl::Status LaunchConv(const ConvSiluParams& p, const Piece* table, int64_t pieces,
                         int64_t long_sequences, cudaStream_t stream) {
@@ -180,60 +170,6 @@ absl::Status LaunchConv(const ConvSiluParams& p, const Piece* table, int64_t pie
 }
 
 }  // namespace
-
-bool CanConvolve(const GemmParams& product, const ConvSiluParams& conv, int64_t conv_begin,
-                 const DeviceInfo& device) {
-  const auto aligned = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
-  for (int64_t i = 0; i < conv.sequence_count; ++i) {
-    if (conv.sequences[i].row_begin % kConvTileRows != 0) return false;
-  }
-  return CanWgmmaGemm(product, device) && WgmmaConvolves(product) && conv.taps == kConvTaps &&
-         conv.io_dtype == DType::kBf16 && conv_begin % 8 == 0 && conv.channels % 8 == 0 &&
-         conv.channels > 0 && conv.out_stride % 8 == 0 && aligned(conv.out) &&
-         conv.sequence_count < (1 << 30);
-}
-
-absl::Status LaunchGemmConvSilu(const GemmParams& product, const ConvSiluParams& conv,
-                                int64_t conv_begin, CudaStream& stream) {
-  const int64_t floats = int64_t{kConvTaps - 1} * conv.channels;
-  std::vector<ConvTile> tiles(CeilDiv(conv.rows, kConvTileRows));
-  std::vector<float*> states;
-  // Tiles of a sequence run in several blocks, in any order: what they leave becomes the state when
-  // all have read it.
-  ASSIGN_OR_RETURN(float* const after, stream.ScratchOf<float>(conv.sequence_count * floats));
-  for (int64_t i = 0; i < conv.sequence_count; ++i) {
-    const SequenceRows& sequence = conv.sequences[i];
-    if (sequence.row_count == 0) continue;
-    for (int64_t r = 0; r < sequence.row_count; r += kConvTileRows) {
-      const int64_t left = sequence.row_count - r;
-      tiles[(sequence.row_begin + r) / kConvTileRows] = {
-          .before = r == 0 ? sequence.state + conv.state_offset : nullptr,
-          .after = left <= kConvTileRows ? after + static_cast<int64_t>(states.size()) * floats
-                                         : nullptr,
-          .rows = left < kConvTileRows ? left : kConvTileRows};
-    }
-    states.push_back(sequence.state + conv.state_offset);
-  }
-  if (states.empty()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const ConvTile* const table,
-                   stream.UploadOf(tiles.data(), static_cast<int64_t>(tiles.size())));
-  ASSIGN_OR_RETURN(float* const* const state_table,
-                   stream.UploadOf(states.data(), static_cast<int64_t>(states.size())));
-  GemmParams gemm = product;
-  gemm.conv = {.begin = static_cast<int>(conv_begin),
-               .channels = static_cast<int>(conv.channels),
-               .weight = conv.weight,
-               .bias = conv.bias,
-               .out = conv.out,
-               .out_stride = conv.out_stride,
-               .tiles = table};
-  RETURN_IF_ERROR(LaunchWgmmaGemm(gemm, stream));
-  const dim3 grid(static_cast<unsigned>(states.size()),
-                  static_cast<unsigned>(CeilDiv(floats, kThreads)));
-  return LaunchStatus(
-      Launch(CopyStatesKernel, grid, kThreads, 0, stream.get(), after, state_table, floats),
-      "ConvSilu, states");
-}
 
 absl::Status CudaConvSilu(const ConvSiluParams& p, CudaStream& stream) {
   // The long sequences' first pieces lead, so that the second kernel finds them together.

@@ -288,17 +288,6 @@ absl::Status CudaBackend::DoConvSilu(const ConvSiluParams& params) {
   return Run([&](CudaStream& stream) { return CudaConvSilu(params, stream); });
 }
 
-absl::Status CudaBackend::DoMatmulConvSilu(const MatmulParams& product,
-                                           const ConvSiluParams& conv, int64_t conv_begin) {
-  const auto& weight = static_cast<const CudaWeight&>(*product.weight);
-  if (!weight.Convolves(product, conv, conv_begin, device_->info)) {
-    return Backend::DoMatmulConvSilu(product, conv, conv_begin);
-  }
-  return Run([&](CudaStream& stream) {
-    return weight.MatmulConvSilu(product, conv, conv_begin, stream);
-  });
-}
-
 absl::Status CudaBackend::DoSsd(const SsdParams& params) {
   return Run([&](CudaStream& stream) { return CudaSsd(params, stream); });
 }

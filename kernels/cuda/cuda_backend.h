@@ -95,8 +95,6 @@ class CudaBackend : public Backend {
   absl::Status DoMatmul(const MatmulParams& params) override;
   bool FusesNorm(const MatmulParams& params) const override;
   absl::Status DoConvSilu(const ConvSiluParams& params) override;
-  absl::Status DoMatmulConvSilu(const MatmulParams& product, const ConvSiluParams& conv,
-                                int64_t conv_begin) override;
   absl::Status DoSsd(const SsdParams& params) override;
   absl::Status DoSsmStep(const SsdParams& params) override;
   absl::Status DoConvSsmStep(const ConvSiluParams& conv, const SsdParams& ssm) override;

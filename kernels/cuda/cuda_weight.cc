@@ -63,9 +63,8 @@ absl::StatusOr<std::unique_ptr<CudaWeight>> CudaWeight::Pack(absl::Span<const We
                                                              CudaStream& stream) {
   int64_t rows = 0;
   for (const WeightSource& part : parts) rows += part.rows;
-  std::unique_ptr<CudaWeight> weight(
-      new CudaWeight(rows, parts[0].cols, parts[0].dtype, options, cublas_lt, memory,
-                     stream.device()));
+  std::unique_ptr<CudaWeight> weight(new CudaWeight(rows, parts[0].cols, parts[0].dtype, options,
+                                                    cublas_lt, memory, stream.device()));
   RETURN_IF_ERROR(weight->Fill(parts, stream));
   // The weight may serve any thread from here on.
   RETURN_IF_ERROR(stream.Synchronize());
@@ -153,47 +152,38 @@ absl::Status CudaWeight::Matmul(const MatmulParams& p, CudaStream& stream) const
   return int8_products_ ? LaunchInt8RowProduct(product, stream) : LaunchRowProduct(product, stream);
 }
 
-GemmParams CudaWeight::ManyRowsParams(const MatmulParams& p) const {
-  return {.dtype = compute_dtype(),
-          .a = p.a,
-          .a_stride = p.a_stride,
-          .rows = p.rows,
-          .weight = dense_,
-          .weight_stride = stride_,
-          .n = out_columns(),
-          .k = product_k(),
-          .scale = scale_,
-          .out = p.out,
-          .out_dtype = p.out_dtype,
-          .accumulate = p.accumulate,
-          .tail = p.tail,
-          .tail_begin = rows() - p.tail_columns,
-          .tail_outputs = p.tail_columns,
-          .tail_stride = p.tail_stride,
-          .swiglu = p.swiglu,
-          .squares = p.norm.squares,
-          .square_parts = p.norm.square_parts,
-          .squares_stride = p.norm.squares_stride,
-          .norm_width = cols(),
-          .eps = p.norm.eps,
-          .next = p.next};
-}
-
-bool CudaWeight::Convolves(const MatmulParams& p, const ConvSiluParams& conv, int64_t conv_begin,
-                           const DeviceInfo& device) const {
-  return reinterpret_cast<uintptr_t>(p.a) % 16 == 0 && p.a_stride % 8 == 0 &&
-         product_k() == cols() && p.norm.weight == nullptr && p.rows > 0 &&
-         CanConvolve(ManyRowsParams(p), conv, conv_begin, device);
-}
-
-absl::Status CudaWeight::MatmulConvSilu(const MatmulParams& p, const ConvSiluParams& conv,
-                                        int64_t conv_begin, CudaStream& stream) const {
-  return LaunchGemmConvSilu(ManyRowsParams(p), conv, conv_begin, stream);
-}
-
 absl::Status CudaWeight::ManyRows(const MatmulParams& p, CudaStream& stream) const {
   if (p.rows == 0) return absl::OkStatus();
-  GemmParams gemm = ManyRowsParams(p);
+  GemmParams gemm = {.dtype = compute_dtype(),
+                     .a = p.a,
+                     .a_stride = p.a_stride,
+                     .rows = p.rows,
+                     .weight = dense_,
+                     .weight_stride = stride_,
+                     .n = out_columns(),
+                     .k = product_k(),
+                     .scale = scale_,
+                     .out = p.out,
+                     .out_dtype = p.out_dtype,
+                     .accumulate = p.accumulate,
+                     .tail = p.tail,
+                     .tail_begin = rows() - p.tail_columns,
+                     .tail_outputs = p.tail_columns,
+                     .tail_stride = p.tail_stride,
+                     .swiglu = p.swiglu,
+                     .next = p.next};
+  if (p.norm.squares != nullptr) {
+    ASSIGN_OR_RETURN(float* const factors, stream.ScratchOf<float>(p.rows));
+    RETURN_IF_ERROR(LaunchRowFactors({.squares = p.norm.squares,
+                                      .parts = p.norm.square_parts,
+                                      .stride = p.norm.squares_stride,
+                                      .rows = p.rows,
+                                      .norm_width = cols(),
+                                      .eps = p.norm.eps,
+                                      .factors = factors},
+                                     stream));
+    gemm.factor = factors;
+  }
   const int bytes = DTypeBytes(compute_dtype());
   if (reinterpret_cast<uintptr_t>(p.a) % 16 != 0 || p.a_stride * bytes % 16 != 0 ||
       product_k() != cols()) {
@@ -204,8 +194,7 @@ absl::Status CudaWeight::ManyRows(const MatmulParams& p, CudaStream& stream) con
     gemm.a_stride = stride_;
   }
   if (plan_ != nullptr && p.out_dtype == DType::kF32 && p.norm.squares == nullptr &&
-      p.next.weight == nullptr &&
-      reinterpret_cast<uintptr_t>(p.out) % 16 == 0) {
+      p.next.weight == nullptr && reinterpret_cast<uintptr_t>(p.out) % 16 == 0) {
     absl::Status status = cublas_lt_->Multiply(*plan_, gemm, stream);
     if (!absl::IsUnimplemented(status)) return status;
   }

@@ -17,7 +17,6 @@
 #include "absl/types/span.h"
 #include "kernels/cuda/cublas_lt.h"
 #include "kernels/cuda/cuda_stream.h"
-#include "kernels/cuda/gemm.h"
 #include "kernels/ops.h"
 #include "kernels/packed_weight.h"
 
@@ -37,12 +36,6 @@ class CudaWeight : public PackedWeight {
   absl::Status EmbedRows(const EmbedParams& params, CudaStream& stream) const;
   absl::Status Matmul(const MatmulParams& params, CudaStream& stream) const;
 
-  // Matmul, then ConvSilu of its outputs from conv_begin on, in one; where that goes.
-  bool Convolves(const MatmulParams& params, const ConvSiluParams& conv, int64_t conv_begin,
-                 const DeviceInfo& device) const;
-  absl::Status MatmulConvSilu(const MatmulParams& params, const ConvSiluParams& conv,
-                              int64_t conv_begin, CudaStream& stream) const;
-
   // Whether Matmul per row norms its operand on the way; else it must come without a norm.
   bool takes_norm() const { return int8_products_; }
   // Whether products of many rows go through cuBLASLt.
@@ -53,7 +46,6 @@ class CudaWeight : public PackedWeight {
              const CublasLt* cublas_lt, MemoryPool& memory, const DeviceInfo& device);
   absl::Status Fill(absl::Span<const WeightSource> parts, CudaStream& stream);
   absl::Status ManyRows(const MatmulParams& params, CudaStream& stream) const;
-  GemmParams ManyRowsParams(const MatmulParams& params) const;
   // Terms of a product of many rows: columns, with zeros up to whole 16-byte vectors of bf16.
   int64_t product_k() const {
     return compute_dtype() == DType::kBf16 ? RoundUpTo(cols(), 8) : cols();

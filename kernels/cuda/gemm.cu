@@ -134,9 +134,7 @@ __global__ void __launch_bounds__(kGemmThreads)
   scales.Load(store, output);
 #pragma unroll
   for (int m = 0; m < 4; ++m) {
-    RowSquares squares;
-    squares.Load(store, row + m * 16);
-    const float2 factors = squares.Factors(store, row + m * 16);
+    const float2 factors = RowFactors(store, row + m * 16);
     if (vectors) {
       Store(sums[m], scales.values, factors, store, DynamicShared() + warp * kStoreBytes,
             row + m * 16, output);
@@ -206,6 +204,17 @@ __global__ void __launch_bounds__(256)
 }
 
 // ---- rows --------------------------------------------------------------------------------------
+
+// Grid: rows / 128, rounded up; 128 threads, each a row.
+__global__ void __launch_bounds__(128) RowFactorsKernel(RowFactorsParams p) {
+  const int64_t r = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
+  if (r >= p.rows) return;
+  const float* const squares = p.squares + r * p.stride;
+  float sum = 0;
+#pragma unroll 4
+  for (int64_t i = 0; i < p.parts; ++i) sum += squares[i];
+  p.factors[r] = 1.0f / sqrtf(sum / static_cast<float>(p.norm_width) + p.eps);
+}
 
 // Grid: rows / 4, rounded up; 128 threads, a warp a row.
 __global__ void __launch_bounds__(128) NextNormKernel(const float* __restrict__ in, int64_t stride,
@@ -280,7 +289,7 @@ absl::Status LaunchGemm(const GemmParams& p, CudaStream& stream) {
       part.out = static_cast<char*>(p.out) +
                  r * (p.swiglu ? p.n / 2 : p.n) * DTypeBytes(p.swiglu ? DType::kBf16 : p.out_dtype);
       if (p.tail != nullptr) part.tail = p.tail + r * p.tail_stride;
-      if (p.squares != nullptr) part.squares = p.squares + r * p.squares_stride;
+      if (p.factor != nullptr) part.factor = p.factor + r;
       const GemmStore store = GemmStore::Of(part);
       error = Launch(GemmBf16Kernel, grid, kGemmThreads, kStages * kStageElements * 2, stream.get(),
                      static_cast<const __nv_bfloat16*>(p.a) + r * p.a_stride, p.a_stride, rows,
@@ -294,6 +303,14 @@ absl::Status LaunchGemm(const GemmParams& p, CudaStream& stream) {
     }
   }
   return LaunchStatus(error, "Matmul of many rows");
+}
+
+absl::Status LaunchRowFactors(const RowFactorsParams& p, CudaStream& stream) {
+  if (p.rows == 0) return absl::OkStatus();
+  stream.NoteWork();
+  return LaunchStatus(Launch(RowFactorsKernel, static_cast<unsigned>(CeilDiv(p.rows, 128)), 128, 0,
+                             stream.get(), p),
+                      "factors of rows");
 }
 
 absl::Status LaunchNextNorm(const float* in, int64_t stride, int64_t rows, int64_t width,

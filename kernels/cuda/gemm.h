@@ -12,24 +12,6 @@
 
 namespace mneme {
 
-// ConvSilu of outputs of a product with bf16 results: of outputs begin .. begin + channels - 1,
-// into an output of their own.
-inline constexpr int kConvTaps = 4;
-inline constexpr int kConvTileRows = 64;
-struct ConvTile {
-  const float* before;  // [kConvTaps - 1, channels], where a sequence begins, else null
-  float* after;         // the same of the rows behind it, where it ends, else null
-  int64_t rows;         // of the tile's kConvTileRows, that there are
-};
-struct GemmConv {
-  int begin = 0, channels = 0;      // multiples of 8; no channels: no convolution
-  const float* weight = nullptr;    // [kConvTaps, channels]
-  const float* bias = nullptr;      // [channels]
-  void* out = nullptr;              // [rows, channels] bf16, aligned to 16 bytes
-  int64_t out_stride = 0;           // a multiple of 8
-  const ConvTile* tiles = nullptr;  // one for each kConvTileRows rows, on the device
-};
-
 // out[r, n] (+)= factor[r] * scale[n] * sum_k a[r, k] * weight[n, k], sums in f32 in an order that
 // the shape of the weight alone decides. Results in bf16, `tail` and `swiglu` need operands in
 // bf16.
@@ -54,15 +36,9 @@ struct GemmParams {
   int64_t tail_stride = 0;
   // Outputs are eight gates and eight ups in turn; out [rows, n / 2] bf16 = silu(gate) * up.
   bool swiglu = false;
-  // Factors of rows: 1 / rms of what `a` was made of, whose squares these are (OperandNorm).
-  // Null: 1.
-  const float* squares = nullptr;  // [rows, square_parts]
-  int64_t square_parts = 0;
-  int64_t squares_stride = 0;
-  int64_t norm_width = 0;
-  float eps = 0;
-  NextNorm next = {};  // of out; with `accumulate` only
-  GemmConv conv = {};  // where WgmmaConvolves
+  const float* factor = nullptr;  // [rows], or null: 1
+  NextNorm next = {};             // of out; with `accumulate` only
+};                                // where WgmmaConvolves
 };
 
 // Many rows: tensor cores for bf16, plain f32 arithmetic for f32.
@@ -71,17 +47,8 @@ absl::Status LaunchGemm(const GemmParams& params, CudaStream& stream);
 // The same on Hopper, for bf16 and aligned outputs.
 bool CanWgmmaGemm(const GemmParams& params, const DeviceInfo& device);
 absl::Status LaunchWgmmaGemm(const GemmParams& params, CudaStream& stream);
-// Whether it can convolve results of such a product.
-bool WgmmaConvolves(const GemmParams& params);
 // Whether it serves params.next.
 bool WgmmaStoresNext(const GemmParams& params);
-
-// The product, outputs from conv_begin on through ConvSilu (`in` of which is not looked at), and
-// the states of its sequences after it; where CanConvolve.
-bool CanConvolve(const GemmParams& product, const ConvSiluParams& conv, int64_t conv_begin,
-                 const DeviceInfo& device);
-absl::Status LaunchGemmConvSilu(const GemmParams& product, const ConvSiluParams& conv,
-                                int64_t conv_begin, CudaStream& stream);
 
 // Few rows of f32 times a weight as stored, bound by reading the weight. What a row gives does not
 // depend on how many rows there are.
@@ -125,6 +92,18 @@ struct GatherParams {
   NextNorm next = {};
 };
 absl::Status LaunchGather(const GatherParams& params, CudaStream& stream);
+
+// factors[r] = 1 / rms of a row of norm_width values, of which these are squares (OperandNorm).
+struct RowFactorsParams {
+  const float* squares = nullptr;  // [rows, parts]
+  int64_t parts = 0;
+  int64_t stride = 0;
+  int64_t rows = 0;
+  int64_t norm_width = 0;
+  float eps = 0;
+  float* factors = nullptr;  // [rows]
+};
+absl::Status LaunchRowFactors(const RowFactorsParams& params, CudaStream& stream);
 
 // NextNorm of rows that are there.
 absl::Status LaunchNextNorm(const float* in, int64_t stride, int64_t rows, int64_t width,

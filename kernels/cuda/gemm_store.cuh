@@ -30,12 +30,8 @@ struct GemmStore {
   float* tail;  // outputs from tail_begin on, as f32
   int64_t tail_stride;
   int tail_begin, tail_end;  // n: none
-  const float* squares;      // of rows that the operand was made of
-  int64_t squares_stride;
-  int square_parts;  // 0: none
-  float width, eps;
+  const float* factor;       // [rows], or null: 1
   NextNorm next;
-  GemmConv conv;
 
   static GemmStore Of(const GemmParams& p) {
     const Kind kind = p.swiglu                      ? Kind::kSwiGlu
@@ -52,13 +48,8 @@ struct GemmStore {
             .tail_stride = p.tail_stride,
             .tail_begin = static_cast<int>(p.tail == nullptr ? p.n : p.tail_begin),
             .tail_end = static_cast<int>(p.tail == nullptr ? p.n : p.tail_begin + p.tail_outputs),
-            .squares = p.squares,
-            .squares_stride = p.squares_stride,
-            .square_parts = static_cast<int>(p.squares == nullptr ? 0 : p.square_parts),
-            .width = static_cast<float>(p.norm_width),
-            .eps = p.eps,
-            .next = p.next,
-            .conv = p.conv};
+            .factor = p.factor,
+            .next = p.next};
   }
   // Whether rows of `out` can be written 16 bytes (f32 that is not added: 8) at a time.
   bool aligned() const {
@@ -68,46 +59,15 @@ struct GemmStore {
   }
 };
 
-// Squares of this lane's two rows, of 16 from `row` on: read before the sums are there, made into
-// factors of the rows, 1 / rms or 1, when they are. Four lanes share a row's parts.
-struct RowSquares {
-  static constexpr int kEach = 3;
-  float values[2][kEach];
-
-  __device__ __forceinline__ void Load(const GemmStore& store, int row) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t r = row + lane / 4 + half * 8;
-#pragma unroll
-      for (int i = 0; i < kEach; ++i) {
-        const int part = i * 4 + lane % 4;
-        values[half][i] = 0;
-        if (part < store.square_parts && r < store.rows) {
-          values[half][i] = __ldg(store.squares + r * store.squares_stride + part);
-        }
-      }
-    }
-  }
-  __device__ __forceinline__ float2 Factors(const GemmStore& store, int row) const {
-    if (store.square_parts == 0) return {1.0f, 1.0f};
-    float factors[2];
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float sum = values[half][0] + values[half][1] + values[half][2];
-      const int64_t r = row + lane / 4 + half * 8;
-      for (int part = kEach * 4 + lane % 4; part < store.square_parts && r < store.rows;
-           part += 4) {
-        sum += store.squares[r * store.squares_stride + part];
-      }
-      sum += __shfl_xor_sync(kFullWarp, sum, 1);
-      sum += __shfl_xor_sync(kFullWarp, sum, 2);
-      factors[half] = 1.0f / sqrtf(sum / store.width + store.eps);
-    }
-    return {factors[0], factors[1]};
-  }
-};
+// The factors of this lane's two rows, of 16 from `row` on. Read before the sums are there.
+__device__ __forceinline__ float2 RowFactors(const GemmStore& store, int row) {
+  const int64_t row0 = row + static_cast<int>(threadIdx.x) % 32 / 4;
+  float2 factors = {1.0f, 1.0f};
+  if (store.factor == nullptr) return factors;
+  if (row0 < store.rows) factors.x = store.factor[row0];
+  if (row0 + 8 < store.rows) factors.y = store.factor[row0 + 8];
+  return factors;
+}
 
 // The scales of this lane's outputs, kColumns from `column` on. Read before the sums are there.
 template <int kColumns>

@@ -10,10 +10,8 @@
 //
 // A block's slice is 192 outputs, or 96 where a resident slice is added to what was there before:
 // that is read into registers while the products are under way. Which way is taken depends on the
-// shape of the weight alone. Sums walk through k in order.
-//
-// With a convolution (gemm_conv.cuh) a block's rows are neighbours, and it begins a tile earlier
-// for the last rows of that.
+// shape of the weight, and on whether rows are left ready for their next norm. Sums walk through k
+// in order either way.
 
 #include <cuda.h>
 
@@ -22,7 +20,6 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/gemm.h"
-#include "kernels/cuda/gemm_conv.cuh"
 #include "kernels/cuda/gemm_store.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 #include "kernels/cuda/wgmma_tiles.cuh"
@@ -39,7 +36,7 @@ constexpr int kThreads = (kGroups + 1) * kGroupThreads;
 constexpr int kSharedMax = 227 * 1024;
 
 // kColumns: outputs of a slice. kResident: tiles of k that stay for a slice; 0: they stream.
-template <int kColumns, int kResident, bool kConv>
+template <int kColumns, int kResident>
 struct Plan {
   // A ring of stages for each warpgroup, or one for both.
   static constexpr int kRings = kResident > 0 ? kGroups : 1;
@@ -48,13 +45,11 @@ struct Plan {
   static constexpr int kWeightBytes = kColumns * kTileRowBytes;
   static constexpr int kStageBytes = kRowBytes + (kResident > 0 ? 0 : kWeightBytes);
   static constexpr int kRingOffset = kResident * kWeightBytes;
-  static constexpr int kConvBytes = kConv ? 10 * 1024 : 0;
-  static constexpr int kRest = kGroups * 4 * kStoreBytes + kConvBytes + 256;  // 256: barriers
+  static constexpr int kRest = kGroups * 4 * kStoreBytes + 256;  // 256: barriers
   static constexpr int kFit = (kSharedMax - kRingOffset - kRest) / (kRings * kStageBytes);
   static constexpr int kStages = kFit < 8 ? kFit : 8;
   static constexpr int kStoreOffset = kRingOffset + kRings * kStages * kStageBytes;
-  static constexpr int kConvOffset = kStoreOffset + kGroups * 4 * kStoreBytes;
-  static constexpr int kBarrierOffset = kConvOffset + kConvBytes;
+  static constexpr int kBarrierOffset = kStoreOffset + kGroups * 4 * kStoreBytes;
   static constexpr int kSharedBytes = kBarrierOffset + (2 * kRings * kStages + 1) * 8;
   static_assert(kStages >= 3 && kSharedBytes <= kSharedMax);
 };
@@ -72,63 +67,18 @@ struct RingPlace {
   }
 };
 
-// The rows of a block, in units of as many as its warpgroups do at a time, and of each unit the
-// first row and output.
-template <int kColumns, int kResident, bool kConv>
-struct Units {
-  int first, step, end;
-  int slices, slice, first_tile, own_tile, end_tile;
-
-  __device__ __forceinline__ Units(int64_t rows, int row_tiles, int slice_count)
-      : slices(slice_count) {
-    const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
-    slice = block % slices;
-    first_tile = own_tile = end_tile = 0;
-    if constexpr (kConv) {
-      const int tiles = static_cast<int>((rows + kGroupRows - 1) / kGroupRows);
-      const int each = (tiles + blocks / slices - 1) / (blocks / slices);
-      own_tile = min(block / slices * each, tiles);
-      end_tile = min(own_tile + each, tiles);
-      first_tile = max(own_tile - 1, 0);
-      first = 0;
-      step = 1;
-      end = own_tile < end_tile ? (end_tile - first_tile + kGroups - 1) / kGroups : 0;
-    } else if constexpr (kResident > 0) {
-      first = block / slices;
-      step = blocks / slices;
-      end = row_tiles;
-    } else {
-      first = block;
-      step = blocks;
-      end = row_tiles * slices;
-    }
-  }
-  // Of ring `ring` where there is one for each warpgroup.
-  __device__ __forceinline__ int Tile(int unit, int ring) const {
-    return first_tile + unit * kGroups + ring;
-  }
-  __device__ __forceinline__ int Row(int unit, int ring) const {
-    return kResident > 0 ? Tile(unit, ring) * kGroupRows : unit / slices * kGroups * kGroupRows;
-  }
-  __device__ __forceinline__ int Column(int unit) const {
-    return (kResident > 0 ? slice : unit % slices) * kColumns;
-  }
-};
-
 // Grid: any; resident: a multiple of `slices`. Shared: Plan::kSharedBytes. Row tiles are pairs of
 // 64.
-template <GemmStore::Kind kKind, int kColumns, int kResident, bool kConv>
+template <GemmStore::Kind kKind, int kColumns, int kResident>
 __global__ void __launch_bounds__(kThreads, 1)
     WgmmaGemmKernel(const __grid_constant__ CUtensorMap a_map,
                     const __grid_constant__ CUtensorMap weight_map,
                     const __grid_constant__ GemmStore store, const int row_tiles, const int slices,
                     const int k_tiles) {
 #ifdef MNEME_HAS_WGMMA
-  using P = Plan<kColumns, kResident, kConv>;
-  static_assert(!kConv || sizeof(ConvShared<kColumns>) <= P::kConvBytes);
+  using P = Plan<kColumns, kResident>;
   unsigned char* const shared = DynamicShared();
   uint64_t* const barriers = reinterpret_cast<uint64_t*>(shared + P::kBarrierOffset);
-  auto& conv = *reinterpret_cast<ConvShared<kColumns>*>(shared + P::kConvOffset);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int group = warp / 4;  // kGroups: the warps that copy
   const int ring = kResident > 0 ? (group < kGroups ? group : warp % 4) : 0;
@@ -146,12 +96,22 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
     }
     PhaseInit(weight_full, 1);
-    for (int i = 0; kConv && i < 4; ++i) PhaseInit(&conv.ready[i / 2][i % 2], 1);
     BarrierInitFence();
   }
-  const Units<kColumns, kResident, kConv> units(store.rows, row_tiles, slices);
-  if (kConv) conv.Load(store, units.Column(0), kThreads);
   __syncthreads();
+
+  // Units of work: resident, one slice and every so many of the row tiles; else all pairs of a row
+  // tile and a slice, slices first.
+  const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
+  const int first = kResident > 0 ? block / slices : block;
+  const int step = kResident > 0 ? blocks / slices : blocks;
+  const int units = kResident > 0 ? row_tiles : row_tiles * slices;
+  const auto unit_row = [&](int unit) {
+    return kResident > 0 ? (unit * kGroups + ring) * kGroupRows : unit / slices * P::kRows;
+  };
+  const auto unit_column = [&](int unit) {
+    return (kResident > 0 ? block % slices : unit % slices) * kColumns;
+  };
 
   // Each way out of this `if` is a warpgroup's alone: registers go from the copying one to the
   // others.
@@ -162,19 +122,19 @@ __global__ void __launch_bounds__(kThreads, 1)
       BarrierExpect(weight_full, k_tiles * P::kWeightBytes);
       for (int t = 0; t < k_tiles; ++t) {
         LoadTile(shared + t * P::kWeightBytes, &weight_map, weight_full, t * kTileK,
-                 units.Column(0));
+                 unit_column(0));
       }
     }
     RingPlace<P::kStages> place;
-    for (int unit = units.first; unit < units.end; unit += units.step) {
+    for (int unit = first; unit < units; unit += step) {
       for (int t = 0; t < k_tiles; ++t, place.Next()) {
         unsigned char* const stage = stages + place.stage * P::kStageBytes;
         PhaseWait(empty + place.stage, place.parity ^ 1);
         BarrierExpect(full + place.stage, P::kStageBytes);
-        LoadTile(stage, &a_map, full + place.stage, t * kTileK, units.Row(unit, ring));
+        LoadTile(stage, &a_map, full + place.stage, t * kTileK, unit_row(unit));
         if (kResident == 0) {
           LoadTile(stage + P::kRowBytes, &weight_map, full + place.stage, t * kTileK,
-                   units.Column(unit));
+                   unit_column(unit));
         }
       }
     }
@@ -189,24 +149,17 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   RingPlace<P::kStages> place;
   StoreScales<kColumns> scales;
-  if (kResident > 0 && !kConv) scales.Load(store, units.Column(0));
-  for (int unit = units.first; unit < units.end; unit += units.step) {
-    const int row =
-        units.Row(unit, ring) + (kResident > 0 ? 0 : group * kGroupRows) + warp % 4 * 16;
-    const int column = units.Column(unit);
+  if (kResident > 0) scales.Load(store, unit_column(0));
+  for (int unit = first; unit < units; unit += step) {
+    const int row = unit_row(unit) + (kResident > 0 ? 0 : group * kGroupRows) + warp % 4 * 16;
+    const int column = unit_column(unit);
     float sums[kColumns / 8][4];
     // Of what was there, 96 outputs are read before the products.
     constexpr bool kAdd = kKind == GemmStore::Kind::kAdd;
     constexpr int kEarly = 3;
     RowsBefore<kEarly> early;
     if (kAdd) early.Load(store, row, column);
-    RowSquares squares;
-    squares.Load(store, row);
-    const int tile = units.Tile(unit, ring);  // with kConv
-    ConvTile conv_tile = {};
-    if (kConv && tile >= units.own_tile && tile < units.end_tile) {
-      conv_tile = store.conv.tiles[tile];
-    }
+    const float2 factors = RowFactors(store, row);
     int before = 0;
     if (kResident > 0) NamedSync(1 + group, kGroups * kGroupThreads);
     for (int t = 0; t < k_tiles; ++t) {
@@ -233,17 +186,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     WgmmaWait<0>();
     if (lane == 0) PhaseArrive(empty + before);
     if (kResident == 0) scales.Load(store, column);
-    const float2 factors = squares.Factors(store, row);
     unsigned char* const way = shared + P::kStoreOffset + warp * kStoreBytes;
-    if constexpr (kConv) {
-      const ConvTileStore<kColumns> to = {
-          store, conv, shared + P::kStoreOffset + group * 4 * kStoreBytes, group, column};
-      const int index = tile - units.first_tile;
-      if (tile < units.end_tile) to.LeaveLast(sums, factors, index);
-      if (conv_tile.rows > 0) {
-        to.Store(sums, factors, conv_tile, index, int64_t{tile} * kGroupRows);
-      }
-    } else if constexpr (kAdd) {
+    if constexpr (kAdd) {
       AddToRows<0>(sums, scales.values, factors, early, store, way, row, column);
       if constexpr (kColumns > kEarly * 32) {
         static_assert(kColumns == 2 * kEarly * 32);
@@ -295,9 +239,9 @@ CUresult MapMatrix(const void* data, int64_t stride, int64_t rows, int64_t k, in
                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
-template <GemmStore::Kind kKind, int kColumns, int kResident, bool kConv = false>
+template <GemmStore::Kind kKind, int kColumns, int kResident>
 absl::Status LaunchPlan(const GemmParams& p, CudaStream& stream) {
-  using P = Plan<kColumns, kResident, kConv>;
+  using P = Plan<kColumns, kResident>;
   CUtensorMap a, weight;
   CUresult error = MapMatrix(p.a, p.a_stride, p.rows, p.k, P::kRows, &a);
   if (error == CUDA_SUCCESS) {
@@ -313,7 +257,7 @@ absl::Status LaunchPlan(const GemmParams& p, CudaStream& stream) {
   const int64_t blocks =
       kResident > 0 ? slices * std::max<int64_t>(1, std::min(multiprocessors / slices, row_tiles))
                     : std::min(multiprocessors, slices * row_tiles);
-  return LaunchStatus(Launch(WgmmaGemmKernel<kKind, kColumns, kResident, kConv>,
+  return LaunchStatus(Launch(WgmmaGemmKernel<kKind, kColumns, kResident>,
                              static_cast<unsigned>(blocks), kThreads, P::kSharedBytes, stream.get(),
                              a, weight, GemmStore::Of(p), static_cast<int>(row_tiles),
                              static_cast<int>(slices), static_cast<int>(CeilDiv(p.k, kTileK))),
@@ -332,9 +276,6 @@ absl::Status LaunchKind(const GemmParams& p, CudaStream& stream) {
       return LaunchPlan<kKind, 96, kTilesOf96>(p, stream);
     }
   } else {
-    if constexpr (kKind == GemmStore::Kind::kBf16) {
-      if (p.conv.channels > 0) return LaunchPlan<kKind, 192, kTilesOf192, true>(p, stream);
-    }
     if (k_tiles <= kTilesOf192) return LaunchPlan<kKind, 192, kTilesOf192>(p, stream);
   }
   return LaunchPlan<kKind, 192, 0>(p, stream);
@@ -347,10 +288,6 @@ bool CanWgmmaGemm(const GemmParams& p, const DeviceInfo& device) {
   return device.major == 9 && p.dtype == DType::kBf16 && p.rows < kMost && p.n < kMost &&
          CeilDiv(p.rows, 128) * CeilDiv(p.n, 96) < kMost && Encoder() != nullptr &&
          GemmStore::Of(p).aligned();
-}
-
-bool WgmmaConvolves(const GemmParams& p) {
-  return p.out_dtype == DType::kBf16 && !p.swiglu && CeilDiv(p.k, kTileK) <= kTilesOf192;
 }
 
 bool WgmmaStoresNext(const GemmParams& p) {

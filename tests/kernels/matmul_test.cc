@@ -1,6 +1,5 @@
 // Matrix products and embedding on every backend against their double twins.
 
-#include "absl/strings/str_cat.h"
 #include "tests/kernels/kernel_test_util.h"
 #include "tests/reference/matmul_reference.h"
 #include "tests/reference/norm_reference.h"
@@ -496,106 +495,6 @@ TEST_P(MatmulTest, ChunkInputLeavesRowsReadyForTheNextNorm) {
                                   .next = ready.Next()})
                     .ok());
     ready.Expect(out.data(), stride);
-  }
-}
-
-// A product whose outputs go through a convolution, against the two operations.
-TEST_P(MatmulTest, ConvolvedResultsAreThoseOfTheTwoOperations) {
-  struct Shape {
-    int64_t cols, before, channels, behind;
-  };
-  const std::vector<std::vector<int64_t>> lengths = {
-      {1}, {64}, {65}, {128, 0, 192, 64, 67}, {320, 640, 1}, {64, 3, 70}, {700, 200}};
-  for (const Shape& shape :
-       {Shape{384, 768, 896, 12}, Shape{72, 48, 80, 6}, Shape{400, 16, 24, 0}}) {
-    for (const std::vector<int64_t>& sequence_rows : lengths) {
-      const int64_t taps = sequence_rows[0] == 700 ? 3 : 4;
-      const DType dtype = backend_->activation_dtype(DType::kBf16);
-      const int64_t n = shape.before + shape.channels + shape.behind, channels = shape.channels;
-      const StoredMatrix m = Matrix(DType::kI8, n, shape.cols);
-      const auto weight = backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16}).value();
-      int64_t rows = 0;
-      for (int64_t count : sequence_rows) rows += count;
-      const int64_t columns = weight->out_columns(), state_floats = (taps - 1) * channels;
-      const Input operand(Normal(rows * shape.cols));
-      const std::vector<float> taps_weight = Normal(taps * channels), bias = Normal(channels);
-      const std::vector<float> states = Normal(sequence_rows.size() * state_floats);
-      struct Results {
-        std::vector<float> states, tail;
-        Output out, conv;
-      };
-      const auto run = [&](bool together) {
-        Results results = {.states = states,
-                           .tail = std::vector<float>(rows * (shape.behind + 1), 7.0f),
-                           .out = Output(dtype, rows, columns, columns),
-                           .conv = Output(dtype, rows, channels, channels + 8)};
-        std::vector<SequenceRows> sequences;
-        int64_t first = 0;
-        for (size_t i = 0; i < sequence_rows.size(); ++i) {
-          sequences.push_back({.row_begin = first,
-                               .row_count = sequence_rows[i],
-                               .state = results.states.data() + i * state_floats});
-          first += sequence_rows[i];
-        }
-        const bool tail = shape.behind > 0 && dtype == DType::kBf16;
-        const MatmulParams product = {.a = operand.data(weight->compute_dtype()),
-                                      .a_dtype = weight->compute_dtype(),
-                                      .a_stride = shape.cols,
-                                      .rows = rows,
-                                      .weight = weight.get(),
-                                      .out = results.out.data(),
-                                      .out_dtype = dtype,
-                                      .tail = tail ? results.tail.data() : nullptr,
-                                      .tail_columns = tail ? shape.behind : 0,
-                                      .tail_stride = shape.behind + 1};
-        const ConvSiluParams conv = {
-            .in = static_cast<char*>(results.out.data()) + shape.before * DTypeBytes(dtype),
-            .in_stride = columns,
-            .weight = taps_weight.data(),
-            .bias = bias.data(),
-            .taps = taps,
-            .channels = channels,
-            .sequences = sequences.data(),
-            .sequence_count = static_cast<int64_t>(sequences.size()),
-            .rows = rows,
-            .out = results.conv.data(),
-            .out_stride = channels + 8,
-            .io_dtype = dtype};
-        if (together) {
-          EXPECT_TRUE(backend_->MatmulConvSilu(product, conv).ok());
-        } else {
-          EXPECT_TRUE(backend_->Matmul(product).ok());
-          EXPECT_TRUE(backend_->ConvSilu(conv).ok());
-        }
-        return results;
-      };
-      const Results apart = run(false), together = run(true);
-      const std::string where = absl::StrCat(shape.cols, " x ", n, ", ", rows, " rows in ",
-                                             sequence_rows.size(), " sequences");
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t c = 0; c < channels; ++c) {
-          const double want = apart.conv.at(r, c);
-          ASSERT_NEAR(together.conv.at(r, c), want, std::fabs(want) / 64 + 1e-4)
-              << where << ": row " << r << ", channel " << c;
-        }
-        for (int64_t c = 0; c < shape.before; ++c) {
-          const double want = apart.out.at(r, c);
-          ASSERT_NEAR(together.out.at(r, c), want, std::fabs(want) / 128 + 1e-4)
-              << where << ": row " << r << ", output " << c;
-        }
-        for (int64_t c = 0; c <= shape.behind; ++c) {
-          const double want = apart.tail[r * (shape.behind + 1) + c];
-          ASSERT_NEAR(together.tail[r * (shape.behind + 1) + c], want,
-                      std::fabs(want) * 1e-4 + 1e-3)
-              << where << ": row " << r << ", output " << c << " of the tail";
-        }
-      }
-      for (size_t i = 0; i < states.size(); ++i) {
-        const double want = apart.states[i];
-        ASSERT_NEAR(together.states[i], want, std::fabs(want) / 128 + 1e-4)
-            << where << ": float " << i << " of the states";
-      }
-    }
   }
 }
 

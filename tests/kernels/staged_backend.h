@@ -202,32 +202,6 @@ class StagedBackend : public Backend {
     RETURN_IF_ERROR(backend_->ConvSilu(p));
     return s.Finish();
   }
-  absl::Status DoMatmulConvSilu(const MatmulParams& product, const ConvSiluParams& conv,
-                                int64_t conv_begin) override {
-    MatmulParams p = product;
-    ConvSiluParams c = conv;
-    Staging s(*backend_);
-    const int64_t io_bytes = DTypeBytes(c.io_dtype);
-    RETURN_IF_ERROR(s.InBytes(
-        &p.a, Staging::Reach(p.rows, p.a_stride, p.weight->cols()) * DTypeBytes(p.a_dtype)));
-    if (p.norm.squares != nullptr) {
-      RETURN_IF_ERROR(s.In(&p.norm.squares,
-                           Staging::Reach(p.rows, p.norm.squares_stride, p.norm.square_parts)));
-    }
-    RETURN_IF_ERROR(s.OutBytes(&p.out, p.rows * p.weight->out_columns() * io_bytes));
-    if (p.tail != nullptr) {
-      RETURN_IF_ERROR(s.Out(&p.tail, Staging::Reach(p.rows, p.tail_stride, p.tail_columns)));
-    }
-    c.in = static_cast<const char*>(p.out) + conv_begin * io_bytes;
-    RETURN_IF_ERROR(s.In(&c.weight, c.taps * c.channels));
-    RETURN_IF_ERROR(s.In(&c.bias, c.channels));
-    RETURN_IF_ERROR(
-        s.Sequences(&c.sequences, c.sequence_count, c.state_offset + (c.taps - 1) * c.channels));
-    RETURN_IF_ERROR(
-        s.OutBytes(&c.out, Staging::Reach(c.rows, c.out_stride, c.channels) * io_bytes));
-    RETURN_IF_ERROR(backend_->MatmulConvSilu(p, c));
-    return s.Finish();
-  }
   absl::Status DoSsd(const SsdParams& params) override {
     SsdParams p = params;
     Staging s(*backend_);
