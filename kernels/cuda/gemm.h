@@ -38,7 +38,6 @@ struct GemmParams {
   bool swiglu = false;
   const float* factor = nullptr;  // [rows], or null: 1
   NextNorm next = {};             // of out; with `accumulate` only
-};                                // where WgmmaConvolves
 };
 
 // Many rows: tensor cores for bf16, plain f32 arithmetic for f32.
