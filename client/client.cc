@@ -100,9 +100,10 @@ absl::StatusOr<Response> Client::CallUnary(UnaryMethod<Request, Response> method
 template <typename Request>
 absl::StatusOr<google::longrunning::Operation> Client::CallDelete(
     UnaryMethod<Request, google::longrunning::Operation> method, const std::string& name,
-    const CallOptions& call) {
+    bool everywhere, const CallOptions& call) {
   Request request;
   request.set_name(name);
+  request.set_everywhere(everywhere);
   request.set_request_id(NewRequestId());
   Retrier retrier = NewRetrier(call);
   bool repeated = false;
@@ -139,8 +140,36 @@ absl::StatusOr<v1::Memory> Client::GetMemory(const std::string& name, const Call
 }
 
 absl::StatusOr<google::longrunning::Operation> Client::DeleteMemory(const std::string& name,
-                                                                    const CallOptions& call) {
-  return CallDelete(&v1::MemoryService::StubInterface::DeleteMemory, name, call);
+                                                                    const CallOptions& call,
+                                                                    bool everywhere) {
+  return CallDelete(&v1::MemoryService::StubInterface::DeleteMemory, name, everywhere, call);
+}
+
+absl::StatusOr<v1::Memory> Client::ForkMemory(v1::ForkMemoryRequest request,
+                                              const CallOptions& call) {
+  if (request.request_id().empty()) request.set_request_id(NewRequestId());
+  return CallUnary(&v1::MemoryService::StubInterface::ForkMemory, request, call);
+}
+
+absl::StatusOr<v1::Snapshot> Client::CreateSnapshot(const v1::CreateSnapshotRequest& request,
+                                                    const CallOptions& call) {
+  return CallUnary(&v1::MemoryService::StubInterface::CreateSnapshot, request, call);
+}
+
+absl::Status Client::DeleteSnapshot(const std::string& name, const CallOptions& call) {
+  v1::DeleteSnapshotRequest request;
+  request.set_name(name);
+  Retrier retrier = NewRetrier(call);
+  for (bool repeated = false;; repeated = true) {
+    v1::DeleteSnapshotResponse response;
+    absl::Status status;
+    {
+      Attempt attempt(call);
+      status = StatusFromRpc(stub_->DeleteSnapshot(&attempt.context, request, &response));
+    }
+    if (repeated && absl::IsNotFound(status)) return absl::OkStatus();
+    if (status.ok() || !IsRetryable(status) || !retrier.WaitForNext(status)) return status;
+  }
 }
 
 absl::StatusOr<v1::Document> Client::GetDocument(const std::string& name, const CallOptions& call) {
@@ -150,8 +179,9 @@ absl::StatusOr<v1::Document> Client::GetDocument(const std::string& name, const 
 }
 
 absl::StatusOr<google::longrunning::Operation> Client::DeleteDocument(const std::string& name,
-                                                                      const CallOptions& call) {
-  return CallDelete(&v1::MemoryService::StubInterface::DeleteDocument, name, call);
+                                                                      const CallOptions& call,
+                                                                      bool everywhere) {
+  return CallDelete(&v1::MemoryService::StubInterface::DeleteDocument, name, everywhere, call);
 }
 
 absl::StatusOr<google::longrunning::Operation> Client::WaitOperation(
@@ -215,6 +245,23 @@ absl::Status Client::ListMemories(const std::string& parent,
                      CallUnary(&v1::MemoryService::StubInterface::ListMemories, request, call));
     for (const auto& memory : page.memories()) {
       if (!visit(memory)) return absl::OkStatus();
+    }
+    request.set_page_token(page.next_page_token());
+  } while (!request.page_token().empty());
+  return absl::OkStatus();
+}
+
+absl::Status Client::ListSnapshots(const std::string& parent,
+                                   const std::function<bool(const v1::Snapshot&)>& visit,
+                                   const CallOptions& call) {
+  v1::ListSnapshotsRequest request;
+  request.set_parent(parent);
+  request.set_page_size(kPageSize);
+  do {
+    ASSIGN_OR_RETURN(auto page,
+                     CallUnary(&v1::MemoryService::StubInterface::ListSnapshots, request, call));
+    for (const auto& snapshot : page.snapshots()) {
+      if (!visit(snapshot)) return absl::OkStatus();
     }
     request.set_page_token(page.next_page_token());
   } while (!request.page_token().empty());

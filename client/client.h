@@ -57,7 +57,8 @@ struct CallOptions {
 //
 // Every call returns the server's error; besides: UNAVAILABLE (no server answered after all
 // attempts), DEADLINE_EXCEEDED, CANCELLED. All are tried again on UNAVAILABLE and
-// RESOURCE_EXHAUSTED; CreateMemory and the deletions are made safe to repeat by a request_id.
+// RESOURCE_EXHAUSTED; CreateMemory, ForkMemory and the deletions are made safe to repeat by a
+// request_id.
 class Client {
  public:
   explicit Client(ClientOptions options);
@@ -77,11 +78,21 @@ class Client {
   absl::StatusOr<v1::Memory> GetMemory(const std::string& name, const CallOptions& call = {});
   // Durably deleted; the operation ends when nothing is left of it in any file. Its name is empty
   // when an earlier attempt did it and only its answer was lost.
+  // `everywhere`: also from forks of it.
   absl::StatusOr<google::longrunning::Operation> DeleteMemory(const std::string& name,
-                                                              const CallOptions& call = {});
+                                                              const CallOptions& call = {},
+                                                              bool everywhere = false);
+  absl::StatusOr<v1::Memory> ForkMemory(v1::ForkMemoryRequest request,
+                                        const CallOptions& call = {});
+  // Not safe to repeat: ALREADY_EXISTS may mean that an earlier attempt did it.
+  absl::StatusOr<v1::Snapshot> CreateSnapshot(const v1::CreateSnapshotRequest& request,
+                                              const CallOptions& call = {});
+  // OK also when an earlier attempt did it.
+  absl::Status DeleteSnapshot(const std::string& name, const CallOptions& call = {});
   absl::StatusOr<v1::Document> GetDocument(const std::string& name, const CallOptions& call = {});
   absl::StatusOr<google::longrunning::Operation> DeleteDocument(const std::string& name,
-                                                                const CallOptions& call = {});
+                                                                const CallOptions& call = {},
+                                                                bool everywhere = false);
   // Waits until an operation has ended; its error is this call's, otherwise the response is set.
   // NOT_FOUND: the server does not know it any more.
   absl::StatusOr<google::longrunning::Operation> WaitOperation(
@@ -100,6 +111,9 @@ class Client {
   absl::Status ListMemories(const std::string& parent,
                             const std::function<bool(const v1::Memory&)>& visit,
                             const CallOptions& call = {});
+  absl::Status ListSnapshots(const std::string& parent,
+                             const std::function<bool(const v1::Snapshot&)>& visit,
+                             const CallOptions& call = {});
   absl::Status ListDocuments(const std::string& parent,
                              const std::function<bool(const v1::Document&)>& visit,
                              const CallOptions& call = {});
@@ -131,7 +145,7 @@ class Client {
   template <typename Request>
   absl::StatusOr<google::longrunning::Operation> CallDelete(
       UnaryMethod<Request, google::longrunning::Operation> method, const std::string& name,
-      const CallOptions& call);
+      bool everywhere, const CallOptions& call);
   // Distinct on every call.
   uint64_t NextSeed();
   std::string NewRequestId();

@@ -6,8 +6,10 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 
 namespace mneme {
 
@@ -18,6 +20,23 @@ std::optional<int64_t> ByteOffsetOf(const absl::Status& status);
 // The disk is full, as opposed to a limit that somebody set.
 absl::Status WithStorageFull(absl::Status status);
 bool IsStorageFull(const absl::Status& status);
+
+// A quota or a watermark that somebody set stands against what was asked. No field holds a newline.
+struct QuotaFact {
+  std::string quota;  // "text_bytes", "documents", "readers"; of a watermark: "disk", ...
+  std::string scope;  // "all", "tenant default", "memory tenants/default/memories/m"
+  int64_t limit = 0;
+  int64_t used = 0;
+  int64_t asked = 0;  // beyond what is used
+  // When waiting helps: so long.
+  std::optional<absl::Duration> retry_after;
+  // It is what is left of a resource that runs out, not what somebody may use.
+  bool is_watermark = false;
+
+  friend bool operator==(const QuotaFact&, const QuotaFact&) = default;
+};
+absl::Status WithQuota(absl::Status status, const QuotaFact& fact);
+std::optional<QuotaFact> QuotaOf(const absl::Status& status);
 
 }  // namespace mneme
 

@@ -12,15 +12,13 @@
 namespace mneme {
 namespace {
 
-// Text read from the store at a time, in bytes.
-constexpr int64_t kReadBytes = 64 << 10;
-
 // Text read behind what is wanted, so that the tokens before it are settled, in bytes.
 constexpr int64_t kSettleBytes = 1 << 10;
 
-// Reads and feeds the next piece of [fed_bytes, byte_end), about piece_bytes long.
-absl::Status FeedPiece(const MemoryStore& store, DocumentId document, int64_t byte_end,
-                       Segmenter* segmenter, int64_t piece_bytes = kReadBytes) {
+}  // namespace
+
+absl::Status FeedText(const MemoryStore& store, DocumentId document, int64_t byte_end,
+                      Segmenter* segmenter, int64_t piece_bytes) {
   const int64_t begin = segmenter->fed_bytes();
   const int64_t end = std::min(byte_end, begin + piece_bytes);
   ASSIGN_OR_RETURN(const std::string text, store.ReadText(document, begin, end));
@@ -39,8 +37,6 @@ absl::Status FeedPiece(const MemoryStore& store, DocumentId document, int64_t by
   segmenter->Feed(piece);
   return absl::OkStatus();
 }
-
-}  // namespace
 
 int64_t SegmentGroup::token_count() const {
   int64_t count = 0;
@@ -85,7 +81,7 @@ absl::StatusOr<std::optional<SegmentGroup>> DocumentSource::Next(int64_t durable
       return std::optional<SegmentGroup>(std::move(group));
     }
     if (segmenter_->fed_bytes() < durable_bytes) {
-      RETURN_IF_ERROR(FeedPiece(store_, document_, durable_bytes, segmenter_.get()));
+      RETURN_IF_ERROR(FeedText(store_, document_, durable_bytes, segmenter_.get()));
       continue;
     }
     if (!segmenter_->start_settled() && segmenter_->first_segment_index() > 0) {
@@ -125,8 +121,8 @@ absl::StatusOr<std::vector<TokenId>> ReadSegmentTokens(const Model& model,
     Segmenter segmenter(model.tokenizer(), shape, segment);
     while (!segmenter.has_whole() && segmenter.fed_bytes() < info.durable_bytes) {
       const int64_t left = segment.byte_end - segmenter.fed_bytes();
-      RETURN_IF_ERROR(FeedPiece(store, segment.document, info.durable_bytes, &segmenter,
-                                std::max<int64_t>(left, 0) + kSettleBytes));
+      RETURN_IF_ERROR(FeedText(store, segment.document, info.durable_bytes, &segmenter,
+                               std::max<int64_t>(left, 0) + kSettleBytes));
     }
     if (segmenter.has_whole()) {
       Segment found = segmenter.TakeWhole();
@@ -141,7 +137,7 @@ absl::StatusOr<std::vector<TokenId>> ReadSegmentTokens(const Model& model,
   if (last.ok() && last->byte_end > segment.byte_end) ends.push_back(last->byte_end);
   for (int64_t end : ends) {
     while (segmenter.fed_bytes() < end) {
-      RETURN_IF_ERROR(FeedPiece(store, segment.document, end, &segmenter));
+      RETURN_IF_ERROR(FeedText(store, segment.document, end, &segmenter));
     }
     std::vector<Segment> found = segmenter.OpenSegments();
     if (segmenter.has_whole()) found.insert(found.begin(), segmenter.TakeWhole());
@@ -167,8 +163,8 @@ absl::StatusOr<std::vector<TokenId>> ReadFirstTokens(const Model& model, const S
     Segmenter segmenter(model.tokenizer(), first, segment);
     while (!segmenter.has_whole() && segmenter.fed_bytes() < segment.byte_end) {
       const int64_t left = first_end - segmenter.fed_bytes();
-      RETURN_IF_ERROR(FeedPiece(store, segment.document, segment.byte_end, &segmenter,
-                                std::max<int64_t>(left, 0) + kSettleBytes));
+      RETURN_IF_ERROR(FeedText(store, segment.document, segment.byte_end, &segmenter,
+                               std::max<int64_t>(left, 0) + kSettleBytes));
     }
     if (segmenter.has_whole()) {
       Segment found = segmenter.TakeWhole();

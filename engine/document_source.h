@@ -29,6 +29,11 @@ struct SegmentGroup {
   int64_t token_count() const;
 };
 
+// Reads the next piece of the document's text, at most up to byte_end, and feeds it. Errors of the
+// store; DATA_LOSS when there is none.
+absl::Status FeedText(const MemoryStore& store, DocumentId document, int64_t byte_end,
+                      Segmenter* segmenter, int64_t piece_bytes = int64_t{64} << 10);
+
 // Thread-compatible. Borrows everything.
 class DocumentSource {
  public:

@@ -31,10 +31,11 @@ absl::Status CompareAt(int64_t byte_offset, absl::string_view sent, absl::string
 }  // namespace
 
 DocumentWriter::DocumentWriter(const WriterEnvironment& environment, DocumentInfo info,
-                               WriterCallbacks callbacks,
+                               IngestAccount account, WriterCallbacks callbacks,
                                std::function<void(const DocumentWriter&)> released)
     : environment_(environment),
       info_(std::move(info)),
+      account_(std::move(account)),
       callbacks_(std::move(callbacks)),
       released_(std::move(released)),
       accepted_bytes_(info_.durable_bytes),
@@ -96,6 +97,11 @@ absl::Status DocumentWriter::Append(int64_t byte_offset, absl::string_view text)
     const int64_t begin = accepted_bytes_ - static_cast<int64_t>(tail_.size());
     std::string joined = absl::StrCat(tail_, text);
     const Utf8Prefix prefix = ValidUtf8Prefix(joined);
+    // Before anything of it is taken; settled when the piece is committed.
+    if (prefix.valid_bytes > 0) {
+      RETURN_IF_ERROR(
+          environment_.admission.Accept(account_, static_cast<int64_t>(prefix.valid_bytes)));
+    }
     if (prefix.valid_bytes == joined.size() || prefix.incomplete) {
       tail_ = joined.substr(prefix.valid_bytes);
       accepted_bytes_ += bytes;
@@ -212,6 +218,7 @@ absl::Status DocumentWriter::Flush() {
 void DocumentWriter::OnCommitted(int64_t byte_end, int64_t text_bytes, bool seal,
                                  const absl::Status& status) {
   environment_.scheduler.AddAccepted(-text_bytes);
+  if (text_bytes > 0) environment_.admission.Settle(account_, text_bytes);
   bool flush = false, sealed = false;
   {
     absl::MutexLock lock(&mutex_);
@@ -247,6 +254,7 @@ void DocumentWriter::OnCommitted(int64_t byte_end, int64_t text_bytes, bool seal
 
 bool DocumentWriter::Crowded() const {
   if (environment_.committer.full()) return true;
+  if (!environment_.admission.MayTake(account_.tenant)) return true;
   if (!environment_.scheduler.full()) return false;
   absl::MutexLock lock(&mutex_);
   return accepted_bytes_ - progress_.visible_bytes >= environment_.options.document_share_bytes;

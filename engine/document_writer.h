@@ -25,6 +25,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "engine/admission.h"
 #include "engine/engine.h"
 #include "engine/engine_metrics.h"
 #include "engine/scheduler.h"
@@ -41,6 +42,7 @@ struct WriterEnvironment {
   Scheduler& scheduler;
   EngineMetrics& metrics;
   const std::atomic<bool>& draining;
+  Admission& admission;
 };
 
 // Thread-safe, but Append, Seal, Flush and Detach come from one thread at a time. Shared by the
@@ -48,8 +50,8 @@ struct WriterEnvironment {
 class DocumentWriter : public std::enable_shared_from_this<DocumentWriter> {
  public:
   // `released` is called once, when the writer is detached and nothing of it is on its way.
-  DocumentWriter(const WriterEnvironment& environment, DocumentInfo info, WriterCallbacks callbacks,
-                 std::function<void(const DocumentWriter&)> released);
+  DocumentWriter(const WriterEnvironment& environment, DocumentInfo info, IngestAccount account,
+                 WriterCallbacks callbacks, std::function<void(const DocumentWriter&)> released);
 
   DocumentId document() const { return info_.uid; }
   MemoryId memory() const { return info_.memory; }
@@ -90,7 +92,7 @@ class DocumentWriter : public std::enable_shared_from_this<DocumentWriter> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnCommitted(int64_t byte_end, int64_t text_bytes, bool seal, const absl::Status& status);
   // No room for more text: in the commit queue, or in the derive queue, of which every document has
-  // a share to itself.
+  // a share to itself; or it comes faster than it may.
   bool Crowded() const ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status Usable() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Runs the callbacks that are due, unless another thread is at it: then that one does.
@@ -99,6 +101,7 @@ class DocumentWriter : public std::enable_shared_from_this<DocumentWriter> {
 
   const WriterEnvironment environment_;
   const DocumentInfo info_;
+  const IngestAccount account_;
   WriterCallbacks callbacks_;  // used by one dispatching thread at a time
   const std::function<void(const DocumentWriter&)> released_;
 

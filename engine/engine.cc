@@ -11,10 +11,12 @@
 #include "absl/time/clock.h"
 #include "common/log.h"
 #include "common/status_macros.h"
+#include "engine/admission.h"
 #include "engine/creation_quota.h"
 #include "engine/document_writer.h"
 #include "engine/engine_metrics.h"
 #include "engine/page_source.h"
+#include "engine/past_reader.h"
 #include "engine/purger.h"
 #include "engine/read_batcher.h"
 #include "engine/reader_gate.h"
@@ -58,6 +60,7 @@ absl::Status CheckEngineOptions(const EngineOptions& options, const Model& model
   RETURN_IF_ERROR(positive(options.memories_per_read_max, "memories_per_read_max"));
   RETURN_IF_ERROR(positive(options.generate_tokens_max, "generate_tokens_max"));
   RETURN_IF_ERROR(positive(options.readers_max, "readers_max"));
+  RETURN_IF_ERROR(CheckAdmissionOptions(options.admission));
   if (options.retrieve_k_max < 1 || options.retrieve_k_max > kLandmarkTopKMax) {
     return absl::InvalidArgumentError(absl::StrCat("retrieve_k_max is ", options.retrieve_k_max,
                                                    "; it must be 1 to ", kLandmarkTopKMax));
@@ -84,11 +87,29 @@ int StepTokensMax(const Model& model, const MemoryStore& store) {
       std::clamp<int64_t>(host_bytes / 4 / row_bytes, 1, ReadBatcher::kStepTokensMax));
 }
 
+// What the watermarks are of.
+std::vector<ResourceUse> Resources(const AdmissionOptions& options, const MemoryStore& store) {
+  const int64_t landmark_bytes = store.landmark_bytes();
+  std::vector<ResourceUse> uses;
+  uses.push_back({.resource = "disk",
+                  .used_bytes = options.disk_bytes_max > 0 ? store.disk_used_bytes() : 0,
+                  .limit_bytes = options.disk_bytes_max,
+                  .free_bytes = store.disk_free_bytes()});
+  uses.push_back({.resource = "host",
+                  .used_bytes = landmark_bytes,
+                  .limit_bytes = options.host_landmark_bytes_max});
+  uses.push_back({.resource = "device",
+                  .used_bytes = landmark_bytes,
+                  .limit_bytes = options.device_landmark_bytes_max});
+  return uses;
+}
+
 // The handle that the caller owns.
 class WriterHandle : public Writer {
  public:
-  WriterHandle(WriterRegistry& registry, std::shared_ptr<DocumentWriter> writer)
-      : registry_(registry), writer_(std::move(writer)) {}
+  WriterHandle(WriterRegistry& registry, std::shared_ptr<DocumentWriter> writer,
+               Admission::Ticket ticket)
+      : registry_(registry), writer_(std::move(writer)), ticket_(std::move(ticket)) {}
   ~WriterHandle() override {
     registry_.Leave(*writer_);
     writer_->Detach();
@@ -107,6 +128,7 @@ class WriterHandle : public Writer {
  private:
   WriterRegistry& registry_;
   const std::shared_ptr<DocumentWriter> writer_;  // shared as told in document_writer.h
+  const Admission::Ticket ticket_;                // of an Ingest stream
 };
 
 class EngineImpl : public Engine {
@@ -116,14 +138,21 @@ class EngineImpl : public Engine {
       : options_(options),
         store_(store),
         clock_(clock),
+        own_supervisor_(options.supervisor == nullptr
+                            ? std::make_unique<Supervisor>(metrics, clock, options.thread_stall_max)
+                            : nullptr),
+        supervisor_(options.supervisor == nullptr ? *own_supervisor_ : *options.supervisor),
         shape_(SegmentShape::Of(model)),
         metrics_(metrics, options_),
         visibility_(store),
+        admission_(
+            options_.admission, store, [this] { return Resources(options_.admission, store_); },
+            supervisor_, [this] { OnRoom(); }),
         committer_({.batch_bytes_max = options.commit_bytes_max,
                     .queue_bytes_max = options.commit_queue_bytes_max,
                     .wait_max = options.commit_wait_max,
                     .room = [this] { OnRoom(); }},
-                   store, metrics_, clock),
+                   store, metrics_, supervisor_),
         scheduler_({.encode_threads = options.encode_threads,
                     .put_threads = options.put_threads,
                     .batch_segments_max = options.batch_segments_max,
@@ -131,14 +160,16 @@ class EngineImpl : public Engine {
                     .queue_segments_max = options.queue_segments_max,
                     .idle_flush = options.idle_flush,
                     .skip_pages_not_kept = backend.has_own_memory()},
-                   model, shape_, store, metrics_, clock,
+                   model, shape_, store, metrics_, supervisor_,
                    {.visible = [this](const DocumentInfo& info) { OnVisible(info); },
                     .failed = [this](DocumentId document,
                                      const absl::Status& status) { OnFailed(document, status); },
                     .room = [this] { OnRoom(); }}),
+        past_({.batch_segments_max = options.batch_segments_max}, model, shape_, store, scheduler_,
+              visibility_),
         gate_(options.readers_max, options.readers_waiting_max, metrics_),
         pages_(model, shape_, store, metrics_, options.encode_threads),
-        batcher_(model, backend, store, pages_, metrics_, clock),
+        batcher_(model, backend, store, pages_, metrics_, supervisor_),
         read_{.options = options_,
               .model = model,
               .store = store,
@@ -146,9 +177,10 @@ class EngineImpl : public Engine {
               .batcher = batcher_,
               .gate = gate_,
               .visibility = visibility_,
+              .past = past_,
               .metrics = metrics_,
               .step_tokens_max = StepTokensMax(model, store)},
-        recovery_(store, scheduler_, metrics_, clock),
+        recovery_(store, scheduler_, metrics_, supervisor_),
         scrubber_(
             {.bytes_per_second = options.scrub_bytes_per_second,
              .interval = options.scrub_interval,
@@ -157,10 +189,11 @@ class EngineImpl : public Engine {
             [this, &model](DocumentId document, int64_t segment, bool with_pages) {
               return RestoreSegment(model, shape_, store_, document, segment, with_pages);
             },
-            [this] { DeriveWhatIsNotVisible(); }, metrics, clock),
-        purger_(store, metrics_, clock, [this] { ForgetExpired(); }) {}
+            [this] { DeriveWhatIsNotVisible(); }, supervisor_),
+        purger_(store, metrics_, supervisor_, [this] { ForgetExpired(); }) {}
 
   ~EngineImpl() override {
+    admission_.Stop();
     scrubber_.StopSoon();
     purger_.Stop();
     committer_.Stop();
@@ -174,18 +207,51 @@ class EngineImpl : public Engine {
     if (store_.GetMemory(parsed.tenant, parsed.memory).ok()) {
       return absl::AlreadyExistsError(absl::StrCat("memory ", name, " exists"));
     }
-    const auto limit = static_cast<int>(options_.memories_per_tenant_max);
-    absl::StatusOr<MemoryInfo> info = creations_.Create<MemoryInfo>(
-        absl::StrCat("tenant ", parsed.tenant), "memories", limit,
-        [&] { return static_cast<int64_t>(store_.ListMemories(parsed.tenant, "", limit).size()); },
-        [&] {
-          return store_.CreateMemory(parsed.tenant, parsed.memory, std::string(display_name),
-                                     policy);
-        });
+    absl::StatusOr<MemoryInfo> info = CreateWithinLimit(parsed.tenant, [&] {
+      return store_.CreateMemory(parsed.tenant, parsed.memory, std::string(display_name), policy);
+    });
     if (!info.ok()) return info.status();
     MemoryStat stat{.info = *std::move(info)};
     stat.totals.memories = 1;
     return stat;
+  }
+
+  absl::StatusOr<MemoryStat> ForkMemory(absl::string_view name, absl::string_view source_name,
+                                        absl::string_view display_name, absl::Time as_of) override {
+    RETURN_IF_ERROR(CheckTakesWork());
+    ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseMemory(name));
+    ASSIGN_OR_RETURN(const NamedSource source, ResolveSource(store_, source_name, as_of));
+    if (source.name.tenant != parsed.tenant) {
+      return absl::InvalidArgumentError(absl::StrCat("source ", source_name, " is not of tenant ",
+                                                     parsed.tenant, ", as the fork is to be"));
+    }
+    absl::StatusOr<MemoryInfo> info = CreateWithinLimit(parsed.tenant, [&] {
+      return store_.ForkMemory(source.source, parsed.memory, std::string(display_name));
+    });
+    if (!info.ok()) return info.status();
+    return MemoryStat{.info = *std::move(info)};
+  }
+
+  absl::StatusOr<SnapshotInfo> CreateSnapshot(absl::string_view name, absl::Time as_of) override {
+    RETURN_IF_ERROR(CheckTakesWork());
+    ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseSnapshot(name));
+    ASSIGN_OR_RETURN(const MemoryInfo memory, FindMemory(parsed.tenant, parsed.memory));
+    return store_.CreateSnapshot({memory.uid, as_of}, parsed.snapshot);
+  }
+
+  absl::StatusOr<std::vector<SnapshotInfo>> ListSnapshots(absl::string_view memory_name,
+                                                          absl::string_view after_id,
+                                                          int limit) override {
+    ASSIGN_OR_RETURN(const MemoryInfo memory, FindMemory(memory_name));
+    return store_.ListSnapshots(memory.uid, std::string(after_id), limit);
+  }
+
+  absl::Status DeleteSnapshot(absl::string_view name) override {
+    ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseSnapshot(name));
+    ASSIGN_OR_RETURN(const MemoryInfo memory, FindMemory(parsed.tenant, parsed.memory));
+    const absl::Status status = store_.DeleteSnapshot(memory.uid, parsed.snapshot);
+    if (!absl::IsNotFound(status)) return status;
+    return absl::NotFoundError(absl::StrCat("snapshot ", name, " does not exist"));
   }
 
   absl::StatusOr<MemoryStat> UpdateMemory(absl::string_view name,
@@ -216,12 +282,13 @@ class EngineImpl : public Engine {
     return stats;
   }
 
-  absl::StatusOr<Deletion> DeleteMemory(absl::string_view name) override {
+  absl::StatusOr<Deletion> DeleteMemory(absl::string_view name, bool everywhere) override {
     ASSIGN_OR_RETURN(const MemoryInfo info, FindMemory(name));
-    ASSIGN_OR_RETURN(Deletion deletion, store_.DeleteMemory(info.uid));
+    ASSIGN_OR_RETURN(Deletion deletion, store_.DeleteMemory(info.uid, everywhere));
     for (const auto& writer : registry_.Of(info.uid)) {
       EndWriter(writer, absl::NotFoundError(absl::StrCat("memory ", name, " was deleted")));
     }
+    DocumentsDropped(deletion, absl::NotFoundError(absl::StrCat("memory ", name, " was deleted")));
     visibility_.Notify();
     purger_.Notify();
     return deletion;
@@ -237,10 +304,14 @@ class EngineImpl : public Engine {
     return store_.ListDocuments(info.uid, after, limit);
   }
 
-  absl::StatusOr<Deletion> DeleteDocument(absl::string_view name) override {
+  absl::StatusOr<Deletion> DeleteDocument(absl::string_view name, bool everywhere) override {
     ASSIGN_OR_RETURN(const DocumentInfo info, FindDocument(name));
-    ASSIGN_OR_RETURN(Deletion deletion, store_.DeleteDocument(info.uid));
-    DocumentGone(info.uid, absl::NotFoundError(absl::StrCat("document ", name, " was deleted")));
+    ASSIGN_OR_RETURN(Deletion deletion, store_.DeleteDocument(info.memory, info.uid, everywhere));
+    const absl::Status status =
+        absl::NotFoundError(absl::StrCat("document ", name, " was deleted"));
+    for (const DocumentId document : deletion.deleted_documents) DocumentGone(document, status);
+    DocumentsDropped(deletion, status);
+    if (!deletion.pending) purger_.NothingToPurge(deletion);
     purger_.Notify();
     return deletion;
   }
@@ -275,6 +346,8 @@ class EngineImpl : public Engine {
     RETURN_IF_ERROR(CheckTakesWork());
     ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseDocument(document_name));
     ASSIGN_OR_RETURN(const MemoryInfo memory, FindMemory(parsed.tenant, parsed.memory));
+    ASSIGN_OR_RETURN(Admission::Ticket ticket,
+                     admission_.Enter(Quota::kIngestStreams, parsed.tenant));
     const WriterRegistry::Name name(memory.uid, parsed.document);
     RETURN_IF_ERROR(registry_.Claim(name, kDroppedWriterPatience));
     absl::StatusOr<DocumentInfo> info = GetOrCreateDocument(memory, parsed.document, ttl);
@@ -287,18 +360,22 @@ class EngineImpl : public Engine {
       return info.status();
     }
     const DocumentId document = info->uid;
-    auto writer = std::make_shared<DocumentWriter>(WriterEnvironment{.options = options_,
-                                                                     .store = store_,
-                                                                     .committer = committer_,
-                                                                     .scheduler = scheduler_,
-                                                                     .metrics = metrics_,
-                                                                     .draining = draining_},
-                                                   *std::move(info), std::move(callbacks),
-                                                   [this](const DocumentWriter& released) {
-                                                     scheduler_.Release(released.document());
-                                                     metrics_.writers.Decrement();
-                                                     registry_.Free(released);
-                                                   });
+    IngestAccount account{parsed.tenant, memory.uid,
+                          ResourceName{parsed.tenant, parsed.memory, ""}.ToString()};
+    auto writer =
+        std::make_shared<DocumentWriter>(WriterEnvironment{.options = options_,
+                                                           .store = store_,
+                                                           .committer = committer_,
+                                                           .scheduler = scheduler_,
+                                                           .metrics = metrics_,
+                                                           .draining = draining_,
+                                                           .admission = admission_},
+                                         *std::move(info), std::move(account), std::move(callbacks),
+                                         [this](const DocumentWriter& released) {
+                                           scheduler_.Release(released.document());
+                                           metrics_.writers.Decrement();
+                                           registry_.Free(released);
+                                         });
     scheduler_.Hold(document);
     metrics_.writers.Increment();
     registry_.Set(writer);
@@ -306,23 +383,26 @@ class EngineImpl : public Engine {
     if (const absl::StatusOr<DocumentInfo> now = store_.GetDocument(document); now.ok()) {
       writer->OnVisible(*now);
     }
-    return std::make_unique<WriterHandle>(registry_, std::move(writer));
+    return std::make_unique<WriterHandle>(registry_, std::move(writer), std::move(ticket));
   }
 
   absl::StatusOr<RetrieveResult> Retrieve(const RetrieveOptions& options,
                                           const CallContext& context) override {
     RETURN_IF_ERROR(CheckTakesWork());
+    ASSIGN_OR_RETURN(const Admission::Ticket ticket, EnterReader(options.memories));
     return mneme::Retrieve(read_, options, context);
   }
   absl::StatusOr<GenerateResult> Generate(const GenerateOptions& options,
                                           const CallContext& context,
                                           const std::function<bool(GeneratePiece)>& emit) override {
     RETURN_IF_ERROR(CheckTakesWork());
+    ASSIGN_OR_RETURN(const Admission::Ticket ticket, EnterReader(options.memories));
     return mneme::Generate(read_, options, context, emit);
   }
   absl::StatusOr<ScoreResult> Score(const ScoreOptions& options,
                                     const CallContext& context) override {
     RETURN_IF_ERROR(CheckTakesWork());
+    ASSIGN_OR_RETURN(const Admission::Ticket ticket, EnterReader(options.memories));
     return mneme::Score(read_, options, context);
   }
 
@@ -344,14 +424,11 @@ class EngineImpl : public Engine {
     return store_.Backup(directory, version, step);
   }
 
+  AdmissionStatus admission() const override { return admission_.status(); }
+
   absl::Status Ready() const override {
     RETURN_IF_ERROR(CheckTakesWork());
-    RETURN_IF_ERROR(committer_.Health(options_.thread_stall_max));
-    RETURN_IF_ERROR(scheduler_.Health(options_.thread_stall_max));
-    RETURN_IF_ERROR(batcher_.Health(options_.thread_stall_max));
-    RETURN_IF_ERROR(scrubber_.Health(options_.thread_stall_max));
-    RETURN_IF_ERROR(purger_.Health(options_.thread_stall_max));
-    return recovery_.Health(options_.thread_stall_max);
+    return supervisor_.Health();
   }
 
   absl::Status Drain(absl::Time deadline) override {
@@ -380,6 +457,14 @@ class EngineImpl : public Engine {
   absl::Status CheckTakesWork() const {
     if (!draining_.load(std::memory_order_relaxed)) return absl::OkStatus();
     return absl::UnavailableError("the engine is draining");
+  }
+
+  // A question to these memories, which are of one tenant, begins.
+  absl::StatusOr<Admission::Ticket> EnterReader(const std::vector<std::string>& memories) {
+    // A name that is none the question itself will find.
+    absl::StatusOr<ResourceName> first = absl::NotFoundError("none");
+    if (!memories.empty()) first = ResourceName::ParseMemory(memories.front());
+    return admission_.Enter(Quota::kReaders, first.ok() ? first->tenant : "");
   }
 
   // Documents that can be read again, after damage, go on where they were.
@@ -413,13 +498,21 @@ class EngineImpl : public Engine {
   absl::StatusOr<DocumentInfo> GetOrCreateDocument(const MemoryInfo& memory, const std::string& id,
                                                    absl::Duration ttl) {
     absl::StatusOr<DocumentInfo> info = store_.GetDocument(memory.uid, id);
+    if (info.ok() && info->shared) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "document ", ResourceName{memory.tenant, memory.id, id}.ToString(),
+          " is shared with the memory that this one is a fork of, and takes no text here; deleted "
+          "here, it can be written anew"));
+    }
     if (!absl::IsNotFound(info.status())) return info;
-    const auto create = [&] {
+    const auto create = [&]() -> absl::StatusOr<DocumentInfo> {
+      ASSIGN_OR_RETURN(const Admission::Ticket ticket,
+                       admission_.Enter(Quota::kDocuments, memory.tenant));
       return creations_.Create<DocumentInfo>(
           absl::StrCat("memory ", ResourceName{memory.tenant, memory.id, ""}.ToString()),
           "documents", options_.documents_per_memory_max,
           [&] {
-            const absl::StatusOr<MemoryStore::Totals> totals = store_.totals(memory.uid);
+            const absl::StatusOr<MemoryStore::Totals> totals = store_.own_totals(memory.uid);
             return totals.ok() ? totals->documents : 0;
           },
           [&] { return store_.CreateDocument(memory.uid, id, clock_.Now() + ttl); });
@@ -435,7 +528,8 @@ class EngineImpl : public Engine {
   void ForgetExpired() {
     if (store_.PendingDeletions().size() >= kPendingDeletionsMax) return;
     for (const DocumentInfo& info : store_.ExpiredDocuments(kExpiredAtOnce)) {
-      if (const auto deletion = store_.DeleteDocument(info.uid); !deletion.ok()) {
+      if (const auto deletion = store_.DeleteDocument(info.uid, /*everywhere=*/true);
+          !deletion.ok()) {
         if (absl::IsNotFound(deletion.status())) continue;  // somebody was faster
         LogWarning("engine", "an expired document could not be deleted; trying again",
                    {{"status", deletion.status().ToString()}});
@@ -445,6 +539,27 @@ class EngineImpl : public Engine {
       DocumentGone(info.uid,
                    absl::NotFoundError(absl::StrCat("document ", info.id, " has expired")));
       purger_.Notify();
+    }
+  }
+
+  // Runs `create` unless the tenant has as many memories as it may.
+  absl::StatusOr<MemoryInfo> CreateWithinLimit(
+      const std::string& tenant, const std::function<absl::StatusOr<MemoryInfo>()>& create) {
+    const auto limit = static_cast<int>(options_.memories_per_tenant_max);
+    return creations_.Create<MemoryInfo>(
+        absl::StrCat("tenant ", tenant), "memories", limit,
+        [&] { return static_cast<int64_t>(store_.ListMemories(tenant, "", limit).size()); },
+        create);
+  }
+
+  // Ends the writers of documents that their memory let go of, and goes on with what forks hold of
+  // them, which may be less than was being derived.
+  void DocumentsDropped(const Deletion& deletion, const absl::Status& status) {
+    for (const DocumentId document : deletion.dropped_documents) {
+      DocumentGone(document, status);
+      const absl::StatusOr<DocumentInfo> info = store_.GetDocument(document);
+      if (!info.ok() || info->damaged || info->visible_bytes >= info->durable_bytes) continue;
+      scheduler_.TextDurable(document, info->durable_bytes, /*sealed=*/true);
     }
   }
 
@@ -476,15 +591,19 @@ class EngineImpl : public Engine {
   const EngineOptions options_;
   MemoryStore& store_;
   Clock& clock_;
+  const std::unique_ptr<Supervisor> own_supervisor_;  // unless the caller has one
+  Supervisor& supervisor_;
   const SegmentShape shape_;
   EngineMetrics metrics_;
   std::atomic<bool> draining_{false};
   CreationQuota creations_;
   WriterRegistry registry_;
   VisibilityBoard visibility_;
+  Admission admission_;
   // These two call each other through the writers: the destructor stops both before either goes.
   TextCommitter committer_;
   Scheduler scheduler_;
+  PastReader past_;
   ReaderGate gate_;
   PageSource pages_;
   ReadBatcher batcher_;

@@ -22,6 +22,8 @@
 #include "absl/types/span.h"
 #include "common/clock.h"
 #include "common/metrics.h"
+#include "common/supervisor.h"
+#include "engine/quota.h"
 #include "memory_store/memory_store.h"
 #include "memory_store/store_checker.h"
 #include "model/model.h"
@@ -54,7 +56,9 @@ struct EngineOptions {
   int64_t document_share_bytes = int64_t{64} << 10;
   // Bytes of all writers that may wait for the group commit; beyond it no writer is ready.
   int64_t commit_queue_bytes_max = int64_t{64} << 20;
-  // A background thread that shows no sign of life for so long makes the engine not ready.
+  // Watches the engine's threads; must outlive it. Null: one of its own, with this limit to their
+  // silence.
+  Supervisor* supervisor = nullptr;
   absl::Duration thread_stall_max = absl::Minutes(2);
   int64_t document_bytes_max = int64_t{1} << 40;
   int64_t documents_per_memory_max = 1'000'000;
@@ -65,6 +69,8 @@ struct EngineOptions {
   // Readers running at one time, and waiting, at most; beyond it RESOURCE_EXHAUSTED.
   int readers_max = 64;
   int readers_waiting_max = 1024;
+  // What tenants may do, and what holds ingest back.
+  AdmissionOptions admission;
   // The scrubber, which reads the whole store in the background and heals it: bytes a second that
   // it reads, at most (0: it does not), the time from the beginning of a pass to that of the next,
   // at least, and from the start to the first.
@@ -73,16 +79,20 @@ struct EngineOptions {
   absl::Duration scrub_first_after = absl::Minutes(1);
 };
 
-// tenants/{tenant}/memories/{memory}[/documents/{document}], parsed and checked. INVALID_ARGUMENT
-// names the part.
+// tenants/{tenant}/memories/{memory}[/documents/{document} or /snapshots/{snapshot}], parsed and
+// checked. INVALID_ARGUMENT names the part.
 struct ResourceName {
   std::string tenant;
   std::string memory;    // empty: a tenant
-  std::string document;  // empty: a memory
+  std::string document;  // empty: a memory, or a snapshot of it
+  std::string snapshot = {};
 
   static absl::StatusOr<ResourceName> ParseTenant(absl::string_view name);
   static absl::StatusOr<ResourceName> ParseMemory(absl::string_view name);
   static absl::StatusOr<ResourceName> ParseDocument(absl::string_view name);
+  static absl::StatusOr<ResourceName> ParseSnapshot(absl::string_view name);
+  // What may be read: a memory, or a snapshot.
+  static absl::StatusOr<ResourceName> ParseSource(absl::string_view name);
   std::string ToString() const;
 };
 // 1 to 128 of [A-Za-z0-9._~-], first a letter or digit.
@@ -116,15 +126,17 @@ class Writer {
   // Takes a piece of text at its offset. Bytes already stored are compared and skipped. Returns at
   // once with what is wrong: OUT_OF_RANGE (gap), ALREADY_EXISTS (other bytes stored),
   // INVALID_ARGUMENT (not UTF-8, offset named; the bytes before it are kept), FAILED_PRECONDITION
-  // (sealed), RESOURCE_EXHAUSTED (document too long, or called while not ready).
+  // (sealed), RESOURCE_EXHAUSTED (document too long, or called while not ready; with a QuotaFact: a
+  // quota or a watermark stands against it).
   virtual absl::Status Append(int64_t byte_offset, absl::string_view text) = 0;
   // No more text, ever. INVALID_ARGUMENT when the text ends inside a UTF-8 sequence or is empty.
   virtual absl::Status Seal() = 0;
   // No more text for now: derive the open segment without waiting for it to be idle.
   // INVALID_ARGUMENT when the text ends inside a UTF-8 sequence (the bytes before it are kept).
   virtual absl::Status Flush() = 0;
-  // False while more than writer_pending_bytes_max are pending or the segment queue is full: stop
-  // reading the stream until the `ready` callback of OpenWriter comes.
+  // False while more than writer_pending_bytes_max are pending, the segment queue is full, or text
+  // comes faster than the tenant's quota or a watermark lets it: stop reading the stream until the
+  // `ready` callback of OpenWriter comes.
   virtual bool ready() const = 0;
   virtual IngestProgress progress() const = 0;
   // Bytes accepted so far: the offset at which new text goes.
@@ -164,7 +176,9 @@ struct StageSeconds {
 };
 
 struct RetrieveOptions {
-  std::vector<std::string> memories;  // full names, one tenant
+  std::vector<std::string> memories;  // full names, of snapshots too, one tenant
+  // The moment at which memories (not snapshots) are read; infinite future: as they are.
+  absl::Time as_of = absl::InfiniteFuture();
   std::string question;
   int k = 8;
   bool explain = false;
@@ -185,7 +199,8 @@ struct RetrieveResult {
 };
 
 struct GenerateOptions {
-  std::vector<std::string> memories;
+  std::vector<std::string> memories;  // as in RetrieveOptions
+  absl::Time as_of = absl::InfiniteFuture();
   std::string question;
   int max_tokens = 64;
   double temperature = 0;
@@ -210,7 +225,8 @@ struct GenerateResult {
 };
 
 struct ScoreOptions {
-  std::vector<std::string> memories;  // may be empty
+  std::vector<std::string> memories;  // as in RetrieveOptions; may be empty
+  absl::Time as_of = absl::InfiniteFuture();
   // Put to the network as a question that `text` answers; empty: `text` begins a document.
   std::string prompt;
   std::string text;
@@ -256,11 +272,27 @@ class Engine {
                                                                int limit) = 0;
   // Deletions are durable when they return; what was deleted is taken out of every file and tier
   // behind (see WhenPurged).
-  virtual absl::StatusOr<Deletion> DeleteMemory(absl::string_view name) = 0;
+  // `everywhere`: also from forks; see MemoryStore::DeleteMemory.
+  virtual absl::StatusOr<Deletion> DeleteMemory(absl::string_view name,
+                                                bool everywhere = false) = 0;
+  // Forks `source`, a memory or a snapshot, as it was at `as_of` (not of a snapshot, which has its
+  // own moment); see MemoryStore::ForkMemory. Its totals are not counted here: see GetMemory.
+  // NOT_FOUND; INVALID_ARGUMENT: two tenants.
+  virtual absl::StatusOr<MemoryStat> ForkMemory(absl::string_view name, absl::string_view source,
+                                                absl::string_view display_name,
+                                                absl::Time as_of = absl::InfiniteFuture()) = 0;
+  // `name`: tenants/{t}/memories/{m}/snapshots/{s}. See MemoryStore::CreateSnapshot.
+  virtual absl::StatusOr<SnapshotInfo> CreateSnapshot(
+      absl::string_view name, absl::Time as_of = absl::InfiniteFuture()) = 0;
+  virtual absl::StatusOr<std::vector<SnapshotInfo>> ListSnapshots(absl::string_view memory_name,
+                                                                  absl::string_view after_id,
+                                                                  int limit) = 0;
+  virtual absl::Status DeleteSnapshot(absl::string_view name) = 0;
   virtual absl::StatusOr<DocumentInfo> GetDocument(absl::string_view name) = 0;
   virtual absl::StatusOr<std::vector<DocumentInfo>> ListDocuments(absl::string_view memory_name,
                                                                   DocumentId after, int limit) = 0;
-  virtual absl::StatusOr<Deletion> DeleteDocument(absl::string_view name) = 0;
+  virtual absl::StatusOr<Deletion> DeleteDocument(absl::string_view name,
+                                                  bool everywhere = false) = 0;
   // Deletions of which something is left, also those of earlier starts.
   virtual std::vector<Deletion> PendingDeletions() const = 0;
   // Calls `purged` once, from any thread (this one, when it is over), when nothing is left of the
@@ -273,11 +305,14 @@ class Engine {
   // Becomes the one writer of a document, creating it if need be. ABORTED while another writer has
   // it; NOT_FOUND without the memory. A sealed document opens too, so that sending the same bytes
   // again changes nothing.
+  // FAILED_PRECONDITION: a fork shares it with the memory that it was made of.
+  // RESOURCE_EXHAUSTED with a QuotaFact: a quota of streams or documents, or a watermark.
   // A document that it creates expires after `ttl`, if that is finite, whatever its memory says.
   virtual absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(
       absl::string_view document_name, WriterCallbacks callbacks,
       absl::Duration ttl = absl::InfiniteDuration()) = 0;
 
+  // Questions: RESOURCE_EXHAUSTED with a QuotaFact when the tenant has too many under way.
   virtual absl::StatusOr<RetrieveResult> Retrieve(const RetrieveOptions& options,
                                                   const CallContext& context) = 0;
   // Calls `emit` for each piece as it comes; `emit` may block for flow control and returns false to
@@ -299,6 +334,9 @@ class Engine {
   virtual absl::StatusOr<BackupInfo> CreateBackup(BackupDirectory& directory,
                                                   const std::string& version,
                                                   const BackupStep& step) = 0;
+
+  // Use and limit of every quota, and the watermarks.
+  virtual AdmissionStatus admission() const = 0;
 
   // OK while every background thread lives and recovery is over; otherwise UNAVAILABLE with the
   // reason (readiness).

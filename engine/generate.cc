@@ -225,8 +225,10 @@ absl::StatusOr<GenerateResult> Generate(const ReadEnvironment& environment,
   const Model& model = environment.model;
   ASSIGN_OR_RETURN(const ReaderInput input, QuestionInput(model, options.question));
   ASSIGN_OR_RETURN(ResolvedMemories memories,
-                   ResolveMemories(environment, options.memories, /*may_be_empty=*/false));
+                   ResolveMemories(environment, options.memories, options.as_of,
+                                   /*may_be_empty=*/false));
   RETURN_IF_ERROR(WaitForBarriers(environment, options.barriers, context));
+  RETURN_IF_ERROR(ViewPast(environment, context, &memories.scope));
   ASSIGN_OR_RETURN(const ReaderGate::Ticket ticket, environment.gate.Enter(context));
 
   GenerateResult result;

@@ -6,23 +6,24 @@
 
 namespace mneme {
 
-absl::Status KeptPages::Find(absl::Span<const ChunkAddress> chunks,
+absl::Status KeptPages::Find(absl::Span<const ChunkAddress> chunks, absl::Span<const float> weights,
                              std::vector<const uint8_t*>* pages) {
   ++calls_;
   while (!groups_.empty() &&
          (groups_.front().call <= calls_ - kCalls || found_.size() > kPagesMax)) {
     DropOldest();
   }
-  absl::Status status = FindMissing(chunks, pages);
+  absl::Status status = FindMissing(chunks, weights, pages);
   if (absl::IsResourceExhausted(status) && !groups_.empty()) {
     // What is kept takes the room.
     Drop();
-    status = FindMissing(chunks, pages);
+    status = FindMissing(chunks, weights, pages);
   }
   return status;
 }
 
 absl::Status KeptPages::FindMissing(absl::Span<const ChunkAddress> chunks,
+                                    absl::Span<const float> weights,
                                     std::vector<const uint8_t*>* pages) {
   pages->clear();
   missing_.clear();
@@ -32,7 +33,15 @@ absl::Status KeptPages::FindMissing(absl::Span<const ChunkAddress> chunks,
     pages->push_back(entry->second);
   }
   if (missing_.empty()) return absl::OkStatus();
-  absl::StatusOr<ReaderPages> pinned = source_.Pin(missing_);
+  // A page that is kept has told its tier of its readers when it was pinned, and tells it again
+  // when it is found anew.
+  absl::flat_hash_map<ChunkAddress, float> mass;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    if ((*pages)[i] == nullptr) mass[chunks[i]] += weights[i];
+  }
+  missing_mass_.clear();
+  for (const ChunkAddress& chunk : missing_) missing_mass_.push_back(mass.at(chunk));
+  absl::StatusOr<ReaderPages> pinned = source_.Pin(missing_, missing_mass_);
   if (!pinned.ok()) {
     for (const ChunkAddress& chunk : missing_) found_.erase(chunk);
     return pinned.status();

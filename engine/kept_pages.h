@@ -22,9 +22,10 @@ class KeptPages {
   explicit KeptPages(PageSource& source) : source_(source) {}
 
   // The pages of these chunks, of which some may be the same, until the next call; null where the
-  // reader goes on without (ReaderPages). Errors of PageSource::Pin, when not even these alone can
-  // be pinned.
-  absl::Status Find(absl::Span<const ChunkAddress> chunks, std::vector<const uint8_t*>* pages);
+  // reader goes on without (ReaderPages). `weights`: that readers give to each. Errors of
+  // PageSource::Pin, when not even these alone can be pinned.
+  absl::Status Find(absl::Span<const ChunkAddress> chunks, absl::Span<const float> weights,
+                    std::vector<const uint8_t*>* pages);
   // The pages are memory of the device.
   bool resident() const { return resident_; }
   // Unpins all.
@@ -45,13 +46,14 @@ class KeptPages {
 
   void DropOldest();
   // Fills the empty places of `pages`.
-  absl::Status FindMissing(absl::Span<const ChunkAddress> chunks,
+  absl::Status FindMissing(absl::Span<const ChunkAddress> chunks, absl::Span<const float> weights,
                            std::vector<const uint8_t*>* pages);
 
   PageSource& source_;
   absl::flat_hash_map<ChunkAddress, const uint8_t*> found_;  // those of groups_
   std::deque<Group> groups_;                                 // oldest first
   std::vector<ChunkAddress> missing_;                        // of the present call, each once
+  std::vector<float> missing_mass_;                          // of each, over all who read it
   int64_t calls_ = 0;
   bool resident_ = false;
 };

@@ -26,7 +26,8 @@ void LogGivenUp(DocumentId document, int64_t segment_index, const absl::Status& 
 
 }  // namespace
 
-absl::StatusOr<ReaderPages> PageSource::Pin(absl::Span<const ChunkAddress> chunks) {
+absl::StatusOr<ReaderPages> PageSource::Pin(absl::Span<const ChunkAddress> chunks,
+                                            absl::Span<const float> mass) {
   ReaderPages result;
   result.pages.assign(chunks.size(), nullptr);
   // Positions in `chunks` of what can be had.
@@ -35,9 +36,14 @@ absl::StatusOr<ReaderPages> PageSource::Pin(absl::Span<const ChunkAddress> chunk
   int rederived = 0;
   while (!wanted.empty()) {
     std::vector<ChunkAddress> addresses;
+    std::vector<float> masses;
     addresses.reserve(wanted.size());
-    for (size_t i : wanted) addresses.push_back(chunks[i]);
-    absl::StatusOr<PinnedPages> pinned = store_.Pin(addresses);
+    masses.reserve(wanted.size());
+    for (size_t i : wanted) {
+      addresses.push_back(chunks[i]);
+      masses.push_back(mass[i]);
+    }
+    absl::StatusOr<PinnedPages> pinned = store_.Pin(addresses, masses);
     if (absl::IsNotFound(pinned.status())) {
       const size_t before = wanted.size();
       std::erase_if(wanted, [&](size_t i) { return !store_.GetDocument(chunks[i].document).ok(); });

@@ -34,8 +34,10 @@ class PageSource {
              EngineMetrics& metrics, int threads)
       : model_(model), shape_(shape), store_(store), metrics_(metrics), pool_(threads) {}
 
-  // RESOURCE_EXHAUSTED when so many pages cannot be pinned at one time. Errors of the model.
-  absl::StatusOr<ReaderPages> Pin(absl::Span<const ChunkAddress> chunks);
+  // `mass`: the weight that readers give to each. RESOURCE_EXHAUSTED when so many pages cannot be
+  // pinned at one time. Errors of the model.
+  absl::StatusOr<ReaderPages> Pin(absl::Span<const ChunkAddress> chunks,
+                                  absl::Span<const float> mass);
 
  private:
   // One segment of which pages are missing.

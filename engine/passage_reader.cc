@@ -7,13 +7,26 @@
 
 namespace mneme {
 
+std::optional<std::string> PassageReader::NameOf(DocumentId document, MemoryId memory) const {
+  const auto name = memory_names_.find(memory);
+  if (name == memory_names_.end()) return std::nullopt;
+  const absl::StatusOr<DocumentInfo> info = store_.GetDocument(memory, document);
+  if (!info.ok()) return std::nullopt;
+  return absl::StrCat(name->second, "/documents/", info->id);
+}
+
 std::optional<Passage> PassageReader::Read(const ChunkHit& hit, bool with_text, int context_bytes) {
   const ChunkText& chunk = hit.text;
-  const absl::StatusOr<DocumentInfo> info = store_.GetDocument(chunk.address.document);
+  const absl::StatusOr<DocumentInfo> info = store_.GetDocument(chunk.document);
   if (!info.ok()) return std::nullopt;
-  const auto memory = memory_names_.find(info->memory);
-  if (memory == memory_names_.end()) return std::nullopt;
-  Passage passage{.document = absl::StrCat(memory->second, "/documents/", info->id),
+  // A document that several of the memories have is named by the one that it was written into, else
+  // by the oldest.
+  std::optional<std::string> name = NameOf(chunk.document, info->memory);
+  for (size_t i = 0; i < memories_.size() && !name.has_value(); ++i) {
+    name = NameOf(chunk.document, memories_[i]);
+  }
+  if (!name.has_value()) return std::nullopt;
+  Passage passage{.document = *std::move(name),
                   .chunk_index = chunk.address.chunk_index,
                   .byte_begin = chunk.byte_begin,
                   .byte_end = chunk.byte_end,
@@ -22,9 +35,10 @@ std::optional<Passage> PassageReader::Read(const ChunkHit& hit, bool with_text, 
   if (with_text) {
     // Of a document, only whole characters are durable; the range's own ends lie between two, those
     // of the context need not.
-    const absl::StatusOr<std::string> text = store_.ReadText(
-        chunk.address.document, std::max<int64_t>(chunk.byte_begin - context_bytes, 0),
-        std::min<int64_t>(chunk.byte_end + context_bytes, info->durable_bytes));
+    const int64_t text_end = std::min(info->durable_bytes, chunk.document_end);
+    const absl::StatusOr<std::string> text =
+        store_.ReadText(chunk.document, std::max<int64_t>(chunk.byte_begin - context_bytes, 0),
+                        std::min<int64_t>(chunk.byte_end + context_bytes, text_end));
     if (!text.ok()) return std::nullopt;
     passage.text = std::string(WholeUtf8(*text));
   }

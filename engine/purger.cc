@@ -18,18 +18,18 @@ constexpr absl::Duration kRetryMax = absl::Seconds(30);
 
 }  // namespace
 
-Purger::Purger(MemoryStore& store, EngineMetrics& metrics, Clock& clock,
+Purger::Purger(MemoryStore& store, EngineMetrics& metrics, Supervisor& supervisor,
                std::function<void()> sweep)
     : store_(store),
       metrics_(metrics),
-      clock_(clock),
+      clock_(supervisor.clock()),
       sweep_(std::move(sweep)),
-      thread_("purge", metrics.registry, clock,
-              [this](BackgroundThread& thread) { return Loop(thread); }) {}
+      thread_("purge", supervisor, [this](BackgroundThread& thread) { return Loop(thread); }) {}
 
 Purger::~Purger() { Stop(); }
 
 void Purger::Stop() {
+  thread_.MayEnd();
   cancel_ = true;
   absl::MutexLock lock(&mutex_);
   stopping_ = true;

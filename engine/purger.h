@@ -15,8 +15,8 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/background_thread.h"
 #include "common/clock.h"
-#include "engine/background_thread.h"
 #include "engine/engine.h"
 #include "engine/engine_metrics.h"
 #include "memory_store/memory_store.h"
@@ -27,18 +27,19 @@ namespace mneme {
 class Purger {
  public:
   // `sweep` is called every second or so: to delete what has expired.
-  Purger(MemoryStore& store, EngineMetrics& metrics, Clock& clock, std::function<void()> sweep);
+  Purger(MemoryStore& store, EngineMetrics& metrics, Supervisor& supervisor,
+         std::function<void()> sweep);
   ~Purger();
 
   // Something was deleted.
   void Notify();
+  // Of a deletion that leaves nothing to purge: its receipt can be had.
+  void NothingToPurge(const Deletion& deletion) { Done({deletion}); }
   // Calls `purged` once, from a thread of this object or from this call, when the deletion is
   // purged; never, if that was too long ago or is not before the end of this object.
   void WhenPurged(PurgeId id, PurgedCallback purged);
   // Ends the purge that runs, soon; it is taken up again after the next start.
   void Stop();
-  // UNAVAILABLE when its thread failed.
-  absl::Status Health(absl::Duration stall_max) const { return thread_.Health(stall_max); }
 
  private:
   // Receipts kept for who asks a little late, at most.

@@ -76,16 +76,16 @@ void NetworkSelection(absl::Span<ChunkHit> best_first, int chunks_per_read,
 }  // namespace
 
 ReadBatcher::ReadBatcher(const Model& model, Backend& backend, MemoryStore& store,
-                         PageSource& pages, EngineMetrics& metrics, Clock& clock)
+                         PageSource& pages, EngineMetrics& metrics, Supervisor& supervisor)
     : model_(model),
       backend_(backend),
       store_(store),
       metrics_(metrics),
       pages_(pages),
-      thread_("read", metrics.registry, clock,
-              [this](BackgroundThread& thread) { return Loop(thread); }) {}
+      thread_("read", supervisor, [this](BackgroundThread& thread) { return Loop(thread); }) {}
 
 ReadBatcher::~ReadBatcher() {
+  thread_.MayEnd();
   absl::MutexLock lock(&mutex_);
   stopping_ = true;
   changed_.SignalAll();
@@ -115,7 +115,7 @@ absl::Status ReadBatcher::Await(Waiting& waiting) {
   }
   while (!waiting.done.WaitForNotificationWithTimeout(BackgroundThread::kBeatEvery)) {
     // Should the thread have died, nobody will ever finish this step.
-    const absl::Status health = thread_.Health(absl::InfiniteDuration());
+    const absl::Status health = thread_.failure();
     absl::MutexLock lock(&mutex_);
     if (waiting.done.HasBeenNotified() || health.ok()) continue;
     std::erase(queue_, &waiting);
@@ -157,7 +157,7 @@ absl::Status ReadBatcher::BeginStream(const std::shared_ptr<TokenStream>& stream
 absl::StatusOr<TokenId> ReadBatcher::NextToken(TokenStream& stream) {
   while (!stream.Wait(BackgroundThread::kBeatEvery)) {
     // Should the thread have died, nobody will ever put a token.
-    const absl::Status health = thread_.Health(absl::InfiniteDuration());
+    const absl::Status health = thread_.failure();
     if (!health.ok()) return absl::InternalError(health.message());
   }
   if (!stream.ready()) return stream.end_status();
@@ -495,7 +495,7 @@ absl::Status ReadBatcher::FindReads(absl::Span<BatchedStep* const> steps) {
   chunk_pages_.clear();
   if (!chunks_.empty()) {
     StageTimer timer(metrics_.pin_seconds);
-    RETURN_IF_ERROR(pages_.Find(chunks_, &chunk_pages_));
+    RETURN_IF_ERROR(pages_.Find(chunks_, chunk_weights_, &chunk_pages_));
   }
   selections_.clear();
   size_t from = 0, to = 0;  // rows close up where chunks have no page

@@ -18,8 +18,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/types/span.h"
-#include "common/clock.h"
-#include "engine/background_thread.h"
+#include "common/background_thread.h"
 #include "engine/engine_metrics.h"
 #include "engine/kept_pages.h"
 #include "engine/page_source.h"
@@ -38,7 +37,7 @@ class ReadBatcher {
   static constexpr int kStepTokensMax = 256;
 
   ReadBatcher(const Model& model, Backend& backend, MemoryStore& store, PageSource& pages,
-              EngineMetrics& metrics, Clock& clock);
+              EngineMetrics& metrics, Supervisor& supervisor);
   // Steps that wait are told UNAVAILABLE.
   ~ReadBatcher();
 
@@ -59,8 +58,6 @@ class ReadBatcher {
   absl::StatusOr<TokenId> NextToken(TokenStream& stream);
   // The reader wants no more of it; a step that is under way comes to its end.
   void EndStream(const TokenStream& stream);
-
-  absl::Status Health(absl::Duration stall_max) const { return thread_.Health(stall_max); }
 
  private:
   // A step of Run.

@@ -8,9 +8,36 @@
 
 namespace mneme {
 
+absl::StatusOr<NamedSource> ResolveSource(const MemoryStore& store, absl::string_view name,
+                                          absl::Time as_of) {
+  NamedSource named;
+  ASSIGN_OR_RETURN(named.name, ResourceName::ParseSource(name));
+  const absl::StatusOr<MemoryInfo> info = store.GetMemory(named.name.tenant, named.name.memory);
+  if (absl::IsNotFound(info.status())) {
+    return absl::NotFoundError(absl::StrCat("memory ", name, " does not exist"));
+  }
+  if (!info.ok()) return info.status();
+  named.source = {info->uid, as_of};
+  named.is_fork = info->base.has_value();
+  if (named.name.snapshot.empty()) return named;
+  if (as_of != absl::InfiniteFuture()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("as_of ", absl::FormatTime(as_of, absl::UTCTimeZone()), " with the snapshot ",
+                     name, ", which has a moment of its own"));
+  }
+  const absl::StatusOr<SnapshotInfo> snapshot = store.GetSnapshot(info->uid, named.name.snapshot);
+  if (absl::IsNotFound(snapshot.status())) {
+    return absl::NotFoundError(absl::StrCat("snapshot ", name, " does not exist"));
+  }
+  if (!snapshot.ok()) return snapshot.status();
+  named.source.as_of = snapshot->as_of;
+  named.name.snapshot.clear();
+  return named;
+}
+
 absl::StatusOr<ResolvedMemories> ResolveMemories(const ReadEnvironment& environment,
                                                  absl::Span<const std::string> names,
-                                                 bool may_be_empty) {
+                                                 absl::Time as_of, bool may_be_empty) {
   if (names.empty() && !may_be_empty) {
     return absl::InvalidArgumentError("no memories are named; 1 or more are needed");
   }
@@ -21,26 +48,37 @@ absl::StatusOr<ResolvedMemories> ResolveMemories(const ReadEnvironment& environm
   }
   ResolvedMemories resolved;
   std::vector<MemoryId>& memories = resolved.scope.memories;
+  std::vector<ReadSource>& past = resolved.scope.past;
+  bool is_past = false;
   std::string tenant;
   for (const std::string& name : names) {
-    ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseMemory(name));
+    ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseSource(name));
     if (tenant.empty()) tenant = parsed.tenant;
     if (parsed.tenant != tenant) {
       return absl::InvalidArgumentError(absl::StrCat("memories of two tenants, ", tenant, " and ",
                                                      parsed.tenant, "; one call reads one"));
     }
-    const absl::StatusOr<MemoryInfo> info =
-        environment.store.GetMemory(parsed.tenant, parsed.memory);
-    if (absl::IsNotFound(info.status())) {
-      return absl::NotFoundError(absl::StrCat("memory ", name, " does not exist"));
-    }
-    if (!info.ok()) return info.status();
-    memories.push_back(info->uid);
-    resolved.names[info->uid] = name;
+    // A snapshot named beside a memory read at another moment keeps its own.
+    const bool is_snapshot = !parsed.snapshot.empty();
+    ASSIGN_OR_RETURN(
+        const NamedSource named,
+        ResolveSource(environment.store, name, is_snapshot ? absl::InfiniteFuture() : as_of));
+    is_past |= named.is_fork || named.source.as_of != absl::InfiniteFuture();
+    memories.push_back(named.source.memory);
+    past.push_back(named.source);
+    resolved.names[named.source.memory] = named.name.ToString();
   }
   std::sort(memories.begin(), memories.end());
   memories.erase(std::unique(memories.begin(), memories.end()), memories.end());
+  if (!is_past) past.clear();
   return resolved;
+}
+
+absl::Status ViewPast(const ReadEnvironment& environment, const CallContext& context,
+                      ReadScope* scope) {
+  if (scope->past.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(scope->view, environment.past.View(scope->past, context));
+  return absl::OkStatus();
 }
 
 absl::Status WaitForBarriers(const ReadEnvironment& environment,
@@ -55,6 +93,11 @@ absl::Status WaitForBarriers(const ReadEnvironment& environment,
                      environment.store.GetMemory(name.tenant, name.memory));
     ASSIGN_OR_RETURN(const DocumentInfo document,
                      environment.store.GetDocument(memory.uid, name.document));
+    if (document.shared && barrier.visible_bytes > document.durable_bytes) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "barrier of ", barrier.visible_bytes, " bytes on ", barrier.document,
+          ", which is shared with another memory and ends at ", document.durable_bytes, " here"));
+    }
     RETURN_IF_ERROR(environment.visibility.Wait(
         document.uid, barrier.document, barrier.visible_bytes, environment.scheduler, context));
   }

@@ -15,6 +15,7 @@
 #include "absl/types/span.h"
 #include "engine/engine.h"
 #include "engine/engine_metrics.h"
+#include "engine/past_reader.h"
 #include "engine/read_batcher.h"
 #include "engine/reader_gate.h"
 #include "engine/visibility.h"
@@ -32,6 +33,7 @@ struct ReadEnvironment {
   ReadBatcher& batcher;
   ReaderGate& gate;
   VisibilityBoard& visibility;
+  PastReader& past;
   EngineMetrics& metrics;
   int step_tokens_max = 0;  // tokens of a prompt that go through the network in one step
 };
@@ -41,12 +43,27 @@ struct ResolvedMemories {
   absl::flat_hash_map<MemoryId, std::string> names;  // full names
 };
 
+// What a name stands for: a memory at `as_of`, or a snapshot, which has its own moment.
+// INVALID_ARGUMENT: a bad name, or a snapshot with another moment; NOT_FOUND names it.
+struct NamedSource {
+  ResourceName name;
+  ReadSource source;
+  bool is_fork = false;
+};
+absl::StatusOr<NamedSource> ResolveSource(const MemoryStore& store, absl::string_view name,
+                                          absl::Time as_of);
+
 // The memories named, each once, in the order of their ids: the order of naming must not matter.
 // INVALID_ARGUMENT: none (unless `may_be_empty`), too many, a bad name, several tenants. NOT_FOUND
 // names the memory.
 absl::StatusOr<ResolvedMemories> ResolveMemories(const ReadEnvironment& environment,
                                                  absl::Span<const std::string> names,
-                                                 bool may_be_empty);
+                                                 absl::Time as_of, bool may_be_empty);
+
+// The view of a scope that reads the past or forks; nothing for others, whose view is taken when
+// their first step runs. Errors of PastReader.
+absl::Status ViewPast(const ReadEnvironment& environment, const CallContext& context,
+                      ReadScope* scope);
 
 absl::Status WaitForBarriers(const ReadEnvironment& environment,
                              absl::Span<const ReadBarrier> barriers, const CallContext& context);

@@ -18,6 +18,9 @@ namespace mneme {
 // query sees one moment. Thread-compatible; used by one ReadStep at a time.
 struct ReadScope {
   std::vector<MemoryId> memories;  // ascending, each once; empty: none
+  // Not empty: some of them are forks, or wanted as they were, and the view is there from the
+  // beginning (see PastReader).
+  std::vector<ReadSource> past;
   std::optional<LandmarkView> view;
 };
 

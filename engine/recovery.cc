@@ -27,21 +27,19 @@ std::vector<DocumentInfo> DocumentsToDerive(const MemoryStore& store, EngineMetr
 }  // namespace
 
 Recovery::Recovery(const MemoryStore& store, Scheduler& scheduler, EngineMetrics& metrics,
-                   Clock& clock)
+                   Supervisor& supervisor)
     : scheduler_(scheduler),
       metrics_(metrics),
-      clock_(clock),
+      clock_(supervisor.clock()),
       waiting_(DocumentsToDerive(store, metrics)),
-      thread_("recovery", metrics.registry, clock,
-              [this](BackgroundThread& thread) { return Loop(thread); }) {}
+      thread_("recovery", supervisor, [this](BackgroundThread& thread) { return Loop(thread); }) {}
 
 Recovery::~Recovery() {
+  thread_.MayEnd();
   absl::MutexLock lock(&mutex_);
   stopping_ = true;
   changed_.SignalAll();
 }
-
-absl::Status Recovery::Health(absl::Duration stall_max) const { return thread_.Health(stall_max); }
 
 absl::Status Recovery::Loop(BackgroundThread& thread) {
   const absl::Time start = clock_.Now();

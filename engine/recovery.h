@@ -11,23 +11,21 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/background_thread.h"
 #include "common/clock.h"
-#include "engine/background_thread.h"
 #include "engine/engine_metrics.h"
 #include "engine/scheduler.h"
 #include "memory_store/memory_store.h"
 
 namespace mneme {
 
-// Thread-safe. What it borrows must outlive it.
+// Thread-safe. What it borrows must outlive it. While it works the engine serves: what is left to
+// derive has not been visible to anybody.
 class Recovery {
  public:
-  Recovery(const MemoryStore& store, Scheduler& scheduler, EngineMetrics& metrics, Clock& clock);
+  Recovery(const MemoryStore& store, Scheduler& scheduler, EngineMetrics& metrics,
+           Supervisor& supervisor);
   ~Recovery();
-
-  // UNAVAILABLE when its thread failed. While it works the engine serves: what is left to derive
-  // has not been visible to anybody.
-  absl::Status Health(absl::Duration stall_max) const;
 
  private:
   absl::Status Loop(BackgroundThread& thread);

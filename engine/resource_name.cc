@@ -26,10 +26,12 @@ std::string Shown(absl::string_view text) {
 // Parses `collections.size()` pairs of collection and id.
 absl::StatusOr<ResourceName> Parse(absl::string_view name,
                                    absl::Span<const absl::string_view> collections) {
-  constexpr std::array<absl::string_view, 3> kIds = {"{tenant}", "{memory}", "{document}"};
+  const bool of_snapshot = collections.back() == "snapshots";
+  const std::array<absl::string_view, 3> id_forms = {"{tenant}", "{memory}",
+                                                     of_snapshot ? "{snapshot}" : "{document}"};
   std::string form;
   for (size_t i = 0; i < collections.size(); ++i) {
-    absl::StrAppend(&form, i == 0 ? "" : "/", collections[i], "/", kIds[i]);
+    absl::StrAppend(&form, i == 0 ? "" : "/", collections[i], "/", id_forms[i]);
   }
   const std::vector<absl::string_view> parts = absl::StrSplit(name, '/');
   if (parts.size() != 2 * collections.size()) {
@@ -37,8 +39,10 @@ absl::StatusOr<ResourceName> Parse(absl::string_view name,
         absl::StrCat("name ", Shown(name), " is not of the form ", form));
   }
   ResourceName result;
-  const std::array<std::string*, 3> ids = {&result.tenant, &result.memory, &result.document};
-  const std::array<absl::string_view, 3> nouns = {"tenant id", "memory id", "document id"};
+  const std::array<std::string*, 3> ids = {&result.tenant, &result.memory,
+                                           of_snapshot ? &result.snapshot : &result.document};
+  const std::array<absl::string_view, 3> nouns = {"tenant id", "memory id",
+                                                  of_snapshot ? "snapshot id" : "document id"};
   for (size_t i = 0; i < collections.size(); ++i) {
     if (parts[2 * i] != collections[i]) {
       return absl::InvalidArgumentError(absl::StrCat("name ", Shown(name), " is not of the form ",
@@ -65,10 +69,20 @@ absl::StatusOr<ResourceName> ResourceName::ParseDocument(absl::string_view name)
   return Parse(name, {"tenants", "memories", "documents"});
 }
 
+absl::StatusOr<ResourceName> ResourceName::ParseSnapshot(absl::string_view name) {
+  return Parse(name, {"tenants", "memories", "snapshots"});
+}
+
+absl::StatusOr<ResourceName> ResourceName::ParseSource(absl::string_view name) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(name, '/');
+  return parts.size() == 6 && parts[4] == "snapshots" ? ParseSnapshot(name) : ParseMemory(name);
+}
+
 std::string ResourceName::ToString() const {
   std::string name = absl::StrCat("tenants/", tenant);
   if (!memory.empty()) absl::StrAppend(&name, "/memories/", memory);
   if (!document.empty()) absl::StrAppend(&name, "/documents/", document);
+  if (!snapshot.empty()) absl::StrAppend(&name, "/snapshots/", snapshot);
   return name;
 }
 

@@ -39,8 +39,10 @@ absl::StatusOr<RetrieveResult> Retrieve(const ReadEnvironment& environment,
   RETURN_IF_ERROR(CheckOptions(environment, options));
   ASSIGN_OR_RETURN(const ReaderInput input, QuestionInput(environment.model, options.question));
   ASSIGN_OR_RETURN(ResolvedMemories memories,
-                   ResolveMemories(environment, options.memories, /*may_be_empty=*/false));
+                   ResolveMemories(environment, options.memories, options.as_of,
+                                   /*may_be_empty=*/false));
   RETURN_IF_ERROR(WaitForBarriers(environment, options.barriers, context));
+  RETURN_IF_ERROR(ViewPast(environment, context, &memories.scope));
   ASSIGN_OR_RETURN(const ReaderGate::Ticket ticket, environment.gate.Enter(context));
 
   RetrieveResult result;

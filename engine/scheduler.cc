@@ -63,30 +63,33 @@ struct Scheduler::Document {
 };
 
 Scheduler::Scheduler(const SchedulerOptions& options, const Model& model, const SegmentShape& shape,
-                     MemoryStore& store, EngineMetrics& metrics, Clock& clock, SchedulerHooks hooks)
+                     MemoryStore& store, EngineMetrics& metrics, Supervisor& supervisor,
+                     SchedulerHooks hooks)
     : options_(options),
       model_(model),
       shape_(shape),
       store_(store),
       metrics_(metrics),
-      clock_(clock),
+      clock_(supervisor.clock()),
       hooks_(std::move(hooks)),
       put_pool_(options.put_threads) {
   for (int i = 0; i < options.encode_threads; ++i) {
     encode_threads_.push_back(std::make_unique<BackgroundThread>(
-        i == 0 ? "encode" : absl::StrCat("encode_", i), metrics.registry, clock,
+        i == 0 ? "encode" : absl::StrCat("encode_", i), supervisor,
         [this](BackgroundThread& thread) { return EncodeLoop(thread); }));
   }
   derive_thread_ = std::make_unique<BackgroundThread>(
-      "derive", metrics.registry, clock,
-      [this](BackgroundThread& thread) { return DeriveLoop(thread); });
+      "derive", supervisor, [this](BackgroundThread& thread) { return DeriveLoop(thread); });
   put_thread_ = std::make_unique<BackgroundThread>(
-      "put", metrics.registry, clock, [this](BackgroundThread& thread) { return PutLoop(thread); });
+      "put", supervisor, [this](BackgroundThread& thread) { return PutLoop(thread); });
 }
 
 Scheduler::~Scheduler() { Stop(); }
 
 void Scheduler::StopSoon() {
+  for (const auto& thread : encode_threads_) thread->MayEnd();
+  if (derive_thread_ != nullptr) derive_thread_->MayEnd();
+  if (put_thread_ != nullptr) put_thread_->MayEnd();
   absl::MutexLock lock(&mutex_);
   stopping_ = true;
   changed_.SignalAll();
@@ -171,12 +174,6 @@ bool Scheduler::Done(DocumentId id) const {
   absl::MutexLock lock(&mutex_);
   const auto it = documents_.find(id);
   return it == documents_.end() || !HasWork(*it->second);
-}
-
-absl::Status Scheduler::Health(absl::Duration stall_max) const {
-  for (const auto& thread : encode_threads_) RETURN_IF_ERROR(thread->Health(stall_max));
-  RETURN_IF_ERROR(derive_thread_->Health(stall_max));
-  return put_thread_->Health(stall_max);
 }
 
 bool Scheduler::HasWork(const Document& document) const {
@@ -438,19 +435,8 @@ absl::Status Scheduler::Forward(const std::vector<SegmentGroup>& groups,
   size_t next = 0;
   for (const SegmentGroup& group : groups) {
     for (const Segment& segment : group.segments) {
-      SegmentChunks& own = chunks[next++];
-      MNEME_CHECK(static_cast<size_t>(own.chunk_count) == segment.chunk_byte_begin.size());
-      derived->push_back({.document = segment.document,
-                          .segment_index = segment.index,
-                          .derivation_fingerprint = model_.derivation_fingerprint(),
-                          .encode_from_byte = segment.encode_from_byte,
-                          .skip_tokens = segment.skip_tokens,
-                          .token_count = static_cast<int32_t>(segment.ids.size()),
-                          .byte_begin = segment.byte_begin,
-                          .byte_end = segment.byte_end,
-                          .chunk_byte_begin = segment.chunk_byte_begin,
-                          .landmarks = std::move(own.landmarks),
-                          .pages = std::move(own.pages)});
+      derived->push_back(
+          DerivedFrom(segment, model_.derivation_fingerprint(), std::move(chunks[next++])));
     }
   }
   return absl::OkStatus();

@@ -24,8 +24,8 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/background_thread.h"
 #include "common/clock.h"
-#include "engine/background_thread.h"
 #include "engine/document_source.h"
 #include "engine/engine_metrics.h"
 #include "engine/segmenter.h"
@@ -64,7 +64,8 @@ struct SchedulerHooks {
 class Scheduler {
  public:
   Scheduler(const SchedulerOptions& options, const Model& model, const SegmentShape& shape,
-            MemoryStore& store, EngineMetrics& metrics, Clock& clock, SchedulerHooks hooks);
+            MemoryStore& store, EngineMetrics& metrics, Supervisor& supervisor,
+            SchedulerHooks hooks);
   ~Scheduler();
   // Lets the threads end after the step they are at, and returns at once: what is left to derive is
   // left for the next start.
@@ -95,7 +96,6 @@ class Scheduler {
 
   // True when all text of the document that is durable has become visible, or never will.
   bool Done(DocumentId document) const;
-  absl::Status Health(absl::Duration stall_max) const;
 
  private:
   struct Document;

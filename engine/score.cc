@@ -43,8 +43,10 @@ absl::StatusOr<ScoreResult> Score(const ReadEnvironment& environment, const Scor
   for (const Token& token : tokens) ids.push_back(token.id);
   RETURN_IF_ERROR(CheckFitsSegment(model, ids.size(), "prompt and text together"));
   ASSIGN_OR_RETURN(ResolvedMemories memories,
-                   ResolveMemories(environment, options.memories, /*may_be_empty=*/true));
+                   ResolveMemories(environment, options.memories, options.as_of,
+                                   /*may_be_empty=*/true));
   RETURN_IF_ERROR(WaitForBarriers(environment, options.barriers, context));
+  RETURN_IF_ERROR(ViewPast(environment, context, &memories.scope));
   ASSIGN_OR_RETURN(const ReaderGate::Ticket ticket, environment.gate.Enter(context));
 
   const std::vector<std::string> texts = TokenTexts(options.text, tokens);

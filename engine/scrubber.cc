@@ -24,40 +24,43 @@ std::array<Instrument*, StoreFinding::kKindCount> OfKinds(const Make& make) {
 }  // namespace
 
 Scrubber::Scrubber(const ScrubberOptions& options, MemoryStore& store, Derive derive,
-                   std::function<void()> healed, Metrics& metrics, Clock& clock)
+                   std::function<void()> healed, Supervisor& supervisor)
     : options_(options),
       store_(store),
       derive_(std::move(derive)),
       healed_(std::move(healed)),
-      clock_(clock),
-      read_bytes_(metrics.AddCounter("scrub_read_bytes_total",
-                                     "Bytes of files and records read by checks of the store.")),
-      passes_(metrics.AddCounter("scrub_passes_total", "Checks of the whole store that ended.")),
-      failed_passes_(metrics.AddCounter("scrub_pass_failures_total",
-                                        "Checks of the whole store that could not be ended.")),
-      last_pass_(metrics.AddGauge("scrub_last_pass_timestamp_seconds",
-                                  "When the last check of the whole store ended, seconds since "
-                                  "the epoch; 0: none since the start.")),
+      clock_(supervisor.clock()),
+      read_bytes_(supervisor.metrics().AddCounter(
+          "scrub_read_bytes_total", "Bytes of files and records read by checks of the store.")),
+      passes_(supervisor.metrics().AddCounter("scrub_passes_total",
+                                              "Checks of the whole store that ended.")),
+      failed_passes_(supervisor.metrics().AddCounter(
+          "scrub_pass_failures_total", "Checks of the whole store that could not be ended.")),
+      last_pass_(supervisor.metrics().AddGauge(
+          "scrub_last_pass_timestamp_seconds",
+          "When the last check of the whole store ended, seconds since "
+          "the epoch; 0: none since the start.")),
       found_(OfKinds<Counter>([&](const MetricLabels& labels) -> Counter& {
-        return metrics.AddCounter("scrub_found_total", "Damage found by checks of the store.",
-                                  labels);
+        return supervisor.metrics().AddCounter("scrub_found_total",
+                                               "Damage found by checks of the store.", labels);
       })),
       healed_counts_(OfKinds<Counter>([&](const MetricLabels& labels) -> Counter& {
-        return metrics.AddCounter("scrub_healed_total", "Damage healed by checks of the store.",
-                                  labels);
+        return supervisor.metrics().AddCounter("scrub_healed_total",
+                                               "Damage healed by checks of the store.", labels);
       })),
       left_(OfKinds<Gauge>([&](const MetricLabels& labels) -> Gauge& {
-        return metrics.AddGauge("scrub_damage_left",
-                                "Damage that the last check of the whole store found and did not "
-                                "heal.",
-                                labels);
+        return supervisor.metrics().AddGauge(
+            "scrub_damage_left",
+            "Damage that the last check of the whole store found and did not "
+            "heal.",
+            labels);
       })),
-      thread_("scrubber", metrics, clock,
-              [this](BackgroundThread& thread) { return Loop(thread); }) {}
+      thread_("scrubber", supervisor, [this](BackgroundThread& thread) { return Loop(thread); }) {}
 
 Scrubber::~Scrubber() { StopSoon(); }
 
 void Scrubber::StopSoon() {
+  thread_.MayEnd();
   absl::MutexLock lock(&mutex_);
   stopping_ = true;
   changed_.SignalAll();
@@ -67,8 +70,6 @@ bool Scrubber::stopping() const {
   absl::MutexLock lock(&mutex_);
   return stopping_;
 }
-
-absl::Status Scrubber::Health(absl::Duration stall_max) const { return thread_.Health(stall_max); }
 
 absl::StatusOr<StoreCheckReport> Scrubber::CheckNow(
     std::optional<MemoryId> memory, bool heal,

@@ -14,9 +14,9 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "common/background_thread.h"
 #include "common/clock.h"
 #include "common/metrics.h"
-#include "engine/background_thread.h"
 #include "memory_store/memory_store.h"
 #include "memory_store/store_checker.h"
 
@@ -37,7 +37,7 @@ class Scrubber {
 
   // `healed`: called at the end of a check that healed something, not under a lock.
   Scrubber(const ScrubberOptions& options, MemoryStore& store, Derive derive,
-           std::function<void()> healed, Metrics& metrics, Clock& clock);
+           std::function<void()> healed, Supervisor& supervisor);
   ~Scrubber();
 
   // A check at once and at full speed, of one memory or of everything. `step`: see
@@ -46,8 +46,6 @@ class Scrubber {
   absl::StatusOr<StoreCheckReport> CheckNow(
       std::optional<MemoryId> memory, bool heal,
       const std::function<absl::Status(const StoreCheckReport&)>& step);
-  // UNAVAILABLE when its thread failed.
-  absl::Status Health(absl::Duration stall_max) const;
   // Lets a check that runs end soon.
   void StopSoon();
 

@@ -28,6 +28,22 @@ SegmentShape SegmentShape::Of(const Model& model) {
   return shape;
 }
 
+SegmentDerived DerivedFrom(const Segment& segment, uint64_t derivation_fingerprint,
+                           SegmentChunks chunks) {
+  MNEME_CHECK(static_cast<size_t>(chunks.chunk_count) == segment.chunk_byte_begin.size());
+  return {.document = segment.document,
+          .segment_index = segment.index,
+          .derivation_fingerprint = derivation_fingerprint,
+          .encode_from_byte = segment.encode_from_byte,
+          .skip_tokens = segment.skip_tokens,
+          .token_count = static_cast<int32_t>(segment.ids.size()),
+          .byte_begin = segment.byte_begin,
+          .byte_end = segment.byte_end,
+          .chunk_byte_begin = segment.chunk_byte_begin,
+          .landmarks = std::move(chunks.landmarks),
+          .pages = std::move(chunks.pages)};
+}
+
 Segmenter::Segmenter(const Tokenizer& tokenizer, const SegmentShape& shape, DocumentId document)
     : shape_(shape), encoder_(tokenizer) {
   cutter_.shape = &shape_;

@@ -49,6 +49,10 @@ struct Segment {
   std::vector<int64_t> chunk_byte_begin;
 };
 
+// A segment with what the network made of it.
+SegmentDerived DerivedFrom(const Segment& segment, uint64_t derivation_fingerprint,
+                           SegmentChunks chunks);
+
 // Thread-compatible. Borrows the tokenizer and the shape. Memory: one open segment, the encoder's
 // pending text, and whole segments not yet taken.
 class Segmenter {

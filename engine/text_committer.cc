@@ -21,15 +21,16 @@ struct DocumentAppend {
 }  // namespace
 
 TextCommitter::TextCommitter(const TextCommitterOptions& options, MemoryStore& store,
-                             EngineMetrics& metrics, Clock& clock)
+                             EngineMetrics& metrics, Supervisor& supervisor)
     : options_(options), store_(store), metrics_(metrics) {
   thread_ = std::make_unique<BackgroundThread>(
-      "commit", metrics.registry, clock, [this](BackgroundThread& thread) { return Loop(thread); });
+      "commit", supervisor, [this](BackgroundThread& thread) { return Loop(thread); });
 }
 
 TextCommitter::~TextCommitter() { Stop(); }
 
 void TextCommitter::Stop() {
+  if (thread_ != nullptr) thread_->MayEnd();
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;

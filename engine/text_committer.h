@@ -16,8 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "common/clock.h"
-#include "engine/background_thread.h"
+#include "common/background_thread.h"
 #include "engine/engine_metrics.h"
 #include "memory_store/memory_store.h"
 
@@ -46,7 +45,7 @@ struct TextCommitterOptions {
 class TextCommitter {
  public:
   TextCommitter(const TextCommitterOptions& options, MemoryStore& store, EngineMetrics& metrics,
-                Clock& clock);
+                Supervisor& supervisor);
   // Pieces still waiting are told UNAVAILABLE.
   ~TextCommitter();
   // Ends the thread. Idempotent; Submit must not be called any more.
@@ -59,7 +58,6 @@ class TextCommitter {
   bool full() const;
   // Waits until nothing waits and all `done` have returned; false at the deadline (real time).
   bool WaitIdle(absl::Time deadline);
-  absl::Status Health(absl::Duration stall_max) const { return thread_->Health(stall_max); }
 
  private:
   absl::Status Loop(BackgroundThread& thread);

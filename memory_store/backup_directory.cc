@@ -17,6 +17,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "common/crash_point.h"
 #include "common/crc32c.h"
 #include "common/status_macros.h"
 #include "memory_store/data_directory.h"
@@ -163,9 +164,10 @@ absl::StatusOr<BackupList> DecodeList(const std::string& path, absl::string_view
     }
     if (!good) return absl::DataLossError(absl::StrCat(path, ": line ", i + 1, " is no line"));
   }
-  if (store_format != kStoreFormat) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        path, " is of store format ", store_format, "; this program reads format ", kStoreFormat));
+  if (store_format < kOldestStoreFormat || store_format > kStoreFormat) {
+    return absl::FailedPreconditionError(absl::StrCat(path, " is of store format ", store_format,
+                                                      "; this program reads formats ",
+                                                      kOldestStoreFormat, " to ", kStoreFormat));
   }
   list.info.files = static_cast<int64_t>(list.files.size());
   return list;
@@ -347,13 +349,16 @@ absl::StatusOr<BackupInfo> BackupDirectory::Create(const StoreFiles& files, Back
     if (rename(aside.c_str(), shared.c_str()) != 0) {
       return FileError(errno, "cannot write", shared);
     }
+    CrashPoint("backup file copied");
     list.files.push_back(std::move(entry));
   }
   RETURN_IF_ERROR(SyncFolder(folder));
+  CrashPoint("backup files copied");
   info.id = ids.empty() ? 1 : ids.back() + 1;
   list.info = std::move(info);
   RETURN_IF_ERROR(
       WriteFileDurably(Path(path_, kBackupsFolder), absl::StrCat(list.info.id), EncodeList(list)));
+  CrashPoint("backup listed");
   ASSIGN_OR_RETURN(const BackupList written, ReadList(path_, list.info.id));
   return written.info;
 }

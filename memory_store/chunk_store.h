@@ -17,6 +17,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "common/metrics.h"
+#include "common/supervisor.h"
 #include "memory_store/store_files.h"
 
 namespace rocksdb {
@@ -115,6 +116,9 @@ class ChunkStore {
   }
 };
 
+// What RocksDB holds in memory of what is not in tables yet, of all tables together.
+inline constexpr int64_t kRocksDbWriteBufferBytes = int64_t{64} << 20;
+
 struct RocksDbOptions {
   std::string data_dir;
   int64_t block_cache_bytes = int64_t{256} << 20;
@@ -125,6 +129,8 @@ struct RocksDbOptions {
   // Opens what is there and writes nothing, nor mends a damaged log: for a look at a directory.
   // Every Write answers FAILED_PRECONDITION.
   bool read_only = false;
+  // Watches the thread of the store; must outlive it. Null: nobody does.
+  Supervisor* supervisor = nullptr;
   // The file system below RocksDB; null: the machine's. For tests. Must outlive the store.
   rocksdb::Env* env = nullptr;
 };

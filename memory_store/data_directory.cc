@@ -62,10 +62,11 @@ absl::Status CheckFormat(const std::string& directory) {
     return absl::FailedPreconditionError(
         absl::StrCat(directory, " is not a Mneme data directory: ", path, " does not say so"));
   }
-  if (version != kStoreFormat) {
+  if (version < kOldestStoreFormat || version > kStoreFormat) {
     return absl::FailedPreconditionError(
-        absl::StrCat(directory, " has store format ", version, "; this program reads format ",
-                     kStoreFormat, version > kStoreFormat ? ": use a newer program" : ""));
+        absl::StrCat(directory, " has store format ", version, "; this program reads formats ",
+                     kOldestStoreFormat, " to ", kStoreFormat,
+                     version > kStoreFormat ? ": use a newer program" : ""));
   }
   return absl::OkStatus();
 }
@@ -117,6 +118,13 @@ absl::StatusOr<std::unique_ptr<DataDirectory>> DataDirectory::Open(const std::st
   std::unique_ptr<DataDirectory> directory(new DataDirectory(path, lock_fd));
   RETURN_IF_ERROR(CheckFormat(path));
   return directory;
+}
+
+absl::Status DataDirectory::TakeOver() const {
+  const std::string path = absl::StrCat(path_, "/", kFormatFile);
+  ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path));
+  if (text == absl::StrCat(kFormatPrefix, kStoreFormat, "\n")) return absl::OkStatus();
+  return WriteFormatFile(path_);
 }
 
 absl::Status DataDirectory::CheckExists(const std::string& path) {

@@ -12,7 +12,9 @@
 
 namespace mneme {
 
-inline constexpr int kStoreFormat = 1;
+inline constexpr int kStoreFormat = 2;
+// Still read. Format 1 knew no forks: a program of that time would show what they alone hold.
+inline constexpr int kOldestStoreFormat = 1;
 
 // Makes a folder a data directory: writes its FORMAT file, whole or not at all. Errors as
 // FileError.
@@ -31,6 +33,10 @@ class DataDirectory {
   ~DataDirectory();
   DataDirectory(const DataDirectory&) = delete;
   DataDirectory& operator=(const DataDirectory&) = delete;
+
+  // Says, before the first record that an older program does not know is written, that this one
+  // writes here. Errors as FileError.
+  absl::Status TakeOver() const;
 
   const std::string& path() const { return path_; }
   // Free to this process, on the directory's file system; -1 when it cannot be told.

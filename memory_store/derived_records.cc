@@ -10,6 +10,7 @@
 #include "absl/container/btree_set.h"
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "common/crash_point.h"
 #include "common/status_macros.h"
 #include "memory_store/keys.h"
 #include "memory_store/memory_store.h"
@@ -31,53 +32,18 @@ int64_t ChunkCount(const SegmentDerived& segment) {
   return static_cast<int64_t>(segment.chunk_byte_begin.size());
 }
 
-absl::Status CheckSegment(const SegmentDerived& s, const MemoryStoreOptions& options) {
-  const int64_t chunk_count = ChunkCount(s);
-  std::string wrong;
-  if (s.derivation_fingerprint != options.derivation_fingerprint) {
-    wrong = absl::StrCat("derivation fingerprint ", s.derivation_fingerprint, ", the store's is ",
-                         options.derivation_fingerprint);
-  } else if (s.segment_index < 0 || s.encode_from_byte < 0 || s.skip_tokens < 0 ||
-             s.token_count < 0 || s.byte_begin < 0 || s.byte_end < s.byte_begin) {
-    wrong = absl::StrCat("negative count or range: encode from byte ", s.encode_from_byte,
-                         ", skip ", s.skip_tokens, ", tokens ", s.token_count, ", bytes [",
-                         s.byte_begin, ", ", s.byte_end, ")");
-  } else if (static_cast<int64_t>(s.landmarks.size()) != chunk_count * options.landmark_bytes) {
-    wrong = absl::StrCat(s.landmarks.size(), " bytes of landmarks for ", chunk_count, " chunks of ",
-                         options.landmark_bytes);
-  } else if (!s.pages.empty() &&
-             static_cast<int64_t>(s.pages.size()) != chunk_count * options.page_bytes) {
-    wrong = absl::StrCat(s.pages.size(), " bytes of pages for ", chunk_count, " chunks of ",
-                         options.page_bytes);
-  } else if (!std::is_sorted(s.chunk_byte_begin.begin(), s.chunk_byte_begin.end()) ||
-             (chunk_count > 0 &&
-              (s.chunk_byte_begin.front() < 0 || s.chunk_byte_begin.back() > s.byte_end))) {
-    wrong = absl::StrCat("chunks that do not ascend within ", s.byte_end, " bytes");
+// A run of pages that a segment of so many chunks has.
+absl::Status CheckPages(absl::Span<const uint8_t> pages, int64_t first_chunk, int64_t chunk_count,
+                        DocumentId document, int64_t segment_index,
+                        const MemoryStoreOptions& options) {
+  const int64_t count = static_cast<int64_t>(pages.size()) / options.page_bytes;
+  if (count > 0 && static_cast<int64_t>(pages.size()) % options.page_bytes == 0 &&
+      first_chunk >= 0 && first_chunk + count <= chunk_count) {
+    return absl::OkStatus();
   }
-  if (wrong.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(Name(s.document, s.segment_index), ": ", wrong));
-}
-
-SegmentEntry EntryOf(const SegmentDerived& segment) {
-  SegmentEntry entry;
-  entry.encode_from_byte = segment.encode_from_byte;
-  entry.byte_begin = segment.byte_begin;
-  entry.byte_end = segment.byte_end;
-  entry.skip_tokens = segment.skip_tokens;
-  entry.token_count = segment.token_count;
-  entry.chunk_count = ChunkCount(segment);
-  return entry;
-}
-
-// Ids of pages [first, first + count) of one version of a segment.
-std::vector<PageId> PageIds(DocumentId document, int64_t segment_index, int64_t segment_byte_end,
-                            int64_t count, int64_t first = 0) {
-  std::vector<PageId> ids;
-  ids.reserve(static_cast<size_t>(count));
-  for (int64_t chunk = first; chunk < first + count; ++chunk) {
-    ids.push_back({document, segment_index, segment_byte_end, chunk});
-  }
-  return ids;
+  return absl::InvalidArgumentError(absl::StrCat(Name(document, segment_index), ": ", pages.size(),
+                                                 " bytes of pages of ", options.page_bytes,
+                                                 " from chunk ", first_chunk, " of ", chunk_count));
 }
 
 void PutPageRecords(DocumentKey document, int64_t segment_index, int64_t segment_byte_end,
@@ -160,6 +126,43 @@ WriteBatch BatchOf(absl::Span<const SegmentDerived> segments,
 
 }  // namespace
 
+absl::Status CheckSegment(const SegmentDerived& s, const MemoryStoreOptions& options) {
+  const int64_t chunk_count = ChunkCount(s);
+  std::string wrong;
+  if (s.derivation_fingerprint != options.derivation_fingerprint) {
+    wrong = absl::StrCat("derivation fingerprint ", s.derivation_fingerprint, ", the store's is ",
+                         options.derivation_fingerprint);
+  } else if (s.segment_index < 0 || s.encode_from_byte < 0 || s.skip_tokens < 0 ||
+             s.token_count < 0 || s.byte_begin < 0 || s.byte_end < s.byte_begin) {
+    wrong = absl::StrCat("negative count or range: encode from byte ", s.encode_from_byte,
+                         ", skip ", s.skip_tokens, ", tokens ", s.token_count, ", bytes [",
+                         s.byte_begin, ", ", s.byte_end, ")");
+  } else if (static_cast<int64_t>(s.landmarks.size()) != chunk_count * options.landmark_bytes) {
+    wrong = absl::StrCat(s.landmarks.size(), " bytes of landmarks for ", chunk_count, " chunks of ",
+                         options.landmark_bytes);
+  } else if (!s.pages.empty() &&
+             static_cast<int64_t>(s.pages.size()) != chunk_count * options.page_bytes) {
+    wrong = absl::StrCat(s.pages.size(), " bytes of pages for ", chunk_count, " chunks of ",
+                         options.page_bytes);
+  } else if (!std::is_sorted(s.chunk_byte_begin.begin(), s.chunk_byte_begin.end()) ||
+             (chunk_count > 0 &&
+              (s.chunk_byte_begin.front() < 0 || s.chunk_byte_begin.back() > s.byte_end))) {
+    wrong = absl::StrCat("chunks that do not ascend within ", s.byte_end, " bytes");
+  }
+  if (wrong.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(Name(s.document, s.segment_index), ": ", wrong));
+}
+
+std::vector<PageId> PageIds(DocumentId document, int64_t segment_index, int64_t segment_byte_end,
+                            int64_t count, int64_t first) {
+  std::vector<PageId> ids;
+  ids.reserve(static_cast<size_t>(count));
+  for (int64_t chunk = first; chunk < first + count; ++chunk) {
+    ids.push_back({document, segment_index, segment_byte_end, chunk});
+  }
+  return ids;
+}
+
 void MemoryStore::Impl::TruncateSegments(DocumentEntry& document, int64_t segment_index) {
   document.memory->landmarks.Erase(document.key.document, segment_index);
   while (static_cast<int64_t>(document.segments.size()) > segment_index) {
@@ -179,6 +182,23 @@ void MemoryStore::Impl::AppendSegment(DocumentEntry& document, SegmentEntry entr
   document.segments.push_back(entry);
 }
 
+absl::flat_hash_set<DocumentId> MemoryStore::Impl::Outdated(
+    absl::Span<const SegmentDerived> segments) const {
+  absl::flat_hash_set<DocumentId> outdated;
+  absl::flat_hash_map<DocumentId, int64_t> next;
+  for (const SegmentDerived& segment : segments) {
+    const DocumentEntry* const entry = catalog.FindDocument(segment.document);
+    if (entry == nullptr || !entry->dropped) continue;
+    const auto [at, is_first] = next.try_emplace(segment.document, segment.segment_index);
+    const bool follows = is_first
+                             ? segment.segment_index <= static_cast<int64_t>(entry->segments.size())
+                             : segment.segment_index == at->second;
+    if (!follows || segment.byte_end > entry->durable_bytes) outdated.insert(segment.document);
+    at->second = segment.segment_index + 1;
+  }
+  return outdated;
+}
+
 absl::Status MemoryStore::PutSegments(absl::Span<const SegmentDerived> segments) {
   Impl& impl = *impl_;
   for (const SegmentDerived& segment : segments) {
@@ -196,9 +216,10 @@ absl::Status MemoryStore::PutSegments(absl::Span<const SegmentDerived> segments)
                           });
     };
     impl.mutex_.Await(absl::Condition(&nobody_derives));
+    const absl::flat_hash_set<DocumentId> outdated = impl.Outdated(segments);
     for (const SegmentDerived& segment : segments) {
       const DocumentEntry* const entry = impl.catalog.FindDocument(segment.document);
-      if (entry == nullptr) continue;  // deleted meanwhile
+      if (entry == nullptr || outdated.contains(segment.document)) continue;
       const DocumentEntry& document = *entry;
       const auto [it, is_first] = changes.try_emplace(
           segment.document, Change{document.key, segment.segment_index, segment.segment_index});
@@ -228,8 +249,10 @@ absl::Status MemoryStore::PutSegments(absl::Span<const SegmentDerived> segments)
   }
   if (changes.empty()) return absl::OkStatus();
 
+  CrashPoint("segments derived");
   const absl::Status status =
       impl.store.Write(BatchOf(segments, changes, impl.options), Durability::kWriteBehind);
+  CrashPoint("segments written");
   {
     absl::MutexLock lock(&impl.mutex_);
     // All still there: deletions wait at the gate.
@@ -272,6 +295,7 @@ absl::Status MemoryStore::PutPages(DocumentId document, int64_t segment_index,
                                    absl::Span<const uint8_t> pages, int64_t segment_byte_end,
                                    int64_t first_chunk) {
   Impl& impl = *impl_;
+  if (IsTail(document)) return impl.PutTailPages(document, segment_index, pages, first_chunk);
   absl::ReaderMutexLock gate(&impl.write_gate_);
   DocumentKey document_key;
   bool keeps_pages = true;
@@ -289,13 +313,8 @@ absl::Status MemoryStore::PutPages(DocumentId document, int64_t segment_index,
           absl::StrCat(Name(document, segment_index), " ends at byte ", segment.byte_end,
                        "; the pages are of the one that ended at ", segment_byte_end));
     }
-    const int64_t count = static_cast<int64_t>(pages.size()) / impl.options.page_bytes;
-    if (count == 0 || static_cast<int64_t>(pages.size()) % impl.options.page_bytes != 0 ||
-        first_chunk < 0 || first_chunk + count > segment.chunk_count) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          Name(document, segment_index), ": ", pages.size(), " bytes of pages of ",
-          impl.options.page_bytes, " from chunk ", first_chunk, " of ", segment.chunk_count));
-    }
+    RETURN_IF_ERROR(
+        CheckPages(pages, first_chunk, segment.chunk_count, document, segment_index, impl.options));
     segment_byte_end = segment.byte_end;
     document_key = entry->key;
     keeps_pages = PolicyKeepsPages(*entry->memory);
@@ -325,6 +344,27 @@ bool MemoryStore::KeepsPages(DocumentId document) const {
   absl::ReaderMutexLock lock(&impl_->mutex_);
   const DocumentEntry* entry = impl_->catalog.FindDocument(document);
   return entry != nullptr && PolicyKeepsPages(*entry->memory);
+}
+
+absl::Status MemoryStore::Impl::PutTailPages(DocumentId handle, int64_t segment_index,
+                                             absl::Span<const uint8_t> pages,
+                                             int64_t first_chunk) {
+  std::vector<PageId> ids;
+  {
+    absl::ReaderMutexLock lock(&mutex_);
+    const std::shared_ptr<const Tail> tail = tails.Find(handle);
+    const int64_t index = tail == nullptr ? -1 : segment_index - tail->shared_segments;
+    if (index < 0 || index >= static_cast<int64_t>(tail->segments.size())) {
+      return absl::NotFoundError(absl::StrCat("no ", Name(handle, segment_index)));
+    }
+    const SegmentEntry& segment = tail->segments[index];
+    const int64_t count = static_cast<int64_t>(pages.size()) / options.page_bytes;
+    RETURN_IF_ERROR(
+        CheckPages(pages, first_chunk, segment.chunk_count, handle, segment_index, options));
+    ids = PageIds(handle, segment_index, segment.byte_end, count, first_chunk);
+  }
+  pool.Insert(ids, pages.data());
+  return absl::OkStatus();
 }
 
 absl::Status MemoryStore::RestoreSegment(const SegmentDerived& segment) {
@@ -365,18 +405,24 @@ absl::Status MemoryStore::RestoreSegment(const SegmentDerived& segment) {
 absl::StatusOr<SegmentDerived> MemoryStore::GetSegment(DocumentId document,
                                                        int64_t segment_index) const {
   absl::ReaderMutexLock lock(&impl_->mutex_);
-  const DocumentEntry* entry = impl_->catalog.FindDocument(document);
-  if (entry == nullptr) {
+  const std::shared_ptr<const Tail> tail = impl_->tails.Find(document);
+  const DocumentEntry* entry = tail == nullptr ? impl_->catalog.FindDocument(document) : nullptr;
+  if (entry == nullptr && tail == nullptr) {
     return absl::NotFoundError(absl::StrCat("no document ", static_cast<uint64_t>(document)));
   }
-  const int64_t count = static_cast<int64_t>(entry->segments.size());
-  const int64_t index = segment_index == -1 ? count - 1 : segment_index;
-  if (index < 0 || index >= count) {
-    return absl::NotFoundError(
-        absl::StrCat("no ", Name(document, segment_index), ", which has ", count, " segments"));
+  const int64_t first = tail == nullptr ? 0 : tail->shared_segments;
+  const int64_t end =
+      tail == nullptr ? static_cast<int64_t>(entry->segments.size()) : tail->segment_count();
+  const int64_t index = segment_index == -1 ? end - 1 : segment_index;
+  if (index < first || index >= end) {
+    return absl::NotFoundError(absl::StrCat("no ", Name(document, segment_index), ", which has ",
+                                            end - first, " segments from ", first, " on"));
   }
-  const SegmentEntry& segment = entry->segments[index];
-  const absl::Span<const int64_t> byte_begin = entry->memory->landmarks.ByteBegin(document, index);
+  const SegmentEntry& segment =
+      tail == nullptr ? entry->segments[index] : tail->segments[index - first];
+  const absl::Span<const int64_t> byte_begin =
+      tail == nullptr ? entry->memory->landmarks.ByteBegin(document, index)
+                      : absl::MakeConstSpan(tail->chunk_byte_begin[index - first]);
   SegmentDerived result;
   result.document = document;
   result.segment_index = index;
@@ -420,34 +466,47 @@ ChunkText LandmarkView::Locate(int64_t index) const {
                            [row](const LandmarkBlock::Segment& s) { return s.first_row <= row; }) -
       1);
   const bool last_of_segment = row + 1 == segment.first_row + segment.row_count;
-  return {{segment.document, segment.first_chunk + row - segment.first_row},
-          block.byte_begin[row],
-          last_of_segment ? segment.byte_end : block.byte_begin[row + 1]};
+  ChunkText text;
+  text.address = {run.tail == DocumentId{} ? segment.document : run.tail,
+                  segment.first_chunk + row - segment.first_row};
+  text.document = segment.document;
+  text.byte_begin = block.byte_begin[row];
+  text.byte_end = last_of_segment ? segment.byte_end : block.byte_begin[row + 1];
+  const auto cut = impl_->cuts.find(segment.document);
+  if (cut != impl_->cuts.end()) text.document_end = cut->second;
+  return text;
 }
 
 absl::StatusOr<LandmarkView> MemoryStore::View(absl::Span<const MemoryId> memories) const {
   const absl::btree_set<MemoryId> distinct(memories.begin(), memories.end());
   std::vector<std::shared_ptr<const LandmarkSnapshot>> snapshots;
-  absl::flat_hash_set<DocumentId> expired;
+  absl::flat_hash_set<DocumentId> left_out;  // expired, or dropped
   const absl::Time now = impl_->clock.Now();
   {
     absl::MutexLock lock(&impl_->mutex_);  // a snapshot may have to be made
     for (const MemoryId memory : distinct) {
-      MemoryEntry* entry = impl_->catalog.FindMemory(memory);
+      MemoryEntry* entry = impl_->catalog.FindLiveMemory(memory);
       if (entry == nullptr) {
         return absl::NotFoundError(absl::StrCat("no memory ", static_cast<uint64_t>(memory)));
+      }
+      if (entry->info.base.has_value()) {
+        return absl::FailedPreconditionError(
+            absl::StrCat("memory ", static_cast<uint64_t>(memory), " is a fork: see ViewPast"));
       }
       snapshots.push_back(entry->landmarks.Snapshot());
       for (const auto& [time, document] : entry->expiring) {
         if (time > now) break;
-        expired.insert(document);
+        left_out.insert(document);
+      }
+      for (const auto& [id, documents] : entry->dropped_by_id) {
+        for (const DocumentEntry* document : documents) left_out.insert(document->key.document);
       }
     }
   }
-  if (!expired.empty()) {
+  if (!left_out.empty()) {
     for (auto& snapshot : snapshots) {
       snapshot = std::make_shared<const LandmarkSnapshot>(FilterSnapshot(
-          *snapshot, [&expired](const auto& s) { return !expired.contains(s.document); },
+          *snapshot, [&left_out](const auto& s) { return !left_out.contains(s.document); },
           impl_->options.landmark_bytes));
     }
   }
@@ -483,18 +542,22 @@ absl::Status MemoryStore::Impl::LoadPages(const absl::flat_hash_map<DocumentId, 
                                           absl::Span<uint8_t* const> destinations,
                                           std::vector<bool>* found) const {
   std::vector<std::string> keys;
-  keys.reserve(ids.size());
-  for (const PageId& id : ids) {
+  std::vector<size_t> places;  // of the keys' pages: those of tails are never on disk
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const PageId& id = ids[i];
+    (*found)[i] = false;
+    if (IsTail(id.document)) continue;
     keys.push_back(
         PageKey({memories.at(id.document), id.document}, id.segment_index, id.chunk_in_segment));
+    places.push_back(i);
   }
   const std::vector<absl::StatusOr<std::string>> values = store.MultiGet(Table::kPages, keys);
-  for (size_t i = 0; i < ids.size(); ++i) {
-    (*found)[i] = false;
-    absl::Status status = values[i].status();
+  for (size_t at = 0; at < values.size(); ++at) {
+    const size_t i = places[at];
+    absl::Status status = values[at].status();
     if (absl::IsNotFound(status)) continue;
     if (status.ok()) {
-      const absl::StatusOr<PageRecord> record = DecodePageRecord(keys[i], *values[i]);
+      const absl::StatusOr<PageRecord> record = DecodePageRecord(keys[at], *values[at]);
       status = record.status();
       if (record.ok()) {
         // Of another model, or of the segment before it grew: as good as none.
@@ -547,7 +610,8 @@ void MemoryStore::Impl::AwaitDerivations(absl::Span<const ChunkAddress> chunks) 
   mutex_.Await(absl::Condition(&nobody_derives));
 }
 
-absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chunks) {
+absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chunks,
+                                             absl::Span<const float> mass) {
   Impl& impl = *impl_;
   absl::flat_hash_map<DocumentId, MemoryId> memories;
   // The page of each chunk as its document stands now; nothing for a chunk that is not derived.
@@ -557,6 +621,13 @@ absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chun
     absl::ReaderMutexLock lock(&impl.mutex_);
     for (size_t i = 0; i < chunks.size(); ++i) {
       const auto [document, chunk_index] = chunks[i];
+      if (const std::shared_ptr<const Tail> tail = impl.tails.Find(document); tail != nullptr) {
+        const int64_t index = tail->SegmentOf(chunk_index);
+        if (index < 0) continue;
+        const SegmentEntry& of_tail = tail->segments[index - tail->shared_segments];
+        ids[i] = PageId{document, index, of_tail.byte_end, chunk_index - of_tail.first_chunk};
+        continue;
+      }
       const DocumentEntry* entry = impl.catalog.FindDocument(document);
       if (entry == nullptr) {
         return absl::NotFoundError(absl::StrCat("no document ", static_cast<uint64_t>(document)));
@@ -577,8 +648,11 @@ absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chun
   ASSIGN_OR_RETURN(std::vector<std::optional<PageId>> ids, translate());
   while (true) {
     std::vector<PageId> wanted;
-    for (const auto& id : ids) {
-      if (id.has_value()) wanted.push_back(*id);
+    std::vector<float> wanted_mass;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (!ids[i].has_value()) continue;
+      wanted.push_back(*ids[i]);
+      wanted_mass.push_back(mass.empty() ? 0 : mass[i]);
     }
     auto impl_pins = std::make_unique<PinnedPages::Impl>();
     const auto from_disk = [&impl, &memories](absl::Span<const PageId> load_ids,
@@ -594,8 +668,9 @@ absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chun
     const bool on_device = impl.device_pool != nullptr;
     impl_pins->resident = on_device;
     impl_pins->pool = on_device ? impl.device_pool.get() : &impl.pool;
-    ASSIGN_OR_RETURN(PagePool::Pins pins, on_device ? impl.device_pool->PinAll(wanted, from_host)
-                                                    : impl.pool.PinAll(wanted, from_disk));
+    ASSIGN_OR_RETURN(PagePool::Pins pins,
+                     on_device ? impl.device_pool->PinAll(wanted, from_host, wanted_mass)
+                               : impl.pool.PinAll(wanted, from_disk, wanted_mass));
     impl_pins->pins.slots = std::move(pins.slots);
     size_t next = 0;
     for (size_t i = 0; i < chunks.size(); ++i) {

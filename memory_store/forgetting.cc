@@ -1,12 +1,14 @@
 // MemoryStore: deletions, and the way of what was deleted off the disk. A deletion is one synced
 // batch: the records of the document or memory go, and a purge record comes, which stands until no
 // file and no memory holds a byte of what went. So a crash in between forgets nothing of the
-// forgetting. See memory_store_impl.h for the locks.
+// forgetting. Documents that other memories hold are dropped instead (deletion_plan.h), and only
+// what nobody holds of them goes. See memory_store_impl.h for the locks.
 
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/crash_point.h"
 #include "common/status_macros.h"
 #include "memory_store/keys.h"
 #include "memory_store/memory_store.h"
@@ -16,71 +18,47 @@
 namespace mneme {
 namespace {
 
-DeletionReceipt ReceiptOf(const PurgeRecord& record) {
-  DeletionReceipt receipt;
-  receipt.documents = record.documents;
-  receipt.text_bytes = record.text_bytes;
-  receipt.tokens = record.tokens;
-  receipt.chunks = record.chunks;
-  receipt.pages = record.pages;
-  receipt.delete_time = absl::FromUnixMicros(record.delete_time_us);
-  return receipt;
-}
-
-int64_t PagesOnDisk(const MemoryPolicy& policy, int64_t chunks) {
-  return policy.retention == Retention::kKeep ? chunks : 0;
-}
-
-Deletion DeletionOf(PurgeId id, const PurgeRecord& record) {
-  return {.id = id, .tenant = record.tenant, .receipt = ReceiptOf(record)};
-}
-
 std::pair<std::string, std::string> RangeOf(PurgeId id) {
   if (id.document == kPagesOfMemory) return RecordKeyRange(id.memory);
   if (id.document == DocumentId{}) return RecordKeyRange(id.memory);
   return RecordKeyRange(DocumentKey{id.memory, id.document});
 }
 
+void AppendRanges(std::pair<std::string, std::string> range, std::vector<KeyRange>* ranges) {
+  for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
+    ranges->push_back({table, range.first, range.second});
+  }
+}
+
+void AppendCatalogRange(std::pair<std::string, std::string> range, std::vector<KeyRange>* ranges) {
+  ranges->push_back({Table::kCatalog, std::move(range.first), std::move(range.second)});
+}
+
+std::pair<std::string, std::string> OneKey(std::string key) {
+  std::string end = absl::StrCat(key, "\xff");
+  return {std::move(key), std::move(end)};
+}
+
 // What the records of a memory or document lie in, its own record included.
-void AppendRanges(PurgeId id, std::vector<KeyRange>* ranges) {
+void AppendRanges(PurgeId id, const PurgeRecord& record, std::vector<KeyRange>* ranges) {
   if (id.document == kPagesOfMemory) {
     auto [begin, end] = RangeOf(id);
     ranges->push_back({Table::kPages, std::move(begin), std::move(end)});
     return;
   }
-  for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
-    auto [begin, end] = RangeOf(id);
-    ranges->push_back({table, std::move(begin), std::move(end)});
-  }
+  AppendRanges(RangeOf(id), ranges);
   if (id.document == DocumentId{}) {
-    ranges->push_back(
-        {Table::kCatalog, MemoryKey(id.memory), absl::StrCat(MemoryKey(id.memory), "\xff")});
-    auto [begin, end] = DocumentRecordKeyRange(id.memory);
-    ranges->push_back({Table::kCatalog, std::move(begin), std::move(end)});
+    AppendCatalogRange(OneKey(MemoryKey(id.memory)), ranges);
+    AppendCatalogRange(DocumentRecordKeyRange(id.memory), ranges);
+    AppendCatalogRange(SnapshotKeyRange(id.memory), ranges);
   } else {
-    const std::string key = DocumentRecordKey({id.memory, id.document});
-    ranges->push_back({Table::kCatalog, key, absl::StrCat(key, "\xff")});
+    AppendCatalogRange(OneKey(DocumentRecordKey({id.memory, id.document})), ranges);
   }
-}
-
-// Deletes every record of a memory or document, and notes that it is to be purged.
-WriteBatch DeletionBatch(PurgeId id, const PurgeRecord& record) {
-  WriteBatch batch;
-  batch.frees_space = true;
-  if (id.document == DocumentId{}) {
-    batch.Delete(Table::kCatalog, MemoryKey(id.memory));
-    auto [begin, end] = DocumentRecordKeyRange(id.memory);
-    batch.DeleteRange(Table::kCatalog, std::move(begin), std::move(end));
-  } else {
-    batch.Delete(Table::kCatalog, DocumentRecordKey({id.memory, id.document}));
+  for (const auto& [memory, document] : record.also) {
+    const DocumentKey key{static_cast<MemoryId>(memory), static_cast<DocumentId>(document)};
+    AppendRanges(RecordKeyRange(key), ranges);
+    AppendCatalogRange(OneKey(DocumentRecordKey(key)), ranges);
   }
-  for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
-    auto [begin, end] = RangeOf(id);
-    batch.DeleteRange(table, std::move(begin), std::move(end));
-  }
-  const std::string key = PurgeKey(id);
-  batch.Put(Table::kCatalog, key, EncodeRecord(key, record));
-  return batch;
 }
 
 }  // namespace
@@ -100,17 +78,18 @@ absl::StatusOr<MemoryInfo> MemoryStore::UpdateMemory(MemoryId memory, const Memo
   PurgeRecord record;
   {
     absl::ReaderMutexLock lock(&impl.mutex_);
-    const MemoryEntry* entry = impl.catalog.FindMemory(memory);
+    const MemoryEntry* entry = impl.catalog.FindLiveMemory(memory);
     if (entry == nullptr) {
       return absl::NotFoundError(absl::StrCat("no memory ", static_cast<uint64_t>(memory)));
     }
     info = entry->info;
-    record.pages = entry->totals.chunks;
+    record.pages = entry->totals.chunks + entry->dropped_totals.chunks;
   }
   const bool kept_pages = info.policy.retention == Retention::kKeep;
   info.display_name = update.display_name.value_or(info.display_name);
   info.policy.retention = update.retention.value_or(info.policy.retention);
   info.policy.ttl = update.ttl.value_or(info.policy.ttl);
+  info.policy.quota_bytes = update.quota_bytes.value_or(info.policy.quota_bytes);
   const bool drops_pages = kept_pages && info.policy.retention == Retention::kText;
   const std::string key = MemoryKey(memory);
   WriteBatch batch;
@@ -125,80 +104,137 @@ absl::StatusOr<MemoryInfo> MemoryStore::UpdateMemory(MemoryId memory, const Memo
     batch.frees_space = true;
   }
   RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+  CrashPoint("memory updated");
   absl::MutexLock lock(&impl.mutex_);
   MemoryEntry& entry = *impl.catalog.FindMemory(memory);
   entry.info = info;
   Catalog::UpdateExpiry(entry);
   if (drops_pages) impl.AddPurge(id, record, {});
-  return info;
+  return entry.Info();
 }
 
-absl::StatusOr<Deletion> MemoryStore::DeleteMemory(MemoryId memory) {
-  Impl& impl = *impl_;
-  absl::WriterMutexLock gate(&impl.write_gate_);
-  const PurgeId id{memory, DocumentId{}};
-  PurgeRecord record;
-  {
-    absl::ReaderMutexLock lock(&impl.mutex_);
-    const MemoryEntry* entry = impl.catalog.FindMemory(memory);
-    if (entry == nullptr) {
-      return absl::NotFoundError(absl::StrCat("no memory ", static_cast<uint64_t>(memory)));
-    }
-    record.tenant = entry->info.tenant;
-    record.documents = entry->totals.documents;
-    record.text_bytes = entry->totals.durable_bytes;
-    record.tokens = entry->totals.tokens;
-    record.chunks = entry->totals.chunks;
-    record.pages = PagesOnDisk(entry->info.policy, record.chunks);
+Deletion MemoryStore::Impl::DeletionOf(PurgeId id, const PurgeRecord& record) const {
+  Deletion deletion{.id = id, .tenant = record.tenant};
+  DeletionReceipt& receipt = deletion.receipt;
+  receipt.documents = record.documents;
+  receipt.text_bytes = record.text_bytes;
+  receipt.tokens = record.tokens;
+  receipt.chunks = record.chunks;
+  receipt.pages = record.pages;
+  receipt.delete_time = absl::FromUnixMicros(record.delete_time_us);
+  receipt.held_documents = record.held_documents;
+  receipt.held_text_bytes = record.held_text_bytes;
+  for (const uint64_t memory : record.held_by) {
+    const MemoryEntry* entry = catalog.FindLiveMemory(static_cast<MemoryId>(memory));
+    if (entry != nullptr) receipt.held_by.push_back(entry->info.id);
   }
-  record.delete_time_us = absl::ToUnixMicros(impl.clock.Now());
-  RETURN_IF_ERROR(impl.store.Write(DeletionBatch(id, record), Durability::kSynced));
-
-  absl::flat_hash_set<DocumentId> gone;
-  {
-    absl::MutexLock lock(&impl.mutex_);
-    for (const auto& [uid, document] : impl.catalog.FindMemory(memory)->documents) gone.insert(uid);
-    impl.catalog.RemoveMemory(memory);
-    impl.AddPurge(id, record, gone);
-  }
-  impl.ErasePages(gone);
-  return DeletionOf(id, record);
+  return deletion;
 }
 
-absl::StatusOr<Deletion> MemoryStore::DeleteDocument(DocumentId document) {
-  Impl& impl = *impl_;
-  absl::WriterMutexLock gate(&impl.write_gate_);
-  PurgeId id;
-  PurgeRecord record;
+absl::StatusOr<Deletion> MemoryStore::DeleteMemory(MemoryId memory, bool everywhere) {
+  absl::WriterMutexLock gate(&impl_->write_gate_);
+  ASSIGN_OR_RETURN(DeletionPlan plan, impl_->PlanMemory(memory, everywhere));
+  return impl_->Delete(std::move(plan));
+}
+
+absl::StatusOr<Deletion> MemoryStore::DeleteDocument(MemoryId memory, DocumentId document,
+                                                     bool everywhere) {
+  absl::WriterMutexLock gate(&impl_->write_gate_);
+  ASSIGN_OR_RETURN(DeletionPlan plan, impl_->PlanDocument(memory, document, everywhere));
+  return impl_->Delete(std::move(plan));
+}
+
+absl::StatusOr<Deletion> MemoryStore::DeleteDocument(DocumentId document, bool everywhere) {
+  absl::WriterMutexLock gate(&impl_->write_gate_);
+  MemoryId memory;
   {
-    absl::ReaderMutexLock lock(&impl.mutex_);
-    const DocumentEntry* entry = impl.catalog.FindDocument(document);
+    absl::ReaderMutexLock lock(&impl_->mutex_);
+    const DocumentEntry* entry = impl_->catalog.FindDocument(document);
     if (entry == nullptr) {
       return absl::NotFoundError(absl::StrCat("no document ", static_cast<uint64_t>(document)));
     }
-    id = {entry->key.memory, entry->key.document};
-    record.tenant = entry->memory->info.tenant;
-    record.documents = 1;
-    record.text_bytes = entry->durable_bytes;
-    record.tokens = entry->token_count;
-    record.chunks = entry->chunk_count();
-    record.pages = PagesOnDisk(entry->memory->info.policy, record.chunks);
+    memory = entry->key.memory;
   }
-  record.delete_time_us = absl::ToUnixMicros(impl.clock.Now());
-  RETURN_IF_ERROR(impl.store.Write(DeletionBatch(id, record), Durability::kSynced));
+  ASSIGN_OR_RETURN(DeletionPlan plan, impl_->PlanDocument(memory, document, everywhere));
+  return impl_->Delete(std::move(plan));
+}
+
+absl::StatusOr<Deletion> MemoryStore::Impl::Delete(DeletionPlan plan) {
+  plan.record.delete_time_us = absl::ToUnixMicros(clock.Now());
+  WriteBatch batch;
   {
-    absl::MutexLock lock(&impl.mutex_);
-    impl.catalog.RemoveDocument(document);
-    impl.AddPurge(id, record, {document});
+    absl::ReaderMutexLock lock(&mutex_);
+    batch = BatchOf(plan);
   }
-  impl.ErasePages({document});
-  return DeletionOf(id, record);
+  RETURN_IF_ERROR(store.Write(batch, Durability::kSynced));
+  CrashPoint(plan.id.document == DocumentId{} ? "memory deleted" : "document deleted");
+
+  absl::flat_hash_set<DocumentId> gone;
+  std::vector<PageId> pages;  // of the ends that documents lost
+  Deletion deletion;
+  {
+    absl::MutexLock lock(&mutex_);
+    deletion = DeletionOf(plan.id, plan.record);
+    deletion.pending = plan.purges();
+    for (const DeletionPlan::CutOff& cut : plan.cut_off) {
+      deletion.dropped_documents.push_back(cut.key.document);
+      const std::vector<DocumentId> erased = tails.Erase(cut.key.document, cut.keep_bytes);
+      gone.insert(erased.begin(), erased.end());
+      CutOffEnd(cut, &pages);
+    }
+    for (const auto& [memory, document] : plan.drops) {
+      DocumentEntry& entry = *catalog.FindDocument(document);
+      if (entry.key.memory == memory) deletion.dropped_documents.push_back(document);
+      catalog.Drop(*catalog.FindMemory(memory), entry, plan.before);
+    }
+    const absl::flat_hash_set<MemoryId> removed(plan.removed_memories.begin(),
+                                                plan.removed_memories.end());
+    for (const DocumentKey& key : plan.deleted) {
+      gone.insert(key.document);
+      const std::vector<DocumentId> erased = tails.Erase(key.document, -1);
+      gone.insert(erased.begin(), erased.end());
+      deletion.deleted_documents.push_back(key.document);
+      if (!removed.contains(key.memory)) catalog.RemoveDocument(key.document);
+    }
+    if (plan.keeps_memory) {
+      for (const auto& [uid, document] : catalog.FindMemory(plan.id.memory)->documents) {
+        if (!document->dropped) deletion.dropped_documents.push_back(uid);
+      }
+      catalog.DropMemory(*catalog.FindMemory(plan.id.memory), plan.before);
+    }
+    for (const MemoryId memory : plan.removed_memories) catalog.RemoveMemory(memory);
+    if (plan.purges()) AddPurge(plan.id, plan.record, gone);
+    tail_bytes_gauge.Set(static_cast<double>(tails.bytes()));
+  }
+  pool.Erase(pages);
+  if (device_pool != nullptr) device_pool->Erase(pages);
+  ErasePages(gone);
+  return deletion;
+}
+
+void MemoryStore::Impl::CutOffEnd(const DeletionPlan::CutOff& cut, std::vector<PageId>* pages) {
+  DocumentEntry& entry = *catalog.FindDocument(cut.key.document);
+  for (size_t i = cut.keep_segments; i < entry.segments.size(); ++i) {
+    const std::vector<PageId> ids =
+        PageIds(cut.key.document, static_cast<int64_t>(i), entry.segments[i].byte_end,
+                entry.segments[i].chunk_count);
+    pages->insert(pages->end(), ids.begin(), ids.end());
+  }
+  CountDocument(entry, -1);
+  TruncateSegments(entry, cut.keep_segments);
+  entry.stored_segments_end = cut.keep_segments;
+  entry.durable_bytes = cut.keep_bytes;
+  entry.sealed = false;
+  entry.append_time = std::min(entry.append_time, cut.until);
+  CountDocument(entry, 1);
 }
 
 std::vector<Deletion> MemoryStore::PendingDeletions() const {
   absl::ReaderMutexLock lock(&impl_->mutex_);
   std::vector<Deletion> pending;
-  for (const auto& [id, purge] : impl_->purges) pending.push_back(DeletionOf(id, purge.record));
+  for (const auto& [id, purge] : impl_->purges) {
+    pending.push_back(impl_->DeletionOf(id, purge.record));
+  }
   return pending;
 }
 
@@ -211,10 +247,11 @@ absl::StatusOr<std::vector<Deletion>> MemoryStore::Purge(std::atomic<bool>& canc
     for (const auto& [id, purge] : impl.purges) {
       if (purge.off_disk) continue;
       numbers[id] = purge.number;
-      AppendRanges(id, &ranges);
+      AppendRanges(id, purge.record, &ranges);
     }
   }
   RETURN_IF_ERROR(impl.store.Purge(ranges, cancel));
+  if (!ranges.empty()) CrashPoint("purged from files");
 
   // Nothing of the same id is deleted anew from here on.
   absl::ReaderMutexLock gate(&impl.write_gate_);
@@ -245,13 +282,16 @@ absl::StatusOr<std::vector<Deletion>> MemoryStore::Purge(std::atomic<bool>& canc
   batch.frees_space = true;
   std::vector<Deletion> done;
   const absl::Time now = impl.clock.Now();
-  for (const auto& [id, purge] : off_disk) {
-    batch.Delete(Table::kCatalog, PurgeKey(id));
-    done.push_back(DeletionOf(id, purge.record));
-    done.back().receipt.purge_time = now;
-  }
+  for (const auto& [id, purge] : off_disk) batch.Delete(Table::kCatalog, PurgeKey(id));
   RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+  CrashPoint("purge recorded");
   absl::MutexLock lock(&impl.mutex_);
+  for (const auto& [id, purge] : off_disk) {
+    done.push_back(impl.DeletionOf(id, purge.record));
+    done.back().pending = false;
+    // What others hold has not gone.
+    if (purge.record.held_documents == 0) done.back().receipt.purge_time = now;
+  }
   for (const Deletion& deletion : done) impl.purges.erase(deletion.id);
   return done;
 }

@@ -17,6 +17,11 @@ enum class DocumentId : uint64_t {};
 // In place of a document: the pages of a memory, of all its documents.
 inline constexpr DocumentId kPagesOfMemory{~uint64_t{0}};
 
+// A tail: the end of a document as it was at an earlier time, derived for who reads the past. Its
+// handle stands where a document's identity does, never on disk, and no document has one like it.
+inline constexpr DocumentId kFirstTail{uint64_t{1} << 63};
+inline bool IsTail(DocumentId document) { return document >= kFirstTail; }
+
 // What is being forgotten: a document, the pages of a memory (kPagesOfMemory), or (document 0,
 // which is none) a whole memory.
 struct PurgeId {

@@ -11,6 +11,8 @@ constexpr char kCounterTag = 'C';
 constexpr char kMemoryTag = 'M';
 constexpr char kDocumentTag = 'D';
 constexpr char kPurgeTag = 'P';
+constexpr char kDropTag = 'H';
+constexpr char kSnapshotTag = 'S';
 
 void AppendU64(std::string* key, uint64_t value) {
   for (int shift = 56; shift >= 0; shift -= 8) key->push_back(static_cast<char>(value >> shift));
@@ -42,6 +44,12 @@ std::string MemoryPrefix(uint64_t memory) {
   return key;
 }
 
+// Keys [first, second) of a memory under a tag.
+std::pair<std::string, std::string> TaggedRange(char tag, MemoryId memory) {
+  const uint64_t id = static_cast<uint64_t>(memory);
+  return {Tagged(tag, MemoryPrefix(id)), Tagged(tag, MemoryPrefix(id + 1))};
+}
+
 }  // namespace
 
 std::string CounterKey() { return Tagged(kCounterTag); }
@@ -62,6 +70,30 @@ std::pair<std::string, std::string> PurgeKeyRange() {
   return {Tagged(kPurgeTag), Tagged(kPurgeTag + 1)};
 }
 
+std::string DropKey(MemoryId memory, DocumentId document) {
+  return Tagged(kDropTag, DocumentPrefix({memory, document}));
+}
+
+std::string SnapshotKey(MemoryId memory, absl::string_view id) {
+  return absl::StrCat(Tagged(kSnapshotTag, MemoryPrefix(static_cast<uint64_t>(memory))), id);
+}
+
+std::pair<std::string, std::string> DropKeyRange() {
+  return {Tagged(kDropTag), Tagged(kDropTag + 1)};
+}
+
+std::pair<std::string, std::string> DropKeyRange(MemoryId memory) {
+  return TaggedRange(kDropTag, memory);
+}
+
+std::pair<std::string, std::string> SnapshotKeyRange() {
+  return {Tagged(kSnapshotTag), Tagged(kSnapshotTag + 1)};
+}
+
+std::pair<std::string, std::string> SnapshotKeyRange(MemoryId memory) {
+  return TaggedRange(kSnapshotTag, memory);
+}
+
 std::pair<std::string, std::string> MemoryKeyRange() {
   return {Tagged(kMemoryTag), Tagged(kMemoryTag + 1)};
 }
@@ -71,8 +103,7 @@ std::pair<std::string, std::string> DocumentRecordKeyRange() {
 }
 
 std::pair<std::string, std::string> DocumentRecordKeyRange(MemoryId memory) {
-  const uint64_t id = static_cast<uint64_t>(memory);
-  return {Tagged(kDocumentTag, MemoryPrefix(id)), Tagged(kDocumentTag, MemoryPrefix(id + 1))};
+  return TaggedRange(kDocumentTag, memory);
 }
 
 std::pair<std::string, std::string> RecordKeyRange(MemoryId memory) {
@@ -121,6 +152,20 @@ bool ParsePurgeKey(absl::string_view key, PurgeId* purge) {
   if (key.size() != 17 || key[0] != kPurgeTag) return false;
   purge->memory = static_cast<MemoryId>(ReadU64(key, 1));
   purge->document = static_cast<DocumentId>(ReadU64(key, 9));
+  return true;
+}
+
+bool ParseDropKey(absl::string_view key, MemoryId* memory, DocumentId* document) {
+  if (key.size() != 17 || key[0] != kDropTag) return false;
+  *memory = static_cast<MemoryId>(ReadU64(key, 1));
+  *document = static_cast<DocumentId>(ReadU64(key, 9));
+  return true;
+}
+
+bool ParseSnapshotKey(absl::string_view key, MemoryId* memory, std::string* id) {
+  if (key.size() < 10 || key[0] != kSnapshotTag) return false;
+  *memory = static_cast<MemoryId>(ReadU64(key, 1));
+  *id = std::string(key.substr(9));
   return true;
 }
 

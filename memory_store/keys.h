@@ -26,6 +26,14 @@ std::string CounterKey();
 std::string MemoryKey(MemoryId memory);
 std::string DocumentRecordKey(DocumentKey document);
 std::string PurgeKey(PurgeId purge);
+// `document` is of any memory: what `memory` has dropped.
+std::string DropKey(MemoryId memory, DocumentId document);
+std::string SnapshotKey(MemoryId memory, absl::string_view id);
+// Keys [first, second) of all drop / snapshot records, and of those of one memory.
+std::pair<std::string, std::string> DropKeyRange();
+std::pair<std::string, std::string> DropKeyRange(MemoryId memory);
+std::pair<std::string, std::string> SnapshotKeyRange();
+std::pair<std::string, std::string> SnapshotKeyRange(MemoryId memory);
 // Keys [first, second) of all purge records.
 std::pair<std::string, std::string> PurgeKeyRange();
 // Keys [first, second) of all memory records / all document records / the document records of one
@@ -49,6 +57,8 @@ std::string PageKey(DocumentKey document, int64_t segment_index, int64_t chunk_i
 bool ParseMemoryKey(absl::string_view key, MemoryId* memory);
 bool ParseDocumentRecordKey(absl::string_view key, DocumentKey* document);
 bool ParsePurgeKey(absl::string_view key, PurgeId* purge);
+bool ParseDropKey(absl::string_view key, MemoryId* memory, DocumentId* document);
+bool ParseSnapshotKey(absl::string_view key, MemoryId* memory, std::string* id);
 // Of a key of kText, kSegments or kPages.
 bool ParseRecordKeyDocument(absl::string_view key, DocumentKey* document);
 bool ParseTextKey(absl::string_view key, DocumentKey* document, int64_t* byte_offset);

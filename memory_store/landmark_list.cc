@@ -71,12 +71,12 @@ LandmarkList::Block LandmarkList::NewBlock(const LandmarkBlock* block) const {
 }
 
 void LandmarkSnapshot::Append(std::shared_ptr<const LandmarkBlock> block, size_t segment_begin,
-                              size_t segment_end, int64_t landmark_bytes) {
+                              size_t segment_end, int64_t landmark_bytes, DocumentId tail) {
   const int64_t row_begin = block->segments[segment_begin].first_row;
   const LandmarkBlock::Segment& last = block->segments[segment_end - 1];
   const int64_t row_end = last.first_row + last.row_count;
   slabs.push_back({block->rows.data() + row_begin * landmark_bytes, row_end - row_begin});
-  runs.push_back({std::move(block), segment_begin, segment_end, chunk_count});
+  runs.push_back({std::move(block), segment_begin, segment_end, chunk_count, tail});
   chunk_count += row_end - row_begin;
 }
 
@@ -89,7 +89,7 @@ LandmarkSnapshot FilterSnapshot(const LandmarkSnapshot& snapshot,
     for (size_t begin = run.segment_begin; begin < run.segment_end;) {
       size_t end = begin;
       while (end < run.segment_end && keep(segments[end])) ++end;
-      if (end > begin) filtered.Append(run.block, begin, end, landmark_bytes);
+      if (end > begin) filtered.Append(run.block, begin, end, landmark_bytes, run.tail);
       begin = end + 1;  // the one at `end` stays out
     }
   }
@@ -104,7 +104,7 @@ LandmarkSnapshot MergeSnapshots(absl::Span<const std::shared_ptr<const LandmarkS
     size_t segment = 0;  // of the run's block
 
     bool done() const { return run == snapshot->runs.size(); }
-    DocumentId document() const { return snapshot->runs[run].block->segments[segment].document; }
+    SegmentOrder order() const { return OrderOf(snapshot->runs[run].block->segments[segment]); }
   };
   std::vector<Cursor> cursors;
   for (const auto& snapshot : snapshots) {
@@ -115,20 +115,20 @@ LandmarkSnapshot MergeSnapshots(absl::Span<const std::shared_ptr<const LandmarkS
   LandmarkSnapshot merged;
   while (!cursors.empty()) {
     std::sort(cursors.begin(), cursors.end(),
-              [](const Cursor& a, const Cursor& b) { return a.document() < b.document(); });
+              [](const Cursor& a, const Cursor& b) { return a.order() < b.order(); });
     Cursor& first = cursors[0];
-    // Everything before the next document of the others, but at most to the end of the run.
+    // Everything before the next segment of the others, but at most to the end of the run.
     const LandmarkRun& run = first.snapshot->runs[first.run];
     const auto& segments = run.block->segments;
     size_t end = run.segment_end;
     if (cursors.size() > 1) {
-      const DocumentId limit = cursors[1].document();
+      const SegmentOrder limit = cursors[1].order();
       end = std::partition_point(segments.begin() + first.segment, segments.begin() + end,
-                                 [limit](const auto& s) { return s.document < limit; }) -
+                                 [limit](const auto& s) { return OrderOf(s) < limit; }) -
             segments.begin();
     }
     MNEME_CHECK(end > first.segment);
-    merged.Append(run.block, first.segment, end, landmark_bytes);
+    merged.Append(run.block, first.segment, end, landmark_bytes, run.tail);
     first.segment = end;
     if (end == run.segment_end) {
       if (++first.run < first.snapshot->runs.size()) {

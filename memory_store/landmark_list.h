@@ -100,6 +100,7 @@ struct LandmarkRun {
   size_t segment_begin = 0;
   size_t segment_end = 0;
   int64_t first_index = 0;  // index of its first row in the snapshot
+  DocumentId tail{};        // 0: none. Else the handle of the tail that these segments are
 };
 
 // Immutable; thread-safe.
@@ -110,7 +111,7 @@ struct LandmarkSnapshot {
 
   // Appends a run of segments; first_index and the slab follow from it.
   void Append(std::shared_ptr<const LandmarkBlock> block, size_t segment_begin, size_t segment_end,
-              int64_t landmark_bytes);
+              int64_t landmark_bytes, DocumentId tail = {});
 };
 
 // The segments of a snapshot that `keep` says.
@@ -118,7 +119,7 @@ LandmarkSnapshot FilterSnapshot(const LandmarkSnapshot& snapshot,
                                 absl::FunctionRef<bool(const LandmarkBlock::Segment&)> keep,
                                 int64_t landmark_bytes);
 
-// Interleaves snapshots by document. A document belongs to one of them.
+// Interleaves snapshots by document and segment. A segment belongs to one of them.
 LandmarkSnapshot MergeSnapshots(absl::Span<const std::shared_ptr<const LandmarkSnapshot>> snapshots,
                                 int64_t landmark_bytes);
 

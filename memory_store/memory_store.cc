@@ -3,10 +3,12 @@
 #include "memory_store/memory_store.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "common/crash_point.h"
 #include "common/log.h"
 #include "common/status_macros.h"
 #include "memory_store/keys.h"
@@ -32,11 +34,20 @@ absl::Status NoDocument(DocumentId document) {
   return absl::NotFoundError(absl::StrCat("no ", ToString(document)));
 }
 
+void AddTo(const DocumentInfo& info, MemoryStore::Totals* sum) {
+  sum->documents += 1;
+  sum->durable_bytes += info.durable_bytes;
+  sum->visible_bytes += info.visible_bytes;
+  sum->tokens += info.token_count;
+  sum->chunks += info.chunk_count;
+}
+
 }  // namespace
 
 MemoryPolicy PolicyOf(const MemoryRecord& record) {
   return {.retention = static_cast<Retention>(record.retention),
-          .ttl = record.ttl_us == 0 ? absl::InfiniteDuration() : absl::Microseconds(record.ttl_us)};
+          .ttl = record.ttl_us == 0 ? absl::InfiniteDuration() : absl::Microseconds(record.ttl_us),
+          .quota_bytes = record.quota_bytes};
 }
 
 absl::Time ExpireTimeOf(const DocumentRecord& record) {
@@ -52,7 +63,10 @@ MemoryRecord RecordOf(const MemoryInfo& info) {
           .retention = static_cast<uint8_t>(info.policy.retention),
           .ttl_us = info.policy.ttl == absl::InfiniteDuration()
                         ? 0
-                        : absl::ToInt64Microseconds(info.policy.ttl)};
+                        : absl::ToInt64Microseconds(info.policy.ttl),
+          .base_memory = info.base.has_value() ? static_cast<uint64_t>(info.base->memory) : 0,
+          .base_as_of_us = info.base.has_value() ? absl::ToUnixMicros(info.base->as_of) : 0,
+          .quota_bytes = info.policy.quota_bytes};
 }
 
 class TierCollectable : public prometheus::Collectable {
@@ -69,14 +83,17 @@ class TierCollectable : public prometheus::Collectable {
     if (store_ == nullptr) return {};
     prometheus::MetricFamily used{
         "mneme_tier_used_bytes", "Bytes that a tier holds.", prometheus::MetricType::Gauge, {}};
-    prometheus::MetricFamily limit{
-        "mneme_tier_limit_bytes", "Bytes that a tier may hold.", prometheus::MetricType::Gauge, {}};
+    prometheus::MetricFamily limit{"mneme_tier_limit_bytes",
+                                   "Bytes that a tier may hold; +Inf: no limit.",
+                                   prometheus::MetricType::Gauge,
+                                   {}};
     for (const TierUse& tier : store_->tiers()) {
       prometheus::ClientMetric value;
       value.label.push_back({"tier", tier.name});
       value.gauge.value = static_cast<double>(tier.used_bytes);
       used.metric.push_back(value);
-      value.gauge.value = static_cast<double>(tier.limit_bytes);
+      value.gauge.value = tier.limit_bytes > 0 ? static_cast<double>(tier.limit_bytes)
+                                               : std::numeric_limits<double>::infinity();
       limit.metric.push_back(std::move(value));
     }
     const MemoryStore::Totals totals = store_->totals();
@@ -106,7 +123,14 @@ MemoryStore::Impl::Impl(const MemoryStoreOptions& options_in, ChunkStore& store_
       store(store_in),
       metrics(metrics_in),
       clock(clock_in),
-      pool(options_in.page_bytes, options_in.host_page_bytes_max, metrics_in) {
+      pool(options_in.page_bytes, options_in.host_page_bytes_max, metrics_in),
+      tail_bytes_gauge(metrics_in.AddGauge(
+          "tail_bytes", "Landmarks of the ends of documents as they were at earlier moments.")),
+      tails_counter(metrics_in.AddCounter(
+          "tails_derived_total",
+          "Ends of documents as they were at earlier moments, derived for who reads the past.")) {
+  metrics.AddGauge("tail_limit_bytes", "Landmarks of tails, at most.")
+      .Set(static_cast<double>(options.tail_bytes_max));
   if (Backend* const device = options.device; device != nullptr) {
     device_pool = std::make_unique<PagePool>(
         options.page_bytes, options.device_page_bytes_max, metrics,
@@ -122,8 +146,8 @@ MemoryStore::Impl::Impl(const MemoryStoreOptions& options_in, ChunkStore& store_
         *device, options.landmark_bytes, options.device_landmark_bytes_max, metrics);
   }
   // Counted from zero, so that the first one shows as an increase.
-  for (int kind = static_cast<int>(RecordKind::kCounter);
-       kind <= static_cast<int>(RecordKind::kPurge); ++kind) {
+  for (int kind = static_cast<int>(RecordKind::kCounter); kind <= static_cast<int>(kLastRecordKind);
+       ++kind) {
     CorruptRecords(static_cast<RecordKind>(kind));
   }
 }
@@ -199,6 +223,11 @@ absl::StatusOr<MemoryId> MemoryStore::Impl::NewMemoryId() {
   return static_cast<MemoryId>(next_ids.next_memory++);
 }
 
+MemoryId MemoryStore::Impl::NextMemoryId() {
+  absl::MutexLock lock(&ids_mutex_);
+  return static_cast<MemoryId>(next_ids.next_memory);
+}
+
 absl::StatusOr<DocumentId> MemoryStore::Impl::NewDocumentId() {
   absl::MutexLock lock(&ids_mutex_);
   if (next_ids.next_document >= reserved_ids.next_document) RETURN_IF_ERROR(ReserveIds());
@@ -247,6 +276,7 @@ absl::StatusOr<MemoryInfo> MemoryStore::CreateMemory(const std::string& tenant,
   WriteBatch batch;
   batch.Put(Table::kCatalog, key, EncodeRecord(key, RecordOf(info)));
   RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+  CrashPoint("memory created");
   absl::MutexLock lock(&impl.mutex_);
   return impl.catalog.AddMemory(info, impl.options.landmark_bytes)->info;
 }
@@ -258,7 +288,7 @@ absl::StatusOr<MemoryInfo> MemoryStore::GetMemory(const std::string& tenant,
   if (memory == nullptr) {
     return absl::NotFoundError(absl::StrCat("no memory \"", id, "\" of tenant \"", tenant, "\""));
   }
-  return memory->info;
+  return memory->Info();
 }
 
 std::vector<MemoryInfo> MemoryStore::ListMemories(const std::string& tenant,
@@ -269,7 +299,7 @@ std::vector<MemoryInfo> MemoryStore::ListMemories(const std::string& tenant,
   if (memories == impl_->catalog.tenants().end()) return list;
   for (auto it = memories->second.upper_bound(after_id);
        it != memories->second.end() && static_cast<int>(list.size()) < limit; ++it) {
-    list.push_back(it->second->info);
+    list.push_back(it->second->Info());
   }
   return list;
 }
@@ -285,9 +315,9 @@ absl::StatusOr<DocumentInfo> MemoryStore::CreateDocument(MemoryId memory, const 
       return !impl.creating_documents.contains(name);
     };
     impl.mutex_.Await(absl::Condition(&nobody_creates));
-    const MemoryEntry* entry = impl.catalog.FindMemory(memory);
+    const MemoryEntry* entry = impl.catalog.FindLiveMemory(memory);
     if (entry == nullptr) return NoMemory(memory);
-    if (entry->documents_by_id.contains(id)) {
+    if (impl.catalog.FindDocument(*entry, id) != nullptr) {
       return absl::AlreadyExistsError(
           absl::StrCat("document \"", id, "\" of memory \"", entry->info.id, "\" exists"));
     }
@@ -299,7 +329,11 @@ absl::StatusOr<DocumentInfo> MemoryStore::CreateDocument(MemoryId memory, const 
   };
 
   ASSIGN_OR_RETURN(const DocumentId uid, impl.NewDocumentId());
-  const absl::Time create_time = absl::FromUnixMicros(absl::ToUnixMicros(impl.clock.Now()));
+  absl::Time create_time;
+  {
+    absl::MutexLock lock(&impl.mutex_);
+    create_time = impl.BeginWrite();
+  }
   const std::string key = DocumentRecordKey({memory, uid});
   WriteBatch batch;
   batch.Put(Table::kCatalog, key,
@@ -307,9 +341,12 @@ absl::StatusOr<DocumentInfo> MemoryStore::CreateDocument(MemoryId memory, const 
                                              expire_time == absl::InfiniteFuture()
                                                  ? 0
                                                  : absl::ToUnixMicros(expire_time)}));
-  RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+  const absl::Status status = impl.store.Write(batch, Durability::kSynced);
+  CrashPoint("document created");
   // The memory is still there: its deletion waits at the gate.
   absl::MutexLock lock(&impl.mutex_);
+  impl.EndWrite(create_time);
+  RETURN_IF_ERROR(status);
   return impl.catalog
       .AddDocument(*impl.catalog.FindMemory(memory), uid, id, create_time, expire_time)
       ->Info();
@@ -318,35 +355,86 @@ absl::StatusOr<DocumentInfo> MemoryStore::CreateDocument(MemoryId memory, const 
 absl::StatusOr<DocumentInfo> MemoryStore::GetDocument(MemoryId memory,
                                                       const std::string& id) const {
   const absl::Time now = impl_->clock.Now();
-  absl::ReaderMutexLock lock(&impl_->mutex_);
-  const MemoryEntry* entry = impl_->catalog.FindMemory(memory);
-  if (entry == nullptr) return NoMemory(memory);
-  const auto it = entry->documents_by_id.find(id);
-  if (it == entry->documents_by_id.end() || it->second->expire_time <= now) {
-    return absl::NotFoundError(
-        absl::StrCat("no document \"", id, "\" in memory \"", entry->info.id, "\""));
+  DocumentInfo info;
+  absl::Time until;
+  {
+    absl::ReaderMutexLock lock(&impl_->mutex_);
+    const MemoryEntry* entry = impl_->catalog.FindLiveMemory(memory);
+    if (entry == nullptr) return NoMemory(memory);
+    const DocumentEntry* document = impl_->catalog.FindDocument(*entry, id);
+    if (document == nullptr || document->expire_time <= now) {
+      return absl::NotFoundError(
+          absl::StrCat("no document \"", id, "\" in memory \"", entry->info.id, "\""));
+    }
+    info = impl_->SharedInfo(*document, *entry);
+    until = *SeenUntil(*entry, *document);
   }
-  return it->second->Info();
+  return impl_->CutInfo(std::move(info), until);
+}
+
+absl::StatusOr<DocumentInfo> MemoryStore::GetDocument(MemoryId memory, DocumentId document) const {
+  const absl::Time now = impl_->clock.Now();
+  DocumentInfo info;
+  absl::Time until;
+  {
+    absl::ReaderMutexLock lock(&impl_->mutex_);
+    const MemoryEntry* entry = impl_->catalog.FindLiveMemory(memory);
+    if (entry == nullptr) return NoMemory(memory);
+    const DocumentEntry* found = impl_->catalog.FindDocument(document, now);
+    const std::optional<absl::Time> seen =
+        found == nullptr ? std::nullopt : SeenUntil(*entry, *found);
+    if (!seen.has_value()) return NoDocument(document);
+    info = impl_->SharedInfo(*found, *entry);
+    until = *seen;
+  }
+  return impl_->CutInfo(std::move(info), until);
 }
 
 absl::StatusOr<DocumentInfo> MemoryStore::GetDocument(DocumentId document) const {
   const absl::Time now = impl_->clock.Now();
   absl::ReaderMutexLock lock(&impl_->mutex_);
-  const DocumentEntry* entry = impl_->catalog.FindDocument(document, now);
+  const std::shared_ptr<const Tail> tail = impl_->tails.Find(document);
+  const DocumentEntry* entry =
+      impl_->catalog.FindDocument(tail == nullptr ? document : tail->document.document, now);
   if (entry == nullptr) return NoDocument(document);
-  return entry->Info();
+  DocumentInfo info = entry->Info();
+  if (tail == nullptr) return info;
+  info.uid = document;
+  info.durable_bytes = tail->cut_bytes;
+  info.visible_bytes = tail->cut_bytes;
+  return info;
 }
 
 std::vector<DocumentInfo> MemoryStore::ListDocuments(MemoryId memory, DocumentId after,
                                                      int limit) const {
   const absl::Time now = impl_->clock.Now();
-  absl::ReaderMutexLock lock(&impl_->mutex_);
+  std::vector<std::pair<DocumentInfo, absl::Time>> seen;
+  {
+    absl::ReaderMutexLock lock(&impl_->mutex_);
+    const MemoryEntry* entry = impl_->catalog.FindLiveMemory(memory);
+    if (entry == nullptr) return {};
+    // Its own documents and those of its bases, side by side.
+    using Documents = absl::btree_map<DocumentId, DocumentEntry*>;
+    std::vector<std::pair<Documents::const_iterator, Documents::const_iterator>> cursors;
+    for (const MemoryEntry* m = entry; m != nullptr; m = m->base) {
+      cursors.emplace_back(m->documents.upper_bound(after), m->documents.end());
+    }
+    while (static_cast<int>(seen.size()) < limit) {
+      std::erase_if(cursors, [](const auto& cursor) { return cursor.first == cursor.second; });
+      if (cursors.empty()) break;
+      auto& next = *std::min_element(
+          cursors.begin(), cursors.end(),
+          [](const auto& a, const auto& b) { return a.first->first < b.first->first; });
+      const DocumentEntry& document = *(next.first++)->second;
+      const std::optional<absl::Time> until = SeenUntil(*entry, document);
+      if (document.expire_time <= now || !until.has_value()) continue;
+      seen.emplace_back(impl_->SharedInfo(document, *entry), *until);
+    }
+  }
   std::vector<DocumentInfo> list;
-  const MemoryEntry* entry = impl_->catalog.FindMemory(memory);
-  if (entry == nullptr) return list;
-  for (auto it = entry->documents.upper_bound(after);
-       it != entry->documents.end() && static_cast<int>(list.size()) < limit; ++it) {
-    if (it->second->expire_time > now) list.push_back(it->second->Info());
+  for (auto& [info, until] : seen) {
+    absl::StatusOr<DocumentInfo> cut = impl_->CutInfo(std::move(info), until);
+    if (cut.ok()) list.push_back(*std::move(cut));  // else it is gone by now, or cannot be read
   }
   return list;
 }
@@ -385,6 +473,7 @@ absl::Status MemoryStore::AppendText(absl::Span<const TextAppend> appends) {
     bool sealed = false;
   };
   absl::flat_hash_map<DocumentId, Growth> growths;
+  absl::Time moment;
   {
     absl::MutexLock lock(&impl.mutex_);
     const auto nobody_appends = [&impl, appends]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
@@ -398,7 +487,7 @@ absl::Status MemoryStore::AppendText(absl::Span<const TextAppend> appends) {
     impl.mutex_.Await(absl::Condition(&nobody_appends));
     for (const TextAppend& append : appends) {
       const DocumentEntry* document = impl.catalog.FindDocument(append.document);
-      if (document == nullptr) return NoDocument(append.document);
+      if (document == nullptr || document->dropped) return NoDocument(append.document);
       if (document->damaged) {
         return absl::DataLossError(
             absl::StrCat(ToString(append.document), " is damaged: it takes no more text"));
@@ -421,6 +510,7 @@ absl::Status MemoryStore::AppendText(absl::Span<const TextAppend> appends) {
     for (const auto& [uid, growth] : growths) {
       impl.catalog.FindDocument(uid)->append_in_flight = true;
     }
+    moment = impl.BeginWrite();
   }
 
   WriteBatch batch;
@@ -433,19 +523,24 @@ absl::Status MemoryStore::AppendText(absl::Span<const TextAppend> appends) {
                                       append.byte_offset + static_cast<int64_t>(position));
       position += piece.size();
       const bool seal = append.seal && position == append.text.size();
-      batch.Put(Table::kText, key, EncodeRecord(key, TextRecord{seal, piece}));
+      batch.Put(Table::kText, key,
+                EncodeRecord(key, TextRecord{seal, piece, absl::ToUnixMicros(moment)}));
     } while (position < append.text.size());
   }
   const absl::Status status =
       batch.ops.empty() ? absl::OkStatus() : impl.store.Write(batch, Durability::kSynced);
+  CrashPoint("text written");
 
   absl::MutexLock lock(&impl.mutex_);
+  impl.EndWrite(moment);
   for (const auto& [uid, growth] : growths) {
     // Still there: its deletion waits at the gate.
     DocumentEntry& document = *impl.catalog.FindDocument(uid);
     document.append_in_flight = false;
     if (!status.ok()) continue;
     document.memory->totals.durable_bytes += growth.end - document.durable_bytes;
+    const bool written = growth.end != document.durable_bytes || growth.sealed;
+    if (written) document.append_time = moment;
     document.durable_bytes = growth.end;
     document.sealed = growth.sealed;
   }
@@ -458,12 +553,14 @@ absl::StatusOr<std::string> MemoryStore::ReadText(DocumentId document, int64_t b
   const absl::Time now = impl_->clock.Now();
   {
     absl::ReaderMutexLock lock(&impl_->mutex_);
+    const std::shared_ptr<const Tail> tail = impl_->tails.Find(document);
+    if (tail != nullptr) document = tail->document.document;
     const DocumentEntry* entry = impl_->catalog.FindDocument(document, now);
     if (entry == nullptr) return NoDocument(document);
-    if (byte_begin < 0 || byte_begin > byte_end || byte_end > entry->durable_bytes) {
+    const int64_t text_end = tail == nullptr ? entry->durable_bytes : tail->cut_bytes;
+    if (byte_begin < 0 || byte_begin > byte_end || byte_end > text_end) {
       return absl::OutOfRangeError(absl::StrCat("bytes [", byte_begin, ", ", byte_end, ") of ",
-                                                ToString(document), ", which has ",
-                                                entry->durable_bytes));
+                                                ToString(document), ", which has ", text_end));
     }
     document_key = entry->key;
   }
@@ -538,27 +635,95 @@ std::vector<TierUse> MemoryStore::tiers() const {
                      impl_->device_landmarks->limit_bytes()});
   }
   tiers.push_back({"host", impl_->pool.used_bytes(), impl_->pool.limit_bytes()});
-  tiers.push_back({"disk", disk_used, disk_used + std::max<int64_t>(0, impl_->store.free_bytes())});
+  int64_t disk_limit = disk_used + std::max<int64_t>(0, impl_->store.free_bytes());
+  if (impl_->options.disk_bytes_max > 0) {
+    disk_limit = std::min(disk_limit, impl_->options.disk_bytes_max);
+  }
+  tiers.push_back({"disk", disk_used, disk_limit});
+  tiers.push_back({"host_landmarks", landmark_bytes(), impl_->options.host_landmark_bytes_max});
   return tiers;
 }
+
+int64_t MemoryStore::disk_used_bytes() const { return impl_->store.used_bytes(); }
+int64_t MemoryStore::disk_free_bytes() const { return impl_->store.free_bytes(); }
+int64_t MemoryStore::landmark_bytes() const {
+  return totals().chunks * impl_->options.landmark_bytes;
+}
+
+namespace {
+
+void AddTo(const MemoryStore::Totals& of_memory, MemoryStore::Totals* sum) {
+  sum->memories += 1;
+  sum->documents += of_memory.documents;
+  sum->durable_bytes += of_memory.durable_bytes;
+  sum->visible_bytes += of_memory.visible_bytes;
+  sum->tokens += of_memory.tokens;
+  sum->chunks += of_memory.chunks;
+}
+
+}  // namespace
 
 MemoryStore::Totals MemoryStore::totals() const {
   absl::ReaderMutexLock lock(&impl_->mutex_);
   Totals sum;
   for (const auto& [uid, memory] : impl_->catalog.memories()) {
-    sum.memories += 1;
-    sum.documents += memory->totals.documents;
-    sum.durable_bytes += memory->totals.durable_bytes;
-    sum.visible_bytes += memory->totals.visible_bytes;
-    sum.tokens += memory->totals.tokens;
-    sum.chunks += memory->totals.chunks;
+    if (!memory->deleted_before.has_value()) sum.memories += 1;
+    for (const Totals* of : {&memory->totals, &memory->dropped_totals}) {
+      sum.documents += of->documents;
+      sum.durable_bytes += of->durable_bytes;
+      sum.visible_bytes += of->visible_bytes;
+      sum.tokens += of->tokens;
+      sum.chunks += of->chunks;
+    }
   }
   return sum;
 }
 
-absl::StatusOr<MemoryStore::Totals> MemoryStore::totals(MemoryId memory) const {
+MemoryStore::Totals MemoryStore::tenant_totals(const std::string& tenant) const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  Totals sum;
+  const auto memories = impl_->catalog.tenants().find(tenant);
+  if (memories == impl_->catalog.tenants().end()) return sum;
+  for (const auto& [id, memory] : memories->second) AddTo(memory->totals, &sum);
+  return sum;
+}
+
+absl::StatusOr<int64_t> MemoryStore::quota_bytes(MemoryId memory) const {
   absl::ReaderMutexLock lock(&impl_->mutex_);
   const MemoryEntry* entry = impl_->catalog.FindMemory(memory);
+  if (entry == nullptr) return NoMemory(memory);
+  return entry->info.policy.quota_bytes;
+}
+
+absl::StatusOr<MemoryStore::Totals> MemoryStore::totals(MemoryId memory) const {
+  ASSIGN_OR_RETURN(Totals sum, own_totals(memory));
+  std::vector<std::pair<DocumentInfo, absl::Time>> shared;
+  {
+    absl::ReaderMutexLock lock(&impl_->mutex_);
+    const MemoryEntry* entry = impl_->catalog.FindLiveMemory(memory);
+    if (entry == nullptr) return NoMemory(memory);
+    for (const MemoryEntry* m = entry->base; m != nullptr; m = m->base) {
+      for (const auto& [uid, document] : m->documents) {
+        const std::optional<absl::Time> until = SeenUntil(*entry, *document);
+        if (!until.has_value()) continue;
+        if (document->append_time <= *until) {
+          AddTo(document->Info(), &sum);
+        } else {
+          shared.emplace_back(document->Info(), *until);
+        }
+      }
+    }
+  }
+  for (auto& [info, until] : shared) {
+    const absl::StatusOr<DocumentInfo> cut = impl_->CutInfo(std::move(info), until);
+    if (cut.ok()) AddTo(*cut, &sum);  // else it is gone by now, or cannot be read
+  }
+  return sum;
+}
+
+absl::StatusOr<MemoryStore::Totals> MemoryStore::own_totals(MemoryId memory) const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  const MemoryEntry* entry = impl_->catalog.FindLiveMemory(memory);
   if (entry == nullptr) return NoMemory(memory);
   return entry->totals;
 }

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -39,6 +40,8 @@ struct MemoryPolicy {
   Retention retention = Retention::kKeep;
   // From the beginning of a document to its end, unless the document says when; infinite: none.
   absl::Duration ttl = absl::InfiniteDuration();
+  // Text that it may hold; 0: no limit of its own. Kept here, held to by the engine.
+  int64_t quota_bytes = 0;
 
   friend bool operator==(const MemoryPolicy&, const MemoryPolicy&) = default;
 };
@@ -47,7 +50,15 @@ struct MemoryPolicy {
 struct MemoryUpdate {
   std::optional<std::string> display_name;
   std::optional<Retention> retention;
-  std::optional<absl::Duration> ttl;  // infinite: none
+  std::optional<absl::Duration> ttl;   // infinite: none
+  std::optional<int64_t> quota_bytes;  // 0: none
+};
+
+// What a memory is a fork of.
+struct MemoryBase {
+  MemoryId memory{};
+  std::string memory_id;  // empty: it has been deleted
+  absl::Time as_of;       // the moment of it that the fork holds
 };
 
 struct MemoryInfo {
@@ -57,8 +68,25 @@ struct MemoryInfo {
   std::string display_name;
   absl::Time create_time;
   MemoryPolicy policy;
+  std::optional<MemoryBase> base;
 };
 
+// A name for a moment of a memory.
+struct SnapshotInfo {
+  std::string id;
+  absl::Time as_of;
+  absl::Time create_time;
+};
+
+// A memory to read, as it is (infinite future) or was at an earlier moment.
+struct ReadSource {
+  MemoryId memory{};
+  absl::Time as_of = absl::InfiniteFuture();
+
+  friend bool operator==(const ReadSource&, const ReadSource&) = default;
+};
+
+// As the memory that was asked sees it: a fork has the documents of its base up to its moment.
 struct DocumentInfo {
   DocumentId uid{};
   MemoryId memory{};
@@ -67,6 +95,8 @@ struct DocumentInfo {
   // From then on nobody finds it; infinite: never.
   absl::Time expire_time = absl::InfiniteFuture();
   bool sealed = false;
+  // Of a fork's base: nothing is appended to it through the fork.
+  bool shared = false;
   bool damaged = false;  // its text is corrupt on disk
   int64_t durable_bytes = 0;
   // Of what is derived and can be found:
@@ -106,7 +136,10 @@ struct TextAppend {
 
 // Where a chunk's text lies.
 struct ChunkText {
-  ChunkAddress address;
+  ChunkAddress address;   // of its page
+  DocumentId document{};  // not a tail
+  // Where the document ends in the view; the greatest number: where it ends now.
+  int64_t document_end = std::numeric_limits<int64_t>::max();
   int64_t byte_begin = 0;
   int64_t byte_end = 0;
 };
@@ -133,6 +166,29 @@ class LandmarkView {
   friend class MemoryStore;
   struct Impl;
   std::shared_ptr<const Impl> impl_;  // shared by the copies of this view
+};
+
+// A document as it was up to a byte: the segments that end before it and can no longer change are
+// the document's own, the rest is its tail.
+struct DocumentCut {
+  DocumentId document{};
+  int64_t cut_bytes = 0;
+};
+
+// A tail that is kept, for as long as this handle or a view that shows it lives.
+struct Tail;
+using TailHandle = std::shared_ptr<const Tail>;
+
+// Memories as they were.
+struct PastView {
+  // Nothing while something is wanting.
+  std::optional<LandmarkView> view;
+  // Tails to be derived and put (PutTail), and the view asked for again with their handles held.
+  std::vector<DocumentCut> wanting;
+  // Text that is durable and not visible yet: until then the view would lack it.
+  std::vector<DocumentCut> lagging;
+  // Tails that are there, of a view that wants others: held until it is asked for again.
+  std::vector<TailHandle> tails;
 };
 
 // Pages held in memory; they stay where they are until this handle goes. Must not outlive the
@@ -165,14 +221,27 @@ struct DeletionReceipt {
   int64_t tokens = 0;
   int64_t chunks = 0;
   int64_t pages = 0;
-  absl::Time delete_time;                          // from then on nobody finds it
-  absl::Time purge_time = absl::InfiniteFuture();  // when it left the last file
+  absl::Time delete_time;  // from then on nobody finds it
+  // When it left the last file; infinite future: not yet, or something of it is held.
+  absl::Time purge_time = absl::InfiniteFuture();
+  // What other memories hold of it, and their ids, at most kHeldByMax of them. It is not counted
+  // above, and goes when the last of them drops it.
+  static constexpr size_t kHeldByMax = 100;
+  int64_t held_documents = 0;
+  int64_t held_text_bytes = 0;
+  std::vector<std::string> held_by;
 };
 
 struct Deletion {
   PurgeId id;
   std::string tenant;
   DeletionReceipt receipt;
+  // Something has to leave the disk or memory yet: see Purge.
+  bool pending = true;
+  // Of the call itself: documents that are gone, and those that take no more text, or have lost
+  // their end, but that others hold.
+  std::vector<DocumentId> deleted_documents;
+  std::vector<DocumentId> dropped_documents;
 };
 
 struct MemoryStoreOptions {
@@ -182,12 +251,21 @@ struct MemoryStoreOptions {
   // Host tier: pages in memory, at most this many bytes, pinned ones included.
   int64_t host_page_bytes_max = int64_t{1} << 30;
   int64_t tenants_max = 1024;
+  int64_t snapshots_per_memory_max = 1000;
+  // Forks of forks of forks, at most.
+  int fork_depth_max = 32;
+  // Landmarks of tails, those that views show included.
+  int64_t tail_bytes_max = int64_t{256} << 20;
   // Device tier: a backend whose memory is not the host's, or null. Readers then get pages and
   // landmarks there; landmarks beyond the limit stay in host memory. Must outlive the store and its
   // views.
   Backend* device = nullptr;
   int64_t device_page_bytes_max = int64_t{4} << 30;
   int64_t device_landmark_bytes_max = int64_t{32} << 30;
+  // What tiers() tells as the limit of landmarks in host memory, and of the disk (0: what is free);
+  // the engine holds ingest to them.
+  int64_t host_landmark_bytes_max = 0;
+  int64_t disk_bytes_max = 0;
 };
 
 struct TierUse {
@@ -211,6 +289,22 @@ class MemoryStore {
   absl::StatusOr<MemoryInfo> CreateMemory(const std::string& tenant, const std::string& id,
                                           const std::string& display_name,
                                           const MemoryPolicy& policy = {});
+  // A memory that holds what another one does, as it was at `as_of` (infinite future: as it is),
+  // and then goes its own way. One record is written, whatever the size. Its policy is that of the
+  // source; the documents that it shares expire as they do there. Durable text alone counts, also
+  // where it is not visible yet. FAILED_PRECONDITION: too many forks of forks; INVALID_ARGUMENT:
+  // a moment that is to come, or before the source began; else as CreateMemory.
+  absl::StatusOr<MemoryInfo> ForkMemory(const ReadSource& source, const std::string& id,
+                                        const std::string& display_name);
+  // Names a moment of a memory, now with infinite future. Nothing is held by a snapshot: what is
+  // deleted is gone from it too. ALREADY_EXISTS, RESOURCE_EXHAUSTED (too many), NOT_FOUND;
+  // INVALID_ARGUMENT as ForkMemory.
+  absl::StatusOr<SnapshotInfo> CreateSnapshot(const ReadSource& source, const std::string& id);
+  absl::StatusOr<SnapshotInfo> GetSnapshot(MemoryId memory, const std::string& id) const;
+  // With id > `after_id`, by id, at most `limit`.
+  std::vector<SnapshotInfo> ListSnapshots(MemoryId memory, const std::string& after_id,
+                                          int limit) const;
+  absl::Status DeleteSnapshot(MemoryId memory, const std::string& id);
   // A memory that keeps its pages no more has none when this returns, and they wait to be purged as
   // after a deletion. Pages that are to be kept again come as they are put.
   absl::StatusOr<MemoryInfo> UpdateMemory(MemoryId memory, const MemoryUpdate& update);
@@ -218,21 +312,33 @@ class MemoryStore {
   // Memories of a tenant with id > `after_id`, by id, at most `limit`.
   std::vector<MemoryInfo> ListMemories(const std::string& tenant, const std::string& after_id,
                                        int limit) const;
-  // Deletions are durable when they return; Purge takes what they deleted off the disk.
-  absl::StatusOr<Deletion> DeleteMemory(MemoryId memory);
+  // Deletions are durable when they return; Purge takes what they deleted off the disk. What other
+  // memories hold stays for them (see DeletionReceipt): the bases of a fork, and its forks, unless
+  // `everywhere`, which drops it from all forks of it as well.
+  absl::StatusOr<Deletion> DeleteMemory(MemoryId memory, bool everywhere = false);
 
   // `expire_time` goes before what the memory's ttl says. Documents that have expired are not found
   // by any method, but their names stay taken until they are deleted.
   absl::StatusOr<DocumentInfo> CreateDocument(MemoryId memory, const std::string& id,
                                               absl::Time expire_time = absl::InfiniteFuture());
   absl::StatusOr<DocumentInfo> GetDocument(MemoryId memory, const std::string& id) const;
+  // Whatever memory has it; of a tail, as it was.
   absl::StatusOr<DocumentInfo> GetDocument(DocumentId document) const;
-  // Documents of a memory with uid > `after`, oldest first, at most `limit`.
+  // As a memory has it; NOT_FOUND when it does not.
+  absl::StatusOr<DocumentInfo> GetDocument(MemoryId memory, DocumentId document) const;
+  // Documents of a memory, those of its bases included, with uid > `after`, oldest first, at most
+  // `limit`.
   std::vector<DocumentInfo> ListDocuments(MemoryId memory, DocumentId after, int limit) const;
+  // Each once, as the memory has it that it was written into.
   std::vector<DocumentInfo> AllDocuments() const;
   // Documents that have expired and are to be deleted, at most `limit`.
   std::vector<DocumentInfo> ExpiredDocuments(int limit) const;
-  absl::StatusOr<Deletion> DeleteDocument(DocumentId document);
+  // A memory drops a document. What nobody holds any more of it is deleted: the whole of it, or
+  // what came after the moments of the forks that do. `everywhere`: as DeleteMemory.
+  absl::StatusOr<Deletion> DeleteDocument(MemoryId memory, DocumentId document,
+                                          bool everywhere = false);
+  // By the memory that it was written into.
+  absl::StatusOr<Deletion> DeleteDocument(DocumentId document, bool everywhere = false);
   // Deletions, also of earlier starts, that are not off the disk or out of memory yet.
   std::vector<Deletion> PendingDeletions() const;
   // Takes all of them out of every file, and returns those of which no byte is left there, in the
@@ -249,7 +355,8 @@ class MemoryStore {
                                        int64_t byte_end) const;
 
   // Makes derived segments findable, at once, and writes them behind. Segments of documents deleted
-  // meanwhile are dropped. Segments of one document come in ascending order; what was stored of it
+  // meanwhile, or cut off with the end of a document that its memory has dropped, are left out.
+  // Segments of one document come in ascending order; what was stored of it
   // with a greater index than the last of this call goes away in the same step (text that follows
   // may move the end of an open segment: the ones after it are put again with it). All of a call or
   // nothing: after an error the same call may be made again. FAILED_PRECONDITION for a segment that
@@ -272,13 +379,26 @@ class MemoryStore {
   // go on from it. segment_index -1: the last one. NOT_FOUND when not derived.
   absl::StatusOr<SegmentDerived> GetSegment(DocumentId document, int64_t segment_index) const;
 
-  // Landmarks of several memories, of what has not expired, ordered by DocumentId. NOT_FOUND when
-  // one is gone.
+  // Landmarks of several memories that are no forks, of what has not expired, ordered by
+  // DocumentId. NOT_FOUND when one is gone; FAILED_PRECONDITION for a fork.
   absl::StatusOr<LandmarkView> View(absl::Span<const MemoryId> memories) const;
+  // The same of memories as they are or were, forks among them. A document that several of them
+  // have counts once, with all the text that one of them has of it; the order of `sources` does not
+  // matter. INVALID_ARGUMENT for a moment to come; errors of the store.
+  absl::StatusOr<PastView> ViewPast(absl::Span<const ReadSource> sources) const;
+  // Takes in a tail: of its document's segments the first `shared_segments` go unchanged before it,
+  // `segments` follow (of that document and as they are numbered there, with landmarks; their pages
+  // are taken in as far as there is room). NOT_FOUND when the document is gone; RESOURCE_EXHAUSTED
+  // when tails in use alone would exceed their limit; FAILED_PRECONDITION when the segments do not
+  // follow those that the document has.
+  absl::StatusOr<TailHandle> PutTail(const DocumentCut& cut, int64_t shared_segments,
+                                     absl::Span<const SegmentDerived> segments);
   // Brings pages into the host tier, or the device tier where there is one, and pins them there.
-  // NOT_FOUND when a document is gone;
+  // `mass`: the weight that the reader gives to each (HSA weights, summed over its rows), which
+  // decides what stays in memory; empty: none. NOT_FOUND when a document is gone;
   // RESOURCE_EXHAUSTED when the pinned pages alone would exceed the tier's limit.
-  absl::StatusOr<PinnedPages> Pin(absl::Span<const ChunkAddress> chunks);
+  absl::StatusOr<PinnedPages> Pin(absl::Span<const ChunkAddress> chunks,
+                                  absl::Span<const float> mass = {});
 
   // Adds a backup of everything written so far to a directory, while all goes on; see
   // BackupDirectory::Create. `version`: of this program.
@@ -288,14 +408,25 @@ class MemoryStore {
   // Everything written behind reaches the disk.
   absl::Status Flush();
   std::vector<TierUse> tiers() const;
+  // Use of the disk, walking its files; bytes free there (-1: not known); bytes of all landmarks.
+  int64_t disk_used_bytes() const;
+  int64_t disk_free_bytes() const;
+  int64_t landmark_bytes() const;
 
   struct Totals {
     int64_t memories = 0, documents = 0, durable_bytes = 0, visible_bytes = 0, tokens = 0,
             chunks = 0;
   };
+  // Each document counts once.
   Totals totals() const;
-  // Of one memory; NOT_FOUND when gone. `memories` is 1.
+  // What one memory has, a fork with what it shares; NOT_FOUND when gone. `memories` is 1.
   absl::StatusOr<Totals> totals(MemoryId memory) const;
+  // The same without what it shares with its bases.
+  absl::StatusOr<Totals> own_totals(MemoryId memory) const;
+  // Of all memories of a tenant.
+  Totals tenant_totals(const std::string& tenant) const;
+  // MemoryPolicy::quota_bytes; NOT_FOUND when gone.
+  absl::StatusOr<int64_t> quota_bytes(MemoryId memory) const;
 
  private:
   friend class StoreChecker;

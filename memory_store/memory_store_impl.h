@@ -1,5 +1,6 @@
 // The inside of MemoryStore, shared by its own files only: memory_store.cc (catalog and text),
-// forgetting.cc (deletions), derived_records.cc (segments, views and pages) and recovery.cc (Open).
+// forgetting.cc (deletions), derived_records.cc (segments, views and pages), past_views.cc (views
+// of the past), forks.cc (forks and snapshots) and recovery.cc (Open).
 //
 // Locks, in the order in which they are taken:
 // - write_gate_: shared by every write while its I/O runs, exclusive for a deletion, so that no
@@ -21,14 +22,17 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/btree_set.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
 #include "memory_store/catalog.h"
+#include "memory_store/deletion_plan.h"
 #include "memory_store/device_landmarks.h"
 #include "memory_store/memory_store.h"
 #include "memory_store/page_pool.h"
 #include "memory_store/records.h"
+#include "memory_store/tail_cache.h"
 
 namespace mneme {
 
@@ -40,6 +44,9 @@ MemoryRecord RecordOf(const MemoryInfo& info);
 struct LandmarkView::Impl {
   std::shared_ptr<const LandmarkSnapshot> snapshot;  // shared with the list it was taken from
   std::optional<DeviceLandmarks::Slabs> device;      // with a device tier: its copies
+  // Of a view of the past: where documents end that have grown since, and their tails.
+  absl::flat_hash_map<DocumentId, int64_t> cuts;
+  std::vector<TailHandle> tails;
 };
 
 struct PinnedPages::Impl {
@@ -50,6 +57,12 @@ struct PinnedPages::Impl {
   PagePool::Pins pins;
   std::vector<ChunkAddress> missing;
 };
+
+// What every derived segment must be, whatever its document: INVALID_ARGUMENT.
+absl::Status CheckSegment(const SegmentDerived& segment, const MemoryStoreOptions& options);
+// Ids of pages [0, count) of one version of a segment.
+std::vector<PageId> PageIds(DocumentId document, int64_t segment_index, int64_t segment_byte_end,
+                            int64_t count, int64_t first = 0);
 
 // Tier use and totals, read when Prometheus asks. Outlives the store inside Metrics; says nothing
 // then. Thread-safe.
@@ -71,6 +84,8 @@ struct MemoryStore::Impl {
   // recovery.cc. Before any other thread knows of this.
   absl::Status Load() ABSL_LOCKS_EXCLUDED(mutex_, ids_mutex_);
   absl::Status LoadPurges() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status LoadDrops() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status LoadSnapshots() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status LoadCatalog() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_, ids_mutex_);
   // `documents`: all of them, in the order of their keys.
   absl::Status LoadTextEnds(absl::Span<DocumentEntry* const> documents)
@@ -96,6 +111,51 @@ struct MemoryStore::Impl {
   // The same of several documents.
   void AwaitDerivations(absl::Span<const ChunkAddress> chunks) const ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // past_views.cc.
+  // A moment that lies behind from now on: whatever is written later is later. INVALID_ARGUMENT for
+  // one to come. Waits for what is being written at that time.
+  absl::StatusOr<absl::Time> FixMoment(absl::Time as_of) ABSL_LOCKS_EXCLUDED(mutex_);
+  // How much of a document's text was durable at a moment. DATA_LOSS: it is damaged.
+  absl::StatusOr<int64_t> CutAt(DocumentId document, absl::Time as_of) const
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  // A document as a memory has it; CutInfo then cuts it down to the memory's moment.
+  DocumentInfo SharedInfo(const DocumentEntry& document, const MemoryEntry& memory) const
+      ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<DocumentInfo> CutInfo(DocumentInfo info, absl::Time until) const
+      ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // A moment for what is written now, later than every moment that was fixed. It is under way until
+  // EndWrite.
+  absl::Time BeginWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EndWrite(absl::Time moment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // FixMoment, for a moment of that memory: INVALID_ARGUMENT also before it began, NOT_FOUND.
+  absl::StatusOr<absl::Time> FixMomentOf(const ReadSource& source) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // deletion_plan.cc. With write_gate_ held by the caller, exclusively. NOT_FOUND; errors of the
+  // store.
+  struct Dropping;
+  absl::StatusOr<DeletionPlan> PlanDocument(MemoryId memory, DocumentId document, bool everywhere)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_gate_) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<DeletionPlan> PlanMemory(MemoryId memory, bool everywhere)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_gate_) ABSL_LOCKS_EXCLUDED(mutex_);
+  // What becomes of documents that the memories `by` drop; notes who drops and who holds them.
+  std::vector<Dropping> Droppings(absl::Span<const DocumentId> documents,
+                                  const absl::flat_hash_set<MemoryId>& by, DeletionPlan* plan) const
+      ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // Notes what goes of them.
+  absl::Status FinishPlan(absl::Span<const Dropping> droppings, DeletionPlan* plan)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  WriteBatch BatchOf(const DeletionPlan& plan) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // forgetting.cc. Carries it out.
+  absl::StatusOr<Deletion> Delete(DeletionPlan plan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_gate_)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  // `pages` gets those of the segments that go.
+  void CutOffEnd(const DeletionPlan::CutOff& cut, std::vector<PageId>* pages)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Deletion DeletionOf(PurgeId id, const PurgeRecord& record) const
+      ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+
   // From now on this is to be purged. `documents`: that may be in memory.
   void AddPurge(PurgeId id, PurgeRecord record, absl::flat_hash_set<DocumentId> documents)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -111,9 +171,18 @@ struct MemoryStore::Impl {
 
   // Identities never given before, made sure of on disk first.
   absl::StatusOr<MemoryId> NewMemoryId() ABSL_LOCKS_EXCLUDED(ids_mutex_);
+  MemoryId NextMemoryId() ABSL_LOCKS_EXCLUDED(ids_mutex_);  // no memory has it or a greater one
   absl::StatusOr<DocumentId> NewDocumentId() ABSL_LOCKS_EXCLUDED(ids_mutex_);
   absl::Status ReserveIds() ABSL_EXCLUSIVE_LOCKS_REQUIRED(ids_mutex_);
 
+  // Of documents whose end was taken off when their memory dropped them: those whose segments here
+  // were derived from more text than is left.
+  absl::flat_hash_set<DocumentId> Outdated(absl::Span<const SegmentDerived> segments) const
+      ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // PutPages of a tail.
+  absl::Status PutTailPages(DocumentId handle, int64_t segment_index,
+                            absl::Span<const uint8_t> pages, int64_t first_chunk)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   // Makes a document's segments end before `segment_index`.
   void TruncateSegments(DocumentEntry& document, int64_t segment_index)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -141,6 +210,17 @@ struct MemoryStore::Impl {
   absl::flat_hash_set<std::pair<std::string, std::string>> creating_memories
       ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<std::pair<MemoryId, std::string>> creating_documents ABSL_GUARDED_BY(mutex_);
+
+  absl::Time last_write ABSL_GUARDED_BY(mutex_) = absl::UnixEpoch();  // moments given to writes
+  absl::Time last_fixed ABSL_GUARDED_BY(mutex_) = absl::UnixEpoch();  // see FixMoment
+  absl::btree_multiset<absl::Time> writes_under_way ABSL_GUARDED_BY(mutex_);
+  mutable TailCache tails ABSL_GUARDED_BY(mutex_);
+  Gauge& tail_bytes_gauge;
+  Counter& tails_counter;
+  // Where documents ended at a moment: never changes, and costs reads to find out.
+  mutable absl::flat_hash_map<std::pair<DocumentId, absl::Time>, int64_t> cuts
+      ABSL_GUARDED_BY(cuts_mutex_);
+  mutable absl::Mutex cuts_mutex_ ABSL_ACQUIRED_AFTER(mutex_);
 
   std::map<PurgeId, PendingPurge> purges ABSL_GUARDED_BY(mutex_);
   uint64_t last_purge_number ABSL_GUARDED_BY(mutex_) = 0;

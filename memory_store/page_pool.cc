@@ -1,6 +1,8 @@
 #include "memory_store/page_pool.h"
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -13,7 +15,16 @@ namespace {
 
 constexpr size_t kPageAlignment = 64;
 constexpr int64_t kSlabBytes = int64_t{1} << 20;
-constexpr uint8_t kFrequencyMax = 3;
+// A read counts for this much beside the weight that it gives, which is 1 for all chunks of a token
+// together. With less, what is read all the time for little is fetched each time; with more, weight
+// decides nothing (bench/page_pool_bench).
+constexpr float kMassOfARead = 0.5f;
+// What a page's mass comes to at most, so that one that was hot for long can be outweighed.
+constexpr float kMassMax = 64;
+// Mass halves with as many hits as this many times the pool's slots.
+constexpr double kHalfLifeOfSlots = 4;
+// Of the oldest pages of the main queue, as many are compared.
+constexpr int kVictimsCompared = 8;
 
 Counter& ReadsCounter(Metrics& metrics, const char* tier) {
   return metrics.AddCounter("page_reads_total", "Pages asked for, by the tier that had them.",
@@ -48,7 +59,9 @@ PagePool::PagePool(int64_t page_bytes, int64_t bytes_max, Metrics& metrics, Tier
                                     "Pages that left a tier in memory to make room.",
                                     {{"tier", tier_.name}})) {}
 
-absl::StatusOr<PagePool::Pins> PagePool::PinAll(absl::Span<const PageId> ids, Load load) {
+absl::StatusOr<PagePool::Pins> PagePool::PinAll(absl::Span<const PageId> ids, Load load,
+                                                absl::Span<const float> mass) {
+  MNEME_CHECK(mass.empty() || mass.size() == ids.size());
   Pins pins;
   pins.slots.assign(ids.size(), -1);
   pins.pages.assign(ids.size(), nullptr);
@@ -67,7 +80,8 @@ absl::StatusOr<PagePool::Pins> PagePool::PinAll(absl::Span<const PageId> ids, Lo
           Slot& slot = slots_[it->second];
           pins.slots[i] = it->second;
           Pin(it->second);
-          slot.frequency = std::min<uint8_t>(slot.frequency + 1, kFrequencyMax);
+          ++hits_;
+          Add(kMassOfARead + (mass.empty() ? 0 : mass[i]), &slot.mass);
           if (slot.state == State::kReady) {
             own_reads_.Increment();
           } else {
@@ -82,11 +96,12 @@ absl::StatusOr<PagePool::Pins> PagePool::PinAll(absl::Span<const PageId> ids, Lo
           for (const SlotIndex slot : pins.slots) {
             if (slot >= 0) UnpinOne(slot);
           }
-          return absl::ResourceExhaustedError(
-              absl::StrCat("pinned pages fill the ", tier_.name, " tier: ", pinned_count_ * page_bytes_, " of ",
-                           limit_bytes(), " bytes are pinned by others, ", ids.size() * page_bytes_,
-                           " more asked for"));
+          return absl::ResourceExhaustedError(absl::StrCat(
+              "pinned pages fill the ", tier_.name, " tier: ", pinned_count_ * page_bytes_, " of ",
+              limit_bytes(), " bytes are pinned by others, ", ids.size() * page_bytes_,
+              " more asked for"));
         }
+        Add(kMassOfARead + (mass.empty() ? 0 : mass[i]), &slots_[pins.slots[i]].mass);
         to_load.push_back(i);
         load_ids.push_back(ids[i]);
         destinations.push_back(slots_[pins.slots[i]].data);
@@ -233,8 +248,13 @@ PagePool::SlotIndex PagePool::Take(const PageId& id) {
   Slot& slot = slots_[index];
   slot.id = id;
   slot.state = State::kLoading;
-  slot.frequency = 0;
-  slot.queue = ghosts_.erase(id) > 0 ? Queue::kMain : Queue::kSmall;
+  slot.mass = {0, hits_};
+  slot.queue = Queue::kSmall;
+  if (const auto ghost = ghosts_.find(id); ghost != ghosts_.end()) {
+    ++hits_;
+    slot.mass = ghost->second.mass;
+    ghosts_.erase(ghost);
+  }
   slot.indexed = true;
   slot.pins = 1;
   ++pinned_count_;
@@ -262,25 +282,66 @@ PagePool::SlotIndex PagePool::FreeSlot() {
   return index;
 }
 
+float PagePool::Now(Mass mass) const {
+  if (mass.at == hits_) return mass.amount;
+  const double half_life = kHalfLifeOfSlots * static_cast<double>(slot_count_max_);
+  return static_cast<float>(mass.amount *
+                            std::exp2(static_cast<double>(mass.at - hits_) / half_life));
+}
+
+void PagePool::Add(float amount, Mass* mass) const {
+  *mass = {std::min(Now(*mass) + amount, kMassMax), hits_};
+}
+
+void PagePool::MoveToMain(SlotIndex index) {
+  Dequeue(index);
+  slots_[index].queue = Queue::kMain;
+  Enqueue(index);
+}
+
+PagePool::SlotIndex PagePool::MainVictim(float mass) {
+  std::array<std::pair<SlotIndex, float>, kVictimsCompared> oldest;
+  int count = 0;
+  SlotIndex lightest = -1;
+  float least = mass;
+  for (SlotIndex at = main_.tail; at >= 0 && count < kVictimsCompared; at = slots_[at].previous) {
+    const float own = Now(slots_[at].mass);
+    oldest[count++] = {at, own};
+    if (own > least || (own == least && lightest >= 0)) continue;
+    least = own;
+    lightest = at;
+  }
+  for (int i = 0; i < count; ++i) {
+    if (oldest[i].second > least) MoveToMain(oldest[i].first);
+  }
+  return lightest;
+}
+
+void PagePool::Evict(SlotIndex index) {
+  RememberGhost(slots_[index].id, slots_[index].mass);
+  Unlink(index);
+  evictions_.Increment();
+}
+
 bool PagePool::EvictOne() {
-  while (small_.size + main_.size > 0) {
-    const bool from_small = main_.size == 0 || small_.size > small_count_target_;
-    const SlotIndex index = from_small ? small_.tail : main_.tail;
-    Slot& slot = slots_[index];
-    if (slot.frequency > 0) {
-      // Read again since it came: stays, in the main queue, with one read less to its credit there.
-      Dequeue(index);
-      slot.frequency = from_small ? 0 : slot.frequency - 1;
-      slot.queue = Queue::kMain;
-      Enqueue(index);
+  const int64_t main_target = slot_count_max_ - small_count_target_;
+  // Pages that were pinned may have made it larger than it is to be.
+  const bool main_is_large = small_.size < small_count_target_ && main_.size > main_target;
+  while (small_.size > 0 && !main_is_large) {
+    const SlotIndex candidate = small_.tail;
+    const float mass = Now(slots_[candidate].mass);
+    if (mass > 0 && main_.size < main_target) {
+      MoveToMain(candidate);
       continue;
     }
-    if (from_small) RememberGhost(slot.id);
-    Unlink(index);
-    evictions_.Increment();
+    const SlotIndex victim = mass > 0 ? MainVictim(mass) : -1;
+    if (victim >= 0) MoveToMain(candidate);
+    Evict(victim >= 0 ? victim : candidate);
     return true;
   }
-  return false;
+  if (main_.size == 0) return false;
+  Evict(MainVictim(std::numeric_limits<float>::max()));
+  return true;
 }
 
 void PagePool::Pin(SlotIndex index) {
@@ -316,12 +377,17 @@ void PagePool::Free(SlotIndex index) {
   free_.push_back(index);
 }
 
-void PagePool::RememberGhost(const PageId& id) {
-  if (!ghosts_.insert(id).second) return;
-  ghost_order_.push_back(id);
-  while (static_cast<int64_t>(ghost_order_.size()) > slot_count_max_) {
-    ghosts_.erase(ghost_order_.front());
+void PagePool::RememberGhost(const PageId& id, Mass mass) {
+  // Nobody has read it.
+  if (mass.amount <= 0) return;
+  ghosts_[id] = {mass, ++last_ghost_};
+  ghost_order_.emplace_back(id, last_ghost_);
+  while (static_cast<int64_t>(ghosts_.size()) > slot_count_max_ ||
+         static_cast<int64_t>(ghost_order_.size()) > 2 * slot_count_max_) {
+    const auto [oldest, number] = ghost_order_.front();
     ghost_order_.pop_front();
+    const auto ghost = ghosts_.find(oldest);
+    if (ghost != ghosts_.end() && ghost->second.number == number) ghosts_.erase(ghost);
   }
 }
 

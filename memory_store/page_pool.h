@@ -1,10 +1,16 @@
 // A tier of pages in memory, of the host or of a device: a fixed number of slots of one page each,
-// never more, filled from a slower tier on demand and, in the host's, by ingest. Which page leaves when a slot is needed: S3-FIFO (Yang et
-// al., "FIFO queues are all you need for cache eviction", SOSP 2023): pages enter a small queue;
-// one that was read again while there moves to the main queue, one that was not leaves, so that a
-// scan, or a flood of freshly ingested pages, never displaces what queries use. A page that comes
-// back soon after it left enters the main queue at once (the ghost queue remembers keys). Pinned
-// pages are in neither queue and go back to the head of theirs when unpinned.
+// never more, filled from a slower tier on demand and, in the host's, by ingest. Which page leaves
+// when a slot is needed is decided by attention mass: the weight that readers gave a page, summed
+// over their reads, and a little for each read. The shape is W-TinyLFU's (Einziger, Friedman and
+// Manes, "TinyLFU: a highly efficient cache admission policy", ACM TOS 2017) with mass in place of
+// counts. Pages enter a small queue; at its end one comes into the main queue if it has at least
+// the mass of the page that would leave there for it, and goes otherwise. So a scan, which weighs
+// each page once, or a flood of freshly ingested pages, which nobody has weighed, never displaces
+// what queries use; among equals the newer stays. In the main queue the lightest of the few oldest
+// leaves. Mass halves with every so many pages found here, not with time or with pages that come
+// and go: what is hot stays hot while somebody scans. A page that comes back soon after it left has
+// its mass again (ghosts remember it). Pinned pages are in neither queue and go back to the head of
+// theirs when unpinned.
 
 #ifndef MNEME_MEMORY_STORE_PAGE_POOL_H_
 #define MNEME_MEMORY_STORE_PAGE_POOL_H_
@@ -78,9 +84,11 @@ class PagePool {
   PagePool& operator=(const PagePool&) = delete;
 
   // Pins all pages, loading those not here (one load for a page that several ask for at once).
+  // `mass`: the weight that this read gives to each page, at least 0; empty: none.
   // RESOURCE_EXHAUSTED when pinned pages alone would exceed the limit, or what `load` returned;
   // nothing stays pinned then.
-  absl::StatusOr<Pins> PinAll(absl::Span<const PageId> ids, Load load);
+  absl::StatusOr<Pins> PinAll(absl::Span<const PageId> ids, Load load,
+                              absl::Span<const float> mass = {});
   // Takes back one pin of each slot that is not -1.
   void Unpin(absl::Span<const SlotIndex> slots);
 
@@ -102,6 +110,18 @@ class PagePool {
   enum class State : uint8_t { kFree, kLoading, kReady, kAbsent, kFailed };
   enum class Queue : uint8_t { kSmall, kMain };
 
+  // Of a page, as it was at one moment of the pool's.
+  struct Mass {
+    float amount = 0;
+    int64_t at = 0;  // hits_
+  };
+
+  // Of a page that left.
+  struct Ghost {
+    Mass mass;
+    int64_t number = 0;  // of its entry in ghost_order_
+  };
+
   struct Slot {
     PageId id;
     uint8_t* data = nullptr;
@@ -110,7 +130,7 @@ class PagePool {
     bool indexed = false;  // found under its id
     bool queued = false;
     Queue queue = Queue::kSmall;
-    uint8_t frequency = 0;    // reads since it came, at most 3
+    Mass mass;
     SlotIndex previous = -1;  // towards the head
     SlotIndex next = -1;      // towards the tail
   };
@@ -130,14 +150,22 @@ class PagePool {
   // A slot for `id`, pinned once, loading, indexed; -1 when all are pinned.
   SlotIndex Take(const PageId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   SlotIndex FreeSlot() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Frees the slot that S3-FIFO gives up; false when there is none.
+  // Frees the slot of a page that leaves; false when there is none.
   bool EvictOne() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Evict(SlotIndex index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The page that leaves the main queue for one of this mass: the lightest of the few oldest; -1
+  // when that is heavier, or there is none. Heavier ones that were looked at go to the head.
+  SlotIndex MainVictim(float mass) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MoveToMain(SlotIndex index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What is left of it now.
+  float Now(Mass mass) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Add(float amount, Mass* mass) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Pin(SlotIndex index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void UnpinOne(SlotIndex index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes the slot out of the index and, unless pinned, frees it.
   void Unlink(SlotIndex index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Free(SlotIndex index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void RememberGhost(const PageId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RememberGhost(const PageId& id, Mass mass) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Tier tier_;
   const int64_t page_bytes_;
@@ -151,8 +179,11 @@ class PagePool {
   absl::flat_hash_map<PageId, SlotIndex> index_ ABSL_GUARDED_BY(mutex_);
   Fifo small_ ABSL_GUARDED_BY(mutex_);
   Fifo main_ ABSL_GUARDED_BY(mutex_);
-  std::deque<PageId> ghost_order_ ABSL_GUARDED_BY(mutex_);
-  absl::flat_hash_set<PageId> ghosts_ ABSL_GUARDED_BY(mutex_);
+  // Oldest first; pages that came back, or left once more, since an entry was made stay in it.
+  std::deque<std::pair<PageId, int64_t>> ghost_order_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<PageId, Ghost> ghosts_ ABSL_GUARDED_BY(mutex_);
+  int64_t last_ghost_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t hits_ ABSL_GUARDED_BY(mutex_) = 0;  // pages that were here, or not long gone
   int64_t pinned_count_ ABSL_GUARDED_BY(mutex_) = 0;
 
   Counter& own_reads_;

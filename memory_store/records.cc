@@ -15,6 +15,7 @@ namespace mneme {
 namespace {
 
 constexpr size_t kCrcPosition = 8;
+constexpr uint8_t kTextVersion = 2;
 
 absl::Status Damaged(RecordKind kind, absl::string_view key, absl::string_view what) {
   return absl::DataLossError(absl::StrCat("damaged ", RecordKindName(kind), " record ",
@@ -110,6 +111,10 @@ const char* RecordKindName(RecordKind kind) {
       return "page";
     case RecordKind::kPurge:
       return "purge";
+    case RecordKind::kDrop:
+      return "drop";
+    case RecordKind::kSnapshot:
+      return "snapshot";
   }
   return "unknown";
 }
@@ -133,11 +138,17 @@ absl::StatusOr<CounterRecord> DecodeCounterRecord(absl::string_view key, absl::s
 }
 
 std::string EncodeRecord(absl::string_view key, const MemoryRecord& record) {
-  const bool has_policy = record.retention != 0 || record.ttl_us != 0;
+  const bool has_quota = record.quota_bytes != 0;
+  const bool has_base = has_quota || record.base_memory != 0 || record.base_as_of_us != 0 ||
+                        record.deleted_before != 0;
+  const bool has_policy = has_base || record.retention != 0 || record.ttl_us != 0;
   std::string out =
       BeginRecord(RecordKind::kMemory,
-                  29 + record.tenant.size() + record.id.size() + record.display_name.size(),
-                  has_policy ? 2 : 1);
+                  61 + record.tenant.size() + record.id.size() + record.display_name.size(),
+                  has_quota    ? 4
+                  : has_base   ? 3
+                  : has_policy ? 2
+                               : 1);
   PutU64(&out, static_cast<uint64_t>(record.create_time_us));
   PutString(&out, record.tenant);
   PutString(&out, record.id);
@@ -146,12 +157,18 @@ std::string EncodeRecord(absl::string_view key, const MemoryRecord& record) {
     PutU8(&out, record.retention);
     PutU64(&out, static_cast<uint64_t>(record.ttl_us));
   }
+  if (has_base) {
+    PutU64(&out, record.base_memory);
+    PutU64(&out, static_cast<uint64_t>(record.base_as_of_us));
+    PutU64(&out, record.deleted_before);
+  }
+  if (has_quota) PutU64(&out, static_cast<uint64_t>(record.quota_bytes));
   return FinishRecord(key, std::move(out));
 }
 
 absl::StatusOr<MemoryRecord> DecodeMemoryRecord(absl::string_view key, absl::string_view value) {
   ASSIGN_OR_RETURN(const Opened opened,
-                   OpenVersioned(RecordKind::kMemory, key, value, /*version_max=*/2));
+                   OpenVersioned(RecordKind::kMemory, key, value, /*version_max=*/4));
   RecordReader reader(opened.payload);
   MemoryRecord record;
   uint64_t create_time_us;
@@ -163,6 +180,14 @@ absl::StatusOr<MemoryRecord> DecodeMemoryRecord(absl::string_view key, absl::str
   if (opened.version >= 2 && (!reader.ReadU8(&record.retention) || record.retention > 1 ||
                               !reader.ReadI64(&record.ttl_us))) {
     return Damaged(RecordKind::kMemory, key, "policy");
+  }
+  if (opened.version >= 3 &&
+      (!reader.ReadU64(&record.base_memory) || !reader.ReadI64(&record.base_as_of_us) ||
+       !reader.ReadU64(&record.deleted_before))) {
+    return Damaged(RecordKind::kMemory, key, "base");
+  }
+  if (opened.version >= 4 && (!reader.ReadI64(&record.quota_bytes) || record.quota_bytes < 0)) {
+    return Damaged(RecordKind::kMemory, key, "quota");
   }
   if (!reader.rest().empty()) return Damaged(RecordKind::kMemory, key, "payload");
   record.create_time_us = static_cast<int64_t>(create_time_us);
@@ -197,22 +222,32 @@ absl::StatusOr<DocumentRecord> DecodeDocumentRecord(absl::string_view key,
 }
 
 std::string EncodeRecord(absl::string_view key, const TextRecord& record) {
-  std::string out = BeginRecord(RecordKind::kText, 1 + record.text.size());
+  const bool has_time = record.time_us != 0;
+  std::string out = BeginRecord(RecordKind::kText, 9 + record.text.size(), has_time ? 2 : 1);
   PutU8(&out, record.seal ? 1 : 0);
+  if (has_time) PutU64(&out, static_cast<uint64_t>(record.time_us));
   out.append(record.text.data(), record.text.size());
   return FinishRecord(key, std::move(out));
 }
 
 absl::StatusOr<TextRecord> DecodeTextRecord(absl::string_view key, absl::string_view value) {
-  ASSIGN_OR_RETURN(const absl::string_view payload, OpenRecord(RecordKind::kText, key, value));
-  RecordReader reader(payload);
+  ASSIGN_OR_RETURN(const Opened opened, OpenVersioned(RecordKind::kText, key, value, kTextVersion));
+  RecordReader reader(opened.payload);
+  TextRecord record;
   uint8_t flags;
   if (!reader.ReadU8(&flags) || flags > 1) return Damaged(RecordKind::kText, key, "flags");
-  return TextRecord{flags == 1, reader.rest()};
+  if (opened.version >= 2 && !reader.ReadI64(&record.time_us)) {
+    return Damaged(RecordKind::kText, key, "time");
+  }
+  record.seal = flags == 1;
+  record.text = reader.rest();
+  return record;
 }
 
 int64_t TextBytesOfRecord(absl::string_view value) {
-  return std::max<int64_t>(0, static_cast<int64_t>(value.size()) - kRecordHeaderBytes - 1);
+  const int64_t before_text = !value.empty() && value[0] == kTextVersion ? 9 : 1;
+  return std::max<int64_t>(0,
+                           static_cast<int64_t>(value.size()) - kRecordHeaderBytes - before_text);
 }
 
 std::string EncodeRecord(absl::string_view key, const SegmentRecord& record) {
@@ -277,28 +312,103 @@ absl::StatusOr<PageRecord> DecodePageRecord(absl::string_view key, absl::string_
   return record;
 }
 
+namespace {
+
+// What version 2 of a purge record adds.
+bool ReadHeld(RecordReader* reader, PurgeRecord* record) {
+  uint32_t count;
+  if (!reader->ReadI64(&record->held_documents) || !reader->ReadI64(&record->held_text_bytes) ||
+      !reader->ReadU32(&count) || count > reader->rest().size() / 8) {
+    return false;
+  }
+  record->held_by.resize(count);
+  for (uint64_t& memory : record->held_by) {
+    if (!reader->ReadU64(&memory)) return false;
+  }
+  if (!reader->ReadU32(&count) || count > reader->rest().size() / 16) return false;
+  record->also.resize(count);
+  for (auto& [memory, document] : record->also) {
+    if (!reader->ReadU64(&memory) || !reader->ReadU64(&document)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
 std::string EncodeRecord(absl::string_view key, const PurgeRecord& record) {
-  std::string out = BeginRecord(RecordKind::kPurge, 52 + record.tenant.size());
+  const bool has_held = record.held_documents != 0 || record.held_text_bytes != 0 ||
+                        !record.held_by.empty() || !record.also.empty();
+  std::string out =
+      BeginRecord(RecordKind::kPurge,
+                  76 + record.tenant.size() + 8 * record.held_by.size() + 16 * record.also.size(),
+                  has_held ? 2 : 1);
   for (const int64_t value : {record.delete_time_us, record.documents, record.text_bytes,
                               record.tokens, record.chunks, record.pages}) {
     PutU64(&out, static_cast<uint64_t>(value));
   }
   PutString(&out, record.tenant);
+  if (!has_held) return FinishRecord(key, std::move(out));
+  PutU64(&out, static_cast<uint64_t>(record.held_documents));
+  PutU64(&out, static_cast<uint64_t>(record.held_text_bytes));
+  PutU32(&out, static_cast<uint32_t>(record.held_by.size()));
+  for (const uint64_t memory : record.held_by) PutU64(&out, memory);
+  PutU32(&out, static_cast<uint32_t>(record.also.size()));
+  for (const auto& [memory, document] : record.also) {
+    PutU64(&out, memory);
+    PutU64(&out, document);
+  }
   return FinishRecord(key, std::move(out));
 }
 
 absl::StatusOr<PurgeRecord> DecodePurgeRecord(absl::string_view key, absl::string_view value) {
-  ASSIGN_OR_RETURN(const absl::string_view payload, OpenRecord(RecordKind::kPurge, key, value));
-  RecordReader reader(payload);
+  ASSIGN_OR_RETURN(const Opened opened,
+                   OpenVersioned(RecordKind::kPurge, key, value, /*version_max=*/2));
+  RecordReader reader(opened.payload);
   PurgeRecord record;
   absl::string_view tenant;
   if (!reader.ReadI64(&record.delete_time_us) || !reader.ReadI64(&record.documents) ||
       !reader.ReadI64(&record.text_bytes) || !reader.ReadI64(&record.tokens) ||
       !reader.ReadI64(&record.chunks) || !reader.ReadI64(&record.pages) ||
-      !reader.ReadString(&tenant) || !reader.rest().empty()) {
+      !reader.ReadString(&tenant) || (opened.version >= 2 && !ReadHeld(&reader, &record)) ||
+      !reader.rest().empty()) {
     return Damaged(RecordKind::kPurge, key, "payload");
   }
   record.tenant = std::string(tenant);
+  return record;
+}
+
+std::string EncodeRecord(absl::string_view key, const DropRecord& record) {
+  std::string out = BeginRecord(RecordKind::kDrop, 8);
+  PutU64(&out, record.before_memory);
+  return FinishRecord(key, std::move(out));
+}
+
+absl::StatusOr<DropRecord> DecodeDropRecord(absl::string_view key, absl::string_view value) {
+  ASSIGN_OR_RETURN(const absl::string_view payload, OpenRecord(RecordKind::kDrop, key, value));
+  RecordReader reader(payload);
+  DropRecord record;
+  if (!reader.ReadU64(&record.before_memory) || !reader.rest().empty()) {
+    return Damaged(RecordKind::kDrop, key, "payload");
+  }
+  return record;
+}
+
+std::string EncodeRecord(absl::string_view key, const SnapshotRecord& record) {
+  std::string out = BeginRecord(RecordKind::kSnapshot, 16);
+  PutU64(&out, static_cast<uint64_t>(record.time_us));
+  PutU64(&out, static_cast<uint64_t>(record.create_time_us));
+  return FinishRecord(key, std::move(out));
+}
+
+absl::StatusOr<SnapshotRecord> DecodeSnapshotRecord(absl::string_view key,
+                                                    absl::string_view value) {
+  ASSIGN_OR_RETURN(const absl::string_view payload, OpenRecord(RecordKind::kSnapshot, key, value));
+  RecordReader reader(payload);
+  SnapshotRecord record;
+  if (!reader.ReadI64(&record.time_us) || !reader.ReadI64(&record.create_time_us) ||
+      !reader.rest().empty()) {
+    return Damaged(RecordKind::kSnapshot, key, "payload");
+  }
   return record;
 }
 

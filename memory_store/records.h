@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -26,7 +27,10 @@ enum class RecordKind : uint8_t {
   kSegment = 5,
   kPage = 6,
   kPurge = 7,
+  kDrop = 8,
+  kSnapshot = 9,
 };
+inline constexpr RecordKind kLastRecordKind = RecordKind::kSnapshot;
 const char* RecordKindName(RecordKind kind);
 
 // Of all records but those that say otherwise, and that are not written in a later version unless
@@ -49,6 +53,13 @@ struct MemoryRecord {
   // Of version 2, which is written only when one of them is not 0.
   uint8_t retention = 0;  // as Retention
   int64_t ttl_us = 0;     // 0: none
+  // Of version 3, which is written only when one of them is not 0.
+  uint64_t base_memory = 0;     // what it is a fork of; 0: nothing
+  int64_t base_as_of_us = 0;    // and the time at which: since the Unix epoch
+  uint64_t deleted_before = 0;  // 0: it is there. Else it has no name, and stands for those of its
+                                // forks that were made before a memory of this identity was
+  // Of version 4, which is written only when it is not 0.
+  int64_t quota_bytes = 0;
 };
 
 struct DocumentRecord {
@@ -62,6 +73,9 @@ struct DocumentRecord {
 struct TextRecord {
   bool seal = false;  // no text follows it
   absl::string_view text;
+  // Of version 2, which is written only when it is not 0: when it was written, since the Unix
+  // epoch. 0: not known, when its document began.
+  int64_t time_us = 0;
 };
 
 // One derived segment; its document and index are in its key.
@@ -94,6 +108,25 @@ struct PurgeRecord {
   int64_t tokens = 0;
   int64_t chunks = 0;
   int64_t pages = 0;
+  // Of version 2, which is written only when one of them says something: what other memories hold
+  // of what was deleted, and which (identities, ascending); documents of other memories that went
+  // too, or lost their end, as (memory, document).
+  int64_t held_documents = 0;
+  int64_t held_text_bytes = 0;
+  std::vector<uint64_t> held_by;
+  std::vector<std::pair<uint64_t, uint64_t>> also;
+};
+
+// A memory has dropped a document that forks of it may hold; which is in its key. Those hold it
+// that were made before: whose identity is below `before_memory`.
+struct DropRecord {
+  uint64_t before_memory = 0;
+};
+
+// A name for a moment of a memory; both are in its key.
+struct SnapshotRecord {
+  int64_t time_us = 0;         // that moment, since the Unix epoch
+  int64_t create_time_us = 0;  // when it was named
 };
 
 std::string EncodeRecord(absl::string_view key, const CounterRecord& record);
@@ -103,6 +136,8 @@ std::string EncodeRecord(absl::string_view key, const TextRecord& record);
 std::string EncodeRecord(absl::string_view key, const SegmentRecord& record);
 std::string EncodeRecord(absl::string_view key, const PageRecord& record);
 std::string EncodeRecord(absl::string_view key, const PurgeRecord& record);
+std::string EncodeRecord(absl::string_view key, const DropRecord& record);
+std::string EncodeRecord(absl::string_view key, const SnapshotRecord& record);
 
 // DATA_LOSS with what is wrong: the checksum, the length, the kind, or a version this program does
 // not know.
@@ -113,6 +148,8 @@ absl::StatusOr<TextRecord> DecodeTextRecord(absl::string_view key, absl::string_
 absl::StatusOr<SegmentRecord> DecodeSegmentRecord(absl::string_view key, absl::string_view value);
 absl::StatusOr<PageRecord> DecodePageRecord(absl::string_view key, absl::string_view value);
 absl::StatusOr<PurgeRecord> DecodePurgeRecord(absl::string_view key, absl::string_view value);
+absl::StatusOr<DropRecord> DecodeDropRecord(absl::string_view key, absl::string_view value);
+absl::StatusOr<SnapshotRecord> DecodeSnapshotRecord(absl::string_view key, absl::string_view value);
 
 // Bytes of text that a text record of this size holds, read without its checksum: how far a damaged
 // record reaches.

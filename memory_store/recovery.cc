@@ -106,6 +106,7 @@ struct TextEnd {
   int pieces_seen = 0;
   int64_t newest_offset = 0;
   int64_t durable_bytes = 0;
+  int64_t time_us = 0;  // of the newest piece, 0: not known
   bool sealed = false;
   absl::Status status;  // DATA_LOSS when a piece is damaged or the two do not meet
 
@@ -124,6 +125,7 @@ struct TextEnd {
       newest_offset = offset;
       durable_bytes = piece_end;
       sealed = record.ok() && record->seal;
+      time_us = record.ok() ? record->time_us : 0;
       return offset == 0 ? DocumentScan::Next::kNextDocument : DocumentScan::Next::kContinue;
     }
     if (status.ok() && piece_end != newest_offset) {
@@ -157,6 +159,11 @@ absl::Status MemoryStore::Impl::Load() {
   RETURN_IF_ERROR(LoadTextEnds(documents));
   RETURN_IF_ERROR(LoadSegments(documents));
   for (DocumentEntry* document : documents) CountDocument(*document, 1);
+  for (const auto& [uid, memory] : catalog.memories()) {
+    absl::erase_if(memory->dropped, [this](const auto& drop) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      return catalog.FindDocument(drop.first) == nullptr;
+    });
+  }
   LogInfo("memory_store", "opened",
           {{"memories", absl::StrCat(catalog.memories().size())},
            {"documents", absl::StrCat(documents.size())},
@@ -178,11 +185,31 @@ absl::Status MemoryStore::Impl::LoadCatalog() {
           ReportDamage(RecordKind::kMemory, record.status());
           return true;
         }
-        catalog.AddMemory({uid, record->tenant, record->id, record->display_name,
-                           absl::FromUnixMicros(record->create_time_us), PolicyOf(*record)},
-                          options.landmark_bytes);
+        MemoryInfo info{uid,
+                        record->tenant,
+                        record->id,
+                        record->display_name,
+                        absl::FromUnixMicros(record->create_time_us),
+                        PolicyOf(*record)};
+        if (record->base_memory != 0) {
+          info.base = MemoryBase{.memory = static_cast<MemoryId>(record->base_memory),
+                                 .as_of = absl::FromUnixMicros(record->base_as_of_us)};
+          last_fixed = std::max(last_fixed, info.base->as_of);
+        }
+        std::optional<MemoryId> deleted_before;
+        if (record->deleted_before != 0) {
+          deleted_before = static_cast<MemoryId>(record->deleted_before);
+        }
+        catalog.AddMemory(std::move(info), options.landmark_bytes, deleted_before);
         return true;
       }));
+  for (const MemoryId fork : catalog.LinkForks()) {
+    ReportDamage(RecordKind::kMemory,
+                 absl::DataLossError(absl::StrCat("memory ", static_cast<uint64_t>(fork),
+                                                  " is a fork of one that is not there")));
+  }
+  RETURN_IF_ERROR(LoadDrops());
+  RETURN_IF_ERROR(LoadSnapshots());
   auto [documents_begin, documents_end] = DocumentRecordKeyRange();
   RETURN_IF_ERROR(store.Scan(
       Table::kCatalog, documents_begin, documents_end,
@@ -224,6 +251,48 @@ absl::Status MemoryStore::Impl::LoadCatalog() {
   return absl::OkStatus();
 }
 
+absl::Status MemoryStore::Impl::LoadDrops() {
+  auto [begin, end] = DropKeyRange();
+  return store.Scan(
+      Table::kCatalog, begin, end,
+      [&](absl::string_view key, absl::string_view value) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+        MemoryId memory;
+        DocumentId document;
+        if (!ParseDropKey(key, &memory, &document)) return true;
+        const absl::StatusOr<DropRecord> record = DecodeDropRecord(key, value);
+        // The key says what was dropped: of a damaged record is lost which forks hold it, so all
+        // do.
+        if (!record.ok()) ReportDamage(RecordKind::kDrop, record.status());
+        if (MemoryEntry* entry = catalog.FindMemory(memory); entry != nullptr) {
+          entry->dropped[document] =
+              static_cast<MemoryId>(record.ok() ? record->before_memory : ~uint64_t{0});
+        }
+        return true;
+      });
+}
+
+absl::Status MemoryStore::Impl::LoadSnapshots() {
+  auto [begin, end] = SnapshotKeyRange();
+  return store.Scan(
+      Table::kCatalog, begin, end,
+      [&](absl::string_view key, absl::string_view value) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+        MemoryId memory;
+        std::string id;
+        if (!ParseSnapshotKey(key, &memory, &id)) return true;
+        const absl::StatusOr<SnapshotRecord> record = DecodeSnapshotRecord(key, value);
+        if (!record.ok()) {
+          ReportDamage(RecordKind::kSnapshot, record.status());
+          return true;
+        }
+        MemoryEntry* entry = catalog.FindLiveMemory(memory);
+        if (entry == nullptr) return true;
+        const absl::Time as_of = absl::FromUnixMicros(record->time_us);
+        entry->snapshots[id] = {id, as_of, absl::FromUnixMicros(record->create_time_us)};
+        last_fixed = std::max(last_fixed, as_of);
+        return true;
+      });
+}
+
 absl::Status MemoryStore::Impl::LoadPurges() {
   auto [begin, end] = PurgeKeyRange();
   return store.Scan(Table::kCatalog, begin, end,
@@ -249,6 +318,8 @@ absl::Status MemoryStore::Impl::LoadTextEnds(absl::Span<DocumentEntry* const> do
   for (size_t i = 0; i < documents.size(); ++i) {
     documents[i]->durable_bytes = ends[i].durable_bytes;
     documents[i]->sealed = ends[i].sealed;
+    if (ends[i].time_us != 0) documents[i]->append_time = absl::FromUnixMicros(ends[i].time_us);
+    last_write = std::max(last_write, documents[i]->append_time);
     if (const absl::Status status = ends[i].Finish(); !status.ok()) {
       documents[i]->damaged = true;
       ReportDamage(RecordKind::kText, status);

@@ -39,10 +39,13 @@
 #include "absl/base/dynamic_annotations.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "common/background_thread.h"
+#include "common/crash_point.h"
 #include "common/log.h"
 #include "common/status_facts.h"
 #include "common/status_macros.h"
@@ -57,8 +60,8 @@ namespace {
 
 constexpr std::array<const char*, kTableCount> kTableNames = {"catalog", "text", "segments",
                                                               "pages"};
-constexpr int64_t kMemtableBytesMax = int64_t{64} << 20;  // all tables together
-constexpr int64_t kWalBytesMax = int64_t{128} << 20;      // bounds the replay at Open
+constexpr int64_t kMemtableBytesMax = kRocksDbWriteBufferBytes;  // all tables together
+constexpr int64_t kWalBytesMax = int64_t{128} << 20;             // bounds the replay at Open
 constexpr int64_t kBlobFileBytes = int64_t{64} << 20;
 constexpr int64_t kBlobValueBytesMin = 4096;
 constexpr int kOpenFilesMax = 512;
@@ -381,9 +384,16 @@ std::vector<KeyRange> Merged(std::vector<KeyRange> ranges) {
 // a thread of its own; small ones are left to RocksDB. Thread-safe.
 class SpaceReclaimer {
  public:
-  // `db` and `tables` outlive this.
-  SpaceReclaimer(rocksdb::DB& db, const std::vector<rocksdb::ColumnFamilyHandle*>& tables)
-      : db_(db), tables_(tables), thread_([this] { Run(); }) {}
+  // `db` and `tables` outlive this, and so does `supervisor`, unless it is null.
+  SpaceReclaimer(rocksdb::DB& db, const std::vector<rocksdb::ColumnFamilyHandle*>& tables,
+                 Supervisor* supervisor)
+      : db_(db), tables_(tables) {
+    // A compaction takes as long as it takes.
+    if (supervisor != nullptr) {
+      watched_ = std::make_unique<WatchedThread>("reclaim", *supervisor, WatchedThread::kNoLimit);
+    }
+    thread_ = std::thread([this] { Run(); });
+  }
 
   ~SpaceReclaimer() {
     cancel_ = true;
@@ -425,7 +435,9 @@ class SpaceReclaimer {
         const auto work = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
           return stopping_ || !pending_.empty();
         };
-        mutex_.Await(absl::Condition(&work));
+        while (!mutex_.AwaitWithTimeout(absl::Condition(&work), BackgroundThread::kBeatEvery)) {
+          if (watched_ != nullptr) watched_->Beat();
+        }
         if (stopping_) return;
         range = std::move(pending_.front());
         pending_.pop_front();
@@ -457,6 +469,7 @@ class SpaceReclaimer {
   absl::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::deque<DeletedRange> pending_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<WatchedThread> watched_;
   std::thread thread_;
 };
 
@@ -503,6 +516,9 @@ class RocksDbChunkStore : public ChunkStore {
   // Makes RocksDB forget a table file, and with it whatever else lies wholly within its keys, or is
   // older and on level 0. A file that is being compacted stays.
   absl::Status DropFile(rocksdb::ColumnFamilyHandle* handle, const rocksdb::LiveFileMetaData& file);
+  // Writes the values of a damaged blob file anew, those that could not be read having been put
+  // again: then RocksDB has no use for it.
+  absl::Status MoveOutOfBlobFile(const StoreFile& file);
   // OK when writing `bytes` leaves the reserve free.
   absl::Status CheckSpace(int64_t bytes);
 
@@ -551,6 +567,7 @@ absl::StatusOr<std::unique_ptr<ChunkStore>> RocksDbChunkStore::Open(const RocksD
   ASSIGN_OR_RETURN(store->directory_, DataDirectory::Open(options.data_dir));
   if (!options.read_only) RETURN_IF_ERROR(store->CheckBeforeOpen(metrics));
   RETURN_IF_ERROR(store->OpenDb(metrics));
+  if (!options.read_only) RETURN_IF_ERROR(store->directory_->TakeOver());
   store->collectable_ = std::make_shared<StatisticsCollectable>();
   store->collectable_->Attach(store->db_.get(), store->tables_, store->statistics_);
   metrics.AddCollectable(store->collectable_);
@@ -562,6 +579,7 @@ absl::Status RocksDbChunkStore::CheckBeforeOpen(Metrics& metrics) {
       "store_close_mismatches_total",
       "Files that were not at Open what they were at the last close: text may have lost its end.");
   ASSIGN_OR_RETURN(const std::vector<std::string> damaged, TakeCloseRecord(directory_->path()));
+  CrashPoint("close record taken");
   for (const std::string& name : damaged) {
     mismatches.Increment();
     LogError("memory_store", "stored data is damaged: a file is not what it was at the last close",
@@ -632,10 +650,12 @@ absl::Status RocksDbChunkStore::OpenDb(Metrics& metrics) {
         absl::StrCat("cannot open ", path, ": ", status.ToString()));
   }
   RETURN_IF_ERROR(ToStatus(status, absl::StrCat("cannot open ", path)));
+  CrashPoint("store opened");
   db_.reset(db);
   default_table_ = handles[0];
   tables_.assign(handles.begin() + 1, handles.end());
-  if (!options_.read_only) reclaimer_ = std::make_unique<SpaceReclaimer>(*db_, tables_);
+  if (!options_.read_only)
+    reclaimer_ = std::make_unique<SpaceReclaimer>(*db_, tables_, options_.supervisor);
   return absl::OkStatus();
 }
 
@@ -647,6 +667,7 @@ RocksDbChunkStore::~RocksDbChunkStore() {
   db_->DestroyColumnFamilyHandle(default_table_);
   absl::Status status = ToStatus(db_->Close(), "close");
   db_.reset();  // writes what Close leaves, and lets go of the files
+  if (!options_.read_only) CrashPoint("store closed");
   if (status.ok() && !options_.read_only) status = WriteCloseRecord(directory_->path());
   if (!status.ok()) {
     LogWarning("memory_store", "rocksdb did not close cleanly", {{"status", status.ToString()}});
@@ -836,13 +857,10 @@ absl::StatusOr<StoreFiles> RocksDbChunkStore::Files(FilesFor purpose) {
 absl::Status RocksDbChunkStore::MendFile(const StoreFile& file, bool may_drop) {
   if (!file.table.has_value() || options_.read_only) return absl::NotFoundError(file.name);
   rocksdb::ColumnFamilyHandle* handle = Handle(*file.table);
+  if (file.kind == StoreFile::Kind::kBlobs) return MoveOutOfBlobFile(file);
   rocksdb::CompactRangeOptions rewrite;
   rewrite.exclusive_manual_compaction = false;
   rewrite.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForceOptimized;
-  if (file.kind == StoreFile::Kind::kBlobs) {
-    // Its live values have been written anew: with their old keys gone, so is the file.
-    return ToStatus(db_->CompactRange(rewrite, handle, nullptr, nullptr), "rewrite of keys");
-  }
   std::optional<rocksdb::LiveFileMetaData> live = FindTableFile(file.name);
   if (!live.has_value()) return absl::NotFoundError(file.name);
   {
@@ -895,6 +913,33 @@ absl::Status RocksDbChunkStore::DropFile(rocksdb::ColumnFamilyHandle* handle,
   }
 }
 
+absl::Status RocksDbChunkStore::MoveOutOfBlobFile(const StoreFile& file) {
+  const std::string last_key(64, '\xff');
+  std::vector<KeyRange> ranges = {{Table::kPages, last_key, ""}};
+  const absl::Status read = ReadBlobFileKeys(file.path, [&](absl::string_view key) {
+    if (key < ranges[0].begin) ranges[0].begin = std::string(key);
+    if (key > ranges[0].end) ranges[0].end = std::string(key);
+  });
+  if (absl::IsNotFound(read)) return absl::OkStatus();
+  if (!read.ok()) ranges.clear();
+  // Its keys may be damaged as well.
+  ranges.push_back({Table::kPages, "", last_key});
+  for (const KeyRange& range : ranges) {
+    std::atomic<bool> cancel{false};
+    RETURN_IF_ERROR(Compact(range, /*rewrite_blobs=*/true, cancel));
+    rocksdb::ColumnFamilyMetaData metadata;
+    db_->GetColumnFamilyMetaData(Handle(Table::kPages), &metadata);
+    const auto is_it = [&file](const rocksdb::BlobMetaData& blobs) {
+      return absl::EndsWith(
+          file.name, absl::StrCat(absl::Dec(blobs.blob_file_number, absl::kZeroPad6), ".blob"));
+    };
+    if (std::none_of(metadata.blob_files.begin(), metadata.blob_files.end(), is_it)) {
+      return absl::OkStatus();
+    }
+  }
+  return absl::DataLossError(absl::StrCat(file.name, " is still in use"));
+}
+
 absl::Status RocksDbChunkStore::FlushTables() {
   std::vector<rocksdb::ColumnFamilyHandle*> all = tables_;
   all.push_back(default_table_);
@@ -920,7 +965,7 @@ absl::Status RocksDbChunkStore::Compact(const KeyRange& range, bool rewrite_blob
     return absl::CancelledError("the purge was cancelled");
   }
   return ToStatus(status,
-                  absl::StrCat("purge of table ", kTableNames[static_cast<size_t>(range.table)]));
+                  absl::StrCat("rewrite of table ", kTableNames[static_cast<size_t>(range.table)]));
 }
 
 absl::Status RocksDbChunkStore::RewriteBlobFiles(absl::Span<const KeyRange> ranges,
@@ -1027,11 +1072,14 @@ absl::Status RocksDbChunkStore::Purge(absl::Span<const KeyRange> ranges,
   // Logs hold what is not in tables yet; after the flush those before it are of no use.
   std::set<uint64_t> files = LogsOnDisk();
   RETURN_IF_ERROR(FlushTables());
+  CrashPoint("purge flushed");
   files.merge(DataFilesOnDisk());
   for (const KeyRange& range : Merged({ranges.begin(), ranges.end()})) {
     RETURN_IF_ERROR(Compact(range, /*rewrite_blobs=*/false, cancel));
+    CrashPoint("purge range compacted");
   }
   RETURN_IF_ERROR(RewriteBlobFiles(ranges, cancel));
+  CrashPoint("purge blobs rewritten");
   return AwaitDeletion(files, cancel);
 }
 

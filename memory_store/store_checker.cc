@@ -216,12 +216,17 @@ absl::Status StoreChecker::CheckCatalog() {
         Count(Table::kCatalog, static_cast<int64_t>(key.size() + value.size()));
         MemoryId memory{};
         DocumentKey document;
+        std::string snapshot;
         absl::Status record;
         if (ParseMemoryKey(key, &memory)) {
           record = DecodeMemoryRecord(key, value).status();
         } else if (ParseDocumentRecordKey(key, &document)) {
           memory = document.memory;
           record = DecodeDocumentRecord(key, value).status();
+        } else if (ParseDropKey(key, &memory, &document.document)) {
+          record = DecodeDropRecord(key, value).status();
+        } else if (ParseSnapshotKey(key, &memory, &snapshot)) {
+          record = DecodeSnapshotRecord(key, value).status();
         } else if (key == CounterKey()) {
           record = DecodeCounterRecord(key, value).status();
         }

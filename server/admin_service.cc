@@ -114,6 +114,10 @@ bool IsOfActivity(absl::string_view line) {
                                                  "mneme_pages_rederived_total",
                                                  "mneme_engine_queue_",
                                                  "mneme_worker_queue_",
+                                                 "mneme_quota_",
+                                                 "mneme_watermark_",
+                                                 "mneme_ingest_held",
+                                                 "mneme_thread_alive",
                                                  "mneme_worker_busy_threads",
                                                  "mneme_requests_in_",
                                                  "mneme_requests_total",
@@ -153,21 +157,24 @@ class Pace {
 
 AdminService::AdminService(const CallEnvironment& environment, const ResourceCheck& check,
                            OperationRegistry& operations, Engine& engine,
-                           std::function<std::vector<TierUse>()> tiers, Metrics& metrics)
+                           std::function<std::vector<TierUse>()> tiers, Supervisor& supervisor)
     : environment_(environment),
       check_(check),
       operations_(operations),
       engine_(engine),
       tiers_(std::move(tiers)),
-      metrics_(metrics),
-      backups_(metrics.AddCounter("backups_total", "Backups made.")),
-      failed_backups_(metrics.AddCounter("backup_failures_total", "Backups that failed.")),
-      copied_bytes_(metrics.AddCounter("backup_copied_bytes_total", "Bytes copied by backups.")),
-      last_backup_(metrics.AddGauge("backup_last_timestamp_seconds",
-                                    "When the newest backup was made, seconds since the epoch; 0: "
-                                    "there is none.")),
-      call_pool_("admin", kCallThreads, kQueueMax, metrics),
-      operation_pool_("admin_operation", kOperationThreads, kQueueMax, metrics) {
+      metrics_(supervisor.metrics()),
+      backups_(supervisor.metrics().AddCounter("backups_total", "Backups made.")),
+      failed_backups_(
+          supervisor.metrics().AddCounter("backup_failures_total", "Backups that failed.")),
+      copied_bytes_(
+          supervisor.metrics().AddCounter("backup_copied_bytes_total", "Bytes copied by backups.")),
+      last_backup_(supervisor.metrics().AddGauge(
+          "backup_last_timestamp_seconds",
+          "When the newest backup was made, seconds since the epoch; 0: "
+          "there is none.")),
+      call_pool_("admin", kCallThreads, kQueueMax, supervisor),
+      operation_pool_("admin_operation", kOperationThreads, kQueueMax, supervisor) {
   if (!environment.options.backup_dir.empty()) {
     const auto backups = BackupDirectory::List(environment.options.backup_dir);
     for (const BackupInfo& info : backups.value_or(std::vector<BackupInfo>())) {

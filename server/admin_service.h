@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/metrics.h"
+#include "common/supervisor.h"
 #include "engine/engine.h"
 #include "mneme/v1/admin.grpc.pb.h"
 #include "server/call.h"
@@ -26,7 +27,7 @@ class AdminService final : public v1::AdminService::Service {
   // `tiers`: see ServerInfo; may be empty.
   AdminService(const CallEnvironment& environment, const ResourceCheck& check,
                OperationRegistry& operations, Engine& engine,
-               std::function<std::vector<TierUse>()> tiers, Metrics& metrics);
+               std::function<std::vector<TierUse>()> tiers, Supervisor& supervisor);
   ~AdminService() override;
 
  private:

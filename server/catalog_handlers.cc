@@ -1,5 +1,6 @@
 #include "server/catalog_handlers.h"
 
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -41,7 +42,23 @@ v1::Memory ToMessage(const MemoryStat& stat) {
     memory.mutable_ttl()->set_seconds(micros / 1'000'000);
     memory.mutable_ttl()->set_nanos(static_cast<int32_t>(micros % 1'000'000 * 1000));
   }
+  if (const std::optional<MemoryBase>& base = stat.info.base; base.has_value()) {
+    if (!base->memory_id.empty()) {
+      memory.set_base(ResourceName{stat.info.tenant, base->memory_id, ""}.ToString());
+    }
+    SetTimestamp(base->as_of, memory.mutable_base_time());
+  }
+  memory.set_quota_bytes(stat.info.policy.quota_bytes);
   return memory;
+}
+
+v1::Snapshot ToMessage(const SnapshotInfo& info, ResourceName name) {
+  name.snapshot = info.id;
+  v1::Snapshot snapshot;
+  snapshot.set_name(name.ToString());
+  SetTimestamp(info.as_of, snapshot.mutable_as_of());
+  SetTimestamp(info.create_time, snapshot.mutable_create_time());
+  return snapshot;
 }
 
 v1::Document ToMessage(const DocumentInfo& info, ResourceName name) {
@@ -59,6 +76,7 @@ v1::Document ToMessage(const DocumentInfo& info, ResourceName name) {
   if (info.expire_time != absl::InfiniteFuture()) {
     SetTimestamp(info.expire_time, document.mutable_expire_time());
   }
+  document.set_shared(info.shared);
   return document;
 }
 
@@ -81,16 +99,23 @@ absl::StatusOr<Retention> ParseRetention(v1::Memory::Retention retention) {
   }
 }
 
+absl::StatusOr<int64_t> ParseQuota(int64_t quota_bytes) {
+  if (quota_bytes >= 0) return quota_bytes;
+  return FieldError("memory.quota_bytes", absl::StrCat(quota_bytes),
+                    absl::StrCat(quota_bytes, " is negative: 0 (none) or more"));
+}
+
 // The fields that an update changes, by its mask.
 absl::StatusOr<MemoryUpdate> ParseUpdate(const v1::UpdateMemoryRequest& request) {
   const v1::Memory& memory = request.memory();
   std::set<std::string> paths(request.update_mask().paths().begin(),
                               request.update_mask().paths().end());
-  if (paths.erase("*") > 0) paths.insert({"display_name", "retention", "ttl"});
+  if (paths.erase("*") > 0) paths.insert({"display_name", "retention", "ttl", "quota_bytes"});
   if (paths.empty()) {
     if (!memory.display_name().empty()) paths.insert("display_name");
     if (memory.retention() != v1::Memory::RETENTION_UNSPECIFIED) paths.insert("retention");
     if (memory.has_ttl()) paths.insert("ttl");
+    if (memory.quota_bytes() != 0) paths.insert("quota_bytes");
   }
   MemoryUpdate update;
   for (const std::string& path : paths) {
@@ -102,16 +127,20 @@ absl::StatusOr<MemoryUpdate> ParseUpdate(const v1::UpdateMemoryRequest& request)
     } else if (path == "ttl") {
       ASSIGN_OR_RETURN(update.ttl,
                        ResourceCheck::Ttl("memory.ttl", memory.has_ttl(), memory.ttl()));
+    } else if (path == "quota_bytes") {
+      ASSIGN_OR_RETURN(update.quota_bytes, ParseQuota(memory.quota_bytes()));
     } else {
-      return FieldError("update_mask", path,
-                        absl::StrCat(Quoted(path), " is not display_name, retention, ttl or *"));
+      return FieldError(
+          "update_mask", path,
+          absl::StrCat(Quoted(path), " is not display_name, retention, ttl, quota_bytes or *"));
     }
   }
   return update;
 }
 
-// Of a deletion named `name` (empty: not known any more).
-v1::ForgetReceipt ToMessage(const DeletionReceipt& receipt, const std::string& name) {
+// Of a deletion named `name` (empty: not known any more) by a tenant.
+v1::ForgetReceipt ToMessage(const DeletionReceipt& receipt, const std::string& tenant,
+                            const std::string& name) {
   v1::ForgetReceipt message;
   message.set_name(name);
   message.set_document_count(receipt.documents);
@@ -120,7 +149,14 @@ v1::ForgetReceipt ToMessage(const DeletionReceipt& receipt, const std::string& n
   message.set_chunk_count(receipt.chunks);
   message.set_page_count(receipt.pages);
   SetTimestamp(receipt.delete_time, message.mutable_delete_time());
-  SetTimestamp(receipt.purge_time, message.mutable_purge_time());
+  if (receipt.purge_time != absl::InfiniteFuture()) {
+    SetTimestamp(receipt.purge_time, message.mutable_purge_time());
+  }
+  for (const std::string& memory : receipt.held_by) {
+    message.add_held_by(ResourceName{tenant, memory, ""}.ToString());
+  }
+  message.set_held_document_count(receipt.held_documents);
+  message.set_held_text_bytes(receipt.held_text_bytes);
   return message;
 }
 
@@ -163,9 +199,10 @@ google::longrunning::Operation CatalogHandlers::Follow(
                           .kind = "forget",
                           .tenant = deletion.tenant,
                           .metadata = Packed(metadata)});
-  engine_.WhenPurged(deletion.id, [name, operation](const DeletionReceipt& receipt) {
-    operation->Finish(Packed(ToMessage(receipt, name)));
-  });
+  engine_.WhenPurged(deletion.id,
+                     [name, operation, tenant = deletion.tenant](const DeletionReceipt& receipt) {
+                       operation->Finish(Packed(ToMessage(receipt, tenant, name)));
+                     });
   return answer;
 }
 
@@ -196,6 +233,7 @@ absl::StatusOr<v1::Memory> CatalogHandlers::CreateMemory(const v1::CreateMemoryR
   ASSIGN_OR_RETURN(policy.retention, ParseRetention(request.memory().retention()));
   ASSIGN_OR_RETURN(policy.ttl, ResourceCheck::Ttl("memory.ttl", request.memory().has_ttl(),
                                                   request.memory().ttl()));
+  ASSIGN_OR_RETURN(policy.quota_bytes, ParseQuota(request.memory().quota_bytes()));
   if (!request.memory().name().empty() && request.memory().name() != name.ToString()) {
     return FieldError("memory.name", request.memory().name(),
                       absl::StrCat(Quoted(request.memory().name()), " is not ", name.ToString()));
@@ -255,7 +293,81 @@ absl::StatusOr<google::longrunning::Operation> CatalogHandlers::DeleteMemory(
     const v1::DeleteMemoryRequest& request, const CallContext&) {
   RETURN_IF_ERROR(check_.Memory("name", request.name()).status());
   return Delete("DeleteMemory", request.request_id(), Identity(request), request.name(),
-                [&] { return engine_.DeleteMemory(request.name()); });
+                [&] { return engine_.DeleteMemory(request.name(), request.everywhere()); });
+}
+
+absl::StatusOr<v1::Memory> CatalogHandlers::ForkMemory(const v1::ForkMemoryRequest& request,
+                                                       const CallContext&) {
+  ASSIGN_OR_RETURN(ResourceName name, check_.Tenant("parent", request.parent()));
+  if (absl::Status status = CheckResourceId(request.memory_id(), "memory"); !status.ok()) {
+    return FieldError("memory_id", request.memory_id(), status.message());
+  }
+  name.memory = request.memory_id();
+  ASSIGN_OR_RETURN(const ResourceName source, check_.Source("source", request.source()));
+  if (source.tenant != name.tenant) {
+    return FieldError("source", request.source(),
+                      absl::StrCat(Quoted(request.source()), " is not of ", request.parent()));
+  }
+  ASSIGN_OR_RETURN(const absl::Time as_of,
+                   ResourceCheck::AsOf(request.has_as_of(), request.as_of()));
+  if (request.display_name().size() > kDisplayNameBytesMax) {
+    return FieldError(
+        "display_name", request.display_name(),
+        absl::StrCat(request.display_name().size(), " bytes: at most ", kDisplayNameBytesMax));
+  }
+  const auto fork = [&]() -> absl::StatusOr<std::string> {
+    ASSIGN_OR_RETURN(const MemoryStat stat, engine_.ForkMemory(name.ToString(), request.source(),
+                                                               request.display_name(), as_of));
+    return ToMessage(stat).SerializeAsString();
+  };
+  ASSIGN_OR_RETURN(const std::string result,
+                   requests_.Run("ForkMemory", request.request_id(), Identity(request), fork));
+  v1::Memory memory;
+  memory.ParseFromString(result);
+  return memory;
+}
+
+absl::StatusOr<v1::Snapshot> CatalogHandlers::CreateSnapshot(
+    const v1::CreateSnapshotRequest& request, const CallContext&) {
+  ASSIGN_OR_RETURN(ResourceName name, check_.Memory("parent", request.parent()));
+  if (absl::Status status = CheckResourceId(request.snapshot_id(), "snapshot"); !status.ok()) {
+    return FieldError("snapshot_id", request.snapshot_id(), status.message());
+  }
+  name.snapshot = request.snapshot_id();
+  ASSIGN_OR_RETURN(const absl::Time as_of,
+                   ResourceCheck::AsOf(request.has_as_of(), request.as_of()));
+  ASSIGN_OR_RETURN(const SnapshotInfo info, engine_.CreateSnapshot(name.ToString(), as_of));
+  return ToMessage(info, name);
+}
+
+absl::StatusOr<v1::ListSnapshotsResponse> CatalogHandlers::ListSnapshots(
+    const v1::ListSnapshotsRequest& request, const CallContext&) {
+  ASSIGN_OR_RETURN(const ResourceName name, check_.Memory("parent", request.parent()));
+  ASSIGN_OR_RETURN(const int page_size, PageSize(request.page_size()));
+  std::string after;
+  if (!request.page_token().empty()) {
+    ASSIGN_OR_RETURN(after,
+                     ParsePageToken("ListSnapshots", request.parent(), request.page_token()));
+  }
+  ASSIGN_OR_RETURN(const std::vector<SnapshotInfo> snapshots,
+                   engine_.ListSnapshots(request.parent(), after, page_size + 1));
+  v1::ListSnapshotsResponse response;
+  for (const SnapshotInfo& info : snapshots) {
+    if (response.snapshots_size() == page_size) {
+      response.set_next_page_token(MakePageToken("ListSnapshots", request.parent(), after));
+      break;
+    }
+    *response.add_snapshots() = ToMessage(info, name);
+    after = info.id;
+  }
+  return response;
+}
+
+absl::StatusOr<v1::DeleteSnapshotResponse> CatalogHandlers::DeleteSnapshot(
+    const v1::DeleteSnapshotRequest& request, const CallContext&) {
+  RETURN_IF_ERROR(check_.Snapshot("name", request.name()).status());
+  RETURN_IF_ERROR(engine_.DeleteSnapshot(request.name()));
+  return v1::DeleteSnapshotResponse();
 }
 
 absl::StatusOr<v1::ListDocumentsResponse> CatalogHandlers::ListDocuments(
@@ -297,7 +409,7 @@ absl::StatusOr<google::longrunning::Operation> CatalogHandlers::DeleteDocument(
     const v1::DeleteDocumentRequest& request, const CallContext&) {
   RETURN_IF_ERROR(check_.Document("name", request.name()).status());
   return Delete("DeleteDocument", request.request_id(), Identity(request), request.name(),
-                [&] { return engine_.DeleteDocument(request.name()); });
+                [&] { return engine_.DeleteDocument(request.name(), request.everywhere()); });
 }
 
 absl::StatusOr<v1::GetStatusResponse> CatalogHandlers::GetStatus(const v1::GetStatusRequest&,
@@ -327,6 +439,23 @@ absl::StatusOr<v1::GetStatusResponse> CatalogHandlers::GetStatus(const v1::GetSt
       status->set_used_bytes(tier.used_bytes);
       status->set_limit_bytes(tier.limit_bytes);
     }
+  }
+  const AdmissionStatus admission = engine_.admission();
+  for (const QuotaUse& use : admission.quotas) {
+    v1::QuotaStatus* status = response.add_quotas();
+    status->set_tenant(use.tenant);
+    status->set_quota(QuotaName(use.quota));
+    status->set_used(use.used);
+    status->set_limit(use.limit);
+  }
+  for (const WatermarkUse& mark : admission.watermarks) {
+    v1::WatermarkStatus* status = response.add_watermarks();
+    status->set_resource(mark.use.resource);
+    // The order of the proto's, after STATE_UNSPECIFIED.
+    status->set_state(static_cast<v1::WatermarkStatus::State>(static_cast<int>(mark.state) + 1));
+    status->set_used_bytes(mark.use.used_bytes);
+    status->set_limit_bytes(mark.use.limit_bytes);
+    status->set_free_bytes(mark.use.free_bytes);
   }
   response.set_uptime_seconds(absl::ToDoubleSeconds(clock_.Now() - start_));
   response.set_http_address(http_address_);

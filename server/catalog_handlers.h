@@ -50,6 +50,14 @@ class CatalogHandlers {
                                           const CallContext& context);
   absl::StatusOr<google::longrunning::Operation> DeleteMemory(
       const v1::DeleteMemoryRequest& request, const CallContext& context);
+  absl::StatusOr<v1::Memory> ForkMemory(const v1::ForkMemoryRequest& request,
+                                        const CallContext& context);
+  absl::StatusOr<v1::Snapshot> CreateSnapshot(const v1::CreateSnapshotRequest& request,
+                                              const CallContext& context);
+  absl::StatusOr<v1::ListSnapshotsResponse> ListSnapshots(const v1::ListSnapshotsRequest& request,
+                                                          const CallContext& context);
+  absl::StatusOr<v1::DeleteSnapshotResponse> DeleteSnapshot(
+      const v1::DeleteSnapshotRequest& request, const CallContext& context);
   absl::StatusOr<v1::ListDocumentsResponse> ListDocuments(const v1::ListDocumentsRequest& request,
                                                           const CallContext& context);
   absl::StatusOr<v1::Document> GetDocument(const v1::GetDocumentRequest& request,

@@ -4,7 +4,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <iterator>
 #include <limits>
+#include <map>
 #include <set>
 #include <sstream>
 #include <utility>
@@ -181,13 +183,140 @@ ConfigKey TenantsKey() {
           [](const ServerConfig& config) { return absl::StrJoin(config.server.tenants, ","); }};
 }
 
+constexpr int64_t kBytesMax = int64_t{1} << 50;
+
+// A limit that quota.*, quota.tenant_* and quota.tenants set alike.
+struct QuotaKey {
+  absl::string_view name;
+  int64_t QuotaLimits::*limit;
+  bool is_bytes;
+  int64_t min, max;
+  absl::string_view what;  // that is limited
+};
+constexpr QuotaKey kQuotaKeys[] = {
+    {"text_bytes_max", &QuotaLimits::text_bytes_max, true, 0, kBytesMax, "Text stored"},
+    {"documents_max", &QuotaLimits::documents_max, false, 0, int64_t{1} << 40, "Documents"},
+    {"ingest_bytes_per_second", &QuotaLimits::ingest_bytes_per_second, true, 0, kBytesMax,
+     "Text taken in a second (beyond it streams are read more slowly)"},
+    {"ingest_burst_bytes", &QuotaLimits::ingest_burst_bytes, true, 1, kBytesMax,
+     "Text taken at once before that rate holds"},
+    {"readers_max", &QuotaLimits::readers_max, false, 0, 1'000'000,
+     "Retrieve, Generate and Score at one time"},
+    {"ingest_streams_max", &QuotaLimits::ingest_streams_max, false, 0, 1'000'000,
+     "Ingest streams with a document at one time"},
+};
+
+// Sets a limit; INVALID_ARGUMENT says what is allowed.
+absl::Status SetLimit(const QuotaKey& key, absl::string_view value, QuotaLimits* limits) {
+  int64_t number;
+  if (!(key.is_bytes ? ParseBytes(value, &number) : absl::SimpleAtoi(value, &number)) ||
+      number < key.min || number > key.max) {
+    return NotAllowed(value, absl::StrCat(key.name, " is ", key.min, " .. ", key.max));
+  }
+  limits->*key.limit = number;
+  return absl::OkStatus();
+}
+
+template <typename Field>  // QuotaLimits& (*)(ServerConfig&)
+void AddQuotaKeys(const std::string& prefix, absl::string_view whose, Field field,
+                  std::vector<ConfigKey>* keys) {
+  for (const QuotaKey& key : kQuotaKeys) {
+    const std::string help =
+        absl::StrCat(key.what, whose, key.min == 0 ? ", at most; 0: no limit." : ", at most.");
+    const auto limit = [=](ServerConfig& config) -> int64_t& { return field(config).*key.limit; };
+    const std::string name = absl::StrCat(prefix, key.name);
+    keys->push_back(key.is_bytes ? BytesKey("quota", name, key.min, key.max, help, limit)
+                                 : IntegerKey("quota", name, key.min, key.max, help, limit));
+  }
+}
+
+// "TENANT.KEY=VALUE,...": in YAML a map of tenants to maps of keys.
+ConfigKey TenantQuotasKey() {
+  const std::string allowed =
+      "TENANT.KEY=VALUE, separated by commas (in a file: a map of maps), KEY as tenant_KEY above";
+  return {"quota",
+          "tenants",
+          Type::kMap,
+          allowed,
+          "Limits of single tenants, instead of those of each.",
+          [=](ServerConfig& config, absl::string_view value) -> absl::Status {
+            std::map<std::string, std::map<std::string, std::string>> quotas;
+            for (absl::string_view item : absl::StrSplit(value, ',', absl::SkipWhitespace())) {
+              item = absl::StripAsciiWhitespace(item);
+              const std::vector<absl::string_view> sides =
+                  absl::StrSplit(item, absl::MaxSplits('=', 1));
+              const size_t dot = sides[0].rfind('.');
+              if (sides.size() != 2 || dot == absl::string_view::npos) {
+                return NotAllowed(item, allowed);
+              }
+              const absl::string_view tenant = sides[0].substr(0, dot);
+              const absl::string_view name = sides[0].substr(dot + 1);
+              const auto key = absl::c_find_if(
+                  kQuotaKeys, [name](const QuotaKey& known) { return known.name == name; });
+              if (key == std::end(kQuotaKeys)) {
+                return absl::InvalidArgumentError(absl::StrCat("unknown key \"", item, "\""));
+              }
+              QuotaLimits unused;
+              RETURN_IF_ERROR(SetLimit(*key, sides[1], &unused));
+              if (!quotas[std::string(tenant)].emplace(name, sides[1]).second) {
+                return absl::InvalidArgumentError(
+                    absl::StrCat("\"", sides[0], "\" stands there twice"));
+              }
+            }
+            config.tenant_quotas = std::move(quotas);
+            return absl::OkStatus();
+          },
+          [](const ServerConfig& config) {
+            std::vector<std::string> items;
+            for (const auto& [tenant, limits] : config.tenant_quotas) {
+              for (const auto& [name, value] : limits) {
+                items.push_back(absl::StrCat(tenant, ".", name, "=", value));
+              }
+            }
+            return absl::StrJoin(items, ",");
+          }};
+}
+
+// A percentage kept as a share.
+template <typename Field>  // double& (*)(ServerConfig&)
+ConfigKey PercentKey(std::string section, std::string name, std::string help, Field field) {
+  const std::string allowed = "1 .. 100";
+  return {section,
+          name,
+          Type::kInteger,
+          allowed,
+          std::move(help),
+          [=](ServerConfig& config, absl::string_view value) -> absl::Status {
+            int percent;
+            if (!absl::SimpleAtoi(value, &percent) || percent < 1 || percent > 100) {
+              return NotAllowed(value, allowed);
+            }
+            field(config) = percent / 100.0;
+            return absl::OkStatus();
+          },
+          [=](const ServerConfig& config) {
+            return absl::StrCat(std::lround(100 * field(const_cast<ServerConfig&>(config))));
+          }};
+}
+
+std::vector<ConfigKey> QuotaKeys() {
+  std::vector<ConfigKey> keys;
+  AddQuotaKeys(
+      "", " by all tenants together",
+      [](ServerConfig& c) -> QuotaLimits& { return c.engine.admission.quotas.all; }, &keys);
+  AddQuotaKeys(
+      "tenant_", " by each tenant",
+      [](ServerConfig& c) -> QuotaLimits& { return c.engine.admission.quotas.tenant; }, &keys);
+  keys.push_back(TenantQuotasKey());
+  return keys;
+}
+
 std::vector<ConfigKey> MakeKeys() {
   constexpr int kThreadsMax = 1024;
   constexpr int kQueueMax = 1'000'000;
-  constexpr int64_t kBytesMax = int64_t{1} << 50;
 #define FIELD(member) \
   [](ServerConfig & c) -> auto& { return c.member; }
-  return {
+  std::vector<ConfigKey> keys = {
       TextKey("server", "listen", "host:port",
               "Address of the gRPC service; port 0 takes a free port.", IsAddress,
               FIELD(server.listen)),
@@ -285,6 +414,34 @@ std::vector<ConfigKey> MakeKeys() {
       BytesKey("store", "device_landmark_bytes_max", 0, kBytesMax,
                "Landmarks kept in a GPU's memory, at most; queries read the rest from the host's.",
                FIELD(device_landmark_bytes_max)),
+      ChoiceKey(
+          "store", "device_landmark_overflow", {"stream", "refuse"},
+          "What becomes of landmarks beyond that: read from the host's memory at each question, "
+          "or kept from coming by the watermarks.",
+          FIELD(device_landmark_overflow)),
+      BytesKey("store", "host_landmark_bytes_max", 0, kBytesMax,
+               "Landmarks in memory, for the watermarks; 0: no limit.",
+               FIELD(engine.admission.host_landmark_bytes_max)),
+      BytesKey("store", "disk_bytes_max", 0, kBytesMax,
+               "Size of the data directory, for the watermarks; 0: no limit but the file system.",
+               FIELD(engine.admission.disk_bytes_max)),
+      PercentKey("store", "watermark_low_percent",
+                 "Of disk_bytes_max and the landmark limits: beyond it ingest is slowed.",
+                 FIELD(engine.admission.watermarks.low)),
+      PercentKey("store", "watermark_high_percent",
+                 "Beyond it ingest is refused with RESOURCE_EXHAUSTED until there is room again.",
+                 FIELD(engine.admission.watermarks.high)),
+      BytesKey("store", "free_low_bytes", 0, kBytesMax,
+               "Free on the file system: below it ingest is slowed; 0 (and free_high_bytes 0): no "
+               "matter.",
+               FIELD(engine.admission.watermarks.free_low_bytes)),
+      BytesKey("store", "free_high_bytes", 0, kBytesMax,
+               "Free on the file system: below it ingest is refused.",
+               FIELD(engine.admission.watermarks.free_high_bytes)),
+      BytesKey(
+          "store", "watermark_ingest_bytes_per_second", 1, kBytesMax,
+          "Ingest of all streams at the low watermark; it falls to a fiftieth at the high one.",
+          FIELD(engine.admission.slow_bytes_per_second)),
 
       IntegerKey("engine", "encode_threads", 1, kThreadsMax,
                  "Threads that turn text into tokens; more than 1 pay with a GPU.",
@@ -338,6 +495,25 @@ std::vector<ConfigKey> MakeKeys() {
                  FIELD(engine.readers_waiting_max)),
   };
 #undef FIELD
+  for (ConfigKey& key : QuotaKeys()) keys.push_back(std::move(key));
+  return keys;
+}
+
+// What no key alone can tell.
+absl::Status CheckTogether(const ServerConfig& config) {
+  for (const auto& [tenant, limits] : config.tenant_quotas) {
+    if (!absl::c_linear_search(config.server.tenants, tenant)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("quota.tenants: \"", tenant, "\" is none of server.tenants"));
+    }
+  }
+  const AdmissionOptions admission = config.Admission();
+  const absl::Status status = CheckAdmissionOptions(admission);
+  if (status.ok()) return status;
+  return absl::InvalidArgumentError(
+      absl::StrCat("store.watermark_low_percent, store.watermark_high_percent, "
+                   "store.free_low_bytes, store.free_high_bytes: ",
+                   status.message()));
 }
 
 const ConfigKey* FindKey(absl::string_view full_name) {
@@ -360,11 +536,37 @@ absl::Status SetKey(const ConfigKey& key, absl::string_view value, absl::string_
   return absl::OkStatus();
 }
 
+// A map of maps of scalars as OUTER.INNER=VALUE, joined by commas.
+absl::StatusOr<std::string> YamlMap(const YAML::Node& node, const ConfigKey& key,
+                                    absl::string_view where) {
+  const auto refuse = [&] {
+    return absl::InvalidArgumentError(absl::StrCat(
+        where, ": ", key.full_name(), ": not a map of maps of plain values without commas"));
+  };
+  std::vector<std::string> items;
+  std::set<std::string> seen;
+  for (const auto& outer : node) {
+    if (!outer.first.IsScalar() || !outer.second.IsMap()) return refuse();
+    if (!seen.insert(outer.first.Scalar()).second) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          where, ": ", key.full_name(), ": \"", outer.first.Scalar(), "\" stands there twice"));
+    }
+    for (const auto& inner : outer.second) {
+      if (!inner.first.IsScalar() || !inner.second.IsScalar()) return refuse();
+      items.push_back(absl::StrCat(outer.first.Scalar(), ".", inner.first.Scalar(), "=",
+                                   inner.second.Scalar()));
+      if (absl::StrContains(items.back(), ',')) return refuse();
+    }
+  }
+  return absl::StrJoin(items, ",");
+}
+
 // A scalar, or a sequence of scalars joined by commas.
 absl::StatusOr<std::string> YamlValue(const YAML::Node& node, const ConfigKey& key,
                                       absl::string_view where) {
   if (node.IsScalar()) return node.Scalar();
-  if (node.IsNull() && key.type == Type::kText) return std::string();
+  if (node.IsNull() && (key.type == Type::kText || key.type == Type::kMap)) return std::string();
+  if (node.IsMap() && key.type == Type::kMap) return YamlMap(node, key, where);
   if (node.IsSequence() && key.type == Type::kList) {
     std::vector<std::string> items;
     for (const YAML::Node& item : node) {
@@ -497,7 +699,42 @@ absl::StatusOr<Assignment> ParseSet(const std::string& value) {
   return Assignment{key, value.substr(equals + 1), "--set"};
 }
 
+// What YamlMap takes back.
+void EmitMap(const std::string& value, YAML::Emitter* out) {
+  std::map<std::string, std::vector<std::pair<std::string, std::string>>> outer;
+  for (absl::string_view item : absl::StrSplit(value, ',', absl::SkipEmpty())) {
+    const std::pair<std::string, std::string> sides = absl::StrSplit(item, absl::MaxSplits('=', 1));
+    const size_t dot = sides.first.rfind('.');
+    outer[sides.first.substr(0, dot)].emplace_back(sides.first.substr(dot + 1), sides.second);
+  }
+  *out << YAML::BeginMap;
+  for (const auto& [name, entries] : outer) {
+    *out << YAML::Key << name << YAML::Value << YAML::BeginMap;
+    for (const auto& [key, text] : entries) *out << YAML::Key << key << YAML::Value << text;
+    *out << YAML::EndMap;
+  }
+  *out << YAML::EndMap;
+}
+
 }  // namespace
+
+AdmissionOptions ServerConfig::Admission() const {
+  AdmissionOptions admission = engine.admission;
+  for (const std::string& tenant : server.tenants) {
+    QuotaLimits& limits = admission.quotas.tenants[tenant] = admission.quotas.tenant;
+    const auto own = tenant_quotas.find(tenant);
+    if (own == tenant_quotas.end()) continue;
+    for (const QuotaKey& key : kQuotaKeys) {
+      const auto value = own->second.find(std::string(key.name));
+      // Checked when it was set.
+      if (value != own->second.end()) SetLimit(key, value->second, &limits).IgnoreError();
+    }
+  }
+  if (device_landmark_overflow == "refuse") {
+    admission.device_landmark_bytes_max = device_landmark_bytes_max;
+  }
+  return admission;
+}
 
 std::string ConfigKey::full_name() const { return absl::StrCat(section, ".", name); }
 
@@ -513,6 +750,7 @@ absl::string_view ConfigKey::unit() const {
       return "seconds";
     case Type::kText:
     case Type::kList:
+    case Type::kMap:
     case Type::kInteger:
       return "";
   }
@@ -560,6 +798,8 @@ std::string ToYaml(const ServerConfig& config) {
       out << YAML::Flow << YAML::BeginSeq;
       for (absl::string_view item : absl::StrSplit(value, ',')) out << std::string(item);
       out << YAML::EndSeq;
+    } else if (key.type == Type::kMap) {
+      EmitMap(value, &out);
     } else {
       out << value;
     }
@@ -631,6 +871,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const std::string> args,
   for (const Assignment& assignment : assignments) {
     RETURN_IF_ERROR(SetKey(*assignment.key, assignment.value, assignment.source, &command.config));
   }
+  RETURN_IF_ERROR(CheckTogether(command.config));
   return command;
 }
 

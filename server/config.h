@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -39,14 +40,24 @@ struct ServerConfig {
   int64_t host_page_bytes_max = int64_t{1} << 30;
   int64_t device_page_bytes_max = int64_t{4} << 30;
   int64_t device_landmark_bytes_max = int64_t{32} << 30;
+  // "stream" or "refuse".
+  std::string device_landmark_overflow = "stream";
+
+  // By tenant, then by key: what holds for it instead of quota.tenant_*.
+  std::map<std::string, std::map<std::string, std::string>> tenant_quotas;
 
   // The scrubber runs in a server unless it is told not to.
-  EngineOptions engine = {.scrub_bytes_per_second = int64_t{4} << 20};
+  EngineOptions engine = {.admission = {.watermarks = {.free_low_bytes = int64_t{1} << 30,
+                                                       .free_high_bytes = int64_t{256} << 20}},
+                          .scrub_bytes_per_second = int64_t{4} << 20};
+
+  // engine.admission with everything else that says something of it.
+  AdmissionOptions Admission() const;
 };
 
 // One configuration key.
 struct ConfigKey {
-  enum class Type { kText, kList, kInteger, kBytes, kSeconds };
+  enum class Type { kText, kList, kMap, kInteger, kBytes, kSeconds };
   std::string section;
   std::string name;
   Type type;

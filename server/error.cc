@@ -1,5 +1,6 @@
 #include "server/error.h"
 
+#include <optional>
 #include <utility>
 
 #include "absl/strings/cord.h"
@@ -85,6 +86,17 @@ absl::string_view UsualReason(absl::StatusCode code) {
   }
 }
 
+// Which quota or watermark stands against the call.
+void AddQuota(const QuotaFact& fact, google::rpc::ErrorInfo* info) {
+  info->set_reason(fact.is_watermark ? "RESOURCE_LOW" : "QUOTA_EXCEEDED");
+  auto& metadata = *info->mutable_metadata();
+  metadata[fact.is_watermark ? "watermark" : "quota"] = fact.quota;
+  metadata["scope"] = Shown(fact.scope, kValueBytesMax);
+  metadata["limit"] = absl::StrCat(fact.limit);
+  metadata["used"] = absl::StrCat(fact.used);
+  metadata["value"] = absl::StrCat(fact.asked);
+}
+
 }  // namespace
 
 std::string Quoted(absl::string_view value) {
@@ -142,11 +154,15 @@ google::rpc::Status ToRpcStatus(const absl::Status& status, absl::string_view me
   google::rpc::ErrorInfo info;
   if (!GetDetail(full, kErrorInfoUrl, &info)) {
     const bool is_storage_full = IsStorageFull(status);
+    const std::optional<QuotaFact> quota = QuotaOf(status);
     info.set_reason(std::string(is_storage_full ? "STORAGE_FULL" : UsualReason(status.code())));
     info.set_domain(kDomain);
+    if (quota.has_value()) AddQuota(*quota, &info);
     const bool may_retry = status.code() == absl::StatusCode::kResourceExhausted ||
                            status.code() == absl::StatusCode::kUnavailable;
-    if (may_retry && !full.GetPayload(kRetryInfoUrl).has_value()) {
+    if (quota.has_value()) {
+      if (quota->retry_after) full = WithRetryAfter(std::move(full), *quota->retry_after);
+    } else if (may_retry && !full.GetPayload(kRetryInfoUrl).has_value()) {
       full =
           WithRetryAfter(std::move(full), is_storage_full ? kStorageRetryDelay : kUsualRetryDelay);
     }

@@ -176,7 +176,7 @@ absl::Status IngestCall::TakeMessage() {
   }
   if (text_bytes > 0) {
     const absl::Status status = writer_->Append(request.byte_offset(), request.text());
-    if (absl::IsResourceExhausted(status)) {
+    if (absl::IsResourceExhausted(status) && !QuotaOf(status).has_value()) {
       return WithReason(status, "DOCUMENT_TOO_LONG",
                         {{"byte_offset", absl::StrCat(request.byte_offset())}});
     }

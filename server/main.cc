@@ -17,6 +17,7 @@
 #include "common/log.h"
 #include "common/metrics.h"
 #include "common/status_macros.h"
+#include "common/supervisor.h"
 #include "memory_store/backup_directory.h"
 #include "memory_store/store_checker.h"
 #include "mneme_version.h"
@@ -77,7 +78,8 @@ absl::Status Serve(const ServerConfig& config) {
   const sigset_t signals = BlockStopSignals();
   Clock& clock = RealClock();
   Metrics metrics;
-  Readiness readiness(metrics, clock);
+  Supervisor supervisor(metrics, clock, config.engine.thread_stall_max);
+  Readiness readiness(supervisor);
 
   // A file of an earlier run must not send anybody to the wrong place.
   if (!config.server.port_file.empty()) std::remove(config.server.port_file.c_str());
@@ -94,7 +96,7 @@ absl::Status Serve(const ServerConfig& config) {
   ASSIGN_OR_RETURN(const ListenAddress grpc_listen, ParseListenAddress(config.server.listen));
   RETURN_IF_ERROR(ProbeListenAddress(grpc_listen));
 
-  ASSIGN_OR_RETURN(const std::unique_ptr<Stack> stack, Stack::Open(config, metrics, clock));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Stack> stack, Stack::Open(config, supervisor));
   const ServerInfo info = stack->info();
   AddProcessMetrics(metrics, info.backend);
   LogInfo("server", "starting",
@@ -106,8 +108,7 @@ absl::Status Serve(const ServerConfig& config) {
            {"data_dir", config.data_dir}});
   Server::Parts parts{.engine = stack->engine(),
                       .readiness = readiness,
-                      .metrics = metrics,
-                      .clock = clock,
+                      .supervisor = supervisor,
                       .limits = {.memories_per_read_max = config.engine.memories_per_read_max,
                                  .retrieve_k_max = config.engine.retrieve_k_max,
                                  .generate_tokens_max = config.engine.generate_tokens_max},

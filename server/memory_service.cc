@@ -38,26 +38,27 @@ void CheckMethods(const google::protobuf::ServiceDescriptor* service, int first,
 
 MemoryService::MemoryService(const ServerOptions& options, const QueryLimits& limits,
                              Engine& engine, ServerInfo info, std::string http_address,
-                             const Readiness& readiness, Metrics& metrics, Clock& clock)
+                             const Readiness& readiness, Supervisor& supervisor)
     : options_(options),
       engine_(engine),
       readiness_(readiness),
       check_(options.tenants),
-      requests_(options.request_ids_max, clock, metrics),
-      operations_({.operations_max = options.operations_max, .keep = options.operation_keep}, clock,
-                  metrics),
-      request_metrics_(metrics),
+      requests_(options.request_ids_max, supervisor.clock(), supervisor.metrics()),
+      operations_({.operations_max = options.operations_max, .keep = options.operation_keep},
+                  supervisor.clock(), supervisor.metrics()),
+      request_metrics_(supervisor.metrics()),
       catalog_(engine, check_, requests_, operations_, std::move(info), std::move(http_address),
-               clock),
+               supervisor.clock()),
       queries_(engine, check_, limits),
       environment_{options_, request_metrics_, readiness_},
-      ingest_streams_gauge_(metrics.AddGauge("ingest_streams", "Ingest streams that are open.")),
-      catalog_pool_("catalog", options.catalog_threads, options.catalog_queue_max, metrics),
-      reader_pool_("reader", options.reader_threads, options.reader_queue_max, metrics),
+      ingest_streams_gauge_(
+          supervisor.metrics().AddGauge("ingest_streams", "Ingest streams that are open.")),
+      catalog_pool_("catalog", options.catalog_threads, options.catalog_queue_max, supervisor),
+      reader_pool_("reader", options.reader_threads, options.reader_queue_max, supervisor),
       // Never full: a stream has at most one task in it.
-      ingest_pool_("ingest", options.ingest_threads, options.ingest_streams_max, metrics),
+      ingest_pool_("ingest", options.ingest_threads, options.ingest_streams_max, supervisor),
       // Never full: the registry refuses before.
-      operation_pool_("operation", options.operation_threads, options.operations_max, metrics) {
+      operation_pool_("operation", options.operation_threads, options.operations_max, supervisor) {
   CheckMethods(v1::GetStatusRequest::descriptor()->file()->FindServiceByName("MemoryService"), 0,
                kMemoryMethodCount);
   CheckMethods(
@@ -65,6 +66,7 @@ MemoryService::MemoryService(const ServerOptions& options, const QueryLimits& li
       kMemoryMethodCount, kFirstAdminMethod - kMemoryMethodCount);
   CheckMethods(v1::VerifyRequest::descriptor()->file()->FindServiceByName("AdminService"),
                kFirstAdminMethod, kMethodCount - kFirstAdminMethod);
+  Metrics& metrics = supervisor.metrics();
   metrics.AddGauge("ingest_streams_limit", "Ingest streams that may be open.")
       .Set(options.ingest_streams_max);
   metrics.AddGauge("message_bytes_limit", "Largest request message that is taken, in bytes.")
@@ -109,6 +111,21 @@ void MemoryService::AddCatalogMethods() {
   AddUnary<v1::DeleteMemoryRequest, google::longrunning::Operation>(
       Method::kDeleteMemory, catalog_pool_, [this](const auto& request, const auto& call) {
         return catalog_.DeleteMemory(request, call);
+      });
+  AddUnary<v1::ForkMemoryRequest, v1::Memory>(
+      Method::kForkMemory, catalog_pool_,
+      [this](const auto& request, const auto& call) { return catalog_.ForkMemory(request, call); });
+  AddUnary<v1::CreateSnapshotRequest, v1::Snapshot>(Method::kCreateSnapshot, catalog_pool_,
+                                                    [this](const auto& request, const auto& call) {
+                                                      return catalog_.CreateSnapshot(request, call);
+                                                    });
+  AddUnary<v1::ListSnapshotsRequest, v1::ListSnapshotsResponse>(
+      Method::kListSnapshots, catalog_pool_, [this](const auto& request, const auto& call) {
+        return catalog_.ListSnapshots(request, call);
+      });
+  AddUnary<v1::DeleteSnapshotRequest, v1::DeleteSnapshotResponse>(
+      Method::kDeleteSnapshot, catalog_pool_, [this](const auto& request, const auto& call) {
+        return catalog_.DeleteSnapshot(request, call);
       });
   AddUnary<v1::ListDocumentsRequest, v1::ListDocumentsResponse>(
       Method::kListDocuments, catalog_pool_, [this](const auto& request, const auto& call) {

@@ -17,8 +17,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
-#include "common/clock.h"
 #include "common/metrics.h"
+#include "common/supervisor.h"
 #include "engine/engine.h"
 #include "mneme/v1/mneme.grpc.pb.h"
 #include "server/call.h"
@@ -38,7 +38,7 @@ class MemoryService final : public v1::MemoryService::Service {
  public:
   MemoryService(const ServerOptions& options, const QueryLimits& limits, Engine& engine,
                 ServerInfo info, std::string http_address, const Readiness& readiness,
-                Metrics& metrics, Clock& clock);
+                Supervisor& supervisor);
   ~MemoryService() override;
 
   // Ends running Ingest streams once their text is durable; their clients resume elsewhere or

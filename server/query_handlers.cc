@@ -61,6 +61,7 @@ absl::StatusOr<v1::RetrieveResponse> QueryHandlers::Retrieve(const v1::RetrieveR
   RetrieveOptions options;
   ASSIGN_OR_RETURN(options.memories,
                    check_.Memories(request.memories(), 1, limits_.memories_per_read_max));
+  ASSIGN_OR_RETURN(options.as_of, ResourceCheck::AsOf(request.has_as_of(), request.as_of()));
   RETURN_IF_ERROR(CheckQuestion(request.question()));
   options.question = request.question();
   ASSIGN_OR_RETURN(options.k, CountOrUsual("k", request.k(), kUsualK, limits_.retrieve_k_max));
@@ -88,6 +89,7 @@ absl::StatusOr<v1::ScoreResponse> QueryHandlers::Score(const v1::ScoreRequest& r
   ScoreOptions options;
   ASSIGN_OR_RETURN(options.memories,
                    check_.Memories(request.memories(), 0, limits_.memories_per_read_max));
+  ASSIGN_OR_RETURN(options.as_of, ResourceCheck::AsOf(request.has_as_of(), request.as_of()));
   if (request.text().empty()) return FieldError("text", "", "is empty: at least 1 byte");
   options.prompt = request.prompt();
   // The network begins an answer with the space that parts it from the question, which Generate
@@ -115,6 +117,7 @@ absl::StatusOr<GenerateOptions> QueryHandlers::ParseGenerate(
   GenerateOptions options;
   ASSIGN_OR_RETURN(options.memories,
                    check_.Memories(request.memories(), 1, limits_.memories_per_read_max));
+  ASSIGN_OR_RETURN(options.as_of, ResourceCheck::AsOf(request.has_as_of(), request.as_of()));
   RETURN_IF_ERROR(CheckQuestion(request.question()));
   options.question = request.question();
   ASSIGN_OR_RETURN(options.max_tokens, CountOrUsual("max_tokens", request.max_tokens(),

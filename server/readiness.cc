@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "common/log.h"
+#include "common/status_macros.h"
 #include "server/error.h"
 
 namespace mneme {
@@ -13,13 +14,17 @@ constexpr absl::Duration kPollInterval = absl::Milliseconds(100);
 
 }  // namespace
 
-Readiness::Readiness(Metrics& metrics, Clock& clock)
-    : ready_gauge_(metrics.AddGauge("ready", "1 while the server serves, otherwise 0.")),
-      draining_gauge_(metrics.AddGauge("draining", "1 once the server stops, otherwise 0.")),
-      thread_("readiness", metrics, clock,
-              [this](BackgroundThread& thread) { return Watch(thread); }) {}
+Readiness::Readiness(Supervisor& supervisor)
+    : supervisor_(supervisor),
+      ready_gauge_(
+          supervisor.metrics().AddGauge("ready", "1 while the server serves, otherwise 0.")),
+      draining_gauge_(
+          supervisor.metrics().AddGauge("draining", "1 once the server stops, otherwise 0.")),
+      thread_("readiness", supervisor, [this](BackgroundThread& thread) { return Watch(thread); }) {
+}
 
 Readiness::~Readiness() {
+  thread_.MayEnd();
   absl::MutexLock lock(&mutex_);
   stopping_ = true;
 }
@@ -42,7 +47,8 @@ absl::Status Readiness::status() const {
   absl::MutexLock lock(&mutex_);
   if (draining_) return DrainingError();
   if (engine_ == nullptr) return absl::UnavailableError("starting");
-  return engine_->Ready();
+  RETURN_IF_ERROR(engine_->Ready());
+  return supervisor_.Health();
 }
 
 void Readiness::Drain() {

@@ -1,4 +1,5 @@
-// Whether the server serves: starting, ready, not ready (the engine says why) or draining. One
+// Whether the server serves: starting, ready, not ready (the engine or the supervisor says why) or
+// draining. One
 // source for grpc.health.v1, /readyz and the log.
 
 #ifndef MNEME_SERVER_READINESS_H_
@@ -10,9 +11,9 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "common/background_thread.h"
 #include "common/clock.h"
 #include "common/metrics.h"
-#include "engine/background_thread.h"
 #include "engine/engine.h"
 
 namespace mneme {
@@ -23,7 +24,7 @@ class Readiness {
  public:
   using Watcher = std::function<void(bool serving)>;
 
-  Readiness(Metrics& metrics, Clock& clock);
+  explicit Readiness(Supervisor& supervisor);
   ~Readiness();
   Readiness(const Readiness&) = delete;
   Readiness& operator=(const Readiness&) = delete;
@@ -33,7 +34,7 @@ class Readiness {
   // The engine is about to go.
   void Detach();
 
-  // OK, or UNAVAILABLE with the reason. Asks the engine.
+  // OK, or UNAVAILABLE with the reason. Asks the engine, then the supervisor.
   absl::Status status() const;
 
   // Never ready again.
@@ -51,6 +52,7 @@ class Readiness {
   // Tells the watchers and the log if `status` is a change.
   void Publish(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_, watchers_mutex_);
 
+  Supervisor& supervisor_;
   Gauge& ready_gauge_;
   Gauge& draining_gauge_;
   mutable absl::Mutex mutex_;

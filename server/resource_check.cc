@@ -46,6 +46,28 @@ absl::StatusOr<ResourceName> ResourceCheck::Document(absl::string_view field,
   return Check(ResourceName::ParseDocument(name), field, name);
 }
 
+absl::StatusOr<ResourceName> ResourceCheck::Snapshot(absl::string_view field,
+                                                     absl::string_view name) const {
+  return Check(ResourceName::ParseSnapshot(name), field, name);
+}
+
+absl::StatusOr<ResourceName> ResourceCheck::Source(absl::string_view field,
+                                                   absl::string_view name) const {
+  return Check(ResourceName::ParseSource(name), field, name);
+}
+
+absl::StatusOr<absl::Time> ResourceCheck::AsOf(bool is_set,
+                                               const google::protobuf::Timestamp& as_of) {
+  if (!is_set) return absl::InfiniteFuture();
+  constexpr int64_t kSecondsMax = 253'402'300'799;  // the end of the year 9999, as the type says
+  if (as_of.seconds() < 0 || as_of.seconds() > kSecondsMax || as_of.nanos() < 0 ||
+      as_of.nanos() > 999'999'999) {
+    const std::string value = absl::StrCat(as_of.seconds(), " s, ", as_of.nanos(), " ns");
+    return FieldError("as_of", value, absl::StrCat(value, " is no time since 1970"));
+  }
+  return absl::FromUnixMicros(as_of.seconds() * 1'000'000 + as_of.nanos() / 1000);
+}
+
 absl::StatusOr<std::vector<std::string>> ResourceCheck::Memories(
     const google::protobuf::RepeatedPtrField<std::string>& names, int min, int max) const {
   if (names.size() < min || names.size() > max) {
@@ -56,7 +78,7 @@ absl::StatusOr<std::vector<std::string>> ResourceCheck::Memories(
   std::string tenant;
   for (int i = 0; i < names.size(); ++i) {
     const std::string field = absl::StrCat("memories[", i, "]");
-    ASSIGN_OR_RETURN(const ResourceName name, Memory(field, names[i]));
+    ASSIGN_OR_RETURN(const ResourceName name, Source(field, names[i]));
     if (!tenant.empty() && name.tenant != tenant) {
       return FieldError(field, names[i],
                         absl::StrCat("\"", names[i], "\" is of another tenant than ", names[0]));

@@ -8,6 +8,7 @@
 
 #include <google/protobuf/duration.pb.h>
 #include <google/protobuf/repeated_field.h>
+#include <google/protobuf/timestamp.pb.h>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
@@ -30,13 +31,19 @@ class ResourceCheck {
   absl::StatusOr<ResourceName> Memory(absl::string_view field, absl::string_view name) const;
   absl::StatusOr<ResourceName> Document(absl::string_view field, absl::string_view name) const;
 
-  // The memories a question reads: at least `min`, at most `max`, of one tenant; a name given twice
-  // counts once.
+  absl::StatusOr<ResourceName> Snapshot(absl::string_view field, absl::string_view name) const;
+  // A memory or a snapshot.
+  absl::StatusOr<ResourceName> Source(absl::string_view field, absl::string_view name) const;
+
+  // The memories, or snapshots, a question reads: at least `min`, at most `max`, of one tenant; a
+  // name given twice counts once.
   absl::StatusOr<std::vector<std::string>> Memories(
       const google::protobuf::RepeatedPtrField<std::string>& names, int min, int max) const;
   // A time to live: infinite when not set. INVALID_ARGUMENT: not above 0, or over 100 years.
   static absl::StatusOr<absl::Duration> Ttl(absl::string_view field, bool is_set,
                                             const google::protobuf::Duration& ttl);
+  // A moment, to the microsecond: infinite future when not set. INVALID_ARGUMENT: none.
+  static absl::StatusOr<absl::Time> AsOf(bool is_set, const google::protobuf::Timestamp& as_of);
   absl::StatusOr<std::vector<ReadBarrier>> Barriers(
       const google::protobuf::RepeatedPtrField<v1::ReadBarrier>& barriers) const;
 

@@ -69,13 +69,13 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   const std::function<std::vector<TierUse>()> tiers = parts.info.tiers;
   server->memory_service_ = std::make_unique<MemoryService>(
       options, parts.limits, parts.engine, std::move(parts.info), std::move(parts.http_address),
-      parts.readiness, parts.metrics, parts.clock);
+      parts.readiness, parts.supervisor);
   server->operations_service_ = std::make_unique<OperationsService>(
       server->memory_service_->environment(), server->memory_service_->check(),
       server->memory_service_->operations());
   server->admin_service_ = std::make_unique<AdminService>(
       server->memory_service_->environment(), server->memory_service_->check(),
-      server->memory_service_->operations(), parts.engine, tiers, parts.metrics);
+      server->memory_service_->operations(), parts.engine, tiers, parts.supervisor);
   server->health_service_ = std::make_unique<HealthService>(parts.readiness);
 
   grpc::ServerBuilder builder;

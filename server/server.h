@@ -11,8 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "common/clock.h"
-#include "common/metrics.h"
+#include "common/supervisor.h"
 #include "engine/engine.h"
 #include "server/admin_service.h"
 #include "server/catalog_handlers.h"
@@ -33,8 +32,8 @@ class Server {
     Engine& engine;
     // Attached to the engine by the caller once this serves.
     Readiness& readiness;
-    Metrics& metrics;
-    Clock& clock;
+    // Watches the threads of the server.
+    Supervisor& supervisor;
     QueryLimits limits;
     ServerInfo info;
     std::string http_address;  // for GetStatus; empty: none

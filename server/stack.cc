@@ -43,7 +43,7 @@ absl::StatusOr<std::string> FindDefaultModel() {
                                           "; name one with --model"));
 }
 
-absl::Status Stack::OpenStores(const ServerConfig& config, bool read_only, Metrics& metrics,
+absl::Status Stack::OpenStores(const ServerConfig& config, Supervisor* supervisor, Metrics& metrics,
                                Clock& clock) {
   ASSIGN_OR_RETURN(backend_, CreateBackend(config.device, {.threads = config.threads}));
 
@@ -58,13 +58,15 @@ absl::Status Stack::OpenStores(const ServerConfig& config, bool read_only, Metri
   auto model = Model::Create(*std::move(bundle), *backend_, model_options);
   if (!model.ok()) return While(absl::StrCat("model ", model_path), model.status());
   model_ = *std::move(model);
+  program_bytes_ = ResidentBytes();
 
   RocksDbOptions disk;
   disk.data_dir = config.data_dir;
   disk.block_cache_bytes = config.block_cache_bytes;
   disk.background_threads = config.background_threads;
   disk.reserve_bytes = config.reserve_bytes;
-  disk.read_only = read_only;
+  disk.read_only = supervisor == nullptr;
+  disk.supervisor = supervisor;
   auto chunk_store = OpenRocksDbChunkStore(disk, metrics);
   if (!chunk_store.ok()) {
     return While(absl::StrCat("data directory ", config.data_dir), chunk_store.status());
@@ -76,6 +78,8 @@ absl::Status Stack::OpenStores(const ServerConfig& config, bool read_only, Metri
   tiers.landmark_bytes = model_->page_layout().landmark_bytes();
   tiers.derivation_fingerprint = model_->derivation_fingerprint();
   tiers.host_page_bytes_max = config.host_page_bytes_max;
+  tiers.host_landmark_bytes_max = config.engine.admission.host_landmark_bytes_max;
+  tiers.disk_bytes_max = config.engine.admission.disk_bytes_max;
   if (backend_->has_own_memory()) {
     tiers.device = backend_.get();
     tiers.device_page_bytes_max = config.device_page_bytes_max;
@@ -89,19 +93,31 @@ absl::Status Stack::OpenStores(const ServerConfig& config, bool read_only, Metri
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Stack>> Stack::Open(const ServerConfig& config, Metrics& metrics,
-                                                   Clock& clock) {
+absl::StatusOr<std::unique_ptr<Stack>> Stack::Open(const ServerConfig& config,
+                                                   Supervisor& supervisor) {
   std::unique_ptr<Stack> stack(new Stack());
-  RETURN_IF_ERROR(stack->OpenStores(config, /*read_only=*/false, metrics, clock));
-  ASSIGN_OR_RETURN(stack->engine_, Engine::Open(config.engine, *stack->model_, *stack->backend_,
+  Metrics& metrics = supervisor.metrics();
+  Clock& clock = supervisor.clock();
+  RETURN_IF_ERROR(stack->OpenStores(config, &supervisor, metrics, clock));
+  EngineOptions options = config.engine;
+  options.supervisor = &supervisor;
+  options.admission = config.Admission();
+  // Without a device there is none to run out.
+  if (!stack->backend_->has_own_memory()) options.admission.device_landmark_bytes_max = 0;
+  ASSIGN_OR_RETURN(stack->engine_, Engine::Open(options, *stack->model_, *stack->backend_,
                                                 *stack->memory_store_, metrics, clock));
+  stack->memory_limit_ = std::make_unique<MemoryLimitMetric>(
+      metrics, [config, layout = stack->model_->page_layout(), bytes = stack->program_bytes_,
+                &store = *stack->memory_store_] {
+        return MemoryLimit(config, layout, bytes, store.totals());
+      });
   return stack;
 }
 
 absl::StatusOr<std::unique_ptr<Stack>> Stack::OpenToRead(const ServerConfig& config,
                                                          Metrics& metrics, Clock& clock) {
   std::unique_ptr<Stack> stack(new Stack());
-  RETURN_IF_ERROR(stack->OpenStores(config, /*read_only=*/true, metrics, clock));
+  RETURN_IF_ERROR(stack->OpenStores(config, /*supervisor=*/nullptr, metrics, clock));
   return stack;
 }
 

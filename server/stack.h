@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "common/clock.h"
 #include "common/metrics.h"
+#include "common/supervisor.h"
 #include "engine/engine.h"
 #include "kernels/backend.h"
 #include "memory_store/chunk_store.h"
@@ -17,6 +18,7 @@
 #include "model/model.h"
 #include "server/catalog_handlers.h"
 #include "server/config.h"
+#include "server/memory_limit.h"
 
 namespace mneme {
 
@@ -27,13 +29,14 @@ std::vector<std::string> BackendNames();
 // or models/ above it (source tree). NOT_FOUND names the places.
 absl::StatusOr<std::string> FindDefaultModel();
 
-// Thread-compatible. `metrics` and `clock` must outlive it.
+// Thread-compatible. `supervisor`, which watches its threads, `metrics` and `clock` must outlive
+// it.
 class Stack {
  public:
   // Opens everything that `config` names. Errors name the path or setting: see LoadBundle,
   // OpenRocksDbChunkStore, CreateBackend.
-  static absl::StatusOr<std::unique_ptr<Stack>> Open(const ServerConfig& config, Metrics& metrics,
-                                                     Clock& clock);
+  static absl::StatusOr<std::unique_ptr<Stack>> Open(const ServerConfig& config,
+                                                     Supervisor& supervisor);
   // The same without an engine, and without a write to the data directory, which must be there: for
   // a check of what is stored.
   static absl::StatusOr<std::unique_ptr<Stack>> OpenToRead(const ServerConfig& config,
@@ -48,7 +51,8 @@ class Stack {
 
  private:
   Stack() = default;
-  absl::Status OpenStores(const ServerConfig& config, bool read_only, Metrics& metrics,
+  // `supervisor`: null when it opens to read alone.
+  absl::Status OpenStores(const ServerConfig& config, Supervisor* supervisor, Metrics& metrics,
                           Clock& clock);
 
   // In the order in which they stand on each other.
@@ -57,6 +61,8 @@ class Stack {
   std::unique_ptr<ChunkStore> chunk_store_;
   std::unique_ptr<MemoryStore> memory_store_;
   std::unique_ptr<Engine> engine_;
+  int64_t program_bytes_ = 0;  // resident when the network had been loaded
+  std::unique_ptr<MemoryLimitMetric> memory_limit_;
 };
 
 }  // namespace mneme

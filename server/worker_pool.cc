@@ -1,25 +1,29 @@
 #include "server/worker_pool.h"
 
+#include <exception>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/background_thread.h"
 #include "server/error.h"
 
 namespace mneme {
 
-WorkerPool::WorkerPool(std::string name, int threads, int queue_max, Metrics& metrics)
+WorkerPool::WorkerPool(std::string name, int threads, int queue_max, Supervisor& supervisor)
     : name_(std::move(name)),
       queue_max_(queue_max),
-      depth_gauge_(metrics.AddGauge("worker_queue_depth", "Calls that wait for a worker thread.",
-                                    {{"pool", name_}})),
-      busy_gauge_(
-          metrics.AddGauge("worker_busy_threads", "Worker threads at work.", {{"pool", name_}})),
-      rejected_counter_(metrics.AddCounter(
+      depth_gauge_(supervisor.metrics().AddGauge(
+          "worker_queue_depth", "Calls that wait for a worker thread.", {{"pool", name_}})),
+      busy_gauge_(supervisor.metrics().AddGauge("worker_busy_threads", "Worker threads at work.",
+                                                {{"pool", name_}})),
+      rejected_counter_(supervisor.metrics().AddCounter(
           "worker_rejected_total", "Calls refused because the queue was full.", {{"pool", name_}})),
-      wait_histogram_(metrics.AddHistogram("worker_wait_seconds",
-                                           "Time that calls waited for a worker thread.",
-                                           Metrics::LatencyBounds(), {{"pool", name_}})) {
+      wait_histogram_(supervisor.metrics().AddHistogram(
+          "worker_wait_seconds", "Time that calls waited for a worker thread.",
+          Metrics::LatencyBounds(), {{"pool", name_}})),
+      watched_(absl::StrCat(name_, "_calls"), supervisor, WatchedThread::kNoLimit) {
+  Metrics& metrics = supervisor.metrics();
   metrics
       .AddGauge("worker_queue_limit", "Calls that may wait for a worker thread.", {{"pool", name_}})
       .Set(queue_max);
@@ -54,13 +58,28 @@ absl::Status WorkerPool::Submit(Task task) {
 }
 
 void WorkerPool::Work() {
+  // As in BackgroundThread: what throws is a library below, or an allocation that fails.
+  try {
+    Serve();
+  } catch (const std::exception& e) {
+    watched_.Ended(absl::InternalError(absl::StrCat("exception: ", e.what())));
+  } catch (...) {
+    watched_.Ended(absl::InternalError("exception of unknown type"));
+  }
+}
+
+void WorkerPool::Serve() {
   const auto has_work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return stopping_ || !queue_.empty();
   };
   while (true) {
     Waiting next;
     {
-      absl::MutexLock lock(&mutex_, absl::Condition(&has_work));
+      absl::MutexLock lock(&mutex_);
+      while (!mutex_.AwaitWithTimeout(absl::Condition(&has_work), BackgroundThread::kBeatEvery)) {
+        watched_.Beat();
+      }
+      watched_.Beat();
       if (queue_.empty()) return;
       next = std::move(queue_.front());
       queue_.pop_front();

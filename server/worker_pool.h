@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/metrics.h"
+#include "common/supervisor.h"
 
 namespace mneme {
 
@@ -23,7 +24,8 @@ class WorkerPool {
  public:
   using Task = absl::AnyInvocable<void()>;
 
-  WorkerPool(std::string name, int threads, int queue_max, Metrics& metrics);
+  // `supervisor` watches its threads, as one: "NAME_calls"; a task may take as long as it likes.
+  WorkerPool(std::string name, int threads, int queue_max, Supervisor& supervisor);
   // Runs what is queued, then ends the threads.
   ~WorkerPool();
   WorkerPool(const WorkerPool&) = delete;
@@ -39,6 +41,8 @@ class WorkerPool {
   };
 
   void Work();
+  // Until the end; an exception of a task ends the thread.
+  void Serve();
 
   const std::string name_;
   const size_t queue_max_;
@@ -46,6 +50,7 @@ class WorkerPool {
   Gauge& busy_gauge_;
   Counter& rejected_counter_;
   Histogram& wait_histogram_;
+  WatchedThread watched_;
   absl::Mutex mutex_;
   std::deque<Waiting> queue_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

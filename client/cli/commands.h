@@ -20,6 +20,8 @@ CommandSpec ShowCommand();
 CommandSpec ForgetCommand();
 CommandSpec DeleteCommand();
 CommandSpec ScoreCommand();
+CommandSpec ForkCommand();
+CommandSpec SnapshotCommand();
 CommandSpec VerifyCommand();
 CommandSpec RepairCommand();
 CommandSpec BackupCommand();

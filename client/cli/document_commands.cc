@@ -84,8 +84,9 @@ absl::Status Show(Session& session) {
 
 absl::Status Forget(Session& session) {
   const std::string name = session.DocumentName(session.positional(0), session.positional(1));
-  ASSIGN_OR_RETURN(const google::longrunning::Operation operation,
-                   session.client().DeleteDocument(name, session.call()));
+  ASSIGN_OR_RETURN(
+      const google::longrunning::Operation operation,
+      session.client().DeleteDocument(name, session.call(), session.line().Has("--everywhere")));
   return FinishForgetting(session, name, absl::StrCat("forgot ", ResourceId(name)), operation);
 }
 
@@ -98,7 +99,7 @@ CommandSpec DocumentsCommand() {
           .notes =
               "--json: {documents: [{document, memory, name, state, create_time, durable_bytes, "
               "visible_bytes,\n"
-              "tokens, chunks, expire_time}]}; state is open, sealed or damaged\n",
+              "tokens, chunks, expire_time, shared}]}; state is open, sealed or damaged\n",
           .run = Documents};
 }
 
@@ -128,7 +129,7 @@ CommandSpec ForgetCommand() {
   return {.name = "forget",
           .summary = "deletes a document; nothing of it stays",
           .positionals = {{"M", "the memory"}, {"D", "the document"}},
-          .flags = {NoWaitFlag()},
+          .flags = {EverywhereFlag(), NoWaitFlag()},
           .notes = kForgettingJsonNotes,
           .run = Forget};
 }

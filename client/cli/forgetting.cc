@@ -13,6 +13,19 @@ namespace {
 
 std::string ReceiptWords(const v1::ForgetReceipt& receipt) {
   using google::protobuf::util::TimeUtil;
+  if (receipt.held_document_count() > 0) {
+    std::string holders;
+    for (const std::string& memory : receipt.held_by()) {
+      absl::StrAppend(&holders, holders.empty() ? "" : ", ", ResourceId(memory));
+    }
+    const std::string gone =
+        receipt.text_bytes() == 0
+            ? ""
+            : absl::StrCat(Counted(receipt.text_bytes(), "byte", "bytes"), " of text are gone; ");
+    return absl::StrCat(gone, Counted(receipt.held_document_count(), "document", "documents"),
+                        " with ", Counted(receipt.held_text_bytes(), "byte", "bytes"),
+                        " of text stay, held by ", holders);
+  }
   const double seconds = static_cast<double>(TimeUtil::DurationToMicroseconds(
                              receipt.purge_time() - receipt.delete_time())) *
                          1e-6;
@@ -30,11 +43,16 @@ std::string ReceiptWords(const v1::ForgetReceipt& receipt) {
 const char kForgettingJsonNotes[] =
     "Waits until no file of the server has a byte of it, and prints the receipt.\n\n--json: "
     "{deleted, operation, receipt: {documents, text_bytes, tokens, chunks, pages, delete_time,\n"
-    "purge_time}}; no receipt with --no-wait, or when the server was restarted after the purge\n";
+    "purge_time (null: held), held_by, held_documents, held_text_bytes}}; no receipt with "
+    "--no-wait, or when the server was restarted after the purge\n";
 
 FlagSpec NoWaitFlag() {
   return {"--no-wait", "", "return when the deletion is durable, before the last byte is gone",
           FlagSpec::Kind::kSwitch};
+}
+
+FlagSpec EverywhereFlag() {
+  return {"--everywhere", "", "from all forks too, and theirs", FlagSpec::Kind::kSwitch};
 }
 
 absl::Status FinishForgetting(Session& session, const std::string& name, const std::string& done,

@@ -15,6 +15,8 @@ namespace mneme {
 
 // --no-wait.
 FlagSpec NoWaitFlag();
+// --everywhere.
+FlagSpec EverywhereFlag();
 // Of --json, for help.
 extern const char kForgettingJsonNotes[];
 

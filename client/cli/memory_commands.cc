@@ -43,6 +43,7 @@ absl::Status Set(Session& session) {
     request.mutable_update_mask()->add_paths("display_name");
   if (session.line().Has("--retention")) request.mutable_update_mask()->add_paths("retention");
   if (session.line().Has("--ttl")) request.mutable_update_mask()->add_paths("ttl");
+  if (session.line().Has("--quota")) request.mutable_update_mask()->add_paths("quota_bytes");
   ASSIGN_OR_RETURN(v1::Memory memory, session.client().UpdateMemory(request, session.call()));
   if (session.json()) {
     PrintJson(MemoryJson(memory));
@@ -50,6 +51,8 @@ absl::Status Set(Session& session) {
     Print(absl::StrCat(
         ResourceId(memory.name()), ": retention ", RetentionWord(memory), ", ttl ",
         memory.has_ttl() ? google::protobuf::util::TimeUtil::ToString(memory.ttl()) : "none",
+        ", quota ",
+        memory.quota_bytes() > 0 ? HumanBytes(static_cast<double>(memory.quota_bytes())) : "none",
         "\n"));
   }
   return absl::OkStatus();
@@ -89,8 +92,9 @@ absl::Status Memories(Session& session) {
 
 absl::Status Delete(Session& session) {
   const std::string name = session.MemoryName(session.positional(0));
-  ASSIGN_OR_RETURN(const google::longrunning::Operation operation,
-                   session.client().DeleteMemory(name, session.call()));
+  ASSIGN_OR_RETURN(
+      const google::longrunning::Operation operation,
+      session.client().DeleteMemory(name, session.call(), session.line().Has("--everywhere")));
   return FinishForgetting(session, name,
                           absl::StrCat("deleted ", ResourceId(name), " and all its documents"),
                           operation);
@@ -107,35 +111,41 @@ CommandSpec CreateCommand() {
       .flags = {{"--display-name", "TEXT", "free text for people, at most 256 bytes",
                  FlagSpec::Kind::kText},
                 RetentionFlag(),
-                TtlFlag("how long its documents live")},
+                TtlFlag("how long its documents live"),
+                QuotaFlag()},
       .notes =
           "An id that is taken is an error.\n\n--json: {memory, name, display_name, create_time, "
           "documents, "
-          "durable_bytes, visible_bytes, tokens, chunks, retention, ttl_seconds}\n",
+          "durable_bytes, visible_bytes, tokens, chunks, retention, ttl_seconds, quota_bytes, "
+          "base, "
+          "base_time}\n",
       .run = Create,
       .check = CheckPolicyFlags};
 }
 
 CommandSpec SetCommand() {
-  return {
-      .name = "set",
-      .summary = "changes what a memory keeps, and for how long",
-      .positionals = {{"M", "the memory"}},
-      .flags = {{"--display-name", "TEXT", "free text for people, at most 256 bytes",
-                 FlagSpec::Kind::kText},
-                RetentionFlag(),
-                TtlFlag("how long its documents live, or none")},
-      .notes =
-          "What is not named stays. Documents whose time is over with a new --ttl are gone "
-          "at once.\n\n--json: {memory, name, display_name, create_time, documents, durable_bytes, "
-          "visible_bytes,\ntokens, chunks, retention, ttl_seconds}\n",
-      .run = Set,
-      .check = [](const CommandLine& line) -> absl::Status {
-        if (!line.Has("--display-name") && !line.Has("--retention") && !line.Has("--ttl")) {
-          return absl::InvalidArgumentError("nothing to set: --retention, --ttl or --display-name");
-        }
-        return CheckPolicyFlags(line);
-      }};
+  return {.name = "set",
+          .summary = "changes what a memory keeps, for how long, and how much",
+          .positionals = {{"M", "the memory"}},
+          .flags = {{"--display-name", "TEXT", "free text for people, at most 256 bytes",
+                     FlagSpec::Kind::kText},
+                    RetentionFlag(),
+                    TtlFlag("how long its documents live, or none"),
+                    QuotaFlag()},
+          .notes =
+              "What is not named stays. Documents whose time is over with a new --ttl are gone "
+              "at once.\n\n--json: {memory, name, display_name, create_time, documents, "
+              "durable_bytes, visible_bytes,\ntokens, chunks, retention, ttl_seconds, "
+              "quota_bytes}\n",
+          .run = Set,
+          .check = [](const CommandLine& line) -> absl::Status {
+            if (!line.Has("--display-name") && !line.Has("--retention") && !line.Has("--ttl") &&
+                !line.Has("--quota")) {
+              return absl::InvalidArgumentError(
+                  "nothing to set: --retention, --ttl, --quota or --display-name");
+            }
+            return CheckPolicyFlags(line);
+          }};
 }
 
 CommandSpec MemoriesCommand() {
@@ -144,7 +154,8 @@ CommandSpec MemoriesCommand() {
           .notes =
               "--json: {memories: [{memory, name, display_name, create_time, documents, "
               "durable_bytes,\n"
-              "visible_bytes, tokens, chunks, retention, ttl_seconds}]}\n",
+              "visible_bytes, tokens, chunks, retention, ttl_seconds, quota_bytes, base, "
+              "base_time}]}\n",
           .run = Memories};
 }
 
@@ -153,7 +164,7 @@ CommandSpec DeleteCommand() {
       .name = "delete",
       .summary = "deletes a memory and all its documents",
       .positionals = {{"M", "the memory"}},
-      .flags = {NoWaitFlag()},
+      .flags = {EverywhereFlag(), NoWaitFlag()},
       .notes = absl::StrCat("There is no question asked and no way back. ", kForgettingJsonNotes),
       .run = Delete};
 }

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
+#include "client/cli/policy.h"
 #include "client/cli/resource_json.h"
 #include "client/cli/session.h"
 #include "client/cli/terminal.h"
@@ -42,6 +43,7 @@ absl::Status Search(Session& session) {
   v1::RetrieveRequest request;
   for (const std::string& name : session.MemoryNames(session.positional(0)))
     request.add_memories(name);
+  SetAsOf(session.line(), &request);
   request.set_question(session.positional(1));
   request.set_k(static_cast<int32_t>(session.line().Integer("-k", 8)));
   request.set_explain(session.line().Has("--explain"));
@@ -139,6 +141,7 @@ absl::Status Ask(Session& session) {
   v1::GenerateRequest request;
   for (const std::string& name : session.MemoryNames(session.positional(0)))
     request.add_memories(name);
+  SetAsOf(session.line(), &request);
   request.set_question(session.positional(1));
   request.set_max_tokens(static_cast<int32_t>(session.line().Integer("--max-tokens", 64)));
   request.set_temperature(session.line().Number("--temperature", 0));
@@ -197,6 +200,7 @@ absl::Status Score(Session& session) {
     for (const std::string& name : session.MemoryNames(session.positional(0)))
       request.add_memories(name);
   }
+  SetAsOf(session.line(), &request);
   request.set_text(session.positional(1));
   request.set_prompt(session.line().Text("--prompt"));
   ASSIGN_OR_RETURN(v1::ScoreResponse score, session.client().Score(request, session.call()));
@@ -231,7 +235,8 @@ CommandSpec SearchCommand() {
       .summary = "finds the passages that answer a question best",
       .positionals = {{"M", "the memory, or several separated by commas"},
                       {"TEXT", "the question"}},
-      .flags = {{"-k", "N", "passages wanted (default: 8)", FlagSpec::Kind::kInteger, 1},
+      .flags = {AsOfFlag(),
+                {"-k", "N", "passages wanted (default: 8)", FlagSpec::Kind::kInteger, 1},
                 {"--explain", "", "also show which words of the question chose which passage"},
                 {"--context", "BYTES", "extend each text by so much on both sides, at most 4096",
                  FlagSpec::Kind::kInteger, 0}},
@@ -244,7 +249,8 @@ CommandSpec SearchCommand() {
           "chunks_scanned, timing}; with --explain also explanation: {words: [{word, weights}],\n"
           "tokens: [{text, weights}]}, one weight a result\n\n"
           "example: mneme search demo \"What is the pass key?\" -k 3 --explain\n",
-      .run = Search};
+      .run = Search,
+      .check = CheckAsOfFlag};
 }
 
 CommandSpec AskCommand() {
@@ -252,7 +258,8 @@ CommandSpec AskCommand() {
           .summary = "generates an answer from memories",
           .positionals = {{"M", "the memory, or several separated by commas"},
                           {"TEXT", "the question"}},
-          .flags = {{"--max-tokens", "N", "length of the answer at most (default: 64)",
+          .flags = {AsOfFlag(),
+                    {"--max-tokens", "N", "length of the answer at most (default: 64)",
                      FlagSpec::Kind::kInteger, 1},
                     {"--temperature", "T",
                      "0 (default): the likeliest token each time; more: freer, at most 10",
@@ -273,7 +280,8 @@ CommandSpec AskCommand() {
               "weight, text,\n"
               "chunk_index}], tokens, finish_reason, timing}; finish_reason is stop or length\n\n"
               "example: mneme ask demo \"What is the pass key? The pass key is\"\n",
-          .run = Ask};
+          .run = Ask,
+          .check = CheckAsOfFlag};
 }
 
 CommandSpec ScoreCommand() {
@@ -283,7 +291,8 @@ CommandSpec ScoreCommand() {
       .positionals =
           {{"M|-", "the memory, several separated by commas, or - for the network without memory"},
            {"TEXT", "the text to score"}},
-      .flags = {{"--prompt", "P", "text before it that conditions and is not scored",
+      .flags = {AsOfFlag(),
+                {"--prompt", "P", "text before it that conditions and is not scored",
                  FlagSpec::Kind::kText}},
       .notes =
           "Natural logarithms; perplexity = exp(-log_likelihood / token_count).\n"
@@ -292,7 +301,8 @@ CommandSpec ScoreCommand() {
           "parts it from the\n"
           "question, unless it begins with white space itself.\n\n"
           "--json: {log_likelihood, token_count, perplexity, tokens: [{text, log_likelihood}]}\n",
-      .run = Score};
+      .run = Score,
+      .check = CheckAsOfFlag};
 }
 
 }  // namespace mneme

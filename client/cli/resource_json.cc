@@ -25,7 +25,12 @@ Json MemoryJson(const v1::Memory& memory) {
           {"retention", RetentionWord(memory)},
           {"ttl_seconds", memory.has_ttl() ? Json(static_cast<double>(memory.ttl().seconds()) +
                                                   memory.ttl().nanos() * 1e-9)
-                                           : Json()}};
+                                           : Json()},
+          {"quota_bytes", memory.quota_bytes() > 0 ? Json(memory.quota_bytes()) : Json()},
+          {"base", memory.base()},
+          {"base_time", memory.has_base_time()
+                            ? Json(google::protobuf::util::TimeUtil::ToString(memory.base_time()))
+                            : Json()}};
 }
 
 Json DocumentJson(const v1::Document& document) {
@@ -41,7 +46,8 @@ Json DocumentJson(const v1::Document& document) {
       {"chunks", document.chunk_count()},
       {"expire_time", document.has_expire_time()
                           ? Json(google::protobuf::util::TimeUtil::ToString(document.expire_time()))
-                          : Json()}};
+                          : Json()},
+      {"shared", document.shared()}};
 }
 
 Json PassageJson(const v1::Passage& passage) {
@@ -64,7 +70,11 @@ Json ReceiptJson(const v1::ForgetReceipt& receipt) {
           {"chunks", receipt.chunk_count()},
           {"pages", receipt.page_count()},
           {"delete_time", TimeUtil::ToString(receipt.delete_time())},
-          {"purge_time", TimeUtil::ToString(receipt.purge_time())}};
+          {"purge_time",
+           receipt.has_purge_time() ? Json(TimeUtil::ToString(receipt.purge_time())) : Json()},
+          {"held_by", std::vector<std::string>(receipt.held_by().begin(), receipt.held_by().end())},
+          {"held_documents", receipt.held_document_count()},
+          {"held_text_bytes", receipt.held_text_bytes()}};
 }
 
 Json TimingJson(const v1::Timing& timing) {

@@ -12,14 +12,15 @@ namespace mneme {
 // "keep" or "text".
 std::string RetentionWord(const v1::Memory& memory);
 // {memory, name, display_name, create_time, documents, durable_bytes, visible_bytes, tokens,
-// chunks, retention, ttl_seconds (null: none)}
+// chunks, retention, ttl_seconds (null: none), base, base_time (null: no fork)}
 Json MemoryJson(const v1::Memory& memory);
 // {document, memory, name, state, create_time, durable_bytes, visible_bytes, tokens, chunks,
-// expire_time (null: never)}
+// expire_time (null: never), shared}
 Json DocumentJson(const v1::Document& document);
 // {document, memory, name, byte_begin, byte_end, score, weight, text, chunk_index}
 Json PassageJson(const v1::Passage& passage);
-// {documents, text_bytes, tokens, chunks, pages, delete_time, purge_time}
+// {documents, text_bytes, tokens, chunks, pages, delete_time, purge_time (null: held), held_by,
+// held_documents, held_text_bytes}
 Json ReceiptJson(const v1::ForgetReceipt& receipt);
 // {encode_seconds, scan_seconds, read_seconds, generate_seconds, total_seconds}
 Json TimingJson(const v1::Timing& timing);

@@ -1,5 +1,6 @@
 // status, version.
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -12,6 +13,11 @@
 namespace mneme {
 namespace {
 
+// "normal", "slow", "refuse".
+std::string StateWord(const v1::WatermarkStatus& mark) {
+  return absl::AsciiStrToLower(v1::WatermarkStatus::State_Name(mark.state()));
+}
+
 absl::Status Status(Session& session) {
   ASSIGN_OR_RETURN(v1::GetStatusResponse status, session.client().GetStatus(session.call()));
   const absl::Status ready = session.client().CheckReady(session.call());
@@ -21,6 +27,21 @@ absl::Status Status(Session& session) {
       tiers.push_back({{"name", tier.name()},
                        {"used_bytes", tier.used_bytes()},
                        {"limit_bytes", tier.limit_bytes()}});
+    }
+    Json quotas = Json::array();
+    for (const auto& quota : status.quotas()) {
+      quotas.push_back({{"tenant", quota.tenant()},
+                        {"quota", quota.quota()},
+                        {"used", quota.used()},
+                        {"limit", quota.limit()}});
+    }
+    Json watermarks = Json::array();
+    for (const auto& mark : status.watermarks()) {
+      watermarks.push_back({{"resource", mark.resource()},
+                            {"state", StateWord(mark)},
+                            {"used_bytes", mark.used_bytes()},
+                            {"limit_bytes", mark.limit_bytes()},
+                            {"free_bytes", mark.free_bytes()}});
     }
     PrintJson({{"address", session.address()},
                {"ready", ready.ok()},
@@ -39,6 +60,8 @@ absl::Status Status(Session& session) {
                {"tokens", status.token_count()},
                {"chunks", status.chunk_count()},
                {"tiers", tiers},
+               {"quotas", quotas},
+               {"watermarks", watermarks},
                {"uptime_seconds", status.uptime_seconds()},
                {"http_address", status.http_address()}});
     return absl::OkStatus();
@@ -71,6 +94,23 @@ absl::Status Status(Session& session) {
                          ? absl::StrCat(" of ", HumanBytes(static_cast<double>(tier.limit_bytes())))
                          : std::string()));
   }
+  for (const auto& quota : status.quotas()) {
+    // Where nothing is limited there is nothing to tell.
+    if (quota.limit() == 0) continue;
+    line("quota",
+         absl::StrCat(quota.tenant().empty() ? "all tenants" : quota.tenant(), ", ", quota.quota(),
+                      ": ", WithCommas(quota.used()), " of ", WithCommas(quota.limit())));
+  }
+  for (const auto& mark : status.watermarks()) {
+    if (mark.state() == v1::WatermarkStatus::NORMAL) continue;
+    line("ingest",
+         absl::StrCat(StateWord(mark) == "slow" ? "slowed" : "refused", ": the ", mark.resource(),
+                      " runs out, ", HumanBytes(static_cast<double>(mark.used_bytes())), " used",
+                      mark.free_bytes() < 0
+                          ? ""
+                          : absl::StrCat(", ", HumanBytes(static_cast<double>(mark.free_bytes())),
+                                         " free")));
+  }
   if (!status.http_address().empty())
     line("metrics", absl::StrCat("http://", status.http_address(), "/metrics"));
   return absl::OkStatus();
@@ -94,7 +134,9 @@ CommandSpec StatusCommand() {
               "--json: {address, ready, version, commit, backend, device, bundle_fingerprint, "
               "parameters, chunk_tokens,\n"
               "segment_tokens, memories, documents, durable_bytes, visible_bytes, tokens, chunks,\n"
-              "tiers: [{name, used_bytes, limit_bytes}], uptime_seconds, http_address}\n",
+              "tiers: [{name, used_bytes, limit_bytes}], quotas: [{tenant, quota, used, limit}],\n"
+              "watermarks: [{resource, state, used_bytes, limit_bytes, free_bytes}], "
+              "uptime_seconds, http_address}\n",
           .run = Status};
 }
 

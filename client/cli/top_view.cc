@@ -1,5 +1,7 @@
 #include "client/cli/top_view.h"
 
+#include <algorithm>
+#include <cmath>
 #include <map>
 #include <vector>
 
@@ -33,6 +35,15 @@ class Samples {
       if (series == name || absl::StartsWith(series, name + "{")) sum += value;
     }
     return sum;
+  }
+  // Labels, as they stand there, and values of a metric.
+  std::vector<std::pair<std::string, double>> All(const std::string& name) const {
+    std::vector<std::pair<std::string, double>> found;
+    for (const auto& [series, value] : values_) {
+      if (absl::StartsWith(series, name + "{"))
+        found.emplace_back(series.substr(name.size()), value);
+    }
+    return found;
   }
   // Values of the only label `label` of a metric, with the value of each.
   std::vector<std::pair<std::string, double>> By(const std::string& name,
@@ -72,7 +83,10 @@ std::string RenderTop(const v1::Activity& now, const v1::Activity* before, int c
   line("time", TimeUtil::ToString(now.time()));
   for (const auto& [tier, used] : samples.By("mneme_tier_used_bytes", "tier")) {
     const double limit = samples.Value(absl::StrCat("mneme_tier_limit_bytes{tier=\"", tier, "\"}"));
-    line(tier, absl::StrCat(HumanBytes(used), " of ", HumanBytes(limit), Share(used, limit)));
+    line(tier, absl::StrCat(HumanBytes(used),
+                            std::isfinite(limit)
+                                ? absl::StrCat(" of ", HumanBytes(limit), Share(used, limit))
+                                : ""));
   }
   std::string pages;
   const double asked = samples.Sum("mneme_page_reads_total");
@@ -93,6 +107,24 @@ std::string RenderTop(const v1::Activity& now, const v1::Activity* before, int c
                     WithCommas(static_cast<int64_t>(limit)));
   }
   line("queues", queues);
+  static constexpr const char* kStates[] = {"normal", "slowed", "refused"};
+  std::string marks;
+  for (const auto& [resource, state] : samples.By("mneme_watermark_state", "resource")) {
+    absl::StrAppend(&marks, marks.empty() ? "" : ", ", resource, " ",
+                    kStates[std::clamp(static_cast<int>(state), 0, 2)]);
+  }
+  line("ingest",
+       absl::StrCat(
+           marks, samples.Value("mneme_ingest_held") > 0 ? ", streams wait" : "", ", refused ",
+           WithCommas(static_cast<int64_t>(samples.Sum("mneme_quota_refused_total") +
+                                           samples.Value("mneme_watermark_refused_total"))),
+           " by quotas and watermarks"));
+  for (const auto& [labels, limit] : samples.All("mneme_quota_limit")) {
+    if (!std::isfinite(limit)) continue;
+    const double used = samples.Value(absl::StrCat("mneme_quota_used", labels));
+    line("quota", absl::StrCat(labels, " ", WithCommas(static_cast<int64_t>(used)), " of ",
+                               WithCommas(static_cast<int64_t>(limit)), Share(used, limit)));
+  }
   line("requests",
        absl::StrCat(WithCommas(static_cast<int64_t>(samples.Sum("mneme_requests_in_flight"))),
                     " under way, ",

@@ -68,14 +68,28 @@ __device__ __forceinline__ void PhaseArriveAfterCopies(uint64_t* barrier) {
                : "memory");
 }
 // Waits for the end of a phase: parity 0 of the first, 1 of the second, 0 of the third .. (parity 1
-// of a new barrier has ended).
+// of a new barrier has ended). With MNEME_SPINS_MAX defined (to find faults) a wait of more rounds
+// than that fails the launch.
 __device__ __forceinline__ void PhaseWait(const uint64_t* barrier, uint32_t parity) {
+#ifdef MNEME_SPINS_MAX
+  uint32_t ended = 0;
+  for (int64_t spins = 0; ended == 0; ++spins) {
+    asm volatile(
+        "{\n .reg .pred p;\n mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        " selp.u32 %0, 1, 0, p;\n}"
+        : "=r"(ended)
+        : "r"(SharedAddress(barrier)), "r"(parity)
+        : "memory");
+    if (spins > MNEME_SPINS_MAX) asm volatile("trap;");
+  }
+#else
   asm volatile(
       "{\n .reg .pred p;\n"
       "again:\n mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n @!p bra again;\n}" ::"r"(
           SharedAddress(barrier)),
       "r"(parity)
       : "memory");
+#endif
 }
 
 // ---- products of a warpgroup -------------------------------------------------------------------
@@ -172,15 +186,16 @@ __device__ __forceinline__ void WgmmaSwapped(float (&d)[8][4], uint64_t a, uint6
       : "l"(a), "l"(b), "n"(kFirst ? 0 : 1), "n"(kTransposedB ? 1 : 0));
 }
 // The same with A in registers (fragments as in tensor_core.cuh, not to be touched before WgmmaWait
-// either) and B transposed.
-template <bool kFirst>
+// either).
+template <bool kFirst, bool kTransposedB = true>
 __device__ __forceinline__ void WgmmaRows(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
   asm volatile(
       "{\n .reg .pred p;\n setp.ne.b32 p, %37, 0;\n"
       " wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" MNEME_REGISTERS_32
-      "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;\n}"
+      "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}"
       : MNEME_SUMS_8(0)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kFirst ? 0 : 1));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kFirst ? 0 : 1),
+        "n"(kTransposedB ? 1 : 0));
 }
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 

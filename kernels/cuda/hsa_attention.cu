@@ -2,6 +2,7 @@
 // hsa_attention_kernels.cuh.
 
 #include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
 #include "kernels/cuda/hsa_attention_kernels.cuh"
 #include "kernels/cuda/kernels.h"
 
@@ -9,6 +10,7 @@ namespace mneme {
 
 absl::Status CudaHsaAttend(const HsaAttendParams& params, CudaStream& stream) {
   const hsa::Machine machine = {.multiprocessors = stream.device().multiprocessors,
+                                .major = stream.device().major,
                                 .shared_bytes_max = stream.device().shared_bytes_max};
   const hsa::Variant variant = hsa::Choose(params, machine);
   if (!hsa::CanCompute(variant, params, machine)) {
@@ -16,7 +18,8 @@ absl::Status CudaHsaAttend(const HsaAttendParams& params, CudaStream& stream) {
                                                    " tokens and width ", params.head_dim,
                                                    " do not fit in shared memory"));
   }
-  RETURN_IF_CUDA_ERROR(hsa::LaunchHsa(variant, params, stream.get()));
+  ASSIGN_OR_RETURN(void* workspace, stream.Scratch(hsa::WorkspaceBytes(variant, params, machine)));
+  RETURN_IF_CUDA_ERROR(hsa::LaunchHsa(variant, params, machine, workspace, stream.get()));
   return absl::OkStatus();
 }
 

@@ -554,16 +554,17 @@ struct WgmmaShape {
   }
 };
 
-// What all multiplying warps of a block know of the queries; in shared memory. A warp may overwrite
-// a bound with an older, lower one, which is a bound too.
+// What all multiplying warps of a block know of the queries; in shared memory, raised by atomic
+// operations and read without order: an older, lower bound is a bound too (and so is a score that a
+// warp overwrites with an older one).
 struct Bounds {
   uint64_t* keys;  // [queries]: a candidate's key is at least this
   float* scores;   // [queries]: their scores, minus infinity at first; a NaN without a query
 
   __device__ __forceinline__ void Raise(int query, uint64_t key) const {
     if (key > keys[query]) {
-      keys[query] = key;
-      scores[query] = KeyScore(key);
+      atomicMax(reinterpret_cast<unsigned long long*>(keys + query), key);
+      atomicExch(scores + query, KeyScore(key));
     }
   }
 };

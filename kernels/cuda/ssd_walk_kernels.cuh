@@ -621,15 +621,16 @@ __device__ __forceinline__ void WalkStates(const SsdParams& p, const StateChain&
   prepare();
   for (int tile = 0, of_run = 0; tile < tiles; ++tile) {
     const int stage = step.stage;
-    const StateProduct started = product;
     WgmmaFence();
-    started.Start(added, ring.Panel(stage, 1));
+    product.Start(added, ring.Panel(stage, 1));
     const float whole = Exp(ring.DecaysOf(stage, 0).high[kTile - 1]);
     step.Next();
-    if (tile + 1 < tiles) prepare();  // the next tile's while this one's product is under way
+    // The product reads `weighted` from registers until it is done: the next tile's must not be
+    // computed before, or the compiler may give them the same registers.
     WgmmaWait<0>();
     __syncwarp();
     if (threadIdx.x % 32 == 0) PhaseArrive(ring.Empty(stage));
+    if (tile + 1 < tiles) prepare();
     Advance(state, whole, added);
     if (++of_run == chain.run_tiles) {
       of_run = 0;

@@ -80,6 +80,11 @@ TEST_F(CliProgramTest, WrongUsageIsStatusTwoAndNamed) {
       {{"--address", "nonsense", "status"}, "--address nonsense"},
       {{"search", "m", "q", "-k", "0"}, "-k 0"},
       {{"ingest", "m", "-"}, "--document"},
+      {{"search", "m", "q", "--as-of", "yesterday"}, "--as-of yesterday"},
+      {{"fork", "m"}, "needs NEW"},
+      {{"snapshot", "m"}, "--list"},
+      {{"snapshot", "m", "s", "--list"}, "--list"},
+      {{"snapshot", "m", "s", "--delete", "--as-of", "2h"}, "--as-of"},
   };
   for (const auto& [arguments, culprit] : wrong) {
     Program::Result result = Run(arguments);
@@ -183,8 +188,9 @@ TEST_F(CliProgramTest, CreateMemoriesAndDelete) {
   const json listed = json::parse(Run({"memories", "--json"}).output);
   ASSERT_EQ(listed["memories"].size(), 3u);
   EXPECT_THAT(KeysOf(listed["memories"][0]),
-              ElementsAre("chunks", "create_time", "display_name", "documents", "durable_bytes",
-                          "memory", "name", "retention", "tokens", "ttl_seconds", "visible_bytes"));
+              ElementsAre("base", "base_time", "chunks", "create_time", "display_name", "documents",
+                          "durable_bytes", "memory", "name", "quota_bytes", "retention", "tokens",
+                          "ttl_seconds", "visible_bytes"));
   const json deleted = json::parse(Run({"delete", "tenants/default/memories/o", "--json"}).output);
   EXPECT_EQ(deleted["deleted"], "tenants/default/memories/o");
   EXPECT_EQ(deleted["receipt"]["documents"], 2);

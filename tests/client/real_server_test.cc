@@ -20,6 +20,7 @@ namespace {
 
 using nlohmann::json;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr char kDocument[] = "tenants/default/memories/m/documents/d";
 
@@ -162,6 +163,58 @@ TEST(RealServerTest, ProgramFromCreateToDelete) {
   Program::Result gone = RunProgram({"ask", "m", "anything"}, server->address());
   EXPECT_EQ(gone.status, 1);
   EXPECT_THAT(gone.errors, HasSubstr("tenants/default/memories/m"));
+}
+
+TEST(RealServerTest, ProgramForksAndReadsThePast) {
+  auto server = TestServer::StartReal();
+  const auto run = [&](std::vector<std::string> arguments, const std::string& input = "") {
+    arguments.push_back("--json");
+    Program::Result result = RunProgram(arguments, server->address(), input);
+    EXPECT_EQ(result.status, 0) << result.errors;
+    return json::parse(result.output);
+  };
+  const auto texts = [&](std::vector<std::string> arguments) {
+    std::string all;
+    const json found = run(std::move(arguments));
+    for (const json& result : found["results"]) all += result["text"].get<std::string>();
+    return all;
+  };
+  const std::string question = "What is the pass key?";
+  run({"create", "m"});
+  run({"ingest", "m", "-", "--document", "log"}, "The pass key is 40917.");
+  const json snapshot = run({"snapshot", "m", "before"});
+  EXPECT_EQ(run({"snapshot", "m", "--list"})["snapshots"][0], snapshot);
+  run({"ingest", "m", "-", "--document", "log", "--append"}, " No: the pass key is 55555.");
+  EXPECT_THAT(texts({"search", "m", question}), HasSubstr("55555"));
+  for (const std::vector<std::string>& past :
+       {std::vector<std::string>{"search", "m/snapshots/before", question},
+        {"search", "m", question, "--as-of", snapshot["as_of"]}}) {
+    EXPECT_THAT(texts(past), HasSubstr("40917"));
+    EXPECT_THAT(texts(past), Not(HasSubstr("55555")));
+  }
+  EXPECT_EQ(run({"search", "m", question, "--as-of", "1h"})["results"].size(), 0u);
+
+  const json fork = run({"fork", "m/snapshots/before", "f"});
+  EXPECT_EQ(fork["base"], "tenants/default/memories/m");
+  EXPECT_EQ(fork["base_time"], snapshot["as_of"]);
+  EXPECT_EQ(fork["documents"], 1);
+  EXPECT_EQ(run({"documents", "f"})["documents"][0]["shared"], true);
+  EXPECT_EQ(run({"show", "f", "log"})["text"], "The pass key is 40917.");
+  Program::Result refused =
+      RunProgram({"ingest", "f", "-", "--document", "log", "--append"}, server->address(), "x");
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_THAT(refused.errors, HasSubstr("shared"));
+  const json held = run({"forget", "m", "log"})["receipt"];
+  EXPECT_EQ(held["held_by"], json({"tenants/default/memories/f"}));
+  EXPECT_EQ(held["held_text_bytes"], 22);
+  EXPECT_EQ(held["text_bytes"], 27);
+  EXPECT_TRUE(held["purge_time"].is_null());
+  EXPECT_THAT(RunProgram({"delete", "m"}, server->address()).output, HasSubstr("deleted m"));
+  EXPECT_THAT(texts({"search", "f", question}), HasSubstr("40917"));
+  EXPECT_EQ(run({"memories"})["memories"][0]["base"], "");
+  const json gone = run({"delete", "f", "--everywhere"})["receipt"];
+  EXPECT_EQ(gone["documents"], 1);
+  EXPECT_FALSE(gone["purge_time"].is_null());
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "client/cli/top_view.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 
 #include "gmock/gmock.h"
@@ -33,6 +34,15 @@ TEST(TopViewTest, ShowsSharesRatesAndNoControlCharacters) {
   set(now, "mneme_page_reads_total{tier=\"disk\"}", 25);
   set(now, "mneme_engine_queue_depth{queue=\"segments\"}", 7);
   set(now, "mneme_engine_queue_limit{queue=\"segments\"}", 64);
+  set(now, "mneme_watermark_state{resource=\"disk\"}", 2);
+  set(now, "mneme_ingest_held", 1);
+  set(now, "mneme_watermark_refused_total", 3);
+  const double infinity = std::numeric_limits<double>::infinity();
+  set(now, "mneme_quota_used{quota=\"documents\",tenant=\"a\"}", 40);
+  set(now, "mneme_quota_limit{quota=\"documents\",tenant=\"a\"}", 50);
+  set(now, "mneme_quota_limit{quota=\"readers\",tenant=\"a\"}", infinity);
+  set(now, "mneme_tier_used_bytes{tier=\"host_landmarks\"}", 5e6);
+  set(now, "mneme_tier_limit_bytes{tier=\"host_landmarks\"}", infinity);
   v1::SlowRequest* slow = now.add_slow_requests();
   slow->set_method("Retrieve");
   slow->set_resource("tenants/default/memories/\x1b]0;evil\x07");
@@ -42,6 +52,10 @@ TEST(TopViewTest, ShowsSharesRatesAndNoControlCharacters) {
   EXPECT_THAT(view, HasSubstr("host       250.0 MB of 1.00 GB (25 %)"));
   EXPECT_THAT(view, HasSubstr("disk 25 (25 %), host 75 (75 %)"));
   EXPECT_THAT(view, HasSubstr("segments 7/64"));
+  EXPECT_THAT(view, HasSubstr("host_landmarks 5.0 MB\n"));
+  EXPECT_THAT(view, HasSubstr("disk refused, streams wait, refused 3 by quotas and watermarks"));
+  EXPECT_THAT(view, HasSubstr("tenant=\"a\"} 40 of 50 (80 %)"));
+  EXPECT_THAT(view, Not(HasSubstr("readers")));
   EXPECT_THAT(view, HasSubstr("12.0 requests/s, ingest 10.0 kB/s"));
   EXPECT_THAT(view, HasSubstr("1.500 s  Retrieve"));
   EXPECT_THAT(view, Not(HasSubstr("\x1b")));

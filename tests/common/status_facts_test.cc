@@ -18,5 +18,15 @@ TEST(StatusFactsTest, AFullDiskIsToldFromALimit) {
   EXPECT_EQ(WithStorageFull(limit).message(), limit.message());
 }
 
+TEST(StatusFactsTest, AQuotaComesBackAsItWas) {
+  QuotaFact fact{"text_bytes", "tenant default", 100, 90, 20};
+  const absl::Status refused = absl::ResourceExhaustedError("why");
+  EXPECT_EQ(QuotaOf(WithQuota(refused, fact)), fact);
+  fact.retry_after = absl::Milliseconds(1500);
+  fact.is_watermark = true;
+  EXPECT_EQ(QuotaOf(WithQuota(refused, fact)), fact);
+  EXPECT_FALSE(QuotaOf(refused).has_value());
+}
+
 }  // namespace
 }  // namespace mneme

@@ -8,8 +8,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <utility>
 
+#include "absl/time/clock.h"
 #include "common/check.h"
 
 namespace mneme {
@@ -31,41 +33,81 @@ int FreePort() {
 
 }  // namespace
 
-ServerProcess::ServerProcess(std::string folder)
-    : folder_(std::move(folder)), address_("127.0.0.1:" + std::to_string(FreePort())) {}
+ServerProcess::ServerProcess(std::string folder, std::string model)
+    : folder_(std::move(folder)),
+      model_(std::move(model)),
+      address_("127.0.0.1:" + std::to_string(FreePort())) {}
 
 ServerProcess::~ServerProcess() {
   if (pid_ > 0) KillNine();
 }
 
-void ServerProcess::Start() {
-  MNEME_CHECK(pid_ < 0);
-  const std::string program = std::string(MNEME_BIN_DIR) + "/mneme-server";
-  const std::string model = std::string(MNEME_SOURCE_DIR) + "/models/mneme-small";
-  const std::string data = folder_ + "/data";
-  pid_ = fork();
-  MNEME_CHECK(pid_ >= 0);
-  if (pid_ > 0) return;
-  const int log = open(log_path().c_str(), O_CREAT | O_WRONLY | O_APPEND, 0644);
-  dup2(log, STDOUT_FILENO);
-  dup2(log, STDERR_FILENO);
-  execl(program.c_str(), program.c_str(), "--data-dir", data.c_str(), "--model", model.c_str(),
-        "--listen", address_.c_str(), "--http", "off", static_cast<char*>(nullptr));
+pid_t ServerProcess::Spawn(const std::vector<std::string>& flags, const std::string& crash_at) {
+  const std::string program = std::string(MNEME_BIN_DIR) + "/mneme-crash-server";
+  // All of it before the fork: other threads of this process may hold any lock.
+  std::vector<const char*> arguments = {program.c_str()};
+  for (const std::string& flag : flags) arguments.push_back(flag.c_str());
+  arguments.push_back(nullptr);
+  const std::string crash = "CRASH_AT=" + crash_at;
+  std::vector<const char*> environment;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    if (std::strncmp(*entry, "CRASH_", 6) != 0) environment.push_back(*entry);
+  }
+  if (!crash_at.empty()) environment.push_back(crash.c_str());
+  environment.push_back(nullptr);
+  const std::string log = log_path();
+  const pid_t pid = fork();
+  MNEME_CHECK(pid >= 0);
+  if (pid > 0) return pid;
+  const int fd = open(log.c_str(), O_CREAT | O_WRONLY | O_APPEND, 0644);
+  dup2(fd, STDOUT_FILENO);
+  dup2(fd, STDERR_FILENO);
+  execve(program.c_str(), const_cast<char**>(arguments.data()),
+         const_cast<char**>(environment.data()));
   _exit(127);
 }
 
+void ServerProcess::Start(const std::string& crash_at) {
+  MNEME_CHECK(pid_ < 0);
+  pid_ = Spawn({"--data-dir", data_dir(), "--model", model_, "--listen", address_, "--http", "off",
+                "--set", "store.backup_dir=" + backup_dir(), "--set",
+                "store.scrub_bytes_per_second=1000000", "--set", "store.scrub_interval_seconds=1"},
+               crash_at);
+}
+
+int ServerProcess::RunToEnd(const std::vector<std::string>& flags) {
+  int status = 0;
+  waitpid(Spawn(flags, ""), &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
 void ServerProcess::KillNine() {
+  if (pid_ < 0) return;
   kill(pid_, SIGKILL);
   waitpid(pid_, nullptr, 0);
   pid_ = -1;
+}
+
+int ServerProcess::Ended(int wait_status) {
+  pid_ = -1;
+  return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : -1;
 }
 
 int ServerProcess::Stop() {
   kill(pid_, SIGTERM);
   int status = 0;
   waitpid(pid_, &status, 0);
-  pid_ = -1;
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return Ended(status);
+}
+
+int ServerProcess::AwaitEnd(absl::Duration patience) {
+  const absl::Time deadline = absl::Now() + patience;
+  int status = 0;
+  do {
+    if (waitpid(pid_, &status, WNOHANG) == pid_) return Ended(status);
+    absl::SleepFor(absl::Milliseconds(2));
+  } while (absl::Now() < deadline);
+  return -1;
 }
 
 bool ServerProcess::Alive() {

@@ -107,6 +107,8 @@ class EngineHarness {
   EngineOptions& options() { return options_; }
   MemoryStoreOptions& store_options() { return store_options_; }
 
+  const std::string& folder() const { return folder_; }  // where everything is
+
   // Ends the engine, and with it the store, as a crash of the process would: nothing is drained.
   void Stop();
   // Opens both again; `use_simulated_clock`: the engine's clock moves only when told.

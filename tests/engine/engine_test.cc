@@ -128,6 +128,34 @@ TEST(EngineTest, ReadinessEndsWithABackgroundThread) {
   EXPECT_TRUE(writer.WaitDurable(4));
 }
 
+TEST(EngineTest, AThreadThatHangsIsNamedAndReadinessComesBackWithIt) {
+  EngineHarness harness;
+  harness.UseSimulatedClock();
+  harness.Restart();
+  harness.CreateMemory("m");
+  ASSERT_TRUE(harness.WaitReady());
+  Gate& gate = harness.NewGate();
+  harness.model().OnForward([&](FakeModel::Segments) {
+    gate.Pass();
+    return absl::OkStatus();
+  });
+  TestWriter writer(harness.engine(), harness.Document("m", "d"));
+  writer.Send("text");
+  ASSERT_TRUE(writer->Flush().ok());
+  ASSERT_TRUE(gate.WaitArrived(1));
+  harness.clock().Advance(harness.options().thread_stall_max + absl::Seconds(1));
+  // The others, which wait for work, beat within a second.
+  const std::string named = "background thread derive has shown no sign of life";
+  for (int i = 0; i < 6000 && Message(harness.engine().Ready()).find(named) == std::string::npos;
+       ++i) {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  EXPECT_THAT(Message(harness.engine().Ready()), HasSubstr(named));
+  EXPECT_EQ(harness.Metric("mneme_thread_alive{thread=\"derive\"}"), 1);
+  gate.Open();
+  EXPECT_TRUE(harness.WaitReady());
+}
+
 TEST(EngineTest, QuestionsFailTidilyWhenTheirThreadDies) {
   EngineHarness harness;
   harness.CreateMemory("m");
@@ -203,9 +231,11 @@ TEST(EngineTest, EveryLimitIsExportedBesideItsUse) {
   EXPECT_EQ(harness.Metric("mneme_engine_limit{limit=\"retrieve_k_max\"}"), 256);
   for (const char* thread : {"commit", "encode", "derive", "read", "recovery"}) {
     EXPECT_EQ(harness.Metric(absl::StrCat("mneme_thread_alive{thread=\"", thread, "\"}")), 1);
-    EXPECT_GT(harness.Metric(absl::StrCat("mneme_thread_heartbeat_timestamp_seconds{thread=\"",
-                                          thread, "\"}")),
-              0);
+    EXPECT_GE(
+        harness.Metric(absl::StrCat("mneme_thread_last_beat_seconds{thread=\"", thread, "\"}")), 0);
+    EXPECT_EQ(
+        harness.Metric(absl::StrCat("mneme_thread_beat_limit_seconds{thread=\"", thread, "\"}")),
+        absl::ToDoubleSeconds(harness.options().thread_stall_max));
   }
 }
 

@@ -84,8 +84,19 @@ class FaultChunkStore : public ChunkStore {
     if (!ranges.empty()) purges_.fetch_add(1);
     return store_.Purge(ranges, cancel);
   }
-  int64_t used_bytes() override { return store_.used_bytes(); }
-  int64_t free_bytes() override { return store_.free_bytes(); }
+  int64_t used_bytes() override {
+    const int64_t used_bytes = used_bytes_;
+    return used_bytes >= 0 ? used_bytes : store_.used_bytes();
+  }
+  // What is free on the disk from now on, and what the store uses of it; negative: as it is.
+  void SetDisk(int64_t free_bytes, int64_t used_bytes = -1) {
+    free_bytes_ = free_bytes;
+    used_bytes_ = used_bytes;
+  }
+  int64_t free_bytes() override {
+    const int64_t free_bytes = free_bytes_;
+    return free_bytes >= 0 ? free_bytes : store_.free_bytes();
+  }
 
  private:
   using Faults = std::map<Table, absl::Status>;
@@ -103,6 +114,8 @@ class FaultChunkStore : public ChunkStore {
   std::function<void(const WriteBatch&)> on_write_ ABSL_GUARDED_BY(mutex_);
   absl::Status purge_fault_ ABSL_GUARDED_BY(mutex_);
   std::atomic<int> purges_{0};
+  std::atomic<int64_t> free_bytes_{-1};
+  std::atomic<int64_t> used_bytes_{-1};
   std::atomic<int> synced_writes_{0};
 };
 

@@ -197,6 +197,50 @@ TEST_P(AttentionTest, HsaAttendMatchesItsTwin) {
   }
 }
 
+// Many rows of several readers, of which some neighbours read the same pages (CUDA computes such
+// calls by page).
+TEST_P(AttentionTest, HsaAttendOfManyRowsMatchesItsTwin) {
+  for (const DType out_dtype : kTypes) {
+    constexpr int64_t kDim = 64, kTokens = 64, kStored = 50, kPageElements = 2 * kTokens * kDim;
+    const int64_t rows = 2048 + Uniform(0, 300), heads = Uniform(1, 3), pages_max = Uniform(1, 9);
+    const int64_t width = heads * kDim;
+    const int64_t q_stride = width + Gap(), out_stride = width + Gap();
+    const std::vector<float> q = Normal(rows * q_stride);
+    std::vector<Bf16> stored;
+    for (const float v : Normal(kStored * kPageElements)) stored.push_back(FloatToBf16(v));
+    std::vector<const void*> pages(rows * pages_max, nullptr);
+    std::vector<float> weights(rows * pages_max, 0.0f);
+    std::vector<int32_t> counts;
+    for (int64_t r = 0; r < rows; ++r) {
+      const bool same = r > 0 && Uniform(0, r < rows / 2 ? 300 : 2) != 0;
+      counts.push_back(same ? counts.back() : static_cast<int32_t>(Uniform(0, pages_max)));
+      for (int64_t i = 0; i < counts.back(); ++i) {
+        pages[r * pages_max + i] = same ? pages[(r - 1) * pages_max + i]
+                                        : stored.data() + Uniform(0, kStored - 1) * kPageElements;
+        weights[r * pages_max + i] = 1.0f / static_cast<float>(Uniform(2, 9));
+      }
+    }
+    Output out(out_dtype, rows, width, out_stride);
+    const HsaAttendParams p = {.q = q.data(),
+                               .q_stride = q_stride,
+                               .pages = pages.data(),
+                               .weights = weights.data(),
+                               .page_counts = counts.data(),
+                               .pages_max = pages_max,
+                               .page_dtype = DType::kBf16,
+                               .rows = rows,
+                               .heads = heads,
+                               .head_dim = kDim,
+                               .chunk_tokens = kTokens,
+                               .out = out.data(),
+                               .out_dtype = out_dtype,
+                               .out_stride = out_stride};
+    ASSERT_TRUE(backend_->HsaAttend(p).ok());
+    // q, the probabilities and each page's result may be bf16: 2^-9 each.
+    out.Expect(HsaAttendReference(p), 2e-2);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, AttentionTest, testing::ValuesIn(BackendCases()),
                          BackendCaseName);
 

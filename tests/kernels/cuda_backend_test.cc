@@ -359,5 +359,66 @@ TEST_F(CudaBackendTest, LandmarkScanFindsTheBestOfEveryQueryInAnyCompany) {
   }
 }
 
+// Rows by themselves, in a call of many rows and among others: the same bits, whichever kernels the
+// numbers of rows and the neighbours' pages choose.
+TEST_F(CudaBackendTest, HsaRowsDoNotDependOnTheirCompany) {
+  constexpr int64_t kRows = 5000, kHeads = 6, kDim = 64, kTokens = 64, kPagesMax = 9, kStored = 60;
+  constexpr int64_t kWidth = kHeads * kDim, kPageElements = 2 * kTokens * kDim;
+  std::vector<Bf16> stored;
+  for (const float v : Numbers(kStored * kPageElements, 31)) stored.push_back(FloatToBf16(v));
+  const Buffer pool = backend_->Allocate(static_cast<int64_t>(stored.size()) * 2).value();
+  ASSERT_TRUE(backend_->CopyIn(pool.data(), stored.data(), pool.bytes()).ok());
+  const Buffer q = Filled(Numbers(kRows * kWidth, 32));
+  const Buffer weights = Filled(Numbers(kRows * kPagesMax, 33));
+  std::mt19937 random(34);
+  std::vector<const void*> table(kRows * kPagesMax, nullptr);
+  std::vector<int32_t> counts(kRows);
+  for (int64_t r = 0; r < kRows; ++r) {
+    const bool same = r % 1000 > 300 && random() % 40 != 0;  // runs of neighbours, and none
+    counts[r] = same ? counts[r - 1] : static_cast<int32_t>(random() % (kPagesMax + 1));
+    for (int64_t i = 0; i < counts[r]; ++i) {
+      table[r * kPagesMax + i] = same ? table[(r - 1) * kPagesMax + i]
+                                      : pool.as<Bf16>() + random() % kStored * kPageElements;
+    }
+  }
+  const Buffer pages = backend_->Allocate(static_cast<int64_t>(table.size() * 8)).value();
+  ASSERT_TRUE(backend_->CopyIn(pages.data(), table.data(), pages.bytes()).ok());
+  const Buffer page_counts = backend_->Allocate(kRows * 4).value();
+  ASSERT_TRUE(backend_->CopyIn(page_counts.data(), counts.data(), kRows * 4).ok());
+  const Buffer out = backend_->Allocate(kRows * kWidth * 4).value();
+  const auto attend = [&](int64_t first, int64_t rows) {
+    EXPECT_TRUE(backend_->Zero(out.data(), out.bytes()).ok());
+    EXPECT_TRUE(backend_
+                    ->HsaAttend({.q = q.as<float>() + first * kWidth,
+                                 .q_stride = kWidth,
+                                 .pages = pages.as<const void*>() + first * kPagesMax,
+                                 .weights = weights.as<float>() + first * kPagesMax,
+                                 .page_counts = page_counts.as<int32_t>() + first,
+                                 .pages_max = kPagesMax,
+                                 .pages_resident = true,
+                                 .page_dtype = DType::kBf16,
+                                 .rows = rows,
+                                 .heads = kHeads,
+                                 .head_dim = kDim,
+                                 .chunk_tokens = kTokens,
+                                 .out = out.data(),
+                                 .out_stride = kWidth})
+                    .ok());
+    std::vector<float> values = Values(out);
+    values.resize(rows * kWidth);
+    return values;
+  };
+  const std::vector<float> together = attend(0, kRows);
+  for (const auto& [first, rows] : {std::pair<int64_t, int64_t>{0, 7},
+                                    {290, 100},
+                                    {777, 2048},
+                                    {1301, 3333},
+                                    {4999, 1}}) {
+    const std::vector<float> some = attend(first, rows);
+    EXPECT_TRUE(std::equal(some.begin(), some.end(), together.begin() + first * kWidth))
+        << "rows " << first << " to " << first + rows;
+  }
+}
+
 }  // namespace
 }  // namespace mneme

@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "memory_store/store_checker.h"
 #include "tests/memory_store/derived.h"
 #include "tests/memory_store/temp_store.h"
 
@@ -160,6 +161,63 @@ TEST_F(DamagedFilesTest, LogThatWasCutOffLosesNothingBeforeTheCut) {
     EXPECT_EQ(temp_.store().ReadText(document, 0, kBytes).value(), Text(document));
     EXPECT_EQ(temp_.store().GetDocument(document)->visible_bytes,
               document == documents_.back() ? 0 : kBytes);
+  }
+}
+
+// Pages of 5 KiB lie in blob files.
+class DamagedBlobFileTest : public ::testing::Test {
+ protected:
+  static MemoryStoreOptions Options() {
+    MemoryStoreOptions options;
+    options.page_bytes = 5120;
+    return options;
+  }
+  SegmentDerived Segment(DocumentId document) {
+    return MadeUpSegment(temp_.options(), document, 0, 0, 4, 0, 100);
+  }
+  StoreCheckReport Check(bool heal) {
+    StoreCheckOptions options;
+    options.heal = heal;
+    options.derive = [this](DocumentId document, int64_t, bool) {
+      return temp_.store().RestoreSegment(Segment(document));
+    };
+    return StoreChecker(temp_.store(), options).Run().value();
+  }
+
+  TempStore temp_{Options()};
+};
+
+TEST_F(DamagedBlobFileTest, IsHealedWhereverTheByteLies) {
+  const MemoryId memory = temp_.store().CreateMemory("default", "m", "").value().uid;
+  std::vector<DocumentId> documents;
+  for (int i = 0; i < 3; ++i) {
+    const DocumentId document =
+        temp_.store().CreateDocument(memory, absl::StrCat("d", i)).value().uid;
+    documents.push_back(document);
+    const std::string text(100, 'x');
+    const TextAppend append{document, 0, text, false};
+    ASSERT_TRUE(temp_.store().AppendText({&append, 1}).ok());
+    const std::vector<SegmentDerived> segments = {Segment(document)};
+    ASSERT_TRUE(temp_.store().PutSegments(segments).ok());
+  }
+  // Its header, a record's header, key and value, the last value, the footer.
+  for (const int64_t at : {2, 31, 40, 70, 3000, -2000, -3}) {
+    ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+    temp_.Close();
+    const std::vector<std::string> files = Files(temp_.data_dir() + "/rocksdb", ".blob");
+    ASSERT_FALSE(files.empty());
+    const auto size = static_cast<int64_t>(std::filesystem::file_size(files[0]));
+    SCOPED_TRACE(absl::StrCat(files[0], " of ", size, " bytes, byte ", at));
+    FlipByte(files[0], at >= 0 ? at : size + at);
+    temp_.Open();
+    EXPECT_GT(Check(/*heal=*/false).found_count(), 0);
+    const StoreCheckReport healed = Check(/*heal=*/true);
+    EXPECT_EQ(healed.healed_count(), healed.found_count());
+    temp_.Reopen();
+    EXPECT_EQ(Check(/*heal=*/false).found_count(), 0);
+    for (const DocumentId document : documents) {
+      EXPECT_TRUE(temp_.store().Pin({{document, 0}, {document, 3}})->missing().empty());
+    }
   }
 }
 

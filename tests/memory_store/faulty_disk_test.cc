@@ -1,6 +1,7 @@
 // The store over a file system that fails: what was acked is there after a restart, byte for byte;
 // what was not acked is there whole or not at all; nothing ends the process.
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <string>
@@ -13,6 +14,7 @@
 #include "memory_store/store_checker.h"
 #include "tests/memory_store/derived.h"
 #include "tests/memory_store/faulty_env.h"
+#include "tests/memory_store/file_search.h"
 #include "tests/memory_store/temp_store.h"
 
 namespace mneme {
@@ -138,6 +140,62 @@ TEST_F(FaultyDiskTest, FlushThatFailsLosesNothing) {
   EXPECT_FALSE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
   EXPECT_GE(system_->faults(), 1);
   EXPECT_EQ(temp_.store().ReadText(documents_[3], 0, 5000).value(), acked_[3]);
+  ExpectAllAcked();
+}
+
+TEST_F(FaultyDiskTest, SyncOfATableThatFailsLosesNothing) {
+  AppendMany(5);
+  system_->SetOnSync([](const std::string& name) {
+    return IsTable(name) ? rocksdb::IOStatus::IOError("sync failed") : rocksdb::IOStatus::OK();
+  });
+  EXPECT_FALSE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+  EXPECT_GE(system_->faults(), 1);
+  EXPECT_EQ(temp_.store().ReadText(documents_[1], 0, 5000).value(), acked_[1]);
+  ExpectAllAcked();
+}
+
+TEST_F(FaultyDiskTest, ManifestThatCannotBeWrittenLosesNothing) {
+  for (const bool torn : {false, true}) {
+    AppendMany(5);
+    system_->SetOnAppend([torn](const std::string& name, size_t bytes) {
+      if (!absl::StrContains(name, "MANIFEST")) {
+        return FaultyFileSystem::Appended{bytes, rocksdb::IOStatus::OK()};
+      }
+      return FaultyFileSystem::Appended{torn ? bytes / 2 : 0, rocksdb::IOStatus::IOError("torn")};
+    });
+    EXPECT_FALSE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+    EXPECT_GE(system_->faults(), 1);
+    const auto size = static_cast<int64_t>(acked_[1].size());
+    EXPECT_EQ(temp_.store().ReadText(documents_[1], 0, size).value(), acked_[1]);
+    ExpectAllAcked();
+  }
+}
+
+TEST_F(FaultyDiskTest, PurgeOnAFullDiskStaysPendingAndIsDoneWhenThereIsSpace) {
+  AppendMany(3);
+  EXPECT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+  const MemoryId other = temp_.store().CreateMemory("default", "other", "").value().uid;
+  const DocumentId gone = temp_.store().CreateDocument(other, "gone").value().uid;
+  const std::string marker = "QzWxEcRvTbYnUmIkOlPqAzSx";
+  const TextAppend append{gone, 0, marker, false};
+  ASSERT_TRUE(temp_.store().AppendText({&append, 1}).ok());
+  ASSERT_TRUE(temp_.store().DeleteMemory(other).ok());
+  system_->SetOnAppend([](const std::string& name, size_t bytes) {
+    if (!IsTable(name)) return FaultyFileSystem::Appended{bytes, rocksdb::IOStatus::OK()};
+    return FaultyFileSystem::Appended{0, rocksdb::IOStatus::NoSpace("no space")};
+  });
+  std::atomic<bool> cancel{false};
+  EXPECT_FALSE(temp_.store().Purge(cancel).ok());
+  EXPECT_EQ(temp_.store().PendingDeletions().size(), 1u);
+  EXPECT_EQ(temp_.store().ReadText(documents_[2], 0, 3000).value(), acked_[2]);
+  system_->Heal();
+  const absl::Time until = absl::Now() + kPatience;
+  while (!temp_.store().PendingDeletions().empty()) {
+    ASSERT_LT(absl::Now(), until);
+    if (!temp_.store().Purge(cancel).ok()) absl::SleepFor(absl::Milliseconds(50));
+  }
+  EXPECT_TRUE(MarkersOnDisk(temp_.data_dir(), {marker}).empty());
+  while (!Append(0).ok() && absl::Now() < until) absl::SleepFor(absl::Milliseconds(50));
   ExpectAllAcked();
 }
 

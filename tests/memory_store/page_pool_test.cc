@@ -36,10 +36,14 @@ class PagePoolTest : public ::testing::Test {
     }
     return absl::OkStatus();
   }
-  absl::StatusOr<PagePool::Pins> TryPin(PagePool& pool, const std::vector<PageId>& ids) {
-    return pool.PinAll(ids, [this](auto load_ids, auto destinations, auto* found) {
-      return Load(load_ids, destinations, found);
-    });
+  absl::StatusOr<PagePool::Pins> TryPin(PagePool& pool, const std::vector<PageId>& ids,
+                                        absl::Span<const float> mass = {}) {
+    return pool.PinAll(
+        ids,
+        [this](auto load_ids, auto destinations, auto* found) {
+          return Load(load_ids, destinations, found);
+        },
+        mass);
   }
   PagePool::Pins Pin(PagePool& pool, std::initializer_list<int64_t> numbers) {
     return TryPin(pool, Ids(numbers)).value();
@@ -47,6 +51,30 @@ class PagePoolTest : public ::testing::Test {
   // Reads pages and lets go of them.
   void Touch(PagePool& pool, std::initializer_list<int64_t> numbers) {
     for (const int64_t number : numbers) pool.Unpin(Pin(pool, {number}).slots);
+  }
+  // Reads pages with this weight each.
+  void Weigh(PagePool& pool, int64_t first, int64_t end, float mass) {
+    for (int64_t number = first; number < end; ++number) {
+      pool.Unpin(TryPin(pool, Ids({number}), {&mass, 1})->slots);
+    }
+  }
+  // How many of these are there; looking changes little.
+  int CountInPool(PagePool& pool, int64_t first, int64_t end) {
+    int count = 0;
+    for (int64_t number = first; number < end; ++number) {
+      bool found = true;
+      const float nothing = 0;
+      const PageId id = Id(number);
+      const auto pins = pool.PinAll({&id, 1},
+                                    [&found](auto, auto, std::vector<bool>* loaded) {
+                                      found = (*loaded)[0] = false;
+                                      return absl::OkStatus();
+                                    },
+                                    {&nothing, 1});
+      pool.Unpin(pins->slots);
+      count += found;
+    }
+    return count;
   }
   bool InPool(PagePool& pool, int64_t number) {
     const int before = loads_[number];
@@ -148,6 +176,66 @@ TEST_F(PagePoolTest, IngestDoesNotDisplaceWhatIsReadAgainAndAgain) {
   int kept = 0;
   for (int64_t hot = 0; hot < 10; ++hot) kept += InPool(pool, hot);
   EXPECT_EQ(kept, 10);
+}
+
+TEST_F(PagePoolTest, ScanByOneReaderLeavesWhatOthersWeighed) {
+  PagePool pool(kPageBytes, 40 * kPageBytes, metrics_);
+  // Two readers' hot pages; the scan weighs each of its pages as much as one read of theirs did.
+  for (int round = 0; round < 3; ++round) Weigh(pool, 0, 30, 0.3f);
+  for (int64_t scanned = 1000; scanned < 5000; scanned += 100) {
+    Weigh(pool, scanned, scanned + 100, 0.3f);
+    ASSERT_EQ(pool.used_bytes(), pool.limit_bytes());
+  }
+  EXPECT_EQ(CountInPool(pool, 0, 30), 30);
+}
+
+TEST_F(PagePoolTest, MassBeatsRecency) {
+  PagePool pool(kPageBytes, 20 * kPageBytes, metrics_);
+  Weigh(pool, 0, 10, 0.9f);
+  // Later and more often, but for next to nothing.
+  for (int round = 0; round < 5; ++round) Weigh(pool, 100, 200, 0.001f);
+  EXPECT_EQ(CountInPool(pool, 0, 10), 10);
+}
+
+TEST_F(PagePoolTest, AmongEqualsTheNewerStay) {
+  PagePool pool(kPageBytes, 20 * kPageBytes, metrics_);
+  Weigh(pool, 0, 100, 0.5f);
+  EXPECT_EQ(CountInPool(pool, 80, 100), 20);
+}
+
+TEST_F(PagePoolTest, WhatWasHotOnceGivesWayToWhatIsHotNow) {
+  PagePool pool(kPageBytes, 20 * kPageBytes, metrics_);
+  for (int round = 0; round < 200; ++round) Weigh(pool, 0, 18, 0.5f);
+  for (int round = 0; round < 40; ++round) Weigh(pool, 100, 118, 0.5f);
+  EXPECT_EQ(CountInPool(pool, 100, 118), 18);
+}
+
+TEST_F(PagePoolTest, PageThatNobodyWeighedLeavesFirst) {
+  PagePool pool(kPageBytes, 20 * kPageBytes, metrics_);
+  const std::vector<uint8_t> page(kPageBytes, 7);
+  Weigh(pool, 0, 10, 0.01f);
+  for (int64_t number = 100; number < 110; ++number) pool.Insert(Ids({number}), page.data());
+  Weigh(pool, 200, 210, 0.01f);
+  EXPECT_EQ(CountInPool(pool, 0, 10), 10);
+  EXPECT_EQ(CountInPool(pool, 200, 210), 10);
+  // Last: to look for a page that is not there makes room.
+  EXPECT_EQ(CountInPool(pool, 100, 110), 0);
+}
+
+TEST_F(PagePoolTest, LimitHoldsWhileEverythingIsPinned) {
+  PagePool pool(kPageBytes, 10 * kPageBytes, metrics_);
+  std::vector<PagePool::SlotIndex> pinned;
+  std::vector<const uint8_t*> pages;
+  for (int64_t number = 0; number < 10; ++number) {
+    const PagePool::Pins pins = Pin(pool, {number});
+    pinned.push_back(pins.slots[0]);
+    pages.push_back(pins.pages[0]);
+    Weigh(pool, 100 * number + 100, 100 * number + 100 + (number < 9 ? 20 : 0), 1);
+    ASSERT_LE(pool.used_bytes(), pool.limit_bytes());
+  }
+  EXPECT_FALSE(TryPin(pool, Ids({77})).ok());
+  for (int64_t number = 0; number < 10; ++number) EXPECT_EQ(pages[number][0], number);
+  pool.Unpin(pinned);
 }
 
 TEST_F(PagePoolTest, PageThatComesBackSoonStaysLonger) {

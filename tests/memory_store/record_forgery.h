@@ -36,6 +36,8 @@ inline bool DecodeAsEveryKind(absl::string_view key, absl::string_view value) {
   taken |= DecodeSegmentRecord(key, value).ok();
   taken |= DecodePageRecord(key, value).ok();
   taken |= DecodePurgeRecord(key, value).ok();
+  taken |= DecodeDropRecord(key, value).ok();
+  taken |= DecodeSnapshotRecord(key, value).ok();
   return taken;
 }
 

@@ -24,6 +24,21 @@ TEST(RecordsTest, BytesAreAsTheFormatDocumentSays) {
   EXPECT_EQ(record.substr(12), "\x01text");
 }
 
+TEST(RecordsTest, AMemorysRecordIsOfTheOldestVersionThatSaysAll) {
+  MemoryRecord memory{.tenant = "t", .id = "m"};
+  EXPECT_EQ(EncodeRecord("k", memory)[0], 1);
+  memory.ttl_us = 5;
+  EXPECT_EQ(EncodeRecord("k", memory)[0], 2);
+  memory.quota_bytes = int64_t{3} << 40;
+  const std::string record = EncodeRecord("k", memory);
+  EXPECT_EQ(record[0], 3);
+  const MemoryRecord read = DecodeMemoryRecord("k", record).value();
+  EXPECT_EQ(read.ttl_us, 5);
+  EXPECT_EQ(read.quota_bytes, int64_t{3} << 40);
+  memory.quota_bytes = -1;
+  EXPECT_FALSE(DecodeMemoryRecord("k", EncodeRecord("k", memory)).ok());
+}
+
 TEST(RecordsTest, EveryKindIsReadBack) {
   const CounterRecord counter =
       DecodeCounterRecord("k", EncodeRecord("k", CounterRecord{7, 1ull << 63})).value();
@@ -44,6 +59,38 @@ TEST(RecordsTest, EveryKindIsReadBack) {
   EXPECT_FALSE(text.seal);
   EXPECT_EQ(text.text, "some text");
   EXPECT_EQ(TextBytesOfRecord(text_value), 9);
+  const std::string timed_value = EncodeRecord("k", TextRecord{true, "some text", 1700000000});
+  const TextRecord timed = DecodeTextRecord("k", timed_value).value();
+  EXPECT_TRUE(timed.seal);
+  EXPECT_EQ(timed.text, "some text");
+  EXPECT_EQ(timed.time_us, 1700000000);
+  EXPECT_EQ(TextBytesOfRecord(timed_value), 9);
+  MemoryRecord of_fork{"tenant", "", "", 5, 1, 7};
+  of_fork.base_memory = 3;
+  of_fork.base_as_of_us = 4;
+  of_fork.deleted_before = 9;
+  const MemoryRecord fork = DecodeMemoryRecord("k", EncodeRecord("k", of_fork)).value();
+  EXPECT_EQ(fork.retention, 1);
+  EXPECT_EQ(fork.ttl_us, 7);
+  EXPECT_EQ(fork.base_memory, 3u);
+  EXPECT_EQ(fork.base_as_of_us, 4);
+  EXPECT_EQ(fork.deleted_before, 9u);
+  EXPECT_EQ(DecodeDropRecord("k", EncodeRecord("k", DropRecord{8}))->before_memory, 8u);
+  const SnapshotRecord snapshot =
+      DecodeSnapshotRecord("k", EncodeRecord("k", SnapshotRecord{11, 12})).value();
+  EXPECT_EQ(snapshot.time_us, 11);
+  EXPECT_EQ(snapshot.create_time_us, 12);
+  PurgeRecord of_purge{.tenant = "tenant", .documents = 1};
+  of_purge.held_documents = 2;
+  of_purge.held_text_bytes = 300;
+  of_purge.held_by = {4, 5};
+  of_purge.also = {{6, 7}};
+  const PurgeRecord purge = DecodePurgeRecord("k", EncodeRecord("k", of_purge)).value();
+  EXPECT_EQ(purge.documents, 1);
+  EXPECT_EQ(purge.held_documents, 2);
+  EXPECT_EQ(purge.held_text_bytes, 300);
+  EXPECT_EQ(purge.held_by, of_purge.held_by);
+  EXPECT_EQ(purge.also, of_purge.also);
   SegmentRecord segment;
   segment.derivation_fingerprint = ~0ull;
   segment.encode_from_byte = 90;
@@ -111,7 +158,11 @@ TEST(RecordsTest, PayloadThatMeansNothingIsRefusedThoughItsChecksumIsRight) {
   EXPECT_THAT(DecodeTextRecord("key", ForgeRecord(RecordKind::kText, "key", "\x01text", 2))
                   .status()
                   .message(),
-              HasSubstr("version 2, known 1"));
+              HasSubstr("time"));
+  EXPECT_THAT(DecodeTextRecord("key", ForgeRecord(RecordKind::kText, "key", "\x01text", 3))
+                  .status()
+                  .message(),
+              HasSubstr("version 3, known 2"));
   SegmentRecord segment;
   segment.byte_begin = 10;
   segment.byte_end = 20;
@@ -144,7 +195,10 @@ TEST(RecordsTest, AnyBytesGiveAValueOrDataLoss) {
                                             EncodeRecord("key", DocumentRecord{"d", 1}),
                                             EncodeRecord("key", TextRecord{true, "text"}),
                                             EncodeRecord("key", segment),
-                                            EncodeRecord("key", PageRecord{1, 2, "page"})};
+                                            EncodeRecord("key", PageRecord{1, 2, "page"}),
+                                            EncodeRecord("key", PurgeRecord{"t", 1}),
+                                            EncodeRecord("key", DropRecord{1}),
+                                            EncodeRecord("key", SnapshotRecord{1, 2})};
   int taken = 0;
   for (int round = 0; round < 50'000; ++round) {
     const size_t kind = random() % samples.size();
@@ -157,8 +211,8 @@ TEST(RecordsTest, AnyBytesGiveAValueOrDataLoss) {
         payload[at] = static_cast<char>(random());
       }
     }
-    taken +=
-        DecodeAsEveryKind("key", ForgeRecord(static_cast<RecordKind>(kind + 1), "key", payload));
+    taken += DecodeAsEveryKind("key", ForgeRecord(static_cast<RecordKind>(kind + 1), "key", payload,
+                                                  static_cast<uint8_t>(1 + random() % 3)));
   }
   EXPECT_GT(taken, 0);
 }
@@ -224,6 +278,16 @@ TEST(KeysTest, AreParsedBackAndOtherShapesAreNot) {
   ASSERT_TRUE(ParseTextKey(TextKey(document, 77), &parsed, &number));
   EXPECT_EQ(parsed, document);
   EXPECT_EQ(number, 77);
+  MemoryId of_key;
+  ASSERT_TRUE(ParseDropKey(DropKey(MemoryId{9}, document.document), &of_key, &parsed.document));
+  EXPECT_EQ(of_key, MemoryId{9});
+  EXPECT_EQ(parsed.document, document.document);
+  std::string id;
+  ASSERT_TRUE(ParseSnapshotKey(SnapshotKey(MemoryId{8}, "before"), &of_key, &id));
+  EXPECT_EQ(of_key, MemoryId{8});
+  EXPECT_EQ(id, "before");
+  EXPECT_FALSE(ParseSnapshotKey(SnapshotKey(MemoryId{8}, ""), &of_key, &id));
+  EXPECT_FALSE(ParseDropKey(DocumentRecordKey(document), &of_key, &parsed.document));
   ASSERT_TRUE(ParseSegmentKey(SegmentKey(document, 5), &parsed, &number));
   EXPECT_EQ(number, 5);
   EXPECT_FALSE(ParseTextKey(SegmentKey(document, 5), &parsed, &number))

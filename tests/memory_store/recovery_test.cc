@@ -262,7 +262,7 @@ TEST_F(RecoveryTest, EndsOfManyTextsAreFoundInFewScans) {
   }
   const int64_t scans = faults().operations(Op::kScan);
   Reopen();
-  EXPECT_LE(faults().operations(Op::kScan) - scans, 3 + 5 + 1 + 1);
+  EXPECT_LE(faults().operations(Op::kScan) - scans, 5 + 5 + 1 + 1);
   int i = 0;
   for (const DocumentInfo& info : store().AllDocuments()) {
     EXPECT_EQ(info.durable_bytes, i % 100 == 0 ? 100 : i % 3 * 2) << i;

@@ -142,10 +142,10 @@ TEST_F(RocksDbChunkStoreTest, SecondServerOfOneDirectoryIsRefusedAndNamesThePath
 }
 
 TEST_F(RocksDbChunkStoreTest, NewerFormatIsRefusedAndLeftAlone) {
-  WriteFile("FORMAT", "mneme store 2\n");
+  WriteFile("FORMAT", "mneme store 3\n");
   const absl::Status status = Open().status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(status.message(), HasSubstr("store format 2; this program reads format 1"));
+  EXPECT_THAT(status.message(), HasSubstr("store format 3; this program reads formats 1 to 2"));
   EXPECT_FALSE(std::filesystem::exists(Options().data_dir + "/rocksdb"));
 }
 

@@ -38,8 +38,8 @@ float RandomValue(const std::string& name, int64_t fan_in, std::mt19937& random)
 
 }  // namespace
 
-std::unique_ptr<Bundle> RandomBundle(const RandomShape& shape, absl::string_view matrix_dtype,
-                                     uint32_t seed) {
+void WriteRandomBundle(const RandomShape& shape, absl::string_view matrix_dtype, uint32_t seed,
+                       const std::string& folder) {
   std::mt19937 random(seed);
   BundleFiles files = SmallBundle(matrix_dtype);
   nlohmann::json config = nlohmann::json::parse(files.config);
@@ -82,10 +82,15 @@ std::unique_ptr<Bundle> RandomBundle(const RandomShape& shape, absl::string_view
     files.tensors[name] = tensor;
     if (!scales.empty()) files.tensors[name + ".scale"] = {"F32", {dimensions[0]}, scales};
   }
+  files.Write(folder);
+}
+
+std::unique_ptr<Bundle> RandomBundle(const RandomShape& shape, absl::string_view matrix_dtype,
+                                     uint32_t seed) {
   static std::atomic<int> count{0};
   const std::string folder =
       absl::StrCat(testing::TempDir(), "/random_bundle_", getpid(), "_", count++);
-  files.Write(folder);
+  WriteRandomBundle(shape, matrix_dtype, seed, folder);
   absl::StatusOr<std::unique_ptr<Bundle>> bundle = LoadBundle(folder);
   std::filesystem::remove_all(folder);  // the mapping outlives the file's name
   EXPECT_TRUE(bundle.ok()) << bundle.status();

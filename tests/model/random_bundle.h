@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/strings/string_view.h"
 #include "model/bundle.h"
@@ -28,6 +29,10 @@ struct RandomShape {
   int hsa_every = 1;
   int segment_size = 64;
 };
+
+// Writes the bundle's files into `folder`, which is made.
+void WriteRandomBundle(const RandomShape& shape, absl::string_view matrix_dtype, uint32_t seed,
+                       const std::string& folder);
 
 // Loaded from files that are gone afterwards. Matrices as `matrix_dtype` (I8, F32 or BF16). The
 // same for the same seed.

@@ -288,6 +288,16 @@ TEST_F(CatalogRpcTest, AMemorysPolicyIsSetAtItsCreationAndByUpdates) {
   EXPECT_EQ(memory.retention(), v1::Memory::KEEP);
   EXPECT_EQ(memory.display_name(), "not named");
 
+  EXPECT_EQ(memory.quota_bytes(), 0);
+  update.mutable_update_mask()->clear_paths();
+  update.mutable_update_mask()->add_paths("quota_bytes");
+  update.mutable_memory()->set_quota_bytes(10'000);
+  ASSERT_TRUE(send().ok());
+  EXPECT_EQ(memory.quota_bytes(), 10'000);
+  update.mutable_memory()->set_quota_bytes(-1);
+  ExpectFieldError(send(), "memory.quota_bytes", "-1 is negative");
+  update.mutable_memory()->set_quota_bytes(0);
+
   update.mutable_update_mask()->add_paths("create_time");
   ExpectFieldError(send(), "update_mask", "create_time");
   update.mutable_update_mask()->clear_paths();

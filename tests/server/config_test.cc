@@ -156,6 +156,75 @@ TEST(ConfigTest, BytesTakeSuffixes) {
   EXPECT_EQ(command->config.host_page_bytes_max, int64_t{2} << 30);
 }
 
+TEST(ConfigTest, QuotasOfATenantStandInsteadOfThoseOfEach) {
+  TemporaryFolder folder;
+  const std::string file = WriteFile(folder,
+                                     "server: {tenants: [a, b.c]}\n"
+                                     "quota:\n"
+                                     "  text_bytes_max: 1TiB\n"
+                                     "  tenants:\n"
+                                     "    b.c: {text_bytes_max: 3GiB, readers_max: 0}\n"
+                                     "  tenant_readers_max: 7\n");
+  const auto command = Parse({"--config", file});
+  ASSERT_TRUE(command.ok()) << command.status();
+  const QuotaOptions quotas = command->config.Admission().quotas;
+  EXPECT_EQ(quotas.all.text_bytes_max, int64_t{1} << 40);
+  EXPECT_EQ(quotas.tenants.at("a").readers_max, 7);
+  EXPECT_EQ(quotas.tenants.at("a").text_bytes_max, 0);
+  EXPECT_EQ(quotas.tenants.at("b.c").text_bytes_max, int64_t{3} << 30);
+  EXPECT_EQ(quotas.tenants.at("b.c").readers_max, 0);
+  // The same in one text, and what is printed is taken back.
+  const auto flag = Parse({"--config", file, "--set", "quota.tenants=a.documents_max=5"});
+  ASSERT_TRUE(flag.ok()) << flag.status();
+  EXPECT_EQ(flag->config.Admission().quotas.tenants.at("a").documents_max, 5);
+  for (const auto& one : {command, flag}) {
+    ServerConfig again;
+    ASSERT_TRUE(ApplyYaml(ToYaml(one->config), "printed", &again).ok());
+    EXPECT_EQ(again.tenant_quotas, one->config.tenant_quotas);
+  }
+}
+
+TEST(ConfigTest, WrongQuotasAndWatermarksAreNamed) {
+  TemporaryFolder folder;
+  const std::pair<std::string, std::string> wrong[] = {
+      {"quota.tenants=default.reader_max=1", "unknown key \"default.reader_max=1\""},
+      {"quota.tenants=nobody.readers_max=1", "\"nobody\" is none of server.tenants"},
+      {"quota.tenants=default.readers_max=many", "\"many\" is not allowed: readers_max is 0"},
+      {"quota.tenants=default.readers_max=1,default.readers_max=2", "stands there twice"},
+      {"quota.tenants=readers_max", "\"readers_max\" is not allowed"},
+      {"quota.text_bytes_max=-1", "\"-1\" is not allowed"},
+      {"quota.ingest_burst_bytes=0", "\"0\" is not allowed"},
+      {"store.watermark_low_percent=101", "\"101\" is not allowed: 1 .. 100"},
+      {"store.watermark_low_percent=95", "watermarks 0.95 and 0.95"},
+      {"store.free_low_bytes=1MiB", "1048576"},
+      {"store.device_landmark_overflow=crash", "\"crash\" is not allowed: stream, refuse"},
+  };
+  for (const auto& [assignment, part] : wrong) {
+    EXPECT_THAT(ErrorOf({"--set", assignment}), HasSubstr(part)) << assignment;
+  }
+  EXPECT_THAT(ErrorOf({"--config", WriteFile(folder, "quota:\n  tenants: [a]\n")}),
+              HasSubstr("config.yaml:2: quota.tenants"));
+  EXPECT_THAT(
+      ErrorOf({"--config", WriteFile(folder, "quota: {tenants: {default: {readers: 1}}}\n")}),
+      HasSubstr("unknown key \"default.readers=1\""));
+}
+
+TEST(ConfigTest, TheWatermarkOfTheDeviceHoldsOnlyWhenLandmarksMayNotOverflow) {
+  EXPECT_EQ(Parse({})->config.Admission().device_landmark_bytes_max, 0);
+  const auto command = Parse({"--set", "store.device_landmark_overflow=refuse", "--set",
+                              "store.device_landmark_bytes_max=1GiB"});
+  ASSERT_TRUE(command.ok()) << command.status();
+  EXPECT_EQ(command->config.Admission().device_landmark_bytes_max, 1 << 30);
+}
+
+TEST(ConfigTest, TheExampleIsTaken) {
+  const auto command = Parse({"--config", MNEME_SOURCE_DIR "/deploy/mneme.example.yaml"});
+  ASSERT_TRUE(command.ok()) << command.status();
+  const QuotaOptions quotas = command->config.Admission().quotas;
+  EXPECT_EQ(quotas.tenants.at("research").readers_max, 32);
+  EXPECT_EQ(quotas.tenants.at("default").readers_max, 16);
+}
+
 TEST(ConfigTest, ClientVariablesAreNoErrors) {
   EXPECT_TRUE(Parse({}, {"MNEME_ADDRESS=host:1", "PATH=/bin", "MNEMEX=1"}).ok());
 }

@@ -2,6 +2,7 @@
 // engine makes.
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <grpcpp/client_context.h>
@@ -33,7 +34,8 @@ struct Ingested {
 
 class EndToEndTest : public ::testing::Test {
  protected:
-  EndToEndTest() : server_(TestServer::StartReal()), stub_(server_->NewStub()) {
+  explicit EndToEndTest(ServerConfig config = {})
+      : server_(TestServer::StartReal(std::move(config))), stub_(server_->NewStub()) {
     grpc::ClientContext context;
     v1::CreateMemoryRequest request;
     request.set_parent("tenants/default");
@@ -288,6 +290,56 @@ TEST_F(EndToEndTest, EverythingIsThereAfterARestart) {
   v1::RetrieveResponse found;
   ASSERT_TRUE(Retrieve("brass buttons", &found).ok());
   EXPECT_GT(found.passages_size(), 0);
+}
+
+class QuotaEndToEndTest : public EndToEndTest {
+ protected:
+  QuotaEndToEndTest() : EndToEndTest(WithQuota()) {}
+  static ServerConfig WithQuota() {
+    ServerConfig config;
+    config.engine.admission.quotas.tenant.text_bytes_max = 1000;
+    return config;
+  }
+};
+
+TEST_F(QuotaEndToEndTest, AQuotaRefusesTextAndDeletingMakesRoom) {
+  const std::string text = Log().substr(0, 900);
+  ASSERT_TRUE(Ingest(Document("a"), {{0, text}}).status.ok());
+  const Ingested refused = Ingest(Document("b"), {{0, text.substr(0, 60)}, {60, text}});
+  ExpectError(refused.status, grpc::RESOURCE_EXHAUSTED, "quota text_bytes of tenant default",
+              "QUOTA_EXCEEDED");
+  const ErrorDetails details = DetailsOf(refused.status);
+  EXPECT_EQ(details.info->metadata().at("limit"), "1000");
+  EXPECT_EQ(details.info->metadata().at("used"), "960");
+  EXPECT_EQ(details.info->metadata().at("value"), "900");
+  EXPECT_FALSE(details.retry.has_value());
+  EXPECT_EQ(refused.last.durable_bytes(), 60);  // acked, and it stays
+
+  v1::GetStatusResponse status;
+  {
+    grpc::ClientContext context;
+    ASSERT_TRUE(stub_->GetStatus(&context, v1::GetStatusRequest(), &status).ok());
+  }
+  int shown = 0;
+  for (const v1::QuotaStatus& quota : status.quotas()) {
+    if (quota.tenant() != "default" || quota.quota() != "text_bytes") continue;
+    EXPECT_EQ(quota.used(), 960);
+    EXPECT_EQ(quota.limit(), 1000);
+    ++shown;
+  }
+  EXPECT_EQ(shown, 1);
+  EXPECT_EQ(status.watermarks_size(), 3);
+
+  v1::RetrieveResponse found;
+  EXPECT_TRUE(Retrieve("What does the harbour master keep?", &found).ok());
+  {
+    grpc::ClientContext context;
+    v1::DeleteDocumentRequest request;
+    request.set_name(Document("a"));
+    google::longrunning::Operation operation;
+    ASSERT_TRUE(stub_->DeleteDocument(&context, request, &operation).ok());
+  }
+  EXPECT_TRUE(Ingest(Document("b"), {{60, text}}).status.ok());
 }
 
 }  // namespace

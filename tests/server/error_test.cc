@@ -32,6 +32,32 @@ TEST(ErrorTest, EveryCodeGetsAnErrorInfoWithMethodAndResource) {
   }
 }
 
+TEST(ErrorTest, AQuotaIsNamedAndOnlyWhereWaitingHelpsThereIsARetryInfo) {
+  QuotaFact fact{"text_bytes", "memory tenants/a/memories/b", 100, 90, 20};
+  const absl::Status refused = absl::ResourceExhaustedError("too much");
+  ErrorDetails details = DetailsOf(ToGrpcStatus(WithQuota(refused, fact), "Ingest", "x"));
+  EXPECT_EQ(details.info->reason(), "QUOTA_EXCEEDED");
+  const auto metadata = details.info->metadata();
+  EXPECT_EQ(metadata.at("quota"), "text_bytes");
+  EXPECT_EQ(metadata.at("scope"), "memory tenants/a/memories/b");
+  EXPECT_EQ(metadata.at("limit"), "100");
+  EXPECT_EQ(metadata.at("used"), "90");
+  EXPECT_EQ(metadata.at("value"), "20");
+  EXPECT_FALSE(details.retry.has_value());
+
+  fact.retry_after = absl::Milliseconds(1500);
+  details = DetailsOf(ToGrpcStatus(WithQuota(refused, fact), "Retrieve", "x"));
+  ASSERT_TRUE(details.retry.has_value());
+  EXPECT_EQ(details.retry->retry_delay().seconds(), 1);
+  EXPECT_EQ(details.retry->retry_delay().nanos(), 500'000'000);
+
+  fact.quota = "disk";
+  fact.is_watermark = true;
+  details = DetailsOf(ToGrpcStatus(WithQuota(refused, fact), "Ingest", "x"));
+  EXPECT_EQ(details.info->reason(), "RESOURCE_LOW");
+  EXPECT_EQ(details.info->metadata().at("watermark"), "disk");
+}
+
 TEST(ErrorTest, AFieldErrorNamesFieldAndValue) {
   const grpc::Status status = ToGrpcStatus(FieldError("k", "-3", "-3 is not allowed"), "M", "");
   ExpectFieldError(status, "k", "-3 is not allowed");

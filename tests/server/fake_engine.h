@@ -4,6 +4,7 @@
 #ifndef MNEME_TESTS_SERVER_FAKE_ENGINE_H_
 #define MNEME_TESTS_SERVER_FAKE_ENGINE_H_
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -38,6 +39,7 @@ class FakeEngine : public Engine {
           [](absl::string_view, bool, const std::function<absl::Status(const StoreCheckReport&)>&) {
             return StoreCheckReport();
           };
+  std::atomic<bool> deleted_everywhere{false};  // of the last deletion
   // Called by GetMemory, without a lock, before it answers.
   std::function<void()> on_get_memory = [] {};
 
@@ -73,6 +75,11 @@ class FakeEngine : public Engine {
     for (const auto& state : writers) {
       state->Call([&](WriterCallbacks& c) { c.failed(status); });
     }
+  }
+  // Appends end with this from now on.
+  void SetAppendError(absl::Status status) {
+    absl::MutexLock lock(&mutex_);
+    append_error_ = std::move(status);
   }
   int writer_count() {
     absl::MutexLock lock(&mutex_);
@@ -116,6 +123,7 @@ class FakeEngine : public Engine {
     if (update.display_name.has_value()) memories_[key] = *update.display_name;
     if (update.retention.has_value()) policies_[key].retention = *update.retention;
     if (update.ttl.has_value()) policies_[key].ttl = *update.ttl;
+    if (update.quota_bytes.has_value()) policies_[key].quota_bytes = *update.quota_bytes;
     return Stat(key);
   }
   absl::StatusOr<MemoryStat> GetMemory(absl::string_view name) override {
@@ -139,7 +147,43 @@ class FakeEngine : public Engine {
     }
     return stats;
   }
-  absl::StatusOr<Deletion> DeleteMemory(absl::string_view name) override {
+  absl::StatusOr<MemoryStat> ForkMemory(absl::string_view name, absl::string_view source,
+                                        absl::string_view display_name, absl::Time as_of) override {
+    absl::MutexLock lock(&mutex_);
+    if (!memories_.contains(std::string(source))) return NoMemory(source);
+    const auto [it, is_new] = memories_.try_emplace(std::string(name), display_name);
+    if (!is_new) return absl::AlreadyExistsError(absl::StrCat("memory ", name, " exists"));
+    MemoryStat stat = Stat(it->first);
+    stat.info.base =
+        MemoryBase{.memory_id = ResourceName::ParseMemory(source)->memory, .as_of = as_of};
+    return stat;
+  }
+  absl::StatusOr<SnapshotInfo> CreateSnapshot(absl::string_view name, absl::Time as_of) override {
+    absl::MutexLock lock(&mutex_);
+    const ResourceName parsed = *ResourceName::ParseSnapshot(name);
+    const SnapshotInfo info{parsed.snapshot, as_of, absl::UnixEpoch()};
+    const auto [it, is_new] = snapshots_.try_emplace(std::string(name), info);
+    if (!is_new) return absl::AlreadyExistsError(absl::StrCat("snapshot ", name, " exists"));
+    return info;
+  }
+  absl::StatusOr<std::vector<SnapshotInfo>> ListSnapshots(absl::string_view memory_name,
+                                                          absl::string_view after_id,
+                                                          int limit) override {
+    absl::MutexLock lock(&mutex_);
+    std::vector<SnapshotInfo> infos;
+    for (const auto& [name, info] : snapshots_) {
+      if (name.rfind(absl::StrCat(memory_name, "/"), 0) != 0 || info.id <= after_id) continue;
+      if (static_cast<int>(infos.size()) < limit) infos.push_back(info);
+    }
+    return infos;
+  }
+  absl::Status DeleteSnapshot(absl::string_view name) override {
+    absl::MutexLock lock(&mutex_);
+    if (snapshots_.erase(std::string(name)) == 1) return absl::OkStatus();
+    return absl::NotFoundError(absl::StrCat("snapshot ", name, " does not exist"));
+  }
+  absl::StatusOr<Deletion> DeleteMemory(absl::string_view name, bool everywhere = false) override {
+    deleted_everywhere = everywhere;
     absl::MutexLock lock(&mutex_);
     if (memories_.erase(std::string(name)) == 0) return NoMemory(name);
     return NewDeletion();
@@ -188,7 +232,9 @@ class FakeEngine : public Engine {
     }
     return infos;
   }
-  absl::StatusOr<Deletion> DeleteDocument(absl::string_view name) override {
+  absl::StatusOr<Deletion> DeleteDocument(absl::string_view name,
+                                          bool everywhere = false) override {
+    deleted_everywhere = everywhere;
     absl::MutexLock lock(&mutex_);
     if (documents_.erase(std::string(name)) == 0) return NoDocument(name);
     return NewDeletion();
@@ -243,6 +289,8 @@ class FakeEngine : public Engine {
     info.version = version;
     return directory.Create(StoreFiles(), info, step);
   }
+  AdmissionStatus admission_status;  // set before the server runs
+  AdmissionStatus admission() const override { return admission_status; }
   absl::Status Ready() const override {
     absl::MutexLock lock(&mutex_);
     return ready_;
@@ -285,7 +333,9 @@ class FakeEngine : public Engine {
       engine_.Settle([&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(engine_.mutex_) {
         ++engine_.append_count_;
         Document& document = engine_.documents_[name_];
-        if (document.info.sealed) {
+        if (!engine_.append_error_.ok()) {
+          status = engine_.append_error_;
+        } else if (document.info.sealed) {
           status = absl::FailedPreconditionError("sealed");
         } else if (byte_offset != static_cast<int64_t>(document.text.size())) {
           status = absl::OutOfRangeError(absl::StrCat("gap at ", byte_offset));
@@ -377,6 +427,7 @@ class FakeEngine : public Engine {
 
   mutable absl::Mutex mutex_;
   absl::Status ready_ ABSL_GUARDED_BY(mutex_);
+  absl::Status append_error_ ABSL_GUARDED_BY(mutex_);
   bool hold_durable_ ABSL_GUARDED_BY(mutex_) = false;
   bool hold_visible_ ABSL_GUARDED_BY(mutex_) = false;
   bool writers_ready_ ABSL_GUARDED_BY(mutex_) = true;
@@ -386,7 +437,8 @@ class FakeEngine : public Engine {
   uint64_t next_purge_ ABSL_GUARDED_BY(mutex_) = 1;
   std::vector<Deletion> pending_ ABSL_GUARDED_BY(mutex_);
   std::map<PurgeId, PurgedCallback> purged_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, std::string> memories_ ABSL_GUARDED_BY(mutex_);  // name -> display name
+  std::map<std::string, std::string> memories_ ABSL_GUARDED_BY(mutex_);    // name -> display name
+  std::map<std::string, SnapshotInfo> snapshots_ ABSL_GUARDED_BY(mutex_);  // by name
   std::map<std::string, Document> documents_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::shared_ptr<State>> writers_ ABSL_GUARDED_BY(mutex_);
 };

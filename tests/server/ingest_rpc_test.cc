@@ -275,6 +275,21 @@ TEST_F(IngestRpcTest, AFullDiskIsToldAndNothingAcked) {
   EXPECT_EQ(engine_.writer_count(), 0);
 }
 
+TEST_F(IngestRpcTest, AQuotaEndsTheStreamOnceWhatWasTakenIsDurable) {
+  Stream stream(*stub_);
+  ASSERT_TRUE(stream.Send(kDocument, 0, "text"));
+  engine_.AwaitAppendCount(1);
+  engine_.SetAppendError(WithQuota(absl::ResourceExhaustedError("quota text_bytes is used up"),
+                                   {"text_bytes", "tenant default", 4, 4, 9}));
+  ASSERT_TRUE(stream.Send(kDocument, 4, "more text"));
+  v1::IngestResponse ack;
+  const grpc::Status status = stream.Finish(&ack);
+  ExpectError(status, grpc::RESOURCE_EXHAUSTED, "is used up", "QUOTA_EXCEEDED");
+  EXPECT_EQ(DetailsOf(status).info->metadata().at("value"), "9");
+  EXPECT_FALSE(DetailsOf(status).retry.has_value());
+  EXPECT_EQ(ack.durable_bytes(), 4);
+}
+
 TEST_F(IngestRpcTest, CancellingInMidStreamFreesTheWriter) {
   Stream stream(*stub_);
   ASSERT_TRUE(stream.Send(kDocument, 0, "text"));

@@ -183,7 +183,8 @@ TEST_F(OperationsTest, TheEndOfAllWaitsWakesWatchesAndCancels) {
 }
 
 TEST_F(OperationsTest, WorkRunsOnAThreadOfThePoolAndItsResultIsTheOperations) {
-  WorkerPool pool("test", 1, 2, metrics_);
+  Supervisor supervisor(metrics_, RealClock());
+  WorkerPool pool("test", 1, 2, supervisor);
   absl::Notification go;
   const auto begun =
       registry_.Run({.kind = "work", .metadata = Packed(Text("m"))}, pool,

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <memory>
+#include <new>
 #include <string>
 #include <thread>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "common/background_thread.h"
 #include "gmock/gmock.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "gtest/gtest.h"
@@ -188,6 +190,41 @@ TEST_F(ServingTest, HttpAnswersLivenessReadinessAndMetrics) {
   }
 }
 
+// What grpc.health.v1 says.
+HealthCheckResponse::ServingStatus HealthOf(TestServer& server) {
+  const auto stub = Health::NewStub(server.NewChannel());
+  grpc::ClientContext context;
+  HealthCheckResponse response;
+  EXPECT_TRUE(stub->Check(&context, {}, &response).ok());
+  return response.status();
+}
+
+TEST_F(ServingTest, AThreadThatDiesMakesTheServerNotReadyAndIsNamed) {
+  BackgroundThread thread("archivist", server_->supervisor(),
+                          [](BackgroundThread&) -> absl::Status { throw std::bad_alloc(); });
+  std::string answer;
+  for (int i = 0; i < 10'000 && !absl::StrContains(answer, "503"); ++i) {
+    answer = Http(server_->http_address(), "GET /readyz");
+  }
+  EXPECT_THAT(answer, HasSubstr("background thread archivist failed"));
+  EXPECT_EQ(HealthOf(*server_), HealthCheckResponse::NOT_SERVING);
+  EXPECT_THAT(server_->metrics().Expose(), HasSubstr("mneme_thread_alive{thread=\"archivist\"} 0"));
+}
+
+TEST_F(ServingTest, AThreadThatHangsMakesTheServerNotReadyUntilItBeats) {
+  EXPECT_EQ(HealthOf(*server_), HealthCheckResponse::SERVING);
+  WatchedThread thread("archivist", server_->supervisor(), absl::Seconds(1));
+  EXPECT_THAT(Http(server_->http_address(), "GET /readyz"), HasSubstr("200"));
+  std::string answer;
+  for (int i = 0; i < 100'000 && !absl::StrContains(answer, "503"); ++i) {
+    answer = Http(server_->http_address(), "GET /readyz");
+  }
+  EXPECT_THAT(answer, HasSubstr("background thread archivist has shown no sign of life"));
+  EXPECT_EQ(HealthOf(*server_), HealthCheckResponse::NOT_SERVING);
+  thread.Beat();
+  EXPECT_EQ(HealthOf(*server_), HealthCheckResponse::SERVING);
+}
+
 TEST_F(ServingTest, HttpRefusesOtherMethodsAndPaths) {
   const std::string address = server_->http_address();
   EXPECT_THAT(Http(address, "POST /metrics"), StartsWith("HTTP/1.1 405"));
@@ -203,10 +240,10 @@ TEST_F(ServingTest, APortInUseIsNamed) {
   ServerOptions options;
   options.listen = server_->address();
   Metrics metrics;
-  Readiness readiness(metrics, RealClock());
-  const auto second = Server::Start(
-      options,
-      {.engine = engine_, .readiness = readiness, .metrics = metrics, .clock = RealClock()});
+  Supervisor supervisor(metrics, RealClock());
+  Readiness readiness(supervisor);
+  const auto second =
+      Server::Start(options, {.engine = engine_, .readiness = readiness, .supervisor = supervisor});
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(second.status().message()),
               HasSubstr(absl::StrCat(server_->address(), ": Address already in use")));

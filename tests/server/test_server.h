@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "common/clock.h"
 #include "common/metrics.h"
+#include "common/supervisor.h"
 #include "mneme/v1/mneme.grpc.pb.h"
 #include "server/config.h"
 #include "server/http_server.h"
@@ -78,7 +79,7 @@ class TestServer {
     if (config.model_path.empty()) {
       config.model_path = std::string(MNEME_SOURCE_DIR) + "/models/mneme-small";
     }
-    auto stack = Stack::Open(config, *test->metrics_, RealClock());
+    auto stack = Stack::Open(config, *test->supervisor_);
     if (!stack.ok()) TemporaryFolder::Die("Stack::Open", stack.status().ToString());
     test->stack_ = *std::move(stack);
     test->Serve(test->stack_->engine(), config.server,
@@ -106,6 +107,7 @@ class TestServer {
   // host:port; empty when HTTP is off.
   std::string http_address() const { return http_address_; }
   Metrics& metrics() { return *metrics_; }
+  Supervisor& supervisor() { return *supervisor_; }
   Readiness& readiness() { return *readiness_; }
   Server& server() { return *server_; }
 
@@ -123,7 +125,8 @@ class TestServer {
  private:
   TestServer()
       : metrics_(std::make_unique<Metrics>()),
-        readiness_(std::make_unique<Readiness>(*metrics_, RealClock())) {}
+        supervisor_(std::make_unique<Supervisor>(*metrics_, RealClock())),
+        readiness_(std::make_unique<Readiness>(*supervisor_)) {}
 
   void Serve(Engine& engine, ServerOptions options, const QueryLimits& limits, ServerInfo info) {
     if (options.http != "off") {
@@ -137,8 +140,7 @@ class TestServer {
     options.listen = "127.0.0.1:0";
     auto server = Server::Start(options, {.engine = engine,
                                           .readiness = *readiness_,
-                                          .metrics = *metrics_,
-                                          .clock = RealClock(),
+                                          .supervisor = *supervisor_,
                                           .limits = limits,
                                           .info = std::move(info),
                                           .http_address = http_address_});
@@ -150,6 +152,7 @@ class TestServer {
 
   std::unique_ptr<TemporaryFolder> folder_;
   std::unique_ptr<Metrics> metrics_;
+  std::unique_ptr<Supervisor> supervisor_;
   std::unique_ptr<Stack> stack_;
   std::unique_ptr<Readiness> readiness_;
   std::unique_ptr<HttpServer> http_;

@@ -2,9 +2,11 @@
 
 #include <atomic>
 #include <memory>
+#include <new>
 
 #include "absl/synchronization/barrier.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 
 namespace mneme {
@@ -12,9 +14,10 @@ namespace {
 
 TEST(WorkerPoolTest, RunsWhatIsQueuedBeforeItEnds) {
   Metrics metrics;
+  Supervisor supervisor(metrics, RealClock());
   std::atomic<int> runs = 0;
   {
-    WorkerPool pool("test", 2, 100, metrics);
+    WorkerPool pool("test", 2, 100, supervisor);
     for (int i = 0; i < 50; ++i) ASSERT_TRUE(pool.Submit([&] { ++runs; }).ok());
   }
   EXPECT_EQ(runs, 50);
@@ -22,8 +25,9 @@ TEST(WorkerPoolTest, RunsWhatIsQueuedBeforeItEnds) {
 
 TEST(WorkerPoolTest, AFullQueueRefuses) {
   Metrics metrics;
+  Supervisor supervisor(metrics, RealClock());
   absl::Notification started, go_on;
-  WorkerPool pool("test", 1, 2, metrics);
+  WorkerPool pool("test", 1, 2, supervisor);
   ASSERT_TRUE(pool.Submit([&] {
                     started.Notify();
                     go_on.WaitForNotification();
@@ -42,14 +46,25 @@ TEST(WorkerPoolTest, AFullQueueRefuses) {
 
 TEST(WorkerPoolTest, ThreadsWorkSideBySide) {
   Metrics metrics;
+  Supervisor supervisor(metrics, RealClock());
   auto* barrier = new absl::Barrier(3);
-  WorkerPool pool("test", 3, 10, metrics);
+  WorkerPool pool("test", 3, 10, supervisor);
   for (int i = 0; i < 3; ++i) {
     ASSERT_TRUE(pool.Submit([barrier] {
                       if (barrier->Block()) delete barrier;
                     })
                     .ok());
   }
+}
+
+TEST(WorkerPoolTest, ATaskThatThrowsEndsItsThreadAndTheSupervisorKnows) {
+  Metrics metrics;
+  Supervisor supervisor(metrics, RealClock());
+  WorkerPool pool("test", 1, 10, supervisor);
+  ASSERT_TRUE(pool.Submit([] { throw std::bad_alloc(); }).ok());
+  while (supervisor.Health().ok()) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_NE(supervisor.Health().message().find("background thread test_calls failed"),
+            absl::string_view::npos);
 }
 
 }  // namespace

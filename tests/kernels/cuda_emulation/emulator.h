@@ -137,7 +137,6 @@ void __stcg(T* to, T value) {
   *to = value;
 }
 inline float __expf(float x) { return std::exp(x); }
-inline float __fdividef(float a, float b) { return a / b; }
 inline int atomicAdd(int* word, int value) {
   const int before = *word;
   *word += value;
@@ -153,15 +152,36 @@ inline unsigned atomicMax(unsigned* word, unsigned value) {
   *word = std::max(before, value);
   return before;
 }
+inline unsigned long long atomicMax(unsigned long long* word, unsigned long long value) {
+  const unsigned long long before = *word;
+  *word = std::max(before, value);
+  return before;
+}
+inline float atomicExch(float* word, float value) {
+  const float before = *word;
+  *word = value;
+  return before;
+}
+inline unsigned atomicOr(unsigned* word, unsigned value) {
+  const unsigned before = *word;
+  *word |= value;
+  return before;
+}
+inline unsigned long long atomicCAS(unsigned long long* word, unsigned long long expected,
+                                    unsigned long long value) {
+  const unsigned long long before = *word;
+  if (before == expected) *word = value;
+  return before;
+}
 inline void __threadfence() {}
 template <typename T>
 T __ldcg(const T* from) {
   mneme::emulation::Yield();
   return *from;
 }
+inline float __fdividef(float a, float b) { return a / b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fdividef(float a, float b) { return a / b; }
 inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
   const uint64_t both = static_cast<uint64_t>(high) << 32 | low;
   unsigned result = 0;
@@ -171,6 +191,7 @@ inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
   return result;
 }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline unsigned __float_as_uint(float value) {
   unsigned bits;

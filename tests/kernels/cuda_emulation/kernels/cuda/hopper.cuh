@@ -121,9 +121,9 @@ void WgmmaSwapped(float (&d)[8][4], uint64_t a, uint64_t b) {
   }
   WgmmaSwappedB<kFirst>(d, fragment, b, kTransposedB);
 }
-template <bool kFirst>
+template <bool kFirst, bool kTransposedB = true>
 void WgmmaRows(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
-  WgmmaSwappedB<kFirst>(d, a, b, true);
+  WgmmaSwappedB<kFirst>(d, a, b, kTransposedB);
 }
 
 template <typename... Params, typename... Values>

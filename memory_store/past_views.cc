@@ -1,0 +1,350 @@
+// MemoryStore: memories as they were. Every piece of text has the time at which it was written, so
+// a moment cuts each document at one byte: all segments that end before it and can no longer change
+// are shared, the rest is a tail, which the engine derives. See memory_store_impl.h for the locks.
+
+#include <algorithm>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/container/btree_map.h"
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "memory_store/keys.h"
+#include "memory_store/memory_store.h"
+#include "memory_store/memory_store_impl.h"
+#include "memory_store/records.h"
+
+namespace mneme {
+namespace {
+
+constexpr int64_t kAllSegments = std::numeric_limits<int64_t>::max();
+// Cuts remembered, at most.
+constexpr size_t kCutsMax = 100'000;
+
+absl::Time InMicroseconds(absl::Time time) {
+  if (time == absl::InfiniteFuture() || time == absl::InfinitePast()) return time;
+  return absl::FromUnixMicros(absl::ToUnixMicros(time));
+}
+
+// Documents of one memory that a view shows, and up to which moment.
+struct Level {
+  const MemoryEntry* memory = nullptr;  // while the lock is held
+  bool whole = false;                   // all of them, as they are
+  absl::flat_hash_map<DocumentId, absl::Time> until;
+  absl::flat_hash_map<DocumentId, int64_t> segments;  // of each that go into the view
+  std::shared_ptr<const LandmarkSnapshot> snapshot;
+};
+using Levels = std::map<MemoryId, Level>;
+
+// What `source` adds to the levels.
+void AddDocuments(const MemoryEntry& reader, absl::Time as_of, absl::Time now, Levels* levels) {
+  for (const MemoryEntry* m = &reader; m != nullptr; m = m->base) {
+    Level& level = (*levels)[m->info.uid];
+    level.memory = m;
+    const bool expired = !m->expiring.empty() && m->expiring.begin()->first <= now;
+    level.whole |=
+        m == &reader && as_of == absl::InfiniteFuture() && !expired && m->dropped_by_id.empty();
+    if (level.whole) continue;
+    for (const auto& [uid, document] : m->documents) {
+      if (document->expire_time <= now || document->create_time > as_of) continue;
+      const std::optional<absl::Time> seen = SeenUntil(reader, *document);
+      if (!seen.has_value()) continue;
+      const absl::Time until = std::min(*seen, as_of);
+      if (document->create_time > until) continue;
+      const auto [it, is_new] = level.until.try_emplace(uid, until);
+      it->second = std::max(it->second, until);
+    }
+  }
+}
+
+}  // namespace
+
+absl::Time MemoryStore::Impl::BeginWrite() {
+  last_write =
+      std::max({InMicroseconds(clock.Now()), last_write, last_fixed + absl::Microseconds(1)});
+  writes_under_way.insert(last_write);
+  return last_write;
+}
+
+void MemoryStore::Impl::EndWrite(absl::Time moment) {
+  writes_under_way.erase(writes_under_way.find(moment));
+}
+
+absl::StatusOr<absl::Time> MemoryStore::Impl::FixMoment(absl::Time as_of) {
+  absl::MutexLock lock(&mutex_);
+  const absl::Time now = std::max(InMicroseconds(clock.Now()), last_write);
+  as_of = as_of == absl::InfiniteFuture() ? now : InMicroseconds(as_of);
+  if (as_of > now) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("as_of ", absl::FormatTime(as_of, absl::UTCTimeZone()),
+                     " is in the future: it is ", absl::FormatTime(now, absl::UTCTimeZone())));
+  }
+  last_fixed = std::max(last_fixed, as_of);
+  const auto all_written = [this, as_of]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return writes_under_way.empty() || *writes_under_way.begin() > as_of;
+  };
+  mutex_.Await(absl::Condition(&all_written));
+  return as_of;
+}
+
+absl::StatusOr<int64_t> MemoryStore::Impl::CutAt(DocumentId document, absl::Time as_of) const {
+  DocumentKey document_key;
+  absl::Time create_time;
+  int64_t durable_bytes = 0;
+  {
+    absl::ReaderMutexLock lock(&mutex_);
+    const DocumentEntry* entry = catalog.FindDocument(document);
+    if (entry == nullptr) {
+      return absl::NotFoundError(absl::StrCat("no document ", static_cast<uint64_t>(document)));
+    }
+    if (entry->append_time <= as_of) return entry->durable_bytes;
+    if (entry->create_time > as_of) return 0;
+    document_key = entry->key;
+    create_time = entry->create_time;
+    durable_bytes = entry->durable_bytes;
+  }
+  {
+    absl::MutexLock lock(&cuts_mutex_);
+    const auto known = cuts.find({document, as_of});
+    if (known != cuts.end()) return known->second;
+  }
+  // Text before `low` was there, text from `high` on was not: the pieces' times ascend.
+  int64_t low = 0, high = durable_bytes;
+  while (low < high) {
+    const int64_t at = low + (high - low) / 2;
+    absl::Status damage = absl::DataLossError(absl::StrCat(
+        "text of document ", static_cast<uint64_t>(document), ": byte ", at, " is missing"));
+    const absl::Status status =
+        store.Scan(Table::kText, TextKey(document_key, at), RecordKeyRange(document_key).second,
+                   [&](absl::string_view key, absl::string_view value) {
+                     DocumentKey piece_document;
+                     int64_t offset = 0;
+                     const absl::StatusOr<TextRecord> record = DecodeTextRecord(key, value);
+                     if (!record.ok()) damage = record.status();
+                     if (!record.ok() || !ParseTextKey(key, &piece_document, &offset)) return false;
+                     const int64_t end = offset + static_cast<int64_t>(record->text.size());
+                     if (offset > at || end <= at) return false;
+                     damage = absl::OkStatus();
+                     const absl::Time time =
+                         record->time_us == 0 ? create_time : absl::FromUnixMicros(record->time_us);
+                     if (time <= as_of) {
+                       low = std::max(low, end);
+                     } else {
+                       high = std::min(high, offset);
+                     }
+                     return false;
+                   });
+    RETURN_IF_ERROR(status);
+    RETURN_IF_ERROR(damage);
+  }
+  absl::MutexLock lock(&cuts_mutex_);
+  if (cuts.size() >= kCutsMax) cuts.clear();
+  cuts[{document, as_of}] = low;
+  return low;
+}
+
+DocumentInfo MemoryStore::Impl::SharedInfo(const DocumentEntry& document,
+                                           const MemoryEntry& memory) const {
+  DocumentInfo info = document.Info();
+  if (document.memory == &memory) return info;
+  info.memory = memory.info.uid;
+  info.shared = true;
+  info.sealed = true;
+  return info;
+}
+
+absl::StatusOr<DocumentInfo> MemoryStore::Impl::CutInfo(DocumentInfo info, absl::Time until) const {
+  if (until == absl::InfiniteFuture()) return info;
+  const absl::StatusOr<int64_t> cut = CutAt(info.uid, until);
+  if (absl::IsDataLoss(cut.status())) {
+    info.damaged = true;
+    return info;
+  }
+  RETURN_IF_ERROR(cut.status());
+  if (*cut >= info.durable_bytes) return info;
+  info.durable_bytes = *cut;
+  info.visible_bytes = std::min(info.visible_bytes, *cut);
+  info.token_count = 0;
+  info.chunk_count = 0;
+  absl::MutexLock lock(&mutex_);  // the tails are sorted by use
+  const DocumentEntry* entry = catalog.FindDocument(info.uid);
+  if (entry == nullptr) {
+    return absl::NotFoundError(absl::StrCat("no document ", static_cast<uint64_t>(info.uid)));
+  }
+  const std::shared_ptr<const Tail> tail = tails.Find(info.uid, *cut);
+  const auto add = [&info](const SegmentEntry& segment) {
+    info.token_count += segment.token_count;
+    info.chunk_count += segment.chunk_count;
+  };
+  for (size_t i = 0; i < entry->segments.size(); ++i) {
+    if (entry->segments[i].byte_end > *cut) break;
+    if (tail == nullptr || static_cast<int64_t>(i) < tail->shared_segments) add(entry->segments[i]);
+  }
+  if (tail != nullptr) std::for_each(tail->segments.begin(), tail->segments.end(), add);
+  return info;
+}
+
+absl::StatusOr<PastView> MemoryStore::ViewPast(absl::Span<const ReadSource> sources) const {
+  Impl& impl = *impl_;
+  std::vector<ReadSource> fixed(sources.begin(), sources.end());
+  for (ReadSource& source : fixed) {
+    if (source.as_of == absl::InfiniteFuture()) continue;
+    ASSIGN_OR_RETURN(source.as_of, impl.FixMoment(source.as_of));
+  }
+  PastView past;
+  Levels levels;
+  // Of documents that have grown since, what is shown.
+  std::vector<DocumentCut> cuts;
+  std::vector<std::pair<DocumentId, absl::Time>> grown;
+  const absl::Time now = impl.clock.Now();
+  {
+    absl::ReaderMutexLock lock(&impl.mutex_);
+    for (const ReadSource& source : fixed) {
+      const MemoryEntry* memory = impl.catalog.FindLiveMemory(source.memory);
+      if (memory == nullptr) {
+        return absl::NotFoundError(
+            absl::StrCat("no memory ", static_cast<uint64_t>(source.memory)));
+      }
+      AddDocuments(*memory, source.as_of, now, &levels);
+    }
+    for (auto& [uid, level] : levels) {
+      if (level.whole) continue;
+      for (const auto& [document, until] : level.until) {
+        const DocumentEntry& entry = *impl.catalog.FindDocument(document);
+        level.segments[document] = kAllSegments;
+        if (entry.append_time > until) {
+          grown.emplace_back(document, until);
+        } else if (until != absl::InfiniteFuture() && !entry.damaged &&
+                   entry.visible_bytes() < entry.durable_bytes) {
+          past.lagging.push_back({document, entry.durable_bytes});
+        }
+      }
+    }
+  }
+  for (const auto& [document, until] : grown) {
+    const absl::StatusOr<int64_t> cut = impl.CutAt(document, until);
+    // Of damaged text nobody knows what was there then: the view goes on without it.
+    if (absl::IsDataLoss(cut.status())) impl.MarkTextDamaged(document, cut.status()).IgnoreError();
+    if (!cut.ok() && !absl::IsDataLoss(cut.status()) && !absl::IsNotFound(cut.status())) {
+      return cut.status();
+    }
+    cuts.push_back({document, cut.ok() ? *cut : 0});
+  }
+  {
+    absl::MutexLock lock(&impl.mutex_);  // snapshots may have to be made
+    for (auto& [uid, level] : levels) {
+      MemoryEntry* memory = impl.catalog.FindMemory(uid);
+      level.snapshot =
+          memory == nullptr ? std::make_shared<LandmarkSnapshot>() : memory->landmarks.Snapshot();
+    }
+    for (const DocumentCut& cut : cuts) {
+      const DocumentEntry* entry = impl.catalog.FindDocument(cut.document);
+      if (entry == nullptr) continue;  // deleted meanwhile
+      int64_t& segments = levels.at(entry->key.memory).segments[cut.document];
+      segments = 0;
+      if (cut.cut_bytes == 0) continue;
+      if (cut.cut_bytes == entry->durable_bytes && entry->visible_bytes() == cut.cut_bytes) {
+        segments = kAllSegments;  // what came since was the seal alone
+        continue;
+      }
+      const auto segment_count = static_cast<int64_t>(entry->segments.size());
+      std::shared_ptr<const Tail> tail = impl.tails.Find(cut.document, cut.cut_bytes);
+      if (tail != nullptr && tail->shared_segments > 0 && tail->shared_segments <= segment_count &&
+          entry->segments[tail->shared_segments - 1].byte_end != tail->shared_bytes) {
+        tail = nullptr;
+      }
+      if (tail == nullptr) {
+        if (entry->damaged) continue;
+        (entry->visible_bytes() < cut.cut_bytes ? past.lagging : past.wanting).push_back(cut);
+        continue;
+      }
+      if (tail->shared_segments > segment_count) {
+        past.lagging.push_back({cut.document, tail->shared_bytes});
+      }
+      segments = tail->shared_segments;
+      past.tails.push_back(std::move(tail));
+    }
+  }
+  if (!past.wanting.empty() || !past.lagging.empty()) return past;
+
+  const int64_t landmark_bytes = impl.options.landmark_bytes;
+  std::vector<std::shared_ptr<const LandmarkSnapshot>> snapshots;
+  for (const auto& [uid, level] : levels) {
+    if (level.whole) {
+      snapshots.push_back(level.snapshot);
+      continue;
+    }
+    const auto keep = [&shown = level.segments](const LandmarkBlock::Segment& segment) {
+      const auto it = shown.find(segment.document);
+      return it != shown.end() && segment.segment_index < it->second;
+    };
+    snapshots.push_back(std::make_shared<const LandmarkSnapshot>(
+        FilterSnapshot(*level.snapshot, keep, landmark_bytes)));
+  }
+  auto view = std::make_shared<LandmarkView::Impl>();
+  std::sort(past.tails.begin(), past.tails.end(), [](const TailHandle& a, const TailHandle& b) {
+    return a->document.document < b->document.document;
+  });
+  LandmarkSnapshot all_tails;
+  for (const TailHandle& tail : past.tails) {
+    for (const LandmarkRun& run : tail->landmarks->runs) {
+      all_tails.Append(run.block, run.segment_begin, run.segment_end, landmark_bytes, tail->handle);
+    }
+  }
+  snapshots.push_back(std::make_shared<const LandmarkSnapshot>(std::move(all_tails)));
+  view->snapshot =
+      std::make_shared<const LandmarkSnapshot>(MergeSnapshots(snapshots, landmark_bytes));
+  for (const DocumentCut& cut : cuts) view->cuts[cut.document] = cut.cut_bytes;
+  view->tails = std::move(past.tails);
+  if (impl.device_landmarks != nullptr) {
+    view->device = impl.device_landmarks->Resident(*view->snapshot);
+  }
+  past.tails.clear();
+  past.view.emplace().impl_ = std::move(view);
+  return past;
+}
+
+absl::StatusOr<TailHandle> MemoryStore::PutTail(const DocumentCut& cut, int64_t shared_segments,
+                                                absl::Span<const SegmentDerived> segments) {
+  Impl& impl = *impl_;
+  for (const SegmentDerived& segment : segments) {
+    RETURN_IF_ERROR(CheckSegment(segment, impl.options));
+  }
+  std::vector<DocumentId> gone;
+  TailHandle tail;
+  {
+    absl::MutexLock lock(&impl.mutex_);
+    const DocumentEntry* entry = impl.catalog.FindDocument(cut.document);
+    if (entry == nullptr) {
+      return absl::NotFoundError(absl::StrCat("no document ", static_cast<uint64_t>(cut.document)));
+    }
+    ASSIGN_OR_RETURN(auto made,
+                     MakeTail(*entry, cut, shared_segments, segments, impl.options.landmark_bytes,
+                              &impl.catalog.landmark_blocks()));
+    // The one before, if any, does not fit its document any more.
+    gone = impl.tails.EraseOne(cut.document, cut.cut_bytes);
+    if (!impl.tails.MakeRoom(made->bytes, impl.options.tail_bytes_max, &gone)) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the tails that questions about the past read have ", impl.tails.bytes(),
+                       " bytes of landmarks, and one of ", made->bytes, " does not fit; limit ",
+                       impl.options.tail_bytes_max));
+    }
+    made->handle = impl.tails.NewHandle();
+    tail = made;
+    impl.tails.Add(tail);
+    impl.tail_bytes_gauge.Set(static_cast<double>(impl.tails.bytes()));
+  }
+  impl.tails_counter.Increment();
+  impl.ErasePages({gone.begin(), gone.end()});
+  for (const SegmentDerived& segment : segments) {
+    if (segment.pages.empty()) continue;
+    impl.pool.Insert(PageIds(tail->handle, segment.segment_index, segment.byte_end,
+                             static_cast<int64_t>(segment.chunk_byte_begin.size())),
+                     segment.pages.data());
+  }
+  return tail;
+}
+
+}  // namespace mneme

@@ -1,0 +1,244 @@
+#include "tests/crash/actors.h"
+
+#include <algorithm>
+#include <functional>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "gtest/gtest.h"
+
+namespace mneme {
+namespace {
+
+constexpr size_t kBackupsKept = 2;
+
+// Words, digits and a few characters of two to four bytes, so that pieces break inside sequences.
+std::string RandomText(std::mt19937& random, size_t bytes) {
+  static const char* const kWords[] = {"harbor", "the",   "lantern", "of",      "and",  "17",
+                                       "Zürich", "naïve", "река",    "日本",    "🙂", "pass",
+                                       "key",    "is",    "wind,",   "north.\n"};
+  std::string text;
+  while (text.size() < bytes) {
+    absl::StrAppend(&text, kWords[random() % 16],
+                    random() % 5 == 0 ? absl::StrCat(random() % 100000) : "", " ");
+  }
+  return text;
+}
+
+absl::Duration RandomMilliseconds(std::mt19937& random, int below) {
+  return absl::Milliseconds(1 + static_cast<int>(random() % static_cast<uint32_t>(below)));
+}
+
+// Sends one document whole. Without a time to live it must arrive.
+void SendDocument(Stage& stage, std::mt19937& random, const std::string& document, size_t bytes_max,
+                  absl::Duration ttl = absl::InfiniteDuration()) {
+  const bool expires = ttl != absl::InfiniteDuration();
+  const std::string text =
+      absl::StrCat(MarkerOf(document), " ", RandomText(random, 1 + random() % bytes_max));
+  stage.acked.AddDocument(document, text, /*may_go=*/expires);
+  StringSource source(text);
+  IngestPlan plan;
+  plan.document = document;
+  plan.ttl = ttl;
+  plan.seal = random() % 2 == 0;
+  plan.wait_visible = random() % 4 != 0;
+  plan.piece_bytes = 1 + static_cast<int64_t>(random() % 9000);
+  plan.on_progress = [&](const IngestState& state) {
+    ASSERT_LE(state.visible_bytes, state.durable_bytes);
+    stage.acked.Raise(document, state.durable_bytes);
+  };
+  const IngestOutcome outcome = stage.client.Ingest(plan, source);
+  if (expires) {
+    // It may have gone under the stream, and come again with the next attempt.
+    ASSERT_TRUE(outcome.status.ok() || absl::IsNotFound(outcome.status) ||
+                absl::IsFailedPrecondition(outcome.status))
+        << document << ": " << outcome.status;
+    return;
+  }
+  ASSERT_TRUE(outcome.status.ok()) << document << ": " << outcome.status;
+  ASSERT_EQ(outcome.state.durable_bytes, static_cast<int64_t>(text.size()));
+  stage.acked.Raise(document, outcome.state.durable_bytes);
+}
+
+v1::Memory MemoryMessage(const std::string& name, const AckedPolicy& policy) {
+  v1::Memory memory;
+  memory.set_name(name);
+  memory.set_retention(policy.keeps_pages ? v1::Memory::KEEP : v1::Memory::TEXT);
+  if (policy.ttl != absl::InfiniteDuration()) {
+    const int64_t nanos = absl::ToInt64Nanoseconds(policy.ttl);
+    memory.mutable_ttl()->set_seconds(nanos / 1'000'000'000);
+    memory.mutable_ttl()->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
+  }
+  return memory;
+}
+
+// An error that a killed server leaves behind: the operation is tried again.
+bool IsOfACrash(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsNotFound(status) || absl::IsCancelled(status) ||
+         absl::IsAborted(status) || absl::IsFailedPrecondition(status);
+}
+
+// Deletes the backups that nobody keeps.
+void DropOtherBackups(Stage& stage) {
+  std::vector<int64_t> kept;
+  {
+    absl::MutexLock lock(&stage.mutex);
+    for (const KeptBackup& backup : stage.kept_backups) kept.push_back(backup.id);
+  }
+  const auto listed = stage.admin.ListBackups();
+  if (!listed.ok()) return;
+  for (const v1::Backup& backup : listed->backups()) {
+    EXPECT_EQ(backup.damage(), "") << "backup " << backup.id();
+    if (std::find(kept.begin(), kept.end(), backup.id()) != kept.end()) continue;
+    if (const absl::Status status = stage.admin.DeleteBackup(backup.id()); !status.ok()) {
+      EXPECT_TRUE(IsOfACrash(status)) << status;
+      return;
+    }
+  }
+}
+
+}  // namespace
+
+std::string MarkerOf(const std::string& document) {
+  std::mt19937_64 random(std::hash<std::string>()(document));
+  std::string marker;
+  for (int i = 0; i < 24; ++i) {
+    marker.push_back("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"[random() % 52]);
+  }
+  return marker;
+}
+
+void StreamDocuments(Stage& stage, int index, uint32_t seed) {
+  std::mt19937 random(seed);
+  for (int i = 0; !stage.stop.load(); ++i) {
+    const std::string document = absl::StrCat(kCrashMemory, "/documents/c", index, "-", i);
+    const bool expires = random() % 8 == 0;
+    const absl::Duration ttl =
+        expires ? RandomMilliseconds(random, 1500) : absl::InfiniteDuration();
+    ASSERT_NO_FATAL_FAILURE(SendDocument(stage, random, document, 40'000, ttl));
+    if (expires) {
+      // It began before now, whichever attempt began it.
+      absl::SleepFor(ttl + absl::Milliseconds(1));
+      stage.acked.Deleted(document);
+      ++stage.expiries;
+      continue;
+    }
+    if (random() % 2 == 0) continue;
+    stage.acked.BeginDelete(document);
+    const auto deletion = stage.client.DeleteDocument(document);
+    ASSERT_TRUE(deletion.ok()) << document << ": " << deletion.status();
+    stage.acked.Deleted(document);
+    ++stage.deletions;
+  }
+}
+
+void ChangeMemories(Stage& stage, uint32_t seed) {
+  std::mt19937 random(seed);
+  for (int i = 0; !stage.stop.load(); ++i) {
+    const std::string id = absl::StrCat("m", i);
+    const std::string memory = absl::StrCat("tenants/default/memories/", id);
+    AckedPolicy policy{.keeps_pages = random() % 2 == 0};
+    v1::CreateMemoryRequest create;
+    create.set_parent("tenants/default");
+    create.set_memory_id(id);
+    *create.mutable_memory() = MemoryMessage("", policy);
+    const auto created = stage.client.CreateMemory(create);
+    // Its ack may have been lost with the server.
+    ASSERT_TRUE(created.ok() || absl::IsAlreadyExists(created.status())) << created.status();
+    stage.acked.AddMemory(memory, policy);
+
+    const int documents = static_cast<int>(random() % 4);
+    for (int d = 0; d < documents; ++d) {
+      ASSERT_NO_FATAL_FAILURE(
+          SendDocument(stage, random, absl::StrCat(memory, "/documents/d", d), 8000));
+    }
+    const int updates = static_cast<int>(random() % 4);
+    for (int u = 0; u < updates; ++u) {
+      if (random() % 4 != 0) policy.keeps_pages = !policy.keeps_pages;
+      const bool expires = random() % 4 == 0;
+      if (expires) {
+        policy.ttl = RandomMilliseconds(random, 100);
+        stage.acked.BeginExpire(memory);
+      }
+      stage.acked.BeginUpdate(memory, policy);
+      v1::UpdateMemoryRequest update;
+      *update.mutable_memory() = MemoryMessage(memory, policy);
+      const auto updated = stage.client.UpdateMemory(update);
+      ASSERT_TRUE(updated.ok()) << memory << ": " << updated.status();
+      stage.acked.Updated(memory);
+      ++stage.updates;
+      if (!expires) continue;
+      absl::SleepFor(policy.ttl + absl::Milliseconds(1));
+      stage.acked.Expired(memory);
+      ++stage.expiries;
+    }
+    if (random() % 8 == 0) continue;  // this one stays
+    stage.acked.BeginDelete(memory);
+    const auto deletion = stage.client.DeleteMemory(memory);
+    ASSERT_TRUE(deletion.ok()) << memory << ": " << deletion.status();
+    stage.acked.Deleted(memory);
+    ++stage.deletions;
+  }
+}
+
+void AskQuestions(Stage& stage) {
+  for (int i = 0; !stage.stop.load(); ++i) {
+    const AckedNow before = stage.acked.Now();
+    std::vector<std::string> read;
+    const auto read_passages = [&read](const auto& passages) {
+      for (const v1::Passage& passage : passages) read.push_back(passage.document());
+    };
+    if (i % 4 == 3) {
+      v1::GenerateRequest request;
+      request.add_memories(kCrashMemory);
+      request.set_question("What is the pass key?");
+      request.set_max_tokens(4);
+      const absl::Status status =
+          stage.client.Generate(request, [&](const v1::GenerateResponse& response) {
+            read_passages(response.passages());
+            return true;
+          });
+      ASSERT_TRUE(status.ok() || absl::IsUnavailable(status)) << status;
+    } else {
+      v1::RetrieveRequest request;
+      request.add_memories(kCrashMemory);
+      request.set_question("What is the pass key?");
+      request.set_k(64);
+      const auto answer = stage.client.Retrieve(request);
+      ASSERT_TRUE(answer.ok()) << answer.status();
+      read_passages(answer->passages());
+    }
+    ++stage.questions;
+    for (const std::string& document : read) {
+      const auto it = before.documents.find(document);
+      if (it == before.documents.end()) continue;  // newer than the question
+      ASSERT_FALSE(it->second.gone) << document << " came back";
+    }
+  }
+}
+
+void MakeBackups(Stage& stage, uint32_t seed) {
+  std::mt19937 random(seed);
+  while (!stage.stop.load()) {
+    AckedNow begun = stage.acked.Now();
+    const auto backup = stage.admin.CreateBackup(nullptr);
+    if (!backup.ok()) {
+      ASSERT_TRUE(IsOfACrash(backup.status())) << backup.status();
+      absl::SleepFor(absl::Milliseconds(20));
+      continue;
+    }
+    {
+      absl::MutexLock lock(&stage.mutex);
+      stage.kept_backups.push_back({backup->id(), std::move(begun), stage.acked.Now()});
+      if (stage.kept_backups.size() > kBackupsKept) {
+        stage.kept_backups.erase(stage.kept_backups.begin());
+      }
+    }
+    ++stage.backups;
+    DropOtherBackups(stage);
+    absl::SleepFor(RandomMilliseconds(random, 400));
+  }
+}
+
+}  // namespace mneme

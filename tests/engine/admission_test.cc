@@ -1,0 +1,407 @@
+// Quotas and watermarks, through the engine; the disk's free space and the clock are the test's.
+
+#include "engine/admission.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/status_facts.h"
+#include "tests/engine/engine_harness.h"
+
+namespace mneme {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int64_t kFreeLow = 1000, kFreeHigh = 200;
+
+EngineOptions WithTenant(const QuotaLimits& limits) {
+  EngineOptions options = EngineHarness::TestOptions();
+  options.admission.sample_every_seconds = 0.005;
+  options.admission.quotas.tenants["default"] = limits;
+  return options;
+}
+
+EngineOptions WithWatermarks() {
+  EngineOptions options = WithTenant({});
+  options.admission.watermarks.free_low_bytes = kFreeLow;
+  options.admission.watermarks.free_high_bytes = kFreeHigh;
+  options.admission.slow_bytes_per_second = 1000;
+  return options;
+}
+
+// The fact of a refusal; one without a quota's name when there is none.
+QuotaFact FactOf(const absl::Status& status) {
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  return QuotaOf(status).value_or(QuotaFact());
+}
+
+// Words of three letters.
+std::string Text(size_t bytes) {
+  std::string text;
+  while (text.size() < bytes) text += "abc ";
+  text.resize(bytes);
+  return text;
+}
+
+std::string StateSeries(const char* resource) {
+  return absl::StrCat("mneme_watermark_state{resource=\"", resource, "\"}");
+}
+
+TEST(AdmissionTest, ATenantsTextHasALimitAndDeletingMakesRoom) {
+  EngineHarness harness(WithTenant({.text_bytes_max = 100}));
+  harness.CreateMemory("m");
+  harness.CreateMemory("n");
+  harness.Ingest("m", "a", Text(70));
+  TestWriter writer(harness.engine(), harness.Document("n", "b"));
+  EXPECT_TRUE(writer->Append(0, Text(30)).ok());
+  const absl::Status refused = writer->Append(30, Text(1));
+  const QuotaFact fact = FactOf(refused);
+  EXPECT_EQ(fact, (QuotaFact{"text_bytes", "tenant default", 100, 100, 1}));
+  EXPECT_THAT(std::string(refused.message()),
+              HasSubstr("text_bytes of tenant default: 100 in use and 1 more asked; limit 100"));
+  // What was taken is kept, and sending it again asks for nothing.
+  EXPECT_TRUE(writer.WaitDurable(30));
+  EXPECT_TRUE(writer->Append(0, Text(30)).ok());
+  ASSERT_TRUE(harness.engine().DeleteDocument(harness.Document("m", "a")).ok());
+  EXPECT_TRUE(writer->Append(30, Text(70)).ok());
+  EXPECT_FALSE(writer->Append(100, Text(1)).ok());
+  EXPECT_TRUE(writer.WaitDurable(100));
+  EXPECT_TRUE(harness.WaitMetric("mneme_quota_used{quota=\"text_bytes\",tenant=\"default\"}", 100));
+  EXPECT_EQ(harness.Metric("mneme_quota_limit{quota=\"text_bytes\",tenant=\"default\"}"), 100);
+  EXPECT_EQ(harness.Metric("mneme_quota_refused_total{quota=\"text_bytes\",tenant=\"default\"}"),
+            2);
+}
+
+TEST(AdmissionTest, TextThatIsNotYetDurableCounts) {
+  EngineHarness harness(WithTenant({.text_bytes_max = 100}));
+  harness.CreateMemory("m");
+  TestWriter writer(harness.engine(), harness.Document("m", "a"));
+  TestWriter other(harness.engine(), harness.Document("m", "b"));
+  Gate& gate = harness.NewGate();
+  harness.faults().OnWrite([&](const WriteBatch&) { gate.Pass(); });
+  EXPECT_TRUE(writer->Append(0, Text(60)).ok());
+  EXPECT_EQ(FactOf(other->Append(0, Text(41))).used, 60);
+  EXPECT_TRUE(other->Append(0, Text(40)).ok());
+  gate.Open();
+  EXPECT_TRUE(writer.WaitDurable(60));
+  EXPECT_TRUE(other.WaitDurable(40));
+}
+
+TEST(AdmissionTest, TextThatCouldNotBeStoredGivesItsRoomBack) {
+  EngineHarness harness(WithTenant({.text_bytes_max = 100}));
+  harness.CreateMemory("m");
+  harness.CreateMemory("n");
+  {
+    TestWriter writer(harness.engine(), harness.Document("m", "a"));
+    harness.faults().FailWrites(Table::kText, absl::ResourceExhaustedError("full"));
+    EXPECT_TRUE(writer->Append(0, Text(90)).ok());
+    EXPECT_FALSE(writer.WaitFailed().ok());
+  }
+  harness.faults().FailWrites(Table::kText, absl::OkStatus());
+  TestWriter writer(harness.engine(), harness.Document("n", "b"));
+  EXPECT_TRUE(writer->Append(0, Text(100)).ok());
+  EXPECT_TRUE(writer.WaitDurable(100));
+}
+
+TEST(AdmissionTest, OfBrokenTextOnlyWhatIsKeptCounts) {
+  EngineHarness harness(WithTenant({.text_bytes_max = 10}));
+  harness.CreateMemory("m");
+  TestWriter writer(harness.engine(), harness.Document("m", "a"));
+  EXPECT_EQ(writer->Append(0, "abc\xff" + Text(20)).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(writer.WaitDurable(3));
+  EXPECT_TRUE(writer->Append(3, Text(7)).ok());
+  EXPECT_EQ(FactOf(writer->Append(10, "y")).used, 10);
+}
+
+TEST(AdmissionTest, AMemoryHasAQuotaOfItsOwnWhichCanBeChangedAndSurvivesARestart) {
+  EngineHarness harness(WithTenant({}));
+  harness.CreateMemory("m");
+  const std::string memory = harness.Memory("m");
+  ASSERT_TRUE(harness.engine().UpdateMemory(memory, {.quota_bytes = 50}).ok());
+  harness.Ingest("m", "a", Text(50));
+  harness.Restart();
+  EXPECT_EQ(harness.engine().GetMemory(memory)->info.policy.quota_bytes, 50);
+  TestWriter writer(harness.engine(), harness.Document("m", "b"));
+  const QuotaFact fact = FactOf(writer->Append(0, Text(1)));
+  EXPECT_EQ(fact, (QuotaFact{"text_bytes", absl::StrCat("memory ", memory), 50, 50, 1}));
+  EXPECT_FALSE(fact.retry_after.has_value());
+  // Below what it holds: nothing goes, nothing comes.
+  ASSERT_TRUE(harness.engine().UpdateMemory(memory, {.quota_bytes = 10}).ok());
+  EXPECT_FALSE(writer->Append(0, Text(1)).ok());
+  EXPECT_EQ(harness.engine().GetMemory(memory)->totals.durable_bytes, 50);
+  ASSERT_TRUE(harness.engine().UpdateMemory(memory, {.quota_bytes = 0}).ok());
+  EXPECT_TRUE(writer->Append(0, Text(1000)).ok());
+  EXPECT_TRUE(writer.WaitDurable(1000));
+}
+
+TEST(AdmissionTest, TheLimitOfAllHoldsOverTenants) {
+  EngineOptions options = WithTenant({});
+  options.admission.quotas.all.text_bytes_max = 100;
+  EngineHarness harness(options);
+  harness.CreateMemory("m");
+  ASSERT_TRUE(harness.engine().CreateMemory("tenants/other/memories/m", "").ok());
+  harness.Ingest("m", "a", Text(80));
+  TestWriter writer(harness.engine(), "tenants/other/memories/m/documents/b");
+  EXPECT_EQ(FactOf(writer->Append(0, Text(21))), (QuotaFact{"text_bytes", "all", 100, 80, 21}));
+  EXPECT_TRUE(writer->Append(0, Text(20)).ok());
+}
+
+TEST(AdmissionTest, ATenantThatIsNotNamedHasTheLimitsOfEach) {
+  EngineOptions options = WithTenant({});
+  options.admission.quotas.tenant.text_bytes_max = 10;
+  EngineHarness harness(options);
+  harness.CreateMemory("m");
+  harness.Ingest("m", "a", Text(80));  // default has limits of its own: none
+  ASSERT_TRUE(harness.engine().CreateMemory("tenants/other/memories/m", "").ok());
+  TestWriter writer(harness.engine(), "tenants/other/memories/m/documents/b");
+  EXPECT_EQ(FactOf(writer->Append(0, Text(11))).limit, 10);
+}
+
+TEST(AdmissionTest, DocumentsOfATenantHaveALimitHoweverManyAreCreatedAtOnce) {
+  EngineHarness harness(WithTenant({.documents_max = 5}));
+  harness.CreateMemory("m");
+  harness.CreateMemory("n");
+  std::atomic<int> created{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 12; ++i) {
+    threads.emplace_back([&, i] {
+      const auto writer = harness.engine().OpenWriter(
+          harness.Document(i % 2 == 0 ? "m" : "n", absl::StrCat("d", i)), {});
+      if (writer.ok()) {
+        ++created;
+      } else {
+        const QuotaFact fact = FactOf(writer.status());
+        EXPECT_EQ(fact.quota, "documents");
+        EXPECT_FALSE(fact.retry_after.has_value());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  // At most: one that was refused may have met one that was being created.
+  EXPECT_LE(created, 5);
+  for (int i = 0; i < 12; ++i) {
+    harness.engine().OpenWriter(harness.Document("m", absl::StrCat("e", i)), {}).IgnoreError();
+  }
+  EXPECT_EQ(harness.store().totals().documents, 5);
+  // Those that are there may be written.
+  EXPECT_TRUE(
+      harness.engine()
+          .OpenWriter(
+              harness.Document(
+                  "m",
+                  harness.engine().ListDocuments(harness.Memory("m"), DocumentId{}, 1)->front().id),
+              {})
+          .ok());
+}
+
+TEST(AdmissionTest, QuestionsAtOneTimeHaveALimit) {
+  EngineHarness harness(WithTenant({.readers_max = 2}));
+  harness.CreateMemory("m");
+  harness.Ingest("m", "a", "some text");
+  Gate& gate = harness.NewGate();
+  harness.model().OnRead([&]() -> absl::Status {
+    gate.Pass();
+    return absl::OkStatus();
+  });
+  const auto ask = [&] {
+    return harness.engine()
+        .Retrieve({.memories = {harness.Memory("m")}, .question = "text"}, {})
+        .status();
+  };
+  std::vector<std::thread> readers;
+  std::atomic<int> failed{0};
+  for (int i = 0; i < 2; ++i) {
+    readers.emplace_back([&] { failed += ask().ok() ? 0 : 1; });
+  }
+  EXPECT_TRUE(harness.WaitMetric("mneme_quota_used{quota=\"readers\",tenant=\"default\"}", 2));
+  const QuotaFact fact = FactOf(ask());
+  EXPECT_EQ(fact.quota, "readers");
+  EXPECT_EQ(fact.used, 2);
+  EXPECT_TRUE(fact.retry_after.has_value());
+  gate.Open();
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(failed, 0);
+  EXPECT_TRUE(ask().ok());
+}
+
+TEST(AdmissionTest, IngestStreamsAtOneTimeHaveALimit) {
+  EngineHarness harness(WithTenant({.ingest_streams_max = 1}));
+  harness.CreateMemory("m");
+  {
+    TestWriter writer(harness.engine(), harness.Document("m", "a"));
+    const QuotaFact fact =
+        FactOf(harness.engine().OpenWriter(harness.Document("m", "b"), {}).status());
+    EXPECT_EQ(fact.quota, "ingest_streams");
+    EXPECT_TRUE(fact.retry_after.has_value());
+    // Another tenant has its own.
+    ASSERT_TRUE(harness.engine().CreateMemory("tenants/other/memories/m", "").ok());
+    TestWriter other(harness.engine(), "tenants/other/memories/m/documents/b");
+  }
+  TestWriter writer(harness.engine(), harness.Document("m", "b"));
+}
+
+TEST(AdmissionTest, TextAboveTheRateWaitsAndIsNotRefused) {
+  EngineHarness harness(WithTenant({.ingest_bytes_per_second = 100, .ingest_burst_bytes = 100}));
+  harness.UseSimulatedClock();
+  harness.Restart();
+  harness.CreateMemory("m");
+  TestWriter writer(harness.engine(), harness.Document("m", "a"));
+  EXPECT_TRUE(writer->ready());
+  ASSERT_TRUE(writer->Append(0, Text(250)).ok());
+  EXPECT_TRUE(writer.WaitDurable(250));
+  EXPECT_FALSE(writer->ready());
+  EXPECT_EQ(harness.Metric("mneme_ingest_held"), 1);
+  harness.clock().Advance(absl::Milliseconds(1400));
+  absl::SleepFor(absl::Milliseconds(200));
+  EXPECT_FALSE(writer->ready());
+  harness.clock().Advance(absl::Milliseconds(200));
+  EXPECT_TRUE(writer.WaitReadyCallback());
+  EXPECT_TRUE(writer->ready());
+  EXPECT_TRUE(writer->Append(250, Text(10)).ok());
+  EXPECT_TRUE(writer.WaitDurable(260));
+  EXPECT_EQ(harness.Metric("mneme_quota_refused_total{quota=\"ingest_bytes_per_second\","
+                           "tenant=\"default\"}"),
+            0);
+}
+
+TEST(AdmissionTest, TheRateOfOneTenantHoldsUpNoOther) {
+  EngineHarness harness(WithTenant({.ingest_bytes_per_second = 100, .ingest_burst_bytes = 100}));
+  harness.UseSimulatedClock();
+  harness.Restart();
+  harness.CreateMemory("m");
+  ASSERT_TRUE(harness.engine().CreateMemory("tenants/other/memories/m", "").ok());
+  TestWriter writer(harness.engine(), harness.Document("m", "a"));
+  TestWriter other(harness.engine(), "tenants/other/memories/m/documents/b");
+  ASSERT_TRUE(writer->Append(0, Text(5000)).ok());
+  EXPECT_FALSE(writer->ready());
+  ASSERT_TRUE(other->Append(0, Text(5000)).ok());
+  EXPECT_TRUE(other->ready());
+}
+
+TEST(AdmissionTest, NearTheEndOfTheDiskIngestIsSlowedThenRefusedAndRecovers) {
+  EngineHarness harness(WithWatermarks());
+  harness.UseSimulatedClock();
+  harness.Restart();
+  const auto disk = [&](int64_t free_bytes, int state) {
+    harness.faults().SetDisk(free_bytes);
+    harness.clock().Advance(absl::Seconds(1));
+    return harness.WaitMetric(StateSeries("disk"), state);
+  };
+  harness.CreateMemory("m");
+  harness.Ingest("m", "a", "some text");
+  ASSERT_TRUE(disk(kFreeLow + 100, 0));
+  TestWriter writer(harness.engine(), harness.Document("m", "b"));
+  EXPECT_TRUE(writer->Append(0, Text(100)).ok());
+  EXPECT_TRUE(writer->ready());
+
+  // Halfway: half of the rate, 500 bytes a second. What comes at once pays for it later.
+  ASSERT_TRUE(disk(600, 1));
+  const int64_t burst = 64 << 10;
+  ASSERT_TRUE(writer->Append(100, Text(burst)).ok());
+  ASSERT_TRUE(writer->Append(100 + burst, Text(5000)).ok());
+  EXPECT_TRUE(writer.WaitDurable(5100 + burst));
+  EXPECT_FALSE(writer->ready());
+  EXPECT_EQ(harness.Metric("mneme_ingest_held"), 1);
+
+  // Whoever waits hears that it is refused; what is there may be sent again, asked and deleted.
+  ASSERT_TRUE(disk(kFreeHigh, 2));
+  EXPECT_TRUE(writer.WaitReadyCallback());
+  const QuotaFact fact = FactOf(writer->Append(5100 + burst, Text(1)));
+  EXPECT_EQ(fact.quota, "disk");
+  EXPECT_TRUE(fact.is_watermark);
+  EXPECT_TRUE(fact.retry_after.has_value());
+  EXPECT_TRUE(writer->Append(0, Text(100)).ok());
+  EXPECT_EQ(FactOf(harness.engine().OpenWriter(harness.Document("m", "c"), {}).status()).quota,
+            "disk");
+  EXPECT_TRUE(
+      harness.engine().Retrieve({.memories = {harness.Memory("m")}, .question = "text"}, {}).ok());
+  EXPECT_TRUE(harness.engine().DeleteDocument(harness.Document("m", "a")).ok());
+  EXPECT_GE(harness.Metric("mneme_watermark_refused_total"), 2);
+
+  // A little more than the mark is not enough: it would flap.
+  ASSERT_TRUE(disk(kFreeHigh + 40, 2));
+  ASSERT_TRUE(disk(kFreeHigh + 100, 1));
+  ASSERT_TRUE(disk(kFreeLow + 40, 1));
+  ASSERT_TRUE(disk(kFreeLow + 100, 0));
+  // What else would hold it up is over too: all of it has been derived.
+  ASSERT_TRUE(writer->Flush().ok());
+  ASSERT_TRUE(writer.WaitVisible(5100 + burst));
+  EXPECT_TRUE(writer->ready());
+  EXPECT_TRUE(writer->Append(5100 + burst, Text(1)).ok());
+  EXPECT_TRUE(writer.WaitDurable(5101 + burst));
+}
+
+TEST(AdmissionTest, TheDataDirectoryMayHaveASizeOfItsOwn) {
+  EngineOptions options = WithTenant({});
+  options.admission.disk_bytes_max = 1000;
+  EngineHarness harness(options);
+  harness.CreateMemory("m");
+  harness.faults().SetDisk(int64_t{1} << 40, 960);
+  EXPECT_TRUE(harness.WaitMetric(StateSeries("disk"), 2));
+  harness.faults().SetDisk(int64_t{1} << 40, 10);
+  EXPECT_TRUE(harness.WaitMetric(StateSeries("disk"), 0));
+}
+
+TEST(AdmissionTest, LandmarksAreWatchedInHostAndDeviceMemory) {
+  EngineOptions options = WithTenant({});
+  EngineHarness harness(options);
+  harness.CreateMemory("m");
+  harness.Ingest("m", "a", RandomText(1, 2000));
+  const int64_t landmark_bytes = harness.store().landmark_bytes();
+  ASSERT_GT(landmark_bytes, 0);
+  harness.options().admission.host_landmark_bytes_max = landmark_bytes;
+  harness.options().admission.device_landmark_bytes_max = landmark_bytes * 10 / 9;
+  harness.Restart();
+  EXPECT_EQ(harness.Metric(StateSeries("host")), 2);
+  EXPECT_EQ(harness.Metric(StateSeries("device")), 1);
+  ASSERT_TRUE(harness.engine().DeleteDocument(harness.Document("m", "a")).ok());
+  EXPECT_TRUE(harness.WaitMetric(StateSeries("host"), 0));
+}
+
+TEST(AdmissionTest, StatusTellsUseAndLimitOfEverything) {
+  EngineOptions options = WithTenant({.text_bytes_max = 100, .documents_max = 7});
+  options.admission.quotas.all.readers_max = 9;
+  EngineHarness harness(options);
+  harness.CreateMemory("m");
+  harness.Ingest("m", "a", Text(60));
+  const AdmissionStatus status = harness.engine().admission();
+  ASSERT_EQ(status.quotas.size(), 2u * kQuotaCount);
+  EXPECT_EQ(status.quotas[0].tenant, "");
+  EXPECT_EQ(status.quotas[0].used, 60);
+  EXPECT_EQ(status.quotas[0].limit, 0);
+  EXPECT_EQ(status.quotas[3].limit, 9);
+  EXPECT_EQ(status.quotas[kQuotaCount].tenant, "default");
+  EXPECT_EQ(status.quotas[kQuotaCount].limit, 100);
+  EXPECT_EQ(status.quotas[kQuotaCount + 1].used, 1);
+  EXPECT_EQ(status.quotas[kQuotaCount + 1].limit, 7);
+  ASSERT_EQ(status.watermarks.size(), 3u);
+  EXPECT_EQ(status.watermarks[1].use.resource, "disk");
+  EXPECT_GT(status.watermarks[1].use.free_bytes, 0);
+}
+
+TEST(AdmissionTest, OptionsThatMakeNoSenseAreNamed) {
+  AdmissionOptions options;
+  EXPECT_TRUE(CheckAdmissionOptions(options).ok());
+  options.watermarks = {.low = 0.9, .high = 0.8};
+  EXPECT_THAT(std::string(CheckAdmissionOptions(options).message()), HasSubstr("0.9 and 0.8"));
+  options.watermarks = {.free_low_bytes = 100, .free_high_bytes = 200};
+  EXPECT_THAT(std::string(CheckAdmissionOptions(options).message()), HasSubstr("100"));
+  options = AdmissionOptions();
+  options.quotas.tenants["t"].readers_max = -3;
+  EXPECT_THAT(std::string(CheckAdmissionOptions(options).message()),
+              HasSubstr("readers_max of tenant t is -3"));
+  options = AdmissionOptions();
+  options.slow_bytes_per_second = 0;
+  EXPECT_FALSE(CheckAdmissionOptions(options).ok());
+}
+
+}  // namespace
+}  // namespace mneme

@@ -1,0 +1,252 @@
+// Forks and snapshots: what they cost, what a crash leaves of them, records of the form that knew
+// no times, and that on a real disk what nobody holds any more leaves no byte.
+
+#include <atomic>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "memory_store/keys.h"
+#include "memory_store/store_checker.h"
+#include "tests/memory_store/file_search.h"
+#include "tests/memory_store/harness.h"
+#include "tests/memory_store/temp_store.h"
+
+namespace mneme {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using Op = FaultyChunkStore::Op;
+
+class ForkTest : public MemoryStoreHarness {
+ protected:
+  MemoryId Fork(MemoryId source, const std::string& id, absl::Time as_of = absl::InfiniteFuture()) {
+    return store().ForkMemory({source, as_of}, id, "").value().uid;
+  }
+  std::string TextIn(MemoryId memory, const std::string& id) {
+    const DocumentInfo info = store().GetDocument(memory, id).value();
+    return store().ReadText(info.uid, 0, info.durable_bytes).value();
+  }
+  int64_t Records() {
+    int64_t count = 0;
+    for (const Table table : {Table::kCatalog, Table::kText, Table::kSegments, Table::kPages}) {
+      count += disk().key_count(table);
+    }
+    return count;
+  }
+  std::vector<Deletion> Purge() {
+    std::atomic<bool> cancel{false};
+    return store().Purge(cancel).value();
+  }
+};
+
+TEST_F(ForkTest, CostsOneRecordOfTheSameSizeWhateverItHolds) {
+  const MemoryId small = NewMemory("small");
+  const MemoryId large = NewMemory("large");
+  NewDerivedDocument(small, "d");
+  for (int d = 0; d < 300; ++d) NewDerivedDocument(large, absl::StrCat("d", d), 4, 16);
+  const auto cost = [this](MemoryId source, const std::string& id) {
+    const int64_t records = Records();
+    const int64_t bytes = disk().used_bytes();
+    const int64_t landmarks = store().totals().chunks;
+    Fork(source, id);
+    EXPECT_EQ(Records(), records + 1);
+    EXPECT_EQ(store().totals().chunks, landmarks);
+    return disk().used_bytes() - bytes;
+  };
+  EXPECT_EQ(cost(small, "f1"), cost(large, "f2"));
+  EXPECT_EQ(store().totals(store().GetMemory("default", "f2")->uid)->documents, 300);
+}
+
+TEST_F(ForkTest, AWriteThatFailsChangesNothing) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDerivedDocument(memory, "d", 2);
+  const MemoryId fork = Fork(memory, "f");
+  ASSERT_TRUE(Append(document, 200, "more").ok());
+  const absl::Status full = absl::ResourceExhaustedError("disk full");
+  const auto fails = [&](const absl::Status& status) { EXPECT_EQ(status, full); };
+  faults().Fail(Op::kWrite, full);
+  fails(store().ForkMemory({memory}, "g", "").status());
+  EXPECT_TRUE(absl::IsNotFound(store().GetMemory("default", "g").status()));
+  faults().Fail(Op::kWrite, full);
+  fails(store().CreateSnapshot({memory}, "s").status());
+  EXPECT_THAT(store().ListSnapshots(memory, "", 9), IsEmpty());
+  faults().Fail(Op::kWrite, full);
+  fails(store().DeleteDocument(memory, document).status());
+  EXPECT_EQ(TextIn(memory, "d"), TextOf(document, 200) + "more");
+  faults().Fail(Op::kWrite, full);
+  fails(store().DeleteMemory(memory).status());
+  EXPECT_EQ(TextIn(memory, "d"), TextOf(document, 200) + "more");
+  EXPECT_EQ(TextIn(fork, "d"), TextOf(document, 200));
+}
+
+TEST_F(ForkTest, ACrashLeavesWhatWasSaid) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDerivedDocument(memory, "d", 3);
+  const MemoryId fork = Fork(memory, "f");
+  ASSERT_TRUE(store().CreateSnapshot({fork}, "s").ok());
+  clock().Advance(absl::Seconds(1));
+  ASSERT_TRUE(Append(document, 300, "more").ok());
+  const Deletion deletion = store().DeleteDocument(memory, document).value();
+  EXPECT_EQ(deletion.receipt.text_bytes, 4);
+  EXPECT_EQ(deletion.receipt.held_text_bytes, 300);
+  disk().Crash(0);
+  Reopen();
+  EXPECT_TRUE(absl::IsNotFound(store().GetDocument(memory, "d").status()));
+  EXPECT_EQ(TextIn(fork, "d"), TextOf(document, 300));
+  EXPECT_TRUE(store().GetSnapshot(fork, "s").ok());
+  const std::vector<Deletion> pending = store().PendingDeletions();
+  ASSERT_EQ(pending.size(), 1u);
+  EXPECT_EQ(pending[0].receipt.held_documents, 1);
+  EXPECT_THAT(pending[0].receipt.held_by, ElementsAre("f"));
+  const std::vector<Deletion> purged = Purge();
+  ASSERT_EQ(purged.size(), 1u);
+  EXPECT_EQ(purged[0].receipt.purge_time, absl::InfiniteFuture());
+}
+
+TEST_F(ForkTest, ANameIsFreeAtOnceInWhoeverDroppedIt) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDerivedDocument(memory, "d");
+  const MemoryId fork = Fork(memory, "f");
+  EXPECT_TRUE(absl::IsAlreadyExists(store().CreateDocument(fork, "d").status()));
+  ASSERT_TRUE(store().DeleteDocument(memory, document).ok());
+  const DocumentId again = NewDocument(memory, "d");
+  ASSERT_TRUE(Append(again, 0, "another").ok());
+  ASSERT_TRUE(store().DeleteMemory(memory).ok());
+  EXPECT_TRUE(store().CreateMemory("default", "m", "").ok());
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_EQ(TextIn(fork, "d"), TextOf(document, 100));
+    EXPECT_TRUE(absl::IsNotFound(store().GetDocument(again).status())) << "nobody held it";
+    Reopen();
+  }
+}
+
+TEST_F(ForkTest, TimeToLiveOfASharedDocumentIsThatOfItsOwnMemory) {
+  const MemoryId memory =
+      store().CreateMemory("default", "m", "", {.ttl = absl::Minutes(10)}).value().uid;
+  NewDerivedDocument(memory, "d");
+  const MemoryId fork = Fork(memory, "f");
+  ASSERT_TRUE(store().DeleteMemory(memory).ok());
+  EXPECT_TRUE(store().GetDocument(fork, "d").ok());
+  clock().Advance(absl::Minutes(10));
+  EXPECT_TRUE(absl::IsNotFound(store().GetDocument(fork, "d").status()));
+  EXPECT_EQ(store().ViewPast({{fork}}).value().view->chunk_count(), 0);
+  const std::vector<DocumentInfo> expired = store().ExpiredDocuments(10);
+  ASSERT_EQ(expired.size(), 1u);
+  const Deletion deletion = store().DeleteDocument(expired[0].uid, /*everywhere=*/true).value();
+  EXPECT_EQ(deletion.receipt.documents, 1);
+  EXPECT_EQ(deletion.receipt.held_documents, 0);
+}
+
+TEST_F(ForkTest, TextThatSaysNoTimeIsAsOldAsItsDocument) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDocument(memory, "d");
+  const absl::Time begin = store().GetDocument(document)->create_time;
+  WriteBatch batch;
+  for (const int64_t offset : {0, 5}) {
+    const std::string key = TextKey({memory, document}, offset);
+    batch.Put(Table::kText, key, EncodeRecord(key, TextRecord{false, "older"}));
+  }
+  ASSERT_TRUE(disk().Write(batch, Durability::kSynced).ok());
+  Reopen();
+  clock().Advance(absl::Seconds(1));
+  ASSERT_TRUE(Append(document, 10, "newer").ok());
+  EXPECT_EQ(TextIn(Fork(memory, "then", begin), "d"), "olderolder");
+  EXPECT_EQ(TextIn(Fork(memory, "now"), "d"), "olderoldernewer");
+}
+
+TEST_F(ForkTest, LimitsAreNamed) {
+  options().fork_depth_max = 2;
+  options().snapshots_per_memory_max = 1;
+  Reopen();
+  const MemoryId memory = NewMemory("m");
+  const MemoryId fork = Fork(Fork(memory, "f"), "g");
+  const absl::Status deep = store().ForkMemory({fork}, "h", "").status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(deep));
+  EXPECT_THAT(std::string(deep.message()), HasSubstr("limit 2"));
+  ASSERT_TRUE(store().CreateSnapshot({memory}, "s").ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(store().CreateSnapshot({memory}, "t").status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(store().View({&fork, 1}).status()));
+}
+
+TEST_F(ForkTest, TailsInUseHaveALimitAndOthersMakeRoom) {
+  options().tail_bytes_max = 2 * options().landmark_bytes;
+  Reopen();
+  const MemoryId memory = NewMemory("m");
+  std::vector<DocumentCut> cuts;
+  for (const char* id : {"a", "b"}) {
+    const DocumentId document = NewDocument(memory, id);
+    ASSERT_TRUE(Append(document, 0, TextOf(document, 100)).ok());
+    cuts.push_back({document, 50});
+  }
+  const auto put = [&](const DocumentCut& cut) {
+    SegmentDerived tail =
+        MadeUpSegment(options(), cut.document, 0, 0, /*chunk_count=*/2, 0, cut.cut_bytes);
+    return store().PutTail(cut, 0, {&tail, 1});
+  };
+  {
+    const TailHandle in_use = put(cuts[0]).value();
+    EXPECT_TRUE(absl::IsResourceExhausted(put(cuts[1]).status()));
+  }
+  EXPECT_TRUE(put(cuts[1]).ok());
+}
+
+TEST_F(ForkTest, ACheckFindsNothingWrongWithWhatForksHold) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDerivedDocument(memory, "d", 3);
+  NewDerivedDocument(memory, "e", 2);
+  Fork(memory, "f");
+  ASSERT_TRUE(store().CreateSnapshot({memory}, "s").ok());
+  ASSERT_TRUE(store().DeleteDocument(memory, document).ok());
+  for (int round = 0; round < 2; ++round) {
+    const StoreCheckReport report = StoreChecker(store(), {.heal = true}).Run().value();
+    EXPECT_EQ(report.found_count(), 0);
+    EXPECT_EQ(report.documents, 2);
+    if (round == 0) {
+      ASSERT_TRUE(store().DeleteMemory(memory).ok());
+    }
+  }
+  EXPECT_EQ(TextIn(store().GetMemory("default", "f")->uid, "d"), TextOf(document, 300));
+}
+
+// Every byte as likely as any other: compression leaves such text as it is.
+std::string Noise(uint64_t seed, size_t bytes) {
+  std::mt19937_64 random(seed);
+  std::string noise(bytes, '\0');
+  for (char& byte : noise) byte = static_cast<char>(random());
+  return noise;
+}
+
+TEST(ForkOnDiskTest, WhatNobodyHoldsLeavesNoByteAndWhatAForkHoldsStays) {
+  TempStore temp({.page_bytes = 64, .landmark_bytes = 16});
+  MemoryStore& store = temp.store();
+  const MemoryId memory = store.CreateMemory("default", "m", "").value().uid;
+  const std::string held = Noise(1, 3000), later = Noise(2, 3000);
+  const auto append = [&](DocumentId document, int64_t offset, const std::string& text) {
+    const TextAppend piece{document, offset, text, false};
+    ASSERT_TRUE(store.AppendText({&piece, 1}).ok());
+  };
+  const DocumentId document = store.CreateDocument(memory, "d").value().uid;
+  append(document, 0, held);
+  const MemoryId fork = store.ForkMemory({memory}, "f", "").value().uid;
+  append(document, 3000, later);
+  const std::vector<std::string> markers = {held.substr(100, 24), later.substr(100, 24)};
+  ASSERT_TRUE(store.Flush().ok());
+  EXPECT_EQ(MarkersOnDisk(temp.data_dir(), markers).size(), 2u);
+  std::atomic<bool> cancel{false};
+  ASSERT_TRUE(store.DeleteMemory(memory).ok());
+  ASSERT_EQ(store.Purge(cancel).value().size(), 1u);
+  EXPECT_THAT(MarkersOnDisk(temp.data_dir(), markers), ElementsAre(markers[0]));
+  EXPECT_EQ(store.ReadText(document, 0, 3000).value(), held);
+  ASSERT_TRUE(store.DeleteMemory(fork).ok());
+  ASSERT_EQ(store.Purge(cancel).value().size(), 1u);
+  EXPECT_THAT(MarkersOnDisk(temp.data_dir(), markers), IsEmpty());
+}
+
+}  // namespace
+}  // namespace mneme
