@@ -281,7 +281,11 @@ class Bench {
 
   Step ProductStep(const std::string& name, const PackedWeight& weight, const MatmulParams& p) {
     const double cells = static_cast<double>(p.rows * weight.rows());
-    const double out_bytes = p.accumulate ? 8 : p.swiglu ? 1 : p.out_dtype == DType::kBf16 ? 2 : 4;
+    const double out_bytes = p.next.weight != nullptr      ? 10
+                             : p.accumulate                ? 8
+                             : weight.swiglu()             ? 1
+                             : p.out_dtype == DType::kBf16 ? 2
+                                                           : 4;
     return {name + " " + std::to_string(weight.rows()) + "x" + std::to_string(weight.cols()),
             static_cast<double>((p.rows + weight.rows()) * weight.cols()) * 2 + cells * out_bytes,
             2 * cells * static_cast<double>(weight.cols()), [this, &weight, p] {
@@ -306,6 +310,7 @@ class Bench {
     std::printf("-- ingest, %lld rows in sequences of 4096, activations in %s\n",
                 static_cast<long long>(R), halves ? "bf16" : "f32");
     const int64_t head_dim = c.d_model / c.attention_heads;
+    const int64_t parts = (c.d_model + kSquareColumns - 1) / kSquareColumns;
     const auto table = Weight(c.vocab, c.d_model, /*embed=*/true);
     const auto in_proj = Weight(c.in_proj(), c.d_model), out_proj = Weight(c.d_model, c.inner()),
                qkv = Weight(3 * c.d_model, c.d_model), attn_out = Weight(c.d_model, c.d_model),
@@ -319,7 +324,19 @@ class Bench {
                  y = activations(R * c.inner()), dt = Floats(R * c.heads),
                  operand = Halves(E * std::max(c.inner(), c.ffn)), weight = Floats(wide * c.taps),
                  heads = Floats(3 * c.heads), turns = Floats((c.chunk + 1) * head_dim),
-                 pages = Halves(R * 2 * head_dim), landmarks = Floats(chunks * c.landmark);
+                 pages = Halves(R * 2 * head_dim), landmarks = Floats(chunks * c.landmark),
+                 scaled = Halves(E * c.d_model), squares = Floats(E * parts),
+                 gate_squares = Floats(R * c.heads * ((c.head_dim + 63) / 64));
+    // In bf16 what writes rows of the residual stream leaves them ready for the next norm.
+    const NextNorm next = halves ? NextNorm{.weight = weight.as<float>(),
+                                            .scaled = scaled.data(),
+                                            .squares = squares.as<float>()}
+                                 : NextNorm{};
+    const OperandNorm ready = {.eps = 1e-5f,
+                               .squares = halves ? squares.as<float>() : nullptr,
+                               .square_parts = parts,
+                               .squares_stride = parts};
+    const void* const normed = halves ? scaled.data() : operand.data();
     const float* w = weight.as<float>();
     std::vector<int32_t> ids(R);
     for (int32_t& id : ids) id = static_cast<int32_t>(random_() % c.vocab);
@@ -354,40 +371,48 @@ class Bench {
                   }};
     };
 
-    const Step embed = {"Embed", rows * d * 5, 0, [&] {
+    const Step embed = {"Embed", rows * d * (halves ? 7 : 5), 0, [&] {
                           return backend_.Embed({.ids = device_ids.as<int32_t>(),
                                                  .rows = R,
                                                  .table = table.get(),
                                                  .out = hidden.as<float>(),
-                                                 .out_stride = c.d_model});
+                                                 .out_stride = c.d_model,
+                                                 .next = next});
                         }};
-    std::vector<Step> lower = {norm(hidden, R)};
-    lower.push_back(ProductStep("Matmul in_proj", *in_proj,
-                                {.a = operand.data(),
-                                 .rows = R,
-                                 .out = product.data(),
-                                 .out_dtype = activation,
-                                 .tail = halves ? dt.as<float>() : nullptr,
-                                 .tail_columns = halves ? c.heads : 0,
-                                 .tail_stride = c.heads}));
+    std::vector<Step> lower;
+    if (!halves) lower.push_back(norm(hidden, R));
+    const MatmulParams in_proj_params = {.a = normed,
+                                         .a_dtype = DType::kBf16,
+                                         .a_stride = c.d_model,
+                                         .rows = R,
+                                         .norm = ready,
+                                         .weight = in_proj.get(),
+                                         .out = product.data(),
+                                         .out_dtype = activation,
+                                         .tail = halves ? dt.as<float>() : nullptr,
+                                         .tail_columns = halves ? c.heads : 0,
+                                         .tail_stride = c.heads};
+    const ConvSiluParams conv_params = {.in = columns(product, c.inner()),
+                                        .in_stride = in_proj->out_columns(),
+                                        .weight = w,
+                                        .bias = w,
+                                        .taps = c.taps,
+                                        .channels = c.conv_dim(),
+                                        .sequences = sequence_rows.data(),
+                                        .sequence_count = sequences,
+                                        .rows = R,
+                                        .out = conv.data(),
+                                        .out_stride = c.conv_dim(),
+                                        .io_dtype = activation};
+    lower.push_back(ProductStep("Matmul in_proj", *in_proj, in_proj_params));
     lower.push_back({"ConvSilu", rows * conv_dim * 2 * size,
-                     rows * conv_dim * 2 * static_cast<double>(c.taps), [&] {
-                       return backend_.ConvSilu({.in = columns(product, c.inner()),
-                                                 .in_stride = in_proj->out_columns(),
-                                                 .weight = w,
-                                                 .bias = w,
-                                                 .taps = c.taps,
-                                                 .channels = c.conv_dim(),
-                                                 .sequences = sequence_rows.data(),
-                                                 .sequence_count = sequences,
-                                                 .rows = R,
-                                                 .out = conv.data(),
-                                                 .out_stride = c.conv_dim(),
-                                                 .io_dtype = activation});
-                     }});
-    // In blocks of 64: C B, M x and the two products with the state.
+                     rows * conv_dim * 2 * static_cast<double>(c.taps),
+                     [&] { return backend_.ConvSilu(conv_params); }});
+    // In blocks of 64: C B, M x and the two products with the state. In bf16, with the gate.
+    const int64_t gate_parts = c.heads * ((c.head_dim + 63) / 64);
     lower.push_back(
-        {"Ssd", rows * ((conv_dim + inner) * size + static_cast<double>(c.heads) * 4),
+        {halves ? "Ssd with its gate" : "Ssd",
+         rows * ((conv_dim + (halves ? 2 : 1) * inner) * size + static_cast<double>(c.heads) * 4),
          rows * static_cast<double>(c.heads) *
              (64 * N + 64 * static_cast<double>(c.head_dim) +
               4 * N * static_cast<double>(c.head_dim)),
@@ -410,27 +435,41 @@ class Bench {
                 .y = y.as<float>(),
                 .y_stride = c.inner(),
                 .compute_dtype = DType::kBf16,
-                .io_dtype = activation});
+                .io_dtype = activation,
+                .gate = halves ? SsdGate{.z = product.data(),
+                                         .z_stride = in_proj->out_columns(),
+                                         .weight = w,
+                                         .squares = gate_squares.as<float>()}
+                               : SsdGate{}});
          }});
-    lower.push_back({"GateNorm", rows * inner * (2 * size + 2), 0, [&] {
-                       return backend_.GateNorm({.y = y.data(),
-                                                 .y_stride = c.inner(),
-                                                 .z = product.data(),
-                                                 .z_stride = in_proj->out_columns(),
-                                                 .in_dtype = activation,
-                                                 .weight = w,
-                                                 .eps = 1e-5f,
-                                                 .rows = R,
-                                                 .width = c.inner(),
-                                                 .out = operand.data(),
-                                                 .out_dtype = DType::kBf16,
-                                                 .out_stride = c.inner()});
-                     }});
-    lower.push_back(
-        ProductStep("Matmul out_proj, added", *out_proj,
-                    {.a = operand.data(), .rows = R, .out = hidden.data(), .accumulate = true}));
+    const Step gate_norm = {"GateNorm", rows * inner * (2 * size + 2), 0, [&] {
+                              return backend_.GateNorm({.y = y.data(),
+                                                        .y_stride = c.inner(),
+                                                        .z = product.data(),
+                                                        .z_stride = in_proj->out_columns(),
+                                                        .in_dtype = activation,
+                                                        .weight = w,
+                                                        .eps = 1e-5f,
+                                                        .rows = R,
+                                                        .width = c.inner(),
+                                                        .out = operand.data(),
+                                                        .out_dtype = DType::kBf16,
+                                                        .out_stride = c.inner()});
+                            }};
+    if (!halves) lower.push_back(gate_norm);
+    const OperandNorm gated = {.eps = 1e-5f,
+                               .squares = gate_squares.as<float>(),
+                               .square_parts = gate_parts,
+                               .squares_stride = gate_parts};
+    lower.push_back(ProductStep("Matmul out_proj, added", *out_proj,
+                                {.a = halves ? y.data() : operand.data(),
+                                 .rows = R,
+                                 .norm = halves ? gated : OperandNorm{},
+                                 .out = hidden.data(),
+                                 .accumulate = true,
+                                 .next = next}));
 
-    const Step chunk_input = {"ChunkInput", (rows + erows) * d * 4, 0, [&] {
+    const Step chunk_input = {"ChunkInput", (rows * 4 + erows * (halves ? 6 : 4)) * d, 0, [&] {
                                 return backend_.ChunkInput({.hidden = hidden.as<float>(),
                                                             .hidden_stride = c.d_model,
                                                             .weight = w,
@@ -440,12 +479,14 @@ class Bench {
                                                             .chunk_tokens = c.chunk,
                                                             .width = c.d_model,
                                                             .out = encoder.as<float>(),
-                                                            .out_stride = c.d_model});
+                                                            .out_stride = c.d_model,
+                                                            .next = next});
                               }};
-    std::vector<Step> layer = {norm(encoder, E)};
+    std::vector<Step> layer;
+    if (!halves) layer.push_back(norm(encoder, E));
     layer.push_back(ProductStep(
         "Matmul qkv", *qkv,
-        {.a = operand.data(), .rows = E, .out = product.data(), .out_dtype = activation}));
+        {.a = normed, .rows = E, .norm = ready, .out = product.data(), .out_dtype = activation}));
     for (const int64_t column : {int64_t{0}, c.d_model}) {
       if (halves) break;
       layer.push_back({"HeadNorm with positions", erows * d * 8, 0, [&, column] {
@@ -480,13 +521,13 @@ class Bench {
                                                        .out_dtype = DType::kBf16,
                                                        .out_stride = c.d_model});
                      }});
-    layer.push_back(
-        ProductStep("Matmul attn_out, added", *attn_out,
-                    {.a = operand.data(), .rows = E, .out = encoder.data(), .accumulate = true}));
-    layer.push_back(norm(encoder, E));
+    layer.push_back(ProductStep(
+        "Matmul attn_out, added", *attn_out,
+        {.a = operand.data(), .rows = E, .out = encoder.data(), .accumulate = true, .next = next}));
+    if (!halves) layer.push_back(norm(encoder, E));
     layer.push_back(ProductStep(
         halves ? "Matmul gate_up with SwiGlu" : "Matmul gate_up", *gate_up,
-        {.a = operand.data(), .rows = E, .out = product.data(), .out_dtype = activation}));
+        {.a = normed, .rows = E, .norm = ready, .out = product.data(), .out_dtype = activation}));
     const auto ffn = static_cast<double>(c.ffn);
     if (!halves) {
       layer.push_back({"SwiGlu", erows * ffn * 10, 0, [&] {
@@ -503,10 +544,12 @@ class Bench {
                                 {.a = halves ? product.data() : operand.data(),
                                  .rows = E,
                                  .out = encoder.data(),
-                                 .accumulate = true}));
-    std::vector<Step> last = {norm(encoder, E)};
+                                 .accumulate = true,
+                                 .next = next}));
+    std::vector<Step> last;
+    if (!halves) last.push_back(norm(encoder, E));
     last.push_back(ProductStep("Matmul kv_proj", *kv,
-                               {.a = operand.data(), .rows = E, .out = product.data()}));
+                               {.a = normed, .rows = E, .norm = ready, .out = product.data()}));
     last.push_back({"WritePages", rows * static_cast<double>(head_dim) * 12, 0, [&] {
                       return backend_.WritePages({.k = product.as<float>(),
                                                   .v = product.as<float>() + head_dim,
@@ -519,8 +562,9 @@ class Bench {
                                                   .pages = pages.data(),
                                                   .page_dtype = DType::kBf16});
                     }});
-    last.push_back(ProductStep("Matmul landmark", *landmark,
-                               {.a = operand.data(), .rows = chunks, .out = product.data()}));
+    last.push_back(
+        ProductStep("Matmul landmark", *landmark,
+                    {.a = normed, .rows = chunks, .norm = ready, .out = product.data()}));
     last.push_back({"RmsNorm of landmarks", static_cast<double>(chunks * c.landmark) * 6, 0, [&] {
                       return backend_.RmsNorm({.in = product.as<float>(),
                                                .in_stride = landmark->out_columns(),

@@ -106,6 +106,30 @@ absl::Status CheckSsd(absl::string_view operation, const SsdParams& p) {
       .status();
 }
 
+// What NextNorm and its counterpart ask of a backend and of each other.
+absl::Status CheckNext(ShapeCheck& check, const NextNorm& next, int64_t rows, DType activation) {
+  if (next.weight == nullptr) return absl::OkStatus();
+  if (activation != DType::kBf16) {
+    return absl::UnimplementedError("what the next norm wants: activations are not bf16");
+  }
+  return check.Pointer("next.scaled", next.scaled, rows)
+      .Pointer("next.squares", next.squares, rows)
+      .status();
+}
+absl::Status CheckSquares(ShapeCheck& check, const MatmulParams& p, DType activation) {
+  if (p.norm.squares == nullptr) return absl::OkStatus();
+  if (p.norm.weight != nullptr || p.per_row) {
+    return absl::InvalidArgumentError(
+        "Matmul: squares stand for a norm of many rows, whose weight has been applied");
+  }
+  if (activation != DType::kBf16) {
+    return absl::UnimplementedError("Matmul: squares of rows, but activations are not bf16");
+  }
+  return check.AtLeast("norm.square_parts", p.norm.square_parts, 1)
+      .AtLeast("norm.squares_stride", p.norm.squares_stride, p.norm.square_parts)
+      .status();
+}
+
 absl::Status CheckGate(absl::string_view operation, const SsdParams& p) {
   if (p.gate.z == nullptr) return absl::OkStatus();
   if (p.io_dtype != DType::kBf16) {
@@ -126,6 +150,12 @@ absl::Status CheckNoGate(absl::string_view operation, const SsdParams& p) {
 absl::Status CheckOutputs(ShapeCheck& check, const MatmulParams& p) {
   if (p.out_dtype == DType::kBf16 && (p.accumulate || p.per_row)) {
     return absl::InvalidArgumentError("Matmul: results that are added, or per row, are f32");
+  }
+  if (p.next.weight != nullptr &&
+      (!p.accumulate || p.per_row || p.weight->out_columns() != p.weight->rows())) {
+    return absl::InvalidArgumentError(
+        "Matmul: what the next norm wants goes with many rows of results that are added, without "
+        "gaps");
   }
   if (p.swiglu != p.weight->swiglu() || (p.swiglu && p.out_dtype != DType::kBf16)) {
     return absl::InvalidArgumentError(
@@ -176,8 +206,9 @@ absl::Status Backend::Embed(const EmbedParams& p) {
                       .Pointer("ids", p.ids, p.rows)
                       .Pointer("out", p.out, p.rows)
                       .status());
-  RETURN_IF_ERROR(
-      ShapeCheck("Embed").AtLeast("out_stride", p.out_stride, p.table->cols()).status());
+  ShapeCheck check("Embed");
+  RETURN_IF_ERROR(check.AtLeast("out_stride", p.out_stride, p.table->cols()).status());
+  RETURN_IF_ERROR(CheckNext(check, p.next, p.rows, activation_dtype(p.table->compute_dtype())));
   return DoEmbed(p);
 }
 
@@ -251,6 +282,9 @@ absl::Status Backend::Matmul(const MatmulParams& p) {
     return absl::InvalidArgumentError("Matmul: rows to be normed are f32, unless gated and many");
   }
   RETURN_IF_ERROR(CheckOutputs(check, p));
+  const DType activation = activation_dtype(p.weight->compute_dtype());
+  RETURN_IF_ERROR(CheckSquares(check, p, activation));
+  RETURN_IF_ERROR(CheckNext(check, p.next, p.rows, activation));
   if (!normed || FusesNorm(p)) return DoMatmul(p);
   RETURN_IF_ERROR(NormOperand(p, operand_dtype));
   MatmulParams product = p;
@@ -358,6 +392,8 @@ absl::Status Backend::ChunkInput(const ChunkInputParams& p) {
                       .Pointer("cls", p.cls, 1)
                       .Pointer("out", p.out, p.chunks)
                       .status());
+  ShapeCheck check("ChunkInput");
+  RETURN_IF_ERROR(CheckNext(check, p.next, p.chunks, activation_dtype(DType::kBf16)));
   return DoChunkInput(p);
 }
 

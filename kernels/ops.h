@@ -27,6 +27,18 @@ struct SequenceRows {
   float* state = nullptr;
 };
 
+// What the RMSNorm of rows takes from the operation that wrote them, so that no operation reads
+// them for the norm alone: their products with its weight, and sums of squares, which together are
+// those of the row. 1 / rms is a factor of the results of the product that takes `scaled`
+// (OperandNorm::squares). Only where activations between operations are bf16
+// (Backend::activation_dtype).
+enum { kSquareColumns = 96 };  // of a row, that a part of its squares is for
+struct NextNorm {
+  const float* weight = nullptr;  // [width], or null: nothing is wanted
+  void* scaled = nullptr;         // [rows, width] bf16, no gaps
+  float* squares = nullptr;       // [rows, width / kSquareColumns, rounded up]
+};
+
 // out[r] = row ids[r] of the table.
 struct EmbedParams {
   const int32_t* ids = nullptr;  // [rows], each in [0, table rows)
@@ -34,6 +46,7 @@ struct EmbedParams {
   const PackedWeight* table = nullptr;  // [vocab, width]
   float* out = nullptr;                 // [rows, width]
   int64_t out_stride = 0;
+  NextNorm next = {};  // of out
 };
 
 // out = in / sqrt(mean(in^2) + eps) * weight, row by row.
@@ -90,6 +103,10 @@ struct OperandNorm {
   // [rows or row_capacity, weight cols], in the dtype that a product without norm takes: room for
   // the normed rows. Whether anything is left there is the backend's choice.
   void* normed = nullptr;
+  // Instead of `weight`: a is NextNorm::scaled, and these are the squares.
+  const float* squares = nullptr;  // [rows, square_parts], or null
+  int64_t square_parts = 0;
+  int64_t squares_stride = 0;
 };
 
 // out (+)= a * weight^T, or silu(gate) * up of such products.
@@ -108,6 +125,7 @@ struct MatmulParams {
                         // hold nothing of meaning
   DType out_dtype = DType::kF32;  // kBf16: not with `accumulate` or `per_row`
   bool accumulate = false;        // add to out (a residual connection)
+  NextNorm next = {};             // of out; with `accumulate`, out_columns() being the weight's rows
   // With bf16 results, the last tail_columns outputs as f32; what `out` has of them means nothing.
   float* tail = nullptr;  // [rows, tail_columns], or null
   int64_t tail_columns = 0;
@@ -194,6 +212,7 @@ struct ChunkInputParams {
   int64_t width = 0;
   float* out = nullptr;  // [chunks * (S + 1), width]
   int64_t out_stride = 0;
+  NextNorm next = {};  // of out
 };
 
 // Bidirectional attention inside each group of `group_rows` rows: softmax(q k^T / sqrt(D)) v; with

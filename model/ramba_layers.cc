@@ -14,14 +14,28 @@ const void* FromColumn(const void* matrix, int64_t column, DType dtype) {
 
 }  // namespace
 
-absl::Status RambaModel::EmbedIds(Workspace& ws) const {
+NextNorm RambaModel::NextNormOf(const Workspace& ws, const Buffer& weight) const {
+  if (!norms_ahead()) return {};
+  return {.weight = weight.as<float>(), .scaled = ws.scaled, .squares = ws.squares};
+}
+
+OperandNorm RambaModel::SquaresOf(const Workspace& ws, int64_t first_row, int64_t row_step) const {
+  const int64_t parts = SquareParts(config());
+  return {.eps = static_cast<float>(config().norm_eps),
+          .squares = ws.squares + first_row * parts,
+          .square_parts = parts,
+          .squares_stride = row_step * parts};
+}
+
+absl::Status RambaModel::EmbedIds(Workspace& ws, bool per_row) const {
   const int64_t rows = static_cast<int64_t>(ws.host_ids.size());
   RETURN_IF_ERROR(backend_.CopyIn(ws.ids, ws.host_ids.data(), rows * 4));
   return backend_.Embed({.ids = ws.ids,
                          .rows = rows,
                          .table = weights_.embedding.get(),
                          .out = ws.hidden,
-                         .out_stride = shape_.hidden_stride});
+                         .out_stride = shape_.hidden_stride,
+                         .next = per_row ? NextNorm{} : NextNormOf(ws, weights_.lower[0].norm)});
 }
 
 absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, int64_t rows,
@@ -32,13 +46,18 @@ absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, 
   const bool dt_apart = activation_dtype != DType::kF32;
   const int64_t state_offset = layer * LayerStateFloats();
   const int64_t product_stride = weights.in_proj->out_columns();
-  RETURN_IF_ERROR(backend_.Matmul({.a = ws.hidden,
-                                   .a_stride = shape_.hidden_stride,
+  // What wrote the rows of the lower half has left them ready for the norm.
+  const bool ready = norms_ahead() && !per_row && layer < c.n_lower_layers;
+  const OperandNorm norm = ready ? SquaresOf(ws, 0, 1)
+                                 : OperandNorm{.weight = weights.norm.as<float>(),
+                                               .eps = static_cast<float>(c.norm_eps),
+                                               .normed = ws.operand};
+  RETURN_IF_ERROR(backend_.Matmul({.a = ready ? ws.scaled : ws.hidden,
+                                   .a_dtype = ready ? DType::kBf16 : DType::kF32,
+                                   .a_stride = ready ? c.d_model : shape_.hidden_stride,
                                    .rows = rows,
                                    .row_capacity = ws.row_capacity,
-                                   .norm = {.weight = weights.norm.as<float>(),
-                                            .eps = static_cast<float>(c.norm_eps),
-                                            .normed = ws.operand},
+                                   .norm = norm,
                                    .weight = weights.in_proj.get(),
                                    .out = ws.product,
                                    .out_dtype = activation_dtype,
@@ -60,45 +79,60 @@ absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, 
                                .out_stride = c.conv_dim(),
                                .io_dtype = activation_dtype};
   const float* const product_dt = static_cast<const float*>(ws.product) + c.inner() + c.conv_dim();
-  const SsdParams ssd = {.xbc = static_cast<const float*>(ws.conv),
-                         .xbc_stride = c.conv_dim(),
-                         .dt = dt_apart ? ws.dt : product_dt,
-                         .dt_stride = dt_apart ? c.ssm_heads() : product_stride,
-                         .dt_bias = weights.dt_bias.as<float>(),
-                         .a_log = weights.a_log.as<float>(),
-                         .d_skip = weights.d_skip.as<float>(),
-                         .heads = c.ssm_heads(),
-                         .head_dim = c.ssm_head_dim,
-                         .state_size = c.ssm_state_size,
-                         .sequences = ws.sequences.data(),
-                         .sequence_count = static_cast<int64_t>(ws.sequences.size()),
-                         .backend_sequences = per_row ? ws.backend_sequences : nullptr,
-                         .state_offset = state_offset + int64_t{c.conv_kernel - 1} * c.conv_dim(),
-                         .rows = rows,
-                         .y = static_cast<float*>(ws.y),
-                         .y_stride = c.inner(),
-                         .compute_dtype = compute_dtype_,
-                         .io_dtype = activation_dtype};
+  SsdParams ssd = {.xbc = static_cast<const float*>(ws.conv),
+                   .xbc_stride = c.conv_dim(),
+                   .dt = dt_apart ? ws.dt : product_dt,
+                   .dt_stride = dt_apart ? c.ssm_heads() : product_stride,
+                   .dt_bias = weights.dt_bias.as<float>(),
+                   .a_log = weights.a_log.as<float>(),
+                   .d_skip = weights.d_skip.as<float>(),
+                   .heads = c.ssm_heads(),
+                   .head_dim = c.ssm_head_dim,
+                   .state_size = c.ssm_state_size,
+                   .sequences = ws.sequences.data(),
+                   .sequence_count = static_cast<int64_t>(ws.sequences.size()),
+                   .backend_sequences = per_row ? ws.backend_sequences : nullptr,
+                   .state_offset = state_offset + int64_t{c.conv_kernel - 1} * c.conv_dim(),
+                   .rows = rows,
+                   .y = static_cast<float*>(ws.y),
+                   .y_stride = c.inner(),
+                   .compute_dtype = compute_dtype_,
+                   .io_dtype = activation_dtype};
+  OperandNorm gate_norm = {.weight = weights.gate_norm.as<float>(),
+                           .eps = static_cast<float>(c.norm_eps),
+                           .gate = ws.product,
+                           .gate_stride = product_stride,
+                           .in_dtype = activation_dtype,
+                           .normed = ws.operand};
   if (per_row) {
     RETURN_IF_ERROR(backend_.ConvSsmStep(conv, ssd));
   } else {
     RETURN_IF_ERROR(backend_.ConvSilu(conv));
+    if (activation_dtype == DType::kBf16) {
+      ssd.gate = {.z = ws.product,
+                  .z_stride = product_stride,
+                  .weight = weights.gate_norm.as<float>(),
+                  .squares = ws.gate_squares};
+      gate_norm = {.eps = static_cast<float>(c.norm_eps),
+                   .squares = ws.gate_squares,
+                   .square_parts = GateParts(c),
+                   .squares_stride = GateParts(c)};
+    }
     RETURN_IF_ERROR(backend_.Ssd(ssd));
   }
+  const NextNorm next = ready && layer + 1 < c.n_lower_layers
+                            ? NextNormOf(ws, weights_.lower[layer + 1].norm)
+                            : NextNorm{};
   return backend_.Matmul({.a = ws.y,
                           .a_dtype = activation_dtype,
                           .a_stride = c.inner(),
                           .rows = rows,
                           .row_capacity = ws.row_capacity,
-                          .norm = {.weight = weights.gate_norm.as<float>(),
-                                   .eps = static_cast<float>(c.norm_eps),
-                                   .gate = ws.product,
-                                   .gate_stride = product_stride,
-                                   .in_dtype = activation_dtype,
-                                   .normed = ws.operand},
+                          .norm = gate_norm,
                           .weight = weights.out_proj.get(),
                           .out = ws.hidden,
                           .accumulate = true,
+                          .next = next,
                           .per_row = per_row});
 }
 
@@ -107,7 +141,9 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
   const ChunkEncoderWeights& encoder = weights_.encoder;
   const int64_t S = c.chunk_size, rows = chunks * (S + 1);
   const float eps = static_cast<float>(c.norm_eps);
-  const auto norm = [&](const Buffer& weight) {
+  // Unless the rows are ready for it.
+  const auto norm = [&](const Buffer& weight) -> absl::Status {
+    if (norms_ahead()) return absl::OkStatus();
     return backend_.RmsNorm({.in = ws.encoder,
                              .in_stride = shape_.hidden_stride,
                              .weight = weight.as<float>(),
@@ -118,17 +154,25 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
                              .out_dtype = compute_dtype_,
                              .out_stride = c.d_model});
   };
-  const auto matmul = [&](const void* a, const PackedWeight& weight, void* out, DType out_dtype) {
-    return backend_.Matmul({.a = a,
-                            .a_dtype = compute_dtype_,
-                            .a_stride = weight.cols(),
-                            .rows = rows,
-                            .row_capacity = ws.encoder_row_capacity,
-                            .weight = &weight,
-                            .out = out,
-                            .out_dtype = out_dtype,
-                            .accumulate = out == ws.encoder,
-                            .swiglu = weight.swiglu()});
+  const auto matmul = [&](const void* a, const PackedWeight& weight, void* out, DType out_dtype,
+                          const NextNorm& next = {}) {
+    return backend_.Matmul(
+        {.a = a,
+         .a_dtype = compute_dtype_,
+         .a_stride = weight.cols(),
+         .rows = rows,
+         .row_capacity = ws.encoder_row_capacity,
+         .norm = norms_ahead() && a == ws.scaled ? SquaresOf(ws, 0, 1) : OperandNorm{},
+         .weight = &weight,
+         .out = out,
+         .out_dtype = out_dtype,
+         .accumulate = out == ws.encoder,
+         .next = next,
+         .swiglu = weight.swiglu()});
+  };
+  const void* const normed = norms_ahead() ? ws.scaled : ws.operand;
+  const auto norm_of_layer = [&](size_t i) -> const Buffer& {
+    return i < encoder.layers.size() ? encoder.layers[i].attn_norm : encoder.norm;
   };
   // Where activations are bf16, ChunkAttention norms q and k.
   const bool norm_apart = activation_dtype_ == DType::kF32;
@@ -141,10 +185,13 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
                                        .chunk_tokens = S,
                                        .width = c.d_model,
                                        .out = ws.encoder,
-                                       .out_stride = shape_.hidden_stride}));
-  for (const EncoderLayerWeights& layer : encoder.layers) {
+                                       .out_stride = shape_.hidden_stride,
+                                       .next = NextNormOf(ws, norm_of_layer(0))}));
+  for (size_t i = 0; i < encoder.layers.size(); ++i) {
+    const EncoderLayerWeights& layer = encoder.layers[i];
+    const NextNorm after_layer = NextNormOf(ws, norm_of_layer(i + 1));
     RETURN_IF_ERROR(norm(layer.attn_norm));
-    RETURN_IF_ERROR(matmul(ws.operand, *layer.qkv, ws.product, activation_dtype_));
+    RETURN_IF_ERROR(matmul(normed, *layer.qkv, ws.product, activation_dtype_));
     const int64_t qkv_stride = layer.qkv->out_columns();
     for (const bool is_key : {false, true}) {
       if (!norm_apart) break;
@@ -176,14 +223,15 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
                                  .out = ws.operand,
                                  .out_dtype = compute_dtype_,
                                  .out_stride = c.d_model}));
-    RETURN_IF_ERROR(matmul(ws.operand, *layer.attn_out, ws.encoder, DType::kF32));
+    RETURN_IF_ERROR(matmul(ws.operand, *layer.attn_out, ws.encoder, DType::kF32,
+                           NextNormOf(ws, layer.mlp_norm)));
     RETURN_IF_ERROR(norm(layer.mlp_norm));
     if (layer.gate_up->swiglu()) {
-      RETURN_IF_ERROR(matmul(ws.operand, *layer.gate_up, ws.product, DType::kBf16));
-      RETURN_IF_ERROR(matmul(ws.product, *layer.down, ws.encoder, DType::kF32));
+      RETURN_IF_ERROR(matmul(normed, *layer.gate_up, ws.product, DType::kBf16));
+      RETURN_IF_ERROR(matmul(ws.product, *layer.down, ws.encoder, DType::kF32, after_layer));
       continue;
     }
-    RETURN_IF_ERROR(matmul(ws.operand, *layer.gate_up, ws.product, DType::kF32));
+    RETURN_IF_ERROR(matmul(normed, *layer.gate_up, ws.product, DType::kF32));
     RETURN_IF_ERROR(backend_.SwiGlu({.gate_up = static_cast<const float*>(ws.product),
                                      .gate_up_stride = layer.gate_up->out_columns(),
                                      .rows = rows,
@@ -191,10 +239,10 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
                                      .out = ws.operand,
                                      .out_dtype = compute_dtype_,
                                      .out_stride = c.encoder_ffn}));
-    RETURN_IF_ERROR(matmul(ws.operand, *layer.down, ws.encoder, DType::kF32));
+    RETURN_IF_ERROR(matmul(ws.operand, *layer.down, ws.encoder, DType::kF32, after_layer));
   }
   RETURN_IF_ERROR(norm(encoder.norm));
-  RETURN_IF_ERROR(matmul(ws.operand, *encoder.kv_proj, ws.product, DType::kF32));
+  RETURN_IF_ERROR(matmul(normed, *encoder.kv_proj, ws.product, DType::kF32));
   float* const product = static_cast<float*>(ws.product);
   RETURN_IF_ERROR(backend_.WritePages({.k = product,
                                        .v = product + c.head_dim(),
@@ -208,11 +256,12 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
                                        .page_dtype = storage_dtype_}));
   // The CLS row of each chunk alone.
   const char* first_cls =
-      static_cast<const char*>(ws.operand) + S * c.d_model * DTypeBytes(compute_dtype_);
+      static_cast<const char*>(normed) + S * c.d_model * DTypeBytes(compute_dtype_);
   RETURN_IF_ERROR(backend_.Matmul({.a = first_cls,
                                    .a_dtype = compute_dtype_,
                                    .a_stride = (S + 1) * c.d_model,
                                    .rows = chunks,
+                                   .norm = norms_ahead() ? SquaresOf(ws, S, S + 1) : OperandNorm{},
                                    .weight = encoder.landmark_proj.get(),
                                    .out = product}));
   return backend_.RmsNorm({.in = product,

@@ -220,7 +220,7 @@ absl::Status RambaModel::LowerPass(absl::Span<const absl::Span<const TokenId>> s
       }
     }
     const int64_t rows = static_cast<int64_t>(ws.host_ids.size());
-    RETURN_IF_ERROR(EmbedIds(ws));
+    RETURN_IF_ERROR(EmbedIds(ws, /*per_row=*/false));
     for (int i = 0; i < c.n_lower_layers; ++i) {
       RETURN_IF_ERROR(MambaLayer(ws, weights_.lower[i], rows, i, /*per_row=*/false));
       if (trace != nullptr) {
@@ -385,7 +385,7 @@ absl::Status RambaModel::ReadLowerRange(absl::Span<const ReaderStep> steps, cons
           {.row_begin = 0, .row_count = rows, .state = static_cast<State*>(step.state)->data()});
       ws.host_ids.assign(step.ids.begin() + begin, step.ids.begin() + begin + rows);
     }
-    RETURN_IF_ERROR(EmbedIds(ws));
+    RETURN_IF_ERROR(EmbedIds(ws, per_row));
     RETURN_IF_ERROR(LowerLayers(ws, rows, per_row));
     const int64_t first_row = range.first_row + begin;
     RETURN_IF_ERROR(CopyRows(ws.hidden, shape_.hidden_stride,

@@ -71,7 +71,15 @@ class RambaModel : public Model {
                          absl::Span<const PageRange> pages, absl::Span<SegmentChunks> out,
                          std::vector<LayerTrace>* trace) const;
   absl::Status EncodeChunks(Workspace& ws, int64_t chunks) const;
-  absl::Status EmbedIds(Workspace& ws) const;
+  // Whether operations on many rows of the residual stream leave them ready for the norm that reads
+  // them next.
+  bool norms_ahead() const {
+    return activation_dtype_ == DType::kBf16 && config().d_model % 16 == 0;
+  }
+  NextNorm NextNormOf(const Workspace& ws, const Buffer& weight) const;
+  // The counterpart: of a product over rows first_row, first_row + row_step ..
+  OperandNorm SquaresOf(const Workspace& ws, int64_t first_row, int64_t row_step) const;
+  absl::Status EmbedIds(Workspace& ws, bool per_row) const;
   absl::Status MambaLayer(Workspace& ws, const MambaWeights& weights, int64_t rows, int64_t layer,
                           bool per_row) const;
   absl::Status HsaLayer(Workspace& ws, const HsaWeights& weights, int64_t rows, bool per_row) const;

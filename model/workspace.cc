@@ -33,6 +33,14 @@ int64_t WidestProduct(const ModelConfig& config, const NetworkWeights& weights) 
 
 }  // namespace
 
+int64_t SquareParts(const ModelConfig& config) {
+  return (config.d_model + kSquareColumns - 1) / kSquareColumns;
+}
+
+int64_t GateParts(const ModelConfig& config) {
+  return int64_t{config.ssm_heads()} * ((config.ssm_head_dim + 63) / 64);
+}
+
 PassShape PassShape::For(const ModelConfig& config, const NetworkWeights& weights,
                          int64_t pass_rows) {
   const int64_t S = config.chunk_size;
@@ -85,6 +93,9 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   const int64_t y = reserve(rows * inner, 4);
   const int64_t dt = reserve(rows * config.ssm_heads(), 4);
   const int64_t encoder = reserve(encoder_rows * shape.hidden_stride, 4);
+  const int64_t scaled = reserve(encoder_rows * config.d_model, 2);
+  const int64_t gate_squares = reserve(rows * GateParts(config), 4);
+  const int64_t squares = reserve(encoder_rows * SquareParts(config), 4);
   const int64_t pages =
       reserve(chunks * 2 * config.chunk_size * config.head_dim(), DTypeBytes(storage_dtype));
   const int64_t landmarks = reserve(rows * config.landmark_dim, 4);
@@ -104,6 +115,9 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   ws->y = ws->memory.as<void>(y);
   ws->dt = ws->memory.as<float>(dt);
   ws->encoder = ws->memory.as<float>(encoder);
+  ws->scaled = ws->memory.as<void>(scaled);
+  ws->gate_squares = ws->memory.as<float>(gate_squares);
+  ws->squares = ws->memory.as<float>(squares);
   ws->pages = ws->memory.as<void>(pages);
   ws->landmarks = ws->memory.as<void>(landmarks);
   ws->logits = ws->memory.as<float>(logits);

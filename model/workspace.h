@@ -16,6 +16,11 @@
 
 namespace mneme {
 
+// Parts of the squares of a row of the residual stream (NextNorm).
+int64_t SquareParts(const ModelConfig& config);
+// Of a row behind the gate of a Mamba-2 layer (SsdGate).
+int64_t GateParts(const ModelConfig& config);
+
 // How many rows one pass holds at a time, and the distances between rows of its matrices.
 struct PassShape {
   int64_t rows = 0;          // tokens
@@ -42,20 +47,24 @@ struct Workspace {
   void* operand =
       nullptr;  // [rows or encoder_rows, widest input of a product], compute dtype or f32
   // Of the backend's activation dtype or f32; room for f32.
-  void* product = nullptr;               // [rows or encoder_rows, widest product]
-  void* conv = nullptr;                  // [rows, conv_dim]
-  void* y = nullptr;                     // [rows, inner]
-  float* dt = nullptr;                   // [rows, H], where product is not f32
-  float* encoder = nullptr;              // [encoder_rows, hidden_stride]
-  void* pages = nullptr;                 // [chunks, page bytes]
-  void* landmarks = nullptr;             // [rows, R]: landmarks of chunks, or queries
-  float* logits = nullptr;               // [rows, logits stride]
-  float* state = nullptr;                // [sequences, state_floats]
-  const void** page_pointers = nullptr;  // [rows, chunks_per_read]
-  float* page_weights = nullptr;         // [rows, chunks_per_read]
-  int32_t* page_counts = nullptr;        // [rows]
+  void* product = nullptr;   // [rows or encoder_rows, widest product]
+  void* conv = nullptr;      // [rows, conv_dim]
+  void* y = nullptr;         // [rows, inner]
+  float* dt = nullptr;       // [rows, H], where product is not f32
+  float* encoder = nullptr;  // [encoder_rows, hidden_stride]
+  // NextNorm of hidden or encoder, where activations are bf16.
+  void* scaled = nullptr;                     // [rows or encoder_rows, d_model]
+  float* gate_squares = nullptr;              // [rows, parts of a gated row]: SsdGate
+  float* squares = nullptr;                   // [rows or encoder_rows, parts of d_model]
+  void* pages = nullptr;                      // [chunks, page bytes]
+  void* landmarks = nullptr;                  // [rows, R]: landmarks of chunks, or queries
+  float* logits = nullptr;                    // [rows, logits stride]
+  float* state = nullptr;                     // [sequences, state_floats]
+  const void** page_pointers = nullptr;       // [rows, chunks_per_read]
+  float* page_weights = nullptr;              // [rows, chunks_per_read]
+  int32_t* page_counts = nullptr;             // [rows]
   SequenceRows* backend_sequences = nullptr;  // [rows]: `sequences` of a decode step
-  int64_t row_capacity = 0;              // of matrices that hold one row a token
+  int64_t row_capacity = 0;                   // of matrices that hold one row a token
   int64_t encoder_row_capacity = 0;
 
   // Host copies of what goes up, and the sequences of the present step.

@@ -64,32 +64,34 @@ __device__ __forceinline__ void LoadFloats(const float* from, bool vectors, Eigh
   for (int i = 0; i < 8; ++i) to.v[i] = raw.v[i];
 }
 
-// HeadNorm of a head of 64 of which each of eight neighbouring lanes holds eight, and its turn to
-// its position: a c - b s for the first half, b c + a s for the second; `sine` has that sign.
-__device__ __forceinline__ void NormEight(const Eight& weight, float eps, const Eight& cosine,
-                                          const Eight& sine, Eight& x) {
+// HeadNorm of a head of 64 of which each of four neighbouring lanes holds columns c .. c + 7 (`a`)
+// and c + 32 .. c + 39 (`b`), times `factor`, and its turn to its position.
+__device__ __forceinline__ void NormSixteen(const Eight& a_weight, const Eight& b_weight, float eps,
+                                            float factor, const Eight& cosine, const Eight& sine,
+                                            Eight& a, Eight& b) {
   float squares = 0;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) squares += x.v[i] * x.v[i];
-#pragma unroll
-  for (int step = 1; step < 8; step *= 2) squares += __shfl_xor_sync(0xffffffffu, squares, step);
-  const float scale = 1.0f / sqrtf(squares / kWidth + eps);
+  for (int i = 0; i < 8; ++i) squares += a.v[i] * a.v[i] + b.v[i] * b.v[i];
+  squares += __shfl_xor_sync(0xffffffffu, squares, 1);
+  squares += __shfl_xor_sync(0xffffffffu, squares, 2);
+  const float scale = factor / sqrtf(squares / kWidth + eps);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const float own = x.v[i] * scale * weight.v[i];
-    const float other = __shfl_xor_sync(0xffffffffu, own, 4);
-    x.v[i] = own * cosine.v[i] + other * sine.v[i];
+    const float first = a.v[i] * (scale * a_weight.v[i]);
+    const float second = b.v[i] * (scale * b_weight.v[i]);
+    a.v[i] = first * cosine.v[i] - second * sine.v[i];
+    b.v[i] = second * cosine.v[i] + first * sine.v[i];
   }
 }
 
-__device__ __forceinline__ uint4 PackEight(const Eight& x, float scale) {
-  return make_uint4(
-      PackBf16(x.v[0] * scale, x.v[1] * scale), PackBf16(x.v[2] * scale, x.v[3] * scale),
-      PackBf16(x.v[4] * scale, x.v[5] * scale), PackBf16(x.v[6] * scale, x.v[7] * scale));
+__device__ __forceinline__ uint4 PackEight(const Eight& x) {
+  return make_uint4(PackBf16(x.v[0], x.v[1]), PackBf16(x.v[2], x.v[3]), PackBf16(x.v[4], x.v[5]),
+                    PackBf16(x.v[6], x.v[7]));
 }
 
-// Grid: (groups, heads); block: kTiles warps; shared: q, k, v [kTiles * 16 rows][64] bf16, rows
-// swapped, zero from group_rows on. D = 64, group_rows <= kTiles * 16, bf16 out.
+// Grid: groups * heads, heads first, as they lie in memory; block: kTiles warps; shared: q, k, v
+// [kTiles * 16 rows][64] bf16, rows swapped, zero from group_rows on. D = 64, bf16 out, group_rows
+// <= kTiles * 16, and above 32 with 5 tiles.
 template <int kTiles, typename In>
 __global__ void __launch_bounds__(kTiles* kLanes, kTiles < 9 ? 15 / kTiles : 1)
     ChunkAttentionKernel(const ChunkAttentionParams p, const bool in_vectors,
@@ -97,65 +99,102 @@ __global__ void __launch_bounds__(kTiles* kLanes, kTiles < 9 ? 15 / kTiles : 1)
   constexpr int kRows = kTiles * 16;
   constexpr int kMatrixBytes = kRows * kRowBytes;
   const int thread = threadIdx.x, warp = thread / kLanes, lane = thread % kLanes;
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * p.group_rows;
-  const int head = static_cast<int>(blockIdx.y);
+  const int64_t heads = p.heads;
+  const int64_t first_row = blockIdx.x / heads * p.group_rows;
+  const int head = static_cast<int>(blockIdx.x % heads);
   const int rows = static_cast<int>(p.group_rows);
-  const int64_t width = p.heads * kWidth;
+  const int64_t width = heads * kWidth;
   unsigned char* matrices = DynamicShared();
 
   // scores / sqrt(D) in base two: the factor goes into q.
   const float q_scale = 1.44269504088896340736f / sqrtf(static_cast<float>(kWidth));
-  // A thread does the same eight columns of four rows; a row is eight neighbouring threads'. Rows
-  // from group_rows on are read as the first and become zeros.
-  constexpr int kEach = kRows * (kWidth / 8) / (kTiles * kLanes);
-  const int chunk = thread % 8, first = chunk * 8;
+  // A row is four neighbouring threads', each with eight columns of either half. Rows from
+  // group_rows on are read as the first and become zeros.
+  constexpr int kEach = kRows * 4 / (kTiles * kLanes), kHalf = kWidth / 2;
+  const int chunk = thread % 4, first = chunk * 8;
   const In* const from =
       static_cast<const In*>(p.qkv) + first_row * p.qkv_stride + head * kWidth + first;
-  const auto row_of = [&](int i) { return i * kTiles * 4 + thread / 8; };
+  const auto row_of = [&](int i) { return i * kTiles * 8 + thread / 4; };
   const auto read_row = [&](int i) { return row_of(i) < rows ? row_of(i) : 0; };
-  const auto write = [&](int part, int i, const Eight& x, float scale) {
-    *reinterpret_cast<uint4*>(matrices + part * kMatrixBytes + Place(row_of(i), chunk)) =
-        row_of(i) < rows ? PackEight(x, scale) : make_uint4(0, 0, 0, 0);
+  const auto place = [&](int part, int i, int half) {
+    return matrices + part * kMatrixBytes + Place(row_of(i), chunk + half * 4);
   };
-  RawEight<In> raw[2][kEach];
+  const auto write = [&](int part, int i, const Eight& a, const Eight& b) {
+    const bool valid = row_of(i) < rows;
+    *reinterpret_cast<uint4*>(place(part, i, 0)) = valid ? PackEight(a) : make_uint4(0, 0, 0, 0);
+    *reinterpret_cast<uint4*>(place(part, i, 1)) = valid ? PackEight(b) : make_uint4(0, 0, 0, 0);
+  };
+  RawEight<In> raw[2][kEach][2];
 #pragma unroll
   for (int part = 0; part < 2; ++part) {
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
-      raw[part][i] = ReadEight(from + part * width + read_row(i) * p.qkv_stride, in_vectors);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        raw[part][i][half] =
+            ReadEight(from + part * width + half * kHalf + read_row(i) * p.qkv_stride, in_vectors);
+      }
     }
   }
-  if (p.q_norm != nullptr) {
-    Eight q_weight, k_weight;
-    LoadFloats(p.q_norm + first, in_vectors, q_weight);
-    LoadFloats(p.k_norm + first, in_vectors, k_weight);
-    constexpr int kHalf = kWidth / 2;
-    const float sign = first < kHalf ? -1.0f : 1.0f;
+  // Values need nothing done to them.
+  const bool copy_values = sizeof(In) == 2 && in_vectors;
+  if (copy_values) {
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
-      Eight cosine, sine, q = Widen(raw[0][i]), k = Widen(raw[1][i]);
-      LoadFloats(p.cosine + read_row(i) * kHalf + first % kHalf, in_vectors, cosine);
-      LoadFloats(p.sine + read_row(i) * kHalf + first % kHalf, in_vectors, sine);
 #pragma unroll
-      for (int c = 0; c < 8; ++c) sine.v[c] *= sign;
-      NormEight(q_weight, p.eps, cosine, sine, q);
-      NormEight(k_weight, p.eps, cosine, sine, k);
-      write(0, i, q, q_scale);
-      write(1, i, k, 1.0f);
+      for (int half = 0; half < 2; ++half) {
+        CopyAsync16(place(2, i, half), from + 2 * width + half * kHalf + read_row(i) * p.qkv_stride,
+                    row_of(i) < rows);
+      }
+    }
+    CopyAsyncCommit();
+  }
+  if (p.q_norm != nullptr) {
+    Eight cosine[kEach], sine[kEach];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      LoadFloats(p.cosine + read_row(i) * kHalf + first, in_vectors, cosine[i]);
+      LoadFloats(p.sine + read_row(i) * kHalf + first, in_vectors, sine[i]);
+    }
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+      const float* const norm = part == 0 ? p.q_norm : p.k_norm;
+      Eight a_weight, b_weight;
+      LoadFloats(norm + first, in_vectors, a_weight);
+      LoadFloats(norm + kHalf + first, in_vectors, b_weight);
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        Eight a = Widen(raw[part][i][0]), b = Widen(raw[part][i][1]);
+        NormSixteen(a_weight, b_weight, p.eps, part == 0 ? q_scale : 1.0f, cosine[i], sine[i], a,
+                    b);
+        write(part, i, a, b);
+      }
     }
   } else {
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      write(0, i, Widen(raw[0][i]), q_scale);
-      write(1, i, Widen(raw[1][i]), 1.0f);
+    for (int part = 0; part < 2; ++part) {
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        Eight a = Widen(raw[part][i][0]), b = Widen(raw[part][i][1]);
+#pragma unroll
+        for (int c = 0; c < 8 && part == 0; ++c) {
+          a.v[c] *= q_scale;
+          b.v[c] *= q_scale;
+        }
+        write(part, i, a, b);
+      }
     }
   }
+  if (copy_values) {
+    CopyAsyncWait<0>();
+  } else {
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    raw[0][i] = ReadEight(from + 2 * width + read_row(i) * p.qkv_stride, in_vectors);
+    for (int i = 0; i < kEach; ++i) {
+      const In* const values = from + 2 * width + read_row(i) * p.qkv_stride;
+      write(2, i, Widen(ReadEight(values, in_vectors)),
+            Widen(ReadEight(values + kHalf, in_vectors)));
+    }
   }
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) write(2, i, Widen(raw[0][i]), 1.0f);
   __syncthreads();
 
   unsigned char* q = matrices + warp * 16 * kRowBytes;  // 16 rows: Place's swap repeats every 8
@@ -175,6 +214,8 @@ __global__ void __launch_bounds__(kTiles* kLanes, kTiles < 9 ? 15 / kTiles : 1)
       MmaBf16(scores[pair * 2 + 1], a, b[2], b[3]);
     }
   }
+  // Fragments whose columns all groups of this kTiles have.
+  constexpr int kPlain = kTiles == 5 ? 4 : 0;
   float inverse[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -184,7 +225,7 @@ __global__ void __launch_bounds__(kTiles* kLanes, kTiles < 9 ? 15 / kTiles : 1)
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         float& score = scores[j][half * 2 + c];
-        if (j * 8 + lane % 4 * 2 + c >= rows) score = __uint_as_float(0xff800000u);
+        if (j >= kPlain && j * 8 + lane % 4 * 2 + c >= rows) score = __uint_as_float(0xff800000u);
         top = fmaxf(top, score);
       }
     }
@@ -341,13 +382,13 @@ inline bool CanCompute(Variant variant, const ChunkAttentionParams& p) {
 }
 
 template <typename In>
-cudaError_t LaunchFor(Variant variant, const ChunkAttentionParams& p, dim3 grid,
-                      cudaStream_t stream) {
+cudaError_t LaunchFor(Variant variant, const ChunkAttentionParams& p, cudaStream_t stream) {
+  const auto groups = static_cast<unsigned>(p.groups), heads = static_cast<unsigned>(p.heads);
   if (variant == Variant::kSimple) {
     const int warps = SimpleWarps(p);
     return Launch(p.out_dtype == DType::kBf16 ? ChunkAttentionSimpleKernel<In, __nv_bfloat16>
                                               : ChunkAttentionSimpleKernel<In, float>,
-                  grid, dim3(static_cast<unsigned>(warps * kLanes)),
+                  dim3(groups, heads), dim3(static_cast<unsigned>(warps * kLanes)),
                   warps * (p.head_dim + p.group_rows) * 4, stream, p);
   }
   const auto aligned = [](const void* data, int64_t row_bytes) {
@@ -358,7 +399,7 @@ cudaError_t LaunchFor(Variant variant, const ChunkAttentionParams& p, dim3 grid,
   const bool in = aligned(p.qkv, p.qkv_stride * sizeof(In)) && norms;
   const bool out = aligned(p.out, p.out_stride * 2);
   const auto launch = [&](void (*kernel)(ChunkAttentionParams, bool, bool), int tiles) {
-    return Launch(kernel, grid, dim3(static_cast<unsigned>(tiles * kLanes)),
+    return Launch(kernel, dim3(groups * heads), dim3(static_cast<unsigned>(tiles * kLanes)),
                   int64_t{3} * tiles * 16 * kRowBytes, stream, p, in, out);
   };
   // A chunk's tokens and its CLS row: 16 + 1, 64 + 1, 128 + 1 rows.
@@ -370,9 +411,8 @@ cudaError_t LaunchFor(Variant variant, const ChunkAttentionParams& p, dim3 grid,
 inline cudaError_t LaunchChunkAttention(Variant variant, const ChunkAttentionParams& p,
                                         cudaStream_t stream) {
   if (p.groups == 0) return cudaSuccess;
-  const dim3 grid(static_cast<unsigned>(p.groups), static_cast<unsigned>(p.heads));
-  return p.in_dtype == DType::kBf16 ? LaunchFor<__nv_bfloat16>(variant, p, grid, stream)
-                                    : LaunchFor<float>(variant, p, grid, stream);
+  return p.in_dtype == DType::kBf16 ? LaunchFor<__nv_bfloat16>(variant, p, stream)
+                                    : LaunchFor<float>(variant, p, stream);
 }
 
 }  // namespace mneme::chunk_attention

@@ -63,9 +63,8 @@ absl::StatusOr<std::unique_ptr<CudaWeight>> CudaWeight::Pack(absl::Span<const We
                                                              CudaStream& stream) {
   int64_t rows = 0;
   for (const WeightSource& part : parts) rows += part.rows;
-  std::unique_ptr<CudaWeight> weight(
-      new CudaWeight(rows, parts[0].cols, parts[0].dtype, options, cublas_lt, memory,
-                     stream.device()));
+  std::unique_ptr<CudaWeight> weight(new CudaWeight(rows, parts[0].cols, parts[0].dtype, options,
+                                                    cublas_lt, memory, stream.device()));
   RETURN_IF_ERROR(weight->Fill(parts, stream));
   // The weight may serve any thread from here on.
   RETURN_IF_ERROR(stream.Synchronize());
@@ -127,7 +126,8 @@ absl::Status CudaWeight::EmbedRows(const EmbedParams& p, CudaStream& stream) con
                        .k = cols(),
                        .scale = scale_,
                        .out = p.out,
-                       .out_stride = p.out_stride},
+                       .out_stride = p.out_stride,
+                       .next = p.next},
                       stream);
 }
 
@@ -170,7 +170,20 @@ absl::Status CudaWeight::ManyRows(const MatmulParams& p, CudaStream& stream) con
                      .tail_begin = rows() - p.tail_columns,
                      .tail_outputs = p.tail_columns,
                      .tail_stride = p.tail_stride,
-                     .swiglu = p.swiglu};
+                     .swiglu = p.swiglu,
+                     .next = p.next};
+  if (p.norm.squares != nullptr) {
+    ASSIGN_OR_RETURN(float* const factors, stream.ScratchOf<float>(p.rows));
+    RETURN_IF_ERROR(LaunchRowFactors({.squares = p.norm.squares,
+                                      .parts = p.norm.square_parts,
+                                      .stride = p.norm.squares_stride,
+                                      .rows = p.rows,
+                                      .norm_width = cols(),
+                                      .eps = p.norm.eps,
+                                      .factors = factors},
+                                     stream));
+    gemm.factor = factors;
+  }
   const int bytes = DTypeBytes(compute_dtype());
   if (reinterpret_cast<uintptr_t>(p.a) % 16 != 0 || p.a_stride * bytes % 16 != 0 ||
       product_k() != cols()) {
@@ -180,8 +193,8 @@ absl::Status CudaWeight::ManyRows(const MatmulParams& p, CudaStream& stream) con
     gemm.a = aligned;
     gemm.a_stride = stride_;
   }
-  if (plan_ != nullptr && p.out_dtype == DType::kF32 &&
-      reinterpret_cast<uintptr_t>(p.out) % 16 == 0) {
+  if (plan_ != nullptr && p.out_dtype == DType::kF32 && p.norm.squares == nullptr &&
+      p.next.weight == nullptr && reinterpret_cast<uintptr_t>(p.out) % 16 == 0) {
     absl::Status status = cublas_lt_->Multiply(*plan_, gemm, stream);
     if (!absl::IsUnimplemented(status)) return status;
   }

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "common/status_macros.h"
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/gemm_store.cuh"
 #include "kernels/cuda/tensor_core.cuh"
@@ -49,19 +50,19 @@ __device__ __forceinline__ void LoadOperand(__nv_bfloat16* to, const __nv_bfloat
 }
 
 __device__ __forceinline__ void Store(const float (&sums)[4][4], const float2 (&scales)[4],
-                                      const GemmStore& store, unsigned char* shared, int row,
-                                      int output) {
+                                      const float2& factors, const GemmStore& store,
+                                      unsigned char* shared, int row, int output) {
   StoreBefore<4> before;
   switch (store.kind) {
     case GemmStore::Kind::kF32:
-      return StoreF32<false, 0>(sums, scales, before, store, row, output);
+      return StoreF32<false, 0>(sums, scales, factors, before, store, row, output);
     case GemmStore::Kind::kAdd:
       before.Load(store, row, output);
-      return StoreF32<true, 0>(sums, scales, before, store, row, output);
+      return StoreF32<true, 0>(sums, scales, factors, before, store, row, output);
     case GemmStore::Kind::kBf16:
-      return StoreBf16<false>(sums, scales, store, shared, row, output);
+      return StoreBf16<false>(sums, scales, factors, store, shared, row, output);
     case GemmStore::Kind::kSwiGlu:
-      return StoreBf16<true>(sums, scales, store, shared, row, output);
+      return StoreBf16<true>(sums, scales, factors, store, shared, row, output);
   }
 }
 
@@ -133,11 +134,12 @@ __global__ void __launch_bounds__(kGemmThreads)
   scales.Load(store, output);
 #pragma unroll
   for (int m = 0; m < 4; ++m) {
+    const float2 factors = RowFactors(store, row + m * 16);
     if (vectors) {
-      Store(sums[m], scales.values, store, DynamicShared() + warp * kStoreBytes, row + m * 16,
-            output);
+      Store(sums[m], scales.values, factors, store, DynamicShared() + warp * kStoreBytes,
+            row + m * 16, output);
     } else {
-      StoreSumsByElement<32>(sums[m], store, row + m * 16, output);
+      StoreSumsByElement<32>(sums[m], factors, store, row + m * 16, output);
     }
   }
 }
@@ -203,6 +205,40 @@ __global__ void __launch_bounds__(256)
 
 // ---- rows --------------------------------------------------------------------------------------
 
+// Grid: rows / 128, rounded up; 128 threads, each a row.
+__global__ void __launch_bounds__(128) RowFactorsKernel(RowFactorsParams p) {
+  const int64_t r = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
+  if (r >= p.rows) return;
+  const float* const squares = p.squares + r * p.stride;
+  float sum = 0;
+#pragma unroll 4
+  for (int64_t i = 0; i < p.parts; ++i) sum += squares[i];
+  p.factors[r] = 1.0f / sqrtf(sum / static_cast<float>(p.norm_width) + p.eps);
+}
+
+// Grid: rows / 4, rounded up; 128 threads, a warp a row.
+__global__ void __launch_bounds__(128) NextNormKernel(const float* __restrict__ in, int64_t stride,
+                                                      int64_t rows, int64_t width, NextNorm next) {
+  const int64_t r = static_cast<int64_t>(blockIdx.x) * 4 + threadIdx.x / 32;
+  if (r >= rows) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const float* const row = in + r * stride;
+  __nv_bfloat16* const scaled = static_cast<__nv_bfloat16*>(next.scaled) + r * width;
+  const int64_t parts = (width + kSquareColumns - 1) / kSquareColumns;
+  for (int64_t part = 0; part < parts; ++part) {
+    float squares = 0;
+    for (int i = lane; i < kSquareColumns; i += 32) {
+      const int64_t column = part * kSquareColumns + i;
+      if (column >= width) break;
+      const float v = row[column];
+      squares = fmaf(v, v, squares);
+      scaled[column] = FromFloat<__nv_bfloat16>(v * next.weight[column]);
+    }
+    squares = WarpSum(squares);
+    if (lane == 0) next.squares[r * parts + part] = squares;
+  }
+}
+
 // Grid: rows, rounded down to what a grid may have; a block strides over rows.
 template <typename T>
 __global__ void CopyRowsKernel(const T* __restrict__ from, int64_t from_stride, int64_t width,
@@ -226,6 +262,12 @@ cudaError_t LaunchCopy(const void* from, int64_t from_stride, int64_t width, voi
 
 absl::Status LaunchGemm(const GemmParams& p, CudaStream& stream) {
   if (p.rows == 0) return absl::OkStatus();
+  if (p.next.weight != nullptr && !(CanWgmmaGemm(p, stream.device()) && WgmmaStoresNext(p))) {
+    GemmParams alone = p;
+    alone.next = {};
+    RETURN_IF_ERROR(LaunchGemm(alone, stream));
+    return LaunchNextNorm(static_cast<const float*>(p.out), p.n, p.rows, p.n, p.next, stream);
+  }
   stream.NoteWork();
   const bool halves = p.dtype == DType::kBf16;
   if (!halves && (p.out_dtype != DType::kF32 || p.tail != nullptr || p.swiglu)) {
@@ -247,6 +289,7 @@ absl::Status LaunchGemm(const GemmParams& p, CudaStream& stream) {
       part.out = static_cast<char*>(p.out) +
                  r * (p.swiglu ? p.n / 2 : p.n) * DTypeBytes(p.swiglu ? DType::kBf16 : p.out_dtype);
       if (p.tail != nullptr) part.tail = p.tail + r * p.tail_stride;
+      if (p.factor != nullptr) part.factor = p.factor + r;
       const GemmStore store = GemmStore::Of(part);
       error = Launch(GemmBf16Kernel, grid, kGemmThreads, kStages * kStageElements * 2, stream.get(),
                      static_cast<const __nv_bfloat16*>(p.a) + r * p.a_stride, p.a_stride, rows,
@@ -260,6 +303,23 @@ absl::Status LaunchGemm(const GemmParams& p, CudaStream& stream) {
     }
   }
   return LaunchStatus(error, "Matmul of many rows");
+}
+
+absl::Status LaunchRowFactors(const RowFactorsParams& p, CudaStream& stream) {
+  if (p.rows == 0) return absl::OkStatus();
+  stream.NoteWork();
+  return LaunchStatus(Launch(RowFactorsKernel, static_cast<unsigned>(CeilDiv(p.rows, 128)), 128, 0,
+                             stream.get(), p),
+                      "factors of rows");
+}
+
+absl::Status LaunchNextNorm(const float* in, int64_t stride, int64_t rows, int64_t width,
+                            const NextNorm& next, CudaStream& stream) {
+  if (rows == 0) return absl::OkStatus();
+  stream.NoteWork();
+  return LaunchStatus(Launch(NextNormKernel, static_cast<unsigned>(CeilDiv(rows, 4)), 128, 0,
+                             stream.get(), in, stride, rows, width, next),
+                      "rows for the next norm");
 }
 
 absl::Status LaunchCopyRows(const void* from, int64_t from_stride, int64_t width, void* to,

@@ -8,11 +8,13 @@
 #include "absl/status/status.h"
 #include "kernels/cuda/cuda_stream.h"
 #include "kernels/dtype.h"
+#include "kernels/ops.h"
 
 namespace mneme {
 
-// out[r, n] (+)= scale[n] * sum_k a[r, k] * weight[n, k], sums in f32 in an order that the shape of
-// the weight alone decides. Results in bf16, `tail` and `swiglu` need operands in bf16.
+// out[r, n] (+)= factor[r] * scale[n] * sum_k a[r, k] * weight[n, k], sums in f32 in an order that
+// the shape of the weight alone decides. Results in bf16, `tail` and `swiglu` need operands in
+// bf16.
 struct GemmParams {
   DType dtype = DType::kF32;  // of a and weight: kF32 or kBf16
   const void* a = nullptr;    // [rows, k], aligned to 16 bytes
@@ -34,6 +36,8 @@ struct GemmParams {
   int64_t tail_stride = 0;
   // Outputs are eight gates and eight ups in turn; out [rows, n / 2] bf16 = silu(gate) * up.
   bool swiglu = false;
+  const float* factor = nullptr;  // [rows], or null: 1
+  NextNorm next = {};             // of out; with `accumulate` only
 };
 
 // Many rows: tensor cores for bf16, plain f32 arithmetic for f32.
@@ -42,6 +46,8 @@ absl::Status LaunchGemm(const GemmParams& params, CudaStream& stream);
 // The same on Hopper, for bf16 and aligned outputs.
 bool CanWgmmaGemm(const GemmParams& params, const DeviceInfo& device);
 absl::Status LaunchWgmmaGemm(const GemmParams& params, CudaStream& stream);
+// Whether it serves params.next.
+bool WgmmaStoresNext(const GemmParams& params);
 
 // Few rows of f32 times a weight as stored, bound by reading the weight. What a row gives does not
 // depend on how many rows there are.
@@ -82,8 +88,25 @@ struct GatherParams {
   const float* scale = nullptr;  // [n], or null: 1
   float* out = nullptr;          // [rows, k]
   int64_t out_stride = 0;
+  NextNorm next = {};
 };
 absl::Status LaunchGather(const GatherParams& params, CudaStream& stream);
+
+// factors[r] = 1 / rms of a row of norm_width values, of which these are squares (OperandNorm).
+struct RowFactorsParams {
+  const float* squares = nullptr;  // [rows, parts]
+  int64_t parts = 0;
+  int64_t stride = 0;
+  int64_t rows = 0;
+  int64_t norm_width = 0;
+  float eps = 0;
+  float* factors = nullptr;  // [rows]
+};
+absl::Status LaunchRowFactors(const RowFactorsParams& params, CudaStream& stream);
+
+// NextNorm of rows that are there.
+absl::Status LaunchNextNorm(const float* in, int64_t stride, int64_t rows, int64_t width,
+                            const NextNorm& next, CudaStream& stream);
 
 // Rows of `width` elements into rows of `to_stride`, the rest zeros. Elements of `bytes`: 2 or 4.
 absl::Status LaunchCopyRows(const void* from, int64_t from_stride, int64_t width, void* to,

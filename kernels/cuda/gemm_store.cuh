@@ -30,6 +30,8 @@ struct GemmStore {
   float* tail;  // outputs from tail_begin on, as f32
   int64_t tail_stride;
   int tail_begin, tail_end;  // n: none
+  const float* factor;       // [rows], or null: 1
+  NextNorm next;
 
   static GemmStore Of(const GemmParams& p) {
     const Kind kind = p.swiglu                      ? Kind::kSwiGlu
@@ -45,15 +47,27 @@ struct GemmStore {
             .tail = p.tail,
             .tail_stride = p.tail_stride,
             .tail_begin = static_cast<int>(p.tail == nullptr ? p.n : p.tail_begin),
-            .tail_end = static_cast<int>(p.tail == nullptr ? p.n : p.tail_begin + p.tail_outputs)};
+            .tail_end = static_cast<int>(p.tail == nullptr ? p.n : p.tail_begin + p.tail_outputs),
+            .factor = p.factor,
+            .next = p.next};
   }
-  // Whether rows of `out` can be written 16 bytes (f32: 8) at a time.
+  // Whether rows of `out` can be written 16 bytes (f32 that is not added: 8) at a time.
   bool aligned() const {
     const bool halves = kind == Kind::kBf16 || kind == Kind::kSwiGlu;
-    return reinterpret_cast<uintptr_t>(out) % (halves ? 16 : 8) == 0 &&
-           stride % (halves ? 8 : 2) == 0;
+    const bool wide = halves || kind == Kind::kAdd;
+    return reinterpret_cast<uintptr_t>(out) % (wide ? 16 : 8) == 0 && stride % 8 == 0;
   }
 };
+
+// The factors of this lane's two rows, of 16 from `row` on. Read before the sums are there.
+__device__ __forceinline__ float2 RowFactors(const GemmStore& store, int row) {
+  const int64_t row0 = row + static_cast<int>(threadIdx.x) % 32 / 4;
+  float2 factors = {1.0f, 1.0f};
+  if (store.factor == nullptr) return factors;
+  if (row0 < store.rows) factors.x = store.factor[row0];
+  if (row0 + 8 < store.rows) factors.y = store.factor[row0 + 8];
+  return factors;
+}
 
 // The scales of this lane's outputs, kColumns from `column` on. Read before the sums are there.
 template <int kColumns>
@@ -101,7 +115,7 @@ struct StoreBefore {
 // Stores `kCount` fragments from number kFirst on, as f32: kAdd to `before`.
 template <bool kAdd, int kFirst, int kCount, int kFragments>
 __device__ __forceinline__ void StoreF32(const float (&sums)[kFragments][4],
-                                         const float2 (&scales)[kFragments],
+                                         const float2 (&scales)[kFragments], const float2& factors,
                                          const StoreBefore<kCount>& before, const GemmStore& store,
                                          int row, int column) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -113,7 +127,9 @@ __device__ __forceinline__ void StoreF32(const float (&sums)[kFragments][4],
     if (column + j * 8 >= store.n) continue;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float2 v = {sums[j][half * 2] * scales[j].x, sums[j][half * 2 + 1] * scales[j].y};
+      const float factor = half == 0 ? factors.x : factors.y;
+      float2 v = {sums[j][half * 2] * scales[j].x * factor,
+                  sums[j][half * 2 + 1] * scales[j].y * factor};
       if (kAdd) v = {before.values[i][half].x + v.x, before.values[i][half].y + v.y};
       if (row0 + half * 8 < store.rows) {
         *reinterpret_cast<float2*>(to + half * 8 * store.stride + j * 8) = v;
@@ -127,7 +143,7 @@ __device__ __forceinline__ void StoreF32(const float (&sums)[kFragments][4],
 // kStoreBytes of the warp's own, to whole 128 bytes of rows.
 template <bool kSwiGlu, int kFragments>
 __device__ __forceinline__ void StoreBf16(const float (&sums)[kFragments][4],
-                                          const float2 (&scales)[kFragments],
+                                          const float2 (&scales)[kFragments], const float2& factors,
                                           const GemmStore& store, unsigned char* shared, int row,
                                           int column) {
   constexpr int kPass = 8, kResults = kSwiGlu ? kFragments / 2 : kFragments;
@@ -143,15 +159,18 @@ __device__ __forceinline__ void StoreBf16(const float (&sums)[kFragments][4],
       if (first + i >= kResults) continue;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
+        const float factor = half == 0 ? factors.x : factors.y;
         float2 v;
         if (kSwiGlu) {
           const int j = 2 * (first + i);
-          v = {Silu(sums[j][half * 2] * scales[j].x) * (sums[j + 1][half * 2] * scales[j + 1].x),
-               Silu(sums[j][half * 2 + 1] * scales[j].y) *
-                   (sums[j + 1][half * 2 + 1] * scales[j + 1].y)};
+          v = {Silu(sums[j][half * 2] * scales[j].x * factor) *
+                   (sums[j + 1][half * 2] * scales[j + 1].x * factor),
+               Silu(sums[j][half * 2 + 1] * scales[j].y * factor) *
+                   (sums[j + 1][half * 2 + 1] * scales[j + 1].y * factor)};
         } else {
           const int j = first + i;
-          v = {sums[j][half * 2] * scales[j].x, sums[j][half * 2 + 1] * scales[j].y};
+          v = {sums[j][half * 2] * scales[j].x * factor,
+               sums[j][half * 2 + 1] * scales[j].y * factor};
         }
         to[half * 8 * (kStoreRowBytes / 4) + i * 4] = PackBf16(v.x, v.y);
         if (has_tail) {
@@ -179,10 +198,97 @@ __device__ __forceinline__ void StoreBf16(const float (&sums)[kFragments][4],
   }
 }
 
-// The same for any alignment, one value at a time.
+// What the output holds before, where a warp adds its sums to it: of 16 rows from `row` on, kCount
+// times 32 outputs from `column` on. A lane has four neighbours of every fourth row: whole 128
+// bytes of a row at a time.
+template <int kCount>
+struct RowsBefore {
+  float4 values[kCount][4];
+
+  __device__ __forceinline__ void Load(const GemmStore& store, int row, int column) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int64_t row0 = row + lane / 8;
+    const int first = column + lane % 8 * 4;
+    const float* const from = static_cast<const float*>(store.out) + row0 * store.stride + first;
+#pragma unroll
+    for (int pass = 0; pass < kCount; ++pass) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        values[pass][i] = {0, 0, 0, 0};
+        if (row0 + i * 4 < store.rows && first + pass * 32 < store.n) {
+          values[pass][i] =
+              *reinterpret_cast<const float4*>(from + i * 4 * store.stride + pass * 32);
+        }
+      }
+    }
+  }
+};
+
+// Adds the warp's fragments from number kFirst on, kCount times 32 outputs of them, to `before`,
+// and leaves what the next RMSNorm wants: kCount times 32 outputs are a part of the squares.
+// Through `shared`, kStoreBytes of the warp's own.
+template <int kFirst, int kCount, int kFragments>
+__device__ __forceinline__ void AddToRows(const float (&sums)[kFragments][4],
+                                          const float2 (&scales)[kFragments], const float2& factors,
+                                          const RowsBefore<kCount>& before, const GemmStore& store,
+                                          unsigned char* shared, int row, int column) {
+  static_assert(kCount * 32 == kSquareColumns);
+  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+  const bool next = store.next.weight != nullptr;
+  float squares[4] = {0, 0, 0, 0};
+#pragma unroll
+  for (int pass = 0; pass < kCount; ++pass) {
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int j = kFirst + pass * 4 + i;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float factor = half == 0 ? factors.x : factors.y;
+        *reinterpret_cast<float2*>(shared + (g + half * 8) * kStoreRowBytes + i * 32 + t * 8) = {
+            sums[j][half * 2] * scales[j].x * factor, sums[j][half * 2 + 1] * scales[j].y * factor};
+      }
+    }
+    __syncwarp();
+    const int output = column + (kFirst + pass * 4) * 8 + lane % 8 * 4;
+    if (output >= store.n) continue;
+    float4 weight = {0, 0, 0, 0};
+    if (next) weight = __ldg(reinterpret_cast<const float4*>(store.next.weight + output));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int64_t r = row + i * 4 + lane / 8;
+      if (r >= store.rows) continue;
+      const float4 add = *reinterpret_cast<const float4*>(
+          shared + (i * 4 + lane / 8) * kStoreRowBytes + lane % 8 * 16);
+      const float4& b = before.values[pass][i];
+      const float4 v = {b.x + add.x, b.y + add.y, b.z + add.z, b.w + add.w};
+      StoreFour(static_cast<float*>(store.out) + r * store.stride + output, v);
+      if (!next) continue;
+      StoreFour(static_cast<__nv_bfloat16*>(store.next.scaled) + r * store.n + output,
+                {v.x * weight.x, v.y * weight.y, v.z * weight.z, v.w * weight.w});
+      squares[i] += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+    }
+  }
+  const int part = column / kSquareColumns + kFirst * 8 / kSquareColumns;
+  if (!next || part * kSquareColumns >= store.n) return;
+  const int parts = (store.n + kSquareColumns - 1) / kSquareColumns;
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+#pragma unroll
+    for (int step = 1; step < 8; step *= 2) {
+      squares[i] += __shfl_xor_sync(kFullWarp, squares[i], step);
+    }
+    const int64_t r = row + i * 4 + lane / 8;
+    if (lane % 8 == 0 && r < store.rows) store.next.squares[r * parts + part] = squares[i];
+  }
+}
+
+// The results of the product for any alignment, one value at a time.
 template <int kColumns>
 __device__ __forceinline__ void StoreSumsByElement(const float (&sums)[kColumns / 8][4],
-                                                   const GemmStore& store, int row, int column) {
+                                                   const float2& factors, const GemmStore& store,
+                                                   int row, int column) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const bool swiglu = store.kind == GemmStore::Kind::kSwiGlu;
 #pragma unroll
@@ -193,7 +299,8 @@ __device__ __forceinline__ void StoreSumsByElement(const float (&sums)[kColumns 
       const int64_t r = row + lane / 4 + e / 2 * 8;
       const int output = column + j * 8 + lane % 4 * 2 + e % 2;
       if (r >= store.rows || output >= store.n) continue;
-      const float v = store.scale == nullptr ? sums[j][e] : sums[j][e] * store.scale[output];
+      const float factor = e < 2 ? factors.x : factors.y;
+      const float v = sums[j][e] * (store.scale == nullptr ? 1.0f : store.scale[output]) * factor;
       float* const f32 = static_cast<float*>(store.out) + r * store.stride;
       __nv_bfloat16* const bf16 = static_cast<__nv_bfloat16*>(store.out) + r * store.stride;
       switch (store.kind) {
@@ -212,7 +319,7 @@ __device__ __forceinline__ void StoreSumsByElement(const float (&sums)[kColumns 
         case GemmStore::Kind::kSwiGlu: {
           constexpr int kLast = kColumns / 8 - 1;
           const float up = sums[j < kLast ? j + 1 : j][e] *
-                           (store.scale == nullptr ? 1.0f : store.scale[output + 8]);
+                           (store.scale == nullptr ? 1.0f : store.scale[output + 8]) * factor;
           bf16[output / 16 * 8 + output % 8] = FromFloat<__nv_bfloat16>(Silu(v) * up);
         }
       }

@@ -130,6 +130,33 @@ __global__ void __launch_bounds__(kThreads) GateNormKernel(GateNormParams p) {
                     p.weight, p.eps, p.width, static_cast<Out*>(p.out) + r * p.out_stride);
 }
 
+// What NextNorm wants of row r, which this warp has written to `row`; its lanes read what they
+// wrote, four values each, or one where kVectors is 0.
+template <int kVectors>
+__device__ __forceinline__ void PrepareNext(const NextNorm& next, const float* row, int64_t r,
+                                            int64_t width) {
+  constexpr int kValues = kVectors == 0 ? 1 : 4;
+  __syncwarp();
+  __nv_bfloat16* const scaled = static_cast<__nv_bfloat16*>(next.scaled) + r * width;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float squares = 0;
+  for (int64_t i = lane * kValues; i < width; i += 32 * kValues) {
+    if constexpr (kVectors == 0) {
+      squares = fmaf(row[i], row[i], squares);
+      scaled[i] = FromFloat<__nv_bfloat16>(row[i] * next.weight[i]);
+    } else {
+      const float4 v = LoadFour(row + i), w = LoadFour(next.weight + i);
+      squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+      StoreFour(scaled + i, {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w});
+    }
+  }
+  squares = WarpSum(squares);
+  const int64_t parts = (width + kSquareColumns - 1) / kSquareColumns;
+  for (int64_t i = lane; i < parts; i += 32) {
+    next.squares[r * parts + i] = i == 0 ? squares : 0.0f;
+  }
+}
+
 // Grid: output rows / kRowsPerBlock. Row t = S of each chunk is the CLS row.
 template <int kVectors>
 __global__ void __launch_bounds__(kThreads) ChunkInputKernel(ChunkInputParams p) {
@@ -139,10 +166,11 @@ __global__ void __launch_bounds__(kThreads) ChunkInputKernel(ChunkInputParams p)
   float* out = p.out + r * p.out_stride;
   if (t == p.chunk_tokens) {
     for (int64_t i = threadIdx.x % 32; i < p.width; i += 32) out[i] = p.cls[i];
-    return;
+  } else {
+    NormRow<kVectors>(PlainRow{p.hidden + (chunk * p.chunk_tokens + t) * p.hidden_stride}, p.weight,
+                      p.eps, p.width, out);
   }
-  NormRow<kVectors>(PlainRow{p.hidden + (chunk * p.chunk_tokens + t) * p.hidden_stride}, p.weight,
-                    p.eps, p.width, out);
+  if (p.next.weight != nullptr) PrepareNext<kVectors>(p.next, out, r, p.width);
 }
 
 // Grid: page rows (chunks * 2 * S) / kRowsPerBlock: the keys of a chunk, then its values.
@@ -243,7 +271,8 @@ absl::Status CudaHeadNorm(const HeadNormParams& p, CudaStream& stream) {
 absl::Status CudaChunkInput(const ChunkInputParams& p, CudaStream& stream) {
   if (p.chunks == 0) return absl::OkStatus();
   const bool aligned = Aligned(p.hidden, p.hidden_stride, 4, 16) && Aligned(p.weight, 0, 4, 16) &&
-                       Aligned(p.out, p.out_stride, 4, 16);
+                       Aligned(p.out, p.out_stride, 4, 16) && Aligned(p.next.weight, 0, 4, 16) &&
+                       Aligned(p.next.scaled, p.width, 2, 8);
   return WithVectors(p.width, aligned, [&](auto vectors) {
     return LaunchStatus(
         Launch(ChunkInputKernel<decltype(vectors)::value>, Blocks(p.chunks * (p.chunk_tokens + 1)),

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "common/status_macros.h"
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/tensor_core.cuh"
@@ -136,6 +137,58 @@ __global__ void GatherKernel(GatherParams p) {
   }
 }
 
+// Grid: rows / 4, rounded up; 128 threads, a warp a row. k a multiple of 4, all rows aligned to
+// four values.
+template <typename W>
+__global__ void __launch_bounds__(128) GatherFourKernel(GatherParams p) {
+  WaitForKernelBefore();
+  LetNextKernelStart();
+  const int64_t r = static_cast<int64_t>(blockIdx.x) * 4 + threadIdx.x / 32;
+  if (r >= p.rows) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t id = p.ids[r];
+  const bool known = id >= 0 && id < p.n;
+  const float scale = p.scale == nullptr || !known ? 1.0f : p.scale[id];
+  const W* const from = static_cast<const W*>(p.weight) + (known ? id : 0) * p.weight_stride;
+  __nv_bfloat16* const scaled = static_cast<__nv_bfloat16*>(p.next.scaled) + r * p.k;
+  float squares = 0;
+  for (int64_t i = lane * 4; i < p.k; i += 128) {
+    float stored[4] = {0, 0, 0, 0};
+    if (known) LoadFour(from + i, stored);
+    const float4 v = {stored[0] * scale, stored[1] * scale, stored[2] * scale, stored[3] * scale};
+    StoreFour(p.out + r * p.out_stride + i, v);
+    if (p.next.weight == nullptr) continue;
+    const float4 w = mneme::LoadFour(p.next.weight + i);
+    StoreFour(scaled + i, {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w});
+    squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+  }
+  if (p.next.weight == nullptr) return;
+  squares = WarpSum(squares);
+  const int64_t parts = (p.k + kSquareColumns - 1) / kSquareColumns;
+  for (int64_t i = lane; i < parts; i += 32) {
+    p.next.squares[r * parts + i] = i == 0 ? squares : 0.0f;
+  }
+}
+
+template <typename W>
+absl::Status LaunchGatherOf(const GatherParams& p, CudaStream& stream) {
+  const auto aligned = [](const void* data, uintptr_t bytes) {
+    return reinterpret_cast<uintptr_t>(data) % bytes == 0;
+  };
+  const auto launch = [&](void (*kernel)(GatherParams), int64_t blocks) {
+    return LaunchStatus(LaunchOverlapping(kernel, static_cast<unsigned>(blocks), 128, 0,
+                                          stream.get(), stream.kernels_overlap(), p),
+                        "Embed");
+  };
+  if (p.k % 4 == 0 && p.out_stride % 4 == 0 && aligned(p.out, 16) && aligned(p.next.weight, 16) &&
+      aligned(p.next.scaled, 8)) {
+    return launch(GatherFourKernel<W>, CeilDiv(p.rows, 4));
+  }
+  RETURN_IF_ERROR(launch(GatherKernel<W>, p.rows < (1 << 20) ? p.rows : (1 << 20)));
+  if (p.next.weight == nullptr) return absl::OkStatus();
+  return LaunchNextNorm(p.out, p.out_stride, p.rows, p.k, p.next, stream);
+}
+
 }  // namespace
 
 absl::Status LaunchRowProduct(const RowProductParams& p, CudaStream& stream) {
@@ -150,12 +203,10 @@ absl::Status LaunchRowProduct(const RowProductParams& p, CudaStream& stream) {
 absl::Status LaunchGather(const GatherParams& p, CudaStream& stream) {
   if (p.rows == 0) return absl::OkStatus();
   stream.NoteWork();
-  const unsigned grid = static_cast<unsigned>(p.rows < (1 << 20) ? p.rows : (1 << 20));
-  const auto kernel = p.weight_dtype == DType::kI8     ? GatherKernel<int8_t>
-                      : p.weight_dtype == DType::kBf16 ? GatherKernel<__nv_bfloat16>
-                                                       : GatherKernel<float>;
-  return LaunchStatus(
-      LaunchOverlapping(kernel, grid, 128, 0, stream.get(), stream.kernels_overlap(), p), "Embed");
+  const auto launch = p.weight_dtype == DType::kI8     ? LaunchGatherOf<int8_t>
+                      : p.weight_dtype == DType::kBf16 ? LaunchGatherOf<__nv_bfloat16>
+                                                       : LaunchGatherOf<float>;
+  return launch(p, stream);
 }
 
 }  // namespace mneme

@@ -10,7 +10,8 @@
 //
 // A block's slice is 192 outputs, or 96 where a resident slice is added to what was there before:
 // that is read into registers while the products are under way. Which way is taken depends on the
-// shape of the weight alone. Sums walk through k in order.
+// shape of the weight, and on whether rows are left ready for their next norm. Sums walk through k
+// in order either way.
 
 #include <cuda.h>
 
@@ -20,8 +21,8 @@
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/gemm_store.cuh"
-#include "kernels/cuda/wgmma_tiles.cuh"
 #include "kernels/cuda/tensor_core.cuh"
+#include "kernels/cuda/wgmma_tiles.cuh"
 
 namespace mneme {
 namespace {
@@ -32,23 +33,25 @@ constexpr int kGroupRows = 64;  // of a warpgroup
 constexpr int kGroups = 2;
 constexpr int kGroupThreads = 128;
 constexpr int kThreads = (kGroups + 1) * kGroupThreads;
-constexpr int kResidentBytes = 144 * 1024;
+constexpr int kSharedMax = 227 * 1024;
 
-// kResident: the slice of the weight stays. kColumns: outputs of a slice.
-template <int kColumns, bool kResident>
+// kColumns: outputs of a slice. kResident: tiles of k that stay for a slice; 0: they stream.
+template <int kColumns, int kResident>
 struct Plan {
   // A ring of stages for each warpgroup, or one for both.
-  static constexpr int kRings = kResident ? kGroups : 1;
-  static constexpr int kStages = kResident ? 4 : 5;
-  static constexpr int kRows = kResident ? kGroupRows : kGroups * kGroupRows;  // of a stage
+  static constexpr int kRings = kResident > 0 ? kGroups : 1;
+  static constexpr int kRows = kGroupRows * kGroups / kRings;  // of a stage
   static constexpr int kRowBytes = kRows * kTileRowBytes;
   static constexpr int kWeightBytes = kColumns * kTileRowBytes;
-  static constexpr int kStageBytes = kRowBytes + (kResident ? 0 : kWeightBytes);
-  static constexpr int kRingOffset = kResident ? kResidentBytes : 0;
+  static constexpr int kStageBytes = kRowBytes + (kResident > 0 ? 0 : kWeightBytes);
+  static constexpr int kRingOffset = kResident * kWeightBytes;
+  static constexpr int kRest = kGroups * 4 * kStoreBytes + 256;  // 256: barriers
+  static constexpr int kFit = (kSharedMax - kRingOffset - kRest) / (kRings * kStageBytes);
+  static constexpr int kStages = kFit < 8 ? kFit : 8;
   static constexpr int kStoreOffset = kRingOffset + kRings * kStages * kStageBytes;
   static constexpr int kBarrierOffset = kStoreOffset + kGroups * 4 * kStoreBytes;
   static constexpr int kSharedBytes = kBarrierOffset + (2 * kRings * kStages + 1) * 8;
-  static_assert(kSharedBytes <= 227 * 1024);
+  static_assert(kStages >= 3 && kSharedBytes <= kSharedMax);
 };
 
 // Position in a ring.
@@ -66,18 +69,19 @@ struct RingPlace {
 
 // Grid: any; resident: a multiple of `slices`. Shared: Plan::kSharedBytes. Row tiles are pairs of
 // 64.
-template <GemmStore::Kind kKind, int kColumns, bool kResident>
+template <GemmStore::Kind kKind, int kColumns, int kResident>
 __global__ void __launch_bounds__(kThreads, 1)
     WgmmaGemmKernel(const __grid_constant__ CUtensorMap a_map,
-                    const __grid_constant__ CUtensorMap weight_map, const GemmStore store,
-                    const int row_tiles, const int slices, const int k_tiles) {
+                    const __grid_constant__ CUtensorMap weight_map,
+                    const __grid_constant__ GemmStore store, const int row_tiles, const int slices,
+                    const int k_tiles) {
 #ifdef MNEME_HAS_WGMMA
   using P = Plan<kColumns, kResident>;
   unsigned char* const shared = DynamicShared();
   uint64_t* const barriers = reinterpret_cast<uint64_t*>(shared + P::kBarrierOffset);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int group = warp / 4;  // kGroups: the warps that copy
-  const int ring = kResident ? (group < kGroups ? group : warp % 4) : 0;
+  const int ring = kResident > 0 ? (group < kGroups ? group : warp % 4) : 0;
   uint64_t* const full = barriers + ring * 2 * P::kStages;
   uint64_t* const empty = full + P::kStages;
   uint64_t* const weight_full = barriers + P::kRings * 2 * P::kStages;
@@ -88,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int s = 0; s < P::kStages; ++s) {
         PhaseInit(barriers + (r * 2 * P::kStages) + s, 1);
         PhaseInit(barriers + (r * 2 * P::kStages) + P::kStages + s,
-                    kGroups / P::kRings * 4);  // a lane of each warp that reads it
+                  kGroups / P::kRings * 4);  // a lane of each warp that reads it
       }
     }
     PhaseInit(weight_full, 1);
@@ -98,15 +102,15 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   // Units of work: resident, one slice and every so many of the row tiles; else all pairs of a row
   // tile and a slice, slices first.
-  const int first =
-      kResident ? static_cast<int>(blockIdx.x) / slices : static_cast<int>(blockIdx.x);
-  const int step = kResident ? static_cast<int>(gridDim.x) / slices : static_cast<int>(gridDim.x);
-  const int units = kResident ? row_tiles : row_tiles * slices;
+  const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
+  const int first = kResident > 0 ? block / slices : block;
+  const int step = kResident > 0 ? blocks / slices : blocks;
+  const int units = kResident > 0 ? row_tiles : row_tiles * slices;
   const auto unit_row = [&](int unit) {
-    return kResident ? (unit * kGroups + ring) * kGroupRows : unit / slices * P::kRows;
+    return kResident > 0 ? (unit * kGroups + ring) * kGroupRows : unit / slices * P::kRows;
   };
   const auto unit_column = [&](int unit) {
-    return (kResident ? static_cast<int>(blockIdx.x) % slices : unit % slices) * kColumns;
+    return (kResident > 0 ? block % slices : unit % slices) * kColumns;
   };
 
   // Each way out of this `if` is a warpgroup's alone: registers go from the copying one to the
@@ -114,7 +118,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (group == kGroups) {
     GiveRegisters<24>();
     if (lane != 0 || warp - kGroups * 4 >= P::kRings) return;
-    if (kResident && ring == 0) {
+    if (kResident > 0 && ring == 0) {
       BarrierExpect(weight_full, k_tiles * P::kWeightBytes);
       for (int t = 0; t < k_tiles; ++t) {
         LoadTile(shared + t * P::kWeightBytes, &weight_map, weight_full, t * kTileK,
@@ -128,7 +132,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         PhaseWait(empty + place.stage, place.parity ^ 1);
         BarrierExpect(full + place.stage, P::kStageBytes);
         LoadTile(stage, &a_map, full + place.stage, t * kTileK, unit_row(unit));
-        if (!kResident) {
+        if (kResident == 0) {
           LoadTile(stage + P::kRowBytes, &weight_map, full + place.stage, t * kTileK,
                    unit_column(unit));
         }
@@ -139,29 +143,31 @@ __global__ void __launch_bounds__(kThreads, 1)
   TakeRegisters<240>();
 
   // Turns: barrier 1 + group opens when the other group has started its last products.
-  if (kResident) {
+  if (kResident > 0) {
     if (group == 1) NamedArrive(1, kGroups * kGroupThreads);
     PhaseWait(weight_full, 0);
   }
   RingPlace<P::kStages> place;
   StoreScales<kColumns> scales;
-  if (kResident) scales.Load(store, unit_column(0));
+  if (kResident > 0) scales.Load(store, unit_column(0));
   for (int unit = first; unit < units; unit += step) {
-    const int row = unit_row(unit) + (kResident ? 0 : group * kGroupRows) + warp % 4 * 16;
+    const int row = unit_row(unit) + (kResident > 0 ? 0 : group * kGroupRows) + warp % 4 * 16;
     const int column = unit_column(unit);
     float sums[kColumns / 8][4];
-    // What of it is read from device memory before the products.
-    constexpr int kEarly = 12;
-    StoreBefore<kEarly> early;
-    if (kKind == GemmStore::Kind::kAdd) early.Load(store, row, column);
+    // Of what was there, 96 outputs are read before the products.
+    constexpr bool kAdd = kKind == GemmStore::Kind::kAdd;
+    constexpr int kEarly = 3;
+    RowsBefore<kEarly> early;
+    if (kAdd) early.Load(store, row, column);
+    const float2 factors = RowFactors(store, row);
     int before = 0;
-    if (kResident) NamedSync(1 + group, kGroups * kGroupThreads);
+    if (kResident > 0) NamedSync(1 + group, kGroups * kGroupThreads);
     for (int t = 0; t < k_tiles; ++t) {
       const unsigned char* const stage = stages + place.stage * P::kStageBytes;
       const uint64_t a =
-          TileDescriptor(stage + (kResident ? 0 : group * kGroupRows * kTileRowBytes));
+          TileDescriptor(stage + (kResident > 0 ? 0 : group * kGroupRows * kTileRowBytes));
       const uint64_t w =
-          TileDescriptor(kResident ? shared + t * P::kWeightBytes : stage + P::kRowBytes);
+          TileDescriptor(kResident > 0 ? shared + t * P::kWeightBytes : stage + P::kRowBytes);
       PhaseWait(full + place.stage, place.parity);
       WgmmaFence();
 #pragma unroll
@@ -176,21 +182,24 @@ __global__ void __launch_bounds__(kThreads, 1)
       before = place.stage;
       place.Next();
     }
-    if (kResident) NamedArrive(2 - group, kGroups * kGroupThreads);
+    if (kResident > 0) NamedArrive(2 - group, kGroups * kGroupThreads);
     WgmmaWait<0>();
     if (lane == 0) PhaseArrive(empty + before);
-    if (!kResident) scales.Load(store, column);
-    if constexpr (kKind == GemmStore::Kind::kF32 || kKind == GemmStore::Kind::kAdd) {
-      constexpr bool kAdd = kKind == GemmStore::Kind::kAdd;
-      StoreF32<kAdd, 0>(sums, scales.values, early, store, row, column);
-      if constexpr (kColumns / 8 > kEarly) {
-        static_assert(kColumns / 8 == 2 * kEarly);
-        if (kAdd) early.Load(store, row, column + kEarly * 8);
-        StoreF32<kAdd, kEarly>(sums, scales.values, early, store, row, column);
+    if (kResident == 0) scales.Load(store, column);
+    unsigned char* const way = shared + P::kStoreOffset + warp * kStoreBytes;
+    if constexpr (kAdd) {
+      AddToRows<0>(sums, scales.values, factors, early, store, way, row, column);
+      if constexpr (kColumns > kEarly * 32) {
+        static_assert(kColumns == 2 * kEarly * 32);
+        early.Load(store, row, column + kEarly * 32);
+        AddToRows<kEarly * 4>(sums, scales.values, factors, early, store, way, row, column);
       }
+    } else if constexpr (kKind == GemmStore::Kind::kF32) {
+      const StoreBefore<kColumns / 8> nothing = {};
+      StoreF32<false, 0>(sums, scales.values, factors, nothing, store, row, column);
     } else {
-      StoreBf16<kKind == GemmStore::Kind::kSwiGlu>(
-          sums, scales.values, store, shared + P::kStoreOffset + warp * kStoreBytes, row, column);
+      StoreBf16<kKind == GemmStore::Kind::kSwiGlu>(sums, scales.values, factors, store, way, row,
+                                                   column);
     }
   }
 #endif
@@ -230,7 +239,7 @@ CUresult MapMatrix(const void* data, int64_t stride, int64_t rows, int64_t k, in
                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
-template <GemmStore::Kind kKind, int kColumns, bool kResident>
+template <GemmStore::Kind kKind, int kColumns, int kResident>
 absl::Status LaunchPlan(const GemmParams& p, CudaStream& stream) {
   using P = Plan<kColumns, kResident>;
   CUtensorMap a, weight;
@@ -243,26 +252,33 @@ absl::Status LaunchPlan(const GemmParams& p, CudaStream& stream) {
                                             "], stride ", p.a_stride, ": error ",
                                             static_cast<int>(error)));
   }
-  const int64_t slices = CeilDiv(p.n, kColumns);
-  const int64_t row_tiles = CeilDiv(p.rows, kGroups * kGroupRows);
-  const int64_t blocks = stream.device().multiprocessors;
-  const int64_t grid = kResident
-                           ? slices * std::max<int64_t>(1, std::min(blocks / slices, row_tiles))
-                           : std::min(blocks, slices * row_tiles);
+  const int64_t slices = CeilDiv(p.n, kColumns), row_tiles = CeilDiv(p.rows, kGroups * kGroupRows);
+  const int64_t multiprocessors = stream.device().multiprocessors;
+  const int64_t blocks =
+      kResident > 0 ? slices * std::max<int64_t>(1, std::min(multiprocessors / slices, row_tiles))
+                    : std::min(multiprocessors, slices * row_tiles);
   return LaunchStatus(Launch(WgmmaGemmKernel<kKind, kColumns, kResident>,
-                             static_cast<unsigned>(grid), kThreads, P::kSharedBytes, stream.get(),
+                             static_cast<unsigned>(blocks), kThreads, P::kSharedBytes, stream.get(),
                              a, weight, GemmStore::Of(p), static_cast<int>(row_tiles),
                              static_cast<int>(slices), static_cast<int>(CeilDiv(p.k, kTileK))),
                       "Matmul of many rows");
 }
 
+// Tiles of k of a slice that stays: of 192 outputs, of 96.
+constexpr int kTilesOf192 = 6, kTilesOf96 = 12;
+
 template <GemmStore::Kind kKind>
 absl::Status LaunchKind(const GemmParams& p, CudaStream& stream) {
-  constexpr int kResidentColumns = kKind == GemmStore::Kind::kAdd ? 96 : 192;
-  if (CeilDiv(p.k, kTileK) * kTileRowBytes * 192 <= kResidentBytes) {
-    return LaunchPlan<kKind, kResidentColumns, true>(p, stream);
+  const int64_t k_tiles = CeilDiv(p.k, kTileK);
+  if constexpr (kKind == GemmStore::Kind::kAdd) {
+    if (k_tiles <= kTilesOf192) return LaunchPlan<kKind, 96, kTilesOf192>(p, stream);
+    if (k_tiles <= kTilesOf96 && p.next.weight != nullptr) {
+      return LaunchPlan<kKind, 96, kTilesOf96>(p, stream);
+    }
+  } else {
+    if (k_tiles <= kTilesOf192) return LaunchPlan<kKind, 192, kTilesOf192>(p, stream);
   }
-  return LaunchPlan<kKind, 192, false>(p, stream);
+  return LaunchPlan<kKind, 192, 0>(p, stream);
 }
 
 }  // namespace
@@ -272,6 +288,11 @@ bool CanWgmmaGemm(const GemmParams& p, const DeviceInfo& device) {
   return device.major == 9 && p.dtype == DType::kBf16 && p.rows < kMost && p.n < kMost &&
          CeilDiv(p.rows, 128) * CeilDiv(p.n, 96) < kMost && Encoder() != nullptr &&
          GemmStore::Of(p).aligned();
+}
+
+bool WgmmaStoresNext(const GemmParams& p) {
+  return p.accumulate && reinterpret_cast<uintptr_t>(p.next.scaled) % 8 == 0 &&
+         reinterpret_cast<uintptr_t>(p.next.weight) % 16 == 0;
 }
 
 absl::Status LaunchWgmmaGemm(const GemmParams& p, CudaStream& stream) {

@@ -375,6 +375,195 @@ TEST_P(MatmulTest, NormedOperandsMatchTheTwin) {
   }
 }
 
+// Rows that operations leave ready for their next norm: the values with its weight, rounded, and
+// the sums of their squares.
+struct ReadyRows {
+  ReadyRows(int64_t row_count, int64_t row_width, std::vector<float> norm_weight)
+      : rows(row_count),
+        width(row_width),
+        parts((row_width + kSquareColumns - 1) / kSquareColumns),
+        weight(std::move(norm_weight)),
+        scaled(rows * width + 1),
+        squares(rows * parts + 1, -1.0f) {
+    scaled.back() = FloatToBf16(7.0f);
+  }
+  NextNorm Next() {
+    return {.weight = weight.data(), .scaled = scaled.data(), .squares = squares.data()};
+  }
+  // Against the rows [rows, stride] that the operation wrote.
+  void Expect(const float* out, int64_t stride) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      double sum = 0, want = 0;
+      for (int64_t i = 0; i < parts; ++i) sum += squares[r * parts + i];
+      for (int64_t c = 0; c < width; ++c) {
+        const float v = out[r * stride + c];
+        want += static_cast<double>(v) * v;
+        const float product = v * weight[c];
+        ASSERT_EQ(Bf16ToFloat(scaled[r * width + c]), Bf16ToFloat(FloatToBf16(product)))
+            << "row " << r << " of " << rows << ", column " << c << " of " << width;
+      }
+      ASSERT_NEAR(sum, want, kF32Tolerance * want) << "row " << r << " of " << rows;
+    }
+    ASSERT_EQ(Bf16ToFloat(scaled.back()), 7.0f);
+    ASSERT_EQ(squares.back(), -1.0f);
+  }
+
+  int64_t rows, width, parts;
+  std::vector<float> weight;
+  std::vector<Bf16> scaled;
+  std::vector<float> squares;
+};
+
+TEST_P(MatmulTest, ResultsAreLeftReadyForTheNextNorm) {
+  if (ActivationTypes().size() == 1) GTEST_SKIP() << "norms read their rows on this backend";
+  for (const int64_t rows : {0, 1, 17, 65, 128, 300}) {
+    for (const int64_t n : {16, 112, 384, 400}) {
+      for (const int64_t cols : {int64_t{384}, int64_t{768}, Uniform(1, 100)}) {
+        const StoredMatrix m = Matrix(DType::kI8, n, cols);
+        const auto weight =
+            backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16}).value();
+        const Input operand(Normal(rows * cols));
+        std::vector<float> out = Normal(rows * n), alone = out;
+        ReadyRows ready(rows, n, Normal(n, 0.2, 1));
+        MatmulParams p = {.a = operand.data(DType::kBf16),
+                          .a_dtype = DType::kBf16,
+                          .a_stride = cols,
+                          .rows = rows,
+                          .weight = weight.get(),
+                          .out = out.data(),
+                          .accumulate = true,
+                          .next = ready.Next()};
+        ASSERT_TRUE(backend_->Matmul(p).ok());
+        p.next = {};
+        p.out = alone.data();
+        ASSERT_TRUE(backend_->Matmul(p).ok());
+        double magnitude = 1e-30;
+        for (float v : alone) magnitude = std::max(magnitude, std::fabs(double{v}));
+        for (size_t i = 0; i < out.size(); ++i) {
+          ASSERT_NEAR(out[i], alone[i], kF32Tolerance * magnitude);
+        }
+        ready.Expect(out.data(), n);
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, EmbedLeavesRowsReadyForTheNextNorm) {
+  if (ActivationTypes().size() == 1) GTEST_SKIP() << "norms read their rows on this backend";
+  for (const DType dtype : kStored) {
+    for (const int64_t cols : {384, 37}) {
+      const StoredMatrix m = Matrix(dtype, 50, cols);
+      const auto table =
+          backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16, .embed = true}).value();
+      const int64_t rows = 30, stride = cols + Gap();
+      std::vector<int32_t> ids;
+      for (int64_t r = 0; r < rows; ++r) ids.push_back(static_cast<int32_t>(Uniform(0, 49)));
+      std::vector<float> out(rows * stride);
+      ReadyRows ready(rows, cols, Normal(cols, 0.2, 1));
+      ASSERT_TRUE(backend_
+                      ->Embed({.ids = ids.data(),
+                               .rows = rows,
+                               .table = table.get(),
+                               .out = out.data(),
+                               .out_stride = stride,
+                               .next = ready.Next()})
+                      .ok());
+      ready.Expect(out.data(), stride);
+    }
+  }
+}
+
+TEST_P(MatmulTest, ChunkInputLeavesRowsReadyForTheNextNorm) {
+  if (ActivationTypes().size() == 1) GTEST_SKIP() << "norms read their rows on this backend";
+  for (const int64_t width : {384, 37}) {
+    const int64_t chunks = 3, tokens = 5, stride = width + Gap(), rows = chunks * (tokens + 1);
+    const std::vector<float> hidden = Normal(chunks * tokens * width), cls = Normal(width),
+                             norm = Normal(width, 0.2, 1);
+    std::vector<float> out(rows * stride);
+    ReadyRows ready(rows, width, Normal(width, 0.2, 1));
+    ASSERT_TRUE(backend_
+                    ->ChunkInput({.hidden = hidden.data(),
+                                  .hidden_stride = width,
+                                  .weight = norm.data(),
+                                  .eps = 1e-5f,
+                                  .cls = cls.data(),
+                                  .chunks = chunks,
+                                  .chunk_tokens = tokens,
+                                  .width = width,
+                                  .out = out.data(),
+                                  .out_stride = stride,
+                                  .next = ready.Next()})
+                    .ok());
+    ready.Expect(out.data(), stride);
+  }
+}
+
+// Every form of results, of operands that came with squares: those of the product alone, times a
+// factor of the row.
+TEST_P(MatmulTest, SquaresOfRowsScaleTheResults) {
+  if (ActivationTypes().size() == 1) GTEST_SKIP() << "norms read their rows on this backend";
+  enum class Form { kF32, kAdd, kBf16, kSwiGlu };
+  for (const Form form : {Form::kF32, Form::kAdd, Form::kBf16, Form::kSwiGlu}) {
+    for (const int64_t rows : {0, 1, 65, 150}) {
+      for (const int64_t cols : {int64_t{384}, int64_t{776}, Uniform(1, 100)}) {
+        const int64_t n = 208, parts = Uniform(1, 12), stride = parts + Gap();
+        const StoredMatrix m = Matrix(DType::kI8, n, cols);
+        const bool swiglu = form == Form::kSwiGlu, halves = swiglu || form == Form::kBf16;
+        const auto weight =
+            backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16, .swiglu = swiglu})
+                .value();
+        const Input operand(Normal(rows * cols));
+        std::vector<float> squares;
+        for (float v : Normal(rows * stride)) squares.push_back(std::fabs(v) * 50 + 1);
+        std::vector<double> dense;
+        for (int64_t i = 0; i < rows * cols; ++i) {
+          dense.push_back(ElementReference(operand.data(DType::kBf16), DType::kBf16, i));
+        }
+        std::vector<double> products =
+            MatmulReference(dense, WeightReference(m.source), rows, n, cols);
+        for (int64_t r = 0; r < rows; ++r) {
+          double sum = 0;
+          for (int64_t i = 0; i < parts; ++i) sum += squares[r * stride + i];
+          const double factor = 1 / std::sqrt(sum / static_cast<double>(cols) + 1e-5);
+          for (int64_t c = 0; c < n; ++c) products[r * n + c] *= factor;
+        }
+        std::vector<double> want = products;
+        const int64_t columns = swiglu ? n / 2 : n;
+        Output out(halves ? DType::kBf16 : DType::kF32, rows, columns, columns);
+        if (form == Form::kAdd) {
+          const std::vector<float> before = Normal(rows * n);
+          std::copy(before.begin(), before.end(), static_cast<float*>(out.data()));
+          for (int64_t i = 0; i < rows * n; ++i) want[i] += before[i];
+        }
+        if (swiglu) {
+          want.clear();
+          for (int64_t r = 0; r < rows; ++r) {
+            for (int64_t c = 0; c < columns; ++c) {
+              want.push_back(SiluReference(products[r * n + c]) * products[r * n + columns + c]);
+            }
+          }
+        }
+        ASSERT_TRUE(backend_
+                        ->Matmul({.a = operand.data(DType::kBf16),
+                                  .a_dtype = DType::kBf16,
+                                  .a_stride = cols,
+                                  .rows = rows,
+                                  .norm = {.eps = 1e-5f,
+                                           .squares = squares.data(),
+                                           .square_parts = parts,
+                                           .squares_stride = stride},
+                                  .weight = weight.get(),
+                                  .out = out.data(),
+                                  .out_dtype = halves ? DType::kBf16 : DType::kF32,
+                                  .accumulate = form == Form::kAdd,
+                                  .swiglu = swiglu})
+                        .ok());
+        out.Expect(want, kF32Tolerance);
+      }
+    }
+  }
+}
+
 // The largest and the smallest: rows far from 1, of one value that dwarfs the others, of zeros.
 TEST_P(MatmulTest, FewRowsOfAnyMagnitudeMatchTheTwin) {
   const int64_t rows = 6, cols = 384, n = 40;

@@ -127,6 +127,7 @@ class StagedBackend : public Backend {
     Staging s(*backend_);
     RETURN_IF_ERROR(s.In(&p.ids, p.rows));
     RETURN_IF_ERROR(s.Out(&p.out, Staging::Reach(p.rows, p.out_stride, p.table->cols())));
+    RETURN_IF_ERROR(Next(s, &p.next, p.rows, p.table->cols()));
     RETURN_IF_ERROR(backend_->Embed(p));
     return s.Finish();
   }
@@ -174,6 +175,11 @@ class StagedBackend : public Backend {
     }
     RETURN_IF_ERROR(s.OutBytes(
         &p.out, p.rows * p.weight->out_columns() / (p.swiglu ? 2 : 1) * DTypeBytes(p.out_dtype)));
+    if (p.norm.squares != nullptr) {
+      RETURN_IF_ERROR(s.In(&p.norm.squares,
+                           Staging::Reach(p.rows, p.norm.squares_stride, p.norm.square_parts)));
+    }
+    RETURN_IF_ERROR(Next(s, &p.next, p.rows, p.weight->rows()));
     if (p.tail != nullptr) {
       RETURN_IF_ERROR(s.Out(&p.tail, Staging::Reach(p.rows, p.tail_stride, p.tail_columns)));
     }
@@ -249,6 +255,7 @@ class StagedBackend : public Backend {
     RETURN_IF_ERROR(s.In(&p.cls, p.width));
     RETURN_IF_ERROR(
         s.Out(&p.out, Staging::Reach(p.chunks * (p.chunk_tokens + 1), p.out_stride, p.width)));
+    RETURN_IF_ERROR(Next(s, &p.next, p.chunks * (p.chunk_tokens + 1), p.width));
     RETURN_IF_ERROR(backend_->ChunkInput(p));
     return s.Finish();
   }
@@ -322,6 +329,12 @@ class StagedBackend : public Backend {
   }
 
  private:
+  static absl::Status Next(Staging& s, NextNorm* next, int64_t rows, int64_t width) {
+    if (next->weight == nullptr) return absl::OkStatus();
+    RETURN_IF_ERROR(s.In(&next->weight, width));
+    RETURN_IF_ERROR(s.OutBytes(&next->scaled, rows * width * 2));
+    return s.Out(&next->squares, rows * ((width + kSquareColumns - 1) / kSquareColumns));
+  }
   static absl::Status Rows(Staging& s, void** out, DType dtype, int64_t rows, int64_t stride,
                            int64_t width) {
     return s.OutBytes(out, Staging::Reach(rows, stride, width) * DTypeBytes(dtype));
