@@ -26,8 +26,8 @@ constexpr int64_t kBest = 8;
 float RoundToFp8(float v) {
   if (v == 0 || std::isnan(v)) return v;
   int exponent;
-  std::frexp(v, &exponent);                          // v = f 2^exponent, f in [0.5, 1)
-  const int unit = std::max(exponent - 1, -6) - 3;   // three bits behind the leading one
+  std::frexp(v, &exponent);                         // v = f 2^exponent, f in [0.5, 1)
+  const int unit = std::max(exponent - 1, -6) - 3;  // three bits behind the leading one
   const float rounded = std::ldexp(std::nearbyint(std::ldexp(v, -unit)), unit);
   return std::clamp(rounded, -448.0f, 448.0f);
 }
@@ -74,8 +74,8 @@ std::vector<float> LandmarksOf(const Model& model, const std::string& text) {
     }
     segments.clear();
   };
-  const int64_t count = static_cast<int64_t>(ids.size()) / model.config().chunk_size *
-                        model.config().chunk_size;
+  const int64_t count =
+      static_cast<int64_t>(ids.size()) / model.config().chunk_size * model.config().chunk_size;
   for (int64_t at = 0; at < count; at += segment) {
     segments.push_back(absl::MakeConstSpan(ids).subspan(at, std::min(segment, count - at)));
     if (segments.size() == 8) run();
@@ -102,7 +102,8 @@ std::vector<int64_t> BestOf(Backend& backend, const std::vector<float>& queries,
   return indices;
 }
 
-void Compare(const char* what, const std::vector<int64_t>& wanted, const std::vector<int64_t>& got) {
+void Compare(const char* what, const std::vector<int64_t>& wanted,
+             const std::vector<int64_t>& got) {
   int64_t lists = 0, same_first = 0, same_set = 0, kept = 0;
   for (size_t at = 0; at < wanted.size(); at += kBest, ++lists) {
     std::vector<int64_t> a(wanted.begin() + at, wanted.begin() + at + kBest),
@@ -117,9 +118,10 @@ void Compare(const char* what, const std::vector<int64_t>& wanted, const std::ve
   const auto percent = [](int64_t part, int64_t all) {
     return 100.0 * static_cast<double>(part) / static_cast<double>(std::max<int64_t>(all, 1));
   };
-  std::printf("%-34s %8ld lists: first the same %7.3f %%, all 8 the same %7.3f %%, chunks kept %7.3f %%\n",
-              what, static_cast<long>(lists), percent(same_first, lists), percent(same_set, lists),
-              percent(kept, lists * kBest));
+  std::printf(
+      "%-34s %8ld lists: first the same %7.3f %%, all 8 the same %7.3f %%, chunks kept %7.3f %%\n",
+      what, static_cast<long>(lists), percent(same_first, lists), percent(same_set, lists),
+      percent(kept, lists * kBest));
 }
 
 int Main(int argc, char** argv) {

@@ -344,7 +344,8 @@ void CheckHsa(const Device& device, const HsaCase& c, uint32_t seed) {
     counts.push_back(repeat ? counts.back() : static_cast<int32_t>(random() % (c.pages_max + 1)));
     for (int64_t i = 0; i < counts.back(); ++i) {
       const size_t at = static_cast<size_t>(r * c.pages_max + i);
-      first[at] = repeat ? first[at - static_cast<size_t>(c.pages_max)] : static_cast<int64_t>(random() % c.stored) * page_elements + c.page_shift;
+      first[at] = repeat ? first[at - static_cast<size_t>(c.pages_max)]
+                         : static_cast<int64_t>(random() % c.stored) * page_elements + c.page_shift;
       pages[at] = pool + first[at] * page_bytes;
       weights[at] = 1.0f / static_cast<float>(i + 2);
     }

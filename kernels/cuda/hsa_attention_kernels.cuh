@@ -2,10 +2,10 @@
 // (hsa_attention.cu puts them behind the launcher, bench/gpu/hsa_topk_bench.cu times them).
 //
 // Many rows: hsa_prefill_kernels.cuh. Few rows (decode): one block a token (and 16 heads), one warp
-// a page, results added eight pages at a time in the order of the table. All heads of a token read the same
-// pages, so one token is one tile of 16 heads for the tensor cores, and a page is read whole: scores
-// of 64 keys fit in registers, softmax needs one step. A page's result is rounded and added as
-// prefill does it.
+// a page, results added eight pages at a time in the order of the table. All heads of a token read
+// the same pages, so one token is one tile of 16 heads for the tensor cores, and a page is read
+// whole: scores of 64 keys fit in registers, softmax needs one step. A page's result is rounded and
+// added as prefill does it.
 
 #ifndef MNEME_KERNELS_CUDA_HSA_ATTENTION_KERNELS_CUH_
 #define MNEME_KERNELS_CUDA_HSA_ATTENTION_KERNELS_CUH_
@@ -23,8 +23,8 @@
 
 namespace mneme::hsa {
 
-// weight * softmax(q K^T) V for 16 heads and one page, as RoundResult leaves it. q: 16 swapped rows,
-// scaled so that the exponential is one of base two; page: 128 swapped rows. Fragments as in
+// weight * softmax(q K^T) V for 16 heads and one page, as RoundResult leaves it. q: 16 swapped
+// rows, scaled so that the exponential is one of base two; page: 128 swapped rows. Fragments as in
 // tensor_core.cuh.
 __device__ __forceinline__ void AttendPage(const unsigned char* q, const unsigned char* page,
                                            float weight, uint32_t (&words)[kWidth / 8][2]) {
@@ -196,8 +196,8 @@ __device__ __forceinline__ float BlockReduce(float v, bool maximum, float* parti
 }
 
 // Grid: (rows, heads); block: kSimpleThreads; shared, all in f32: a word a warp, q [D], sums [D],
-// scores [S], and room behind them, as loops over the scores are compiled to read in pairs and ahead.
-// (None of it static: behind static memory DynamicShared() skips to its alignment.)
+// scores [S], and room behind them, as loops over the scores are compiled to read in pairs and
+// ahead. (None of it static: behind static memory DynamicShared() skips to its alignment.)
 __host__ __device__ constexpr int64_t SimpleSharedBytes(int64_t head_dim, int64_t chunk_tokens) {
   return (kSimpleThreads / kLanes + 2 * head_dim + chunk_tokens + 8) * 4;
 }

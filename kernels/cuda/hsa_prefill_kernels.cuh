@@ -12,12 +12,12 @@
 // HsaReduceKernel adds a token's results. For that rows go in slices, and q is made ready once
 // (HsaQueryKernel): scaled, bf16, in the order in which the lanes of a matrix fragment read it.
 //
-// A token adds its pages' results, rounded to bf16, in f32 in the order of the table, both ways: the
-// bits do not depend on which way it goes, nor on the other tokens of the call.
+// A token adds its pages' results, rounded to bf16, in f32 in the order of the table, both ways:
+// the bits do not depend on which way it goes, nor on the other tokens of the call.
 //
-// A "piece" is 16 bytes of a row of 64 bf16 numbers in the order of fragments: piece 4 h + t, h < 2,
-// t < 4, holds columns 8 j + 2 t and the next for j = 4 h .. 4 h + 3, what lane t of a row's four
-// has of an accumulator and, as steps 2 h and 2 h + 1, of an A operand.
+// A "piece" is 16 bytes of a row of 64 bf16 numbers in the order of fragments: piece 4 h + t, h <
+// 2, t < 4, holds columns 8 j + 2 t and the next for j = 4 h .. 4 h + 3, what lane t of a row's
+// four has of an accumulator and, as steps 2 h and 2 h + 1, of an A operand.
 
 #ifndef MNEME_KERNELS_CUDA_HSA_PREFILL_KERNELS_CUH_
 #define MNEME_KERNELS_CUDA_HSA_PREFILL_KERNELS_CUH_
@@ -44,8 +44,8 @@ inline constexpr int kStepRows = kGroups * kTileRows;
 inline constexpr int kPagesMax = 32;  // of one token
 inline constexpr int kItemRows = 2048;
 
-inline constexpr int kInvertThreads = 1024;     // at least the rows of a group
-inline constexpr int kGroupPairs = 8192;        // that a group of rows has at most
+inline constexpr int kInvertThreads = 1024;  // at least the rows of a group
+inline constexpr int kGroupPairs = 8192;     // that a group of rows has at most
 inline constexpr int kTableSlots = 2 * kGroupPairs;
 inline constexpr int64_t kInvertSharedBytes = kTableSlots * (8 + 4) + (3 * 32 + 1) * 4;
 
@@ -67,17 +67,16 @@ struct PrefillArgs {
   int group_rows = 0;      // that are inverted together
   int run_rows = 0;        // of a run at most
   int run_rows_min = 0;
-  int item_pairs = 0;         // of an item at most
+  int item_pairs = 0;          // of an item at most
   unsigned heads_inverse = 0;  // 2^20 / heads, rounded up
 
-
   // Device memory. A pair is (row of its slice) * kPagesMax + entry.
-  int* counts = nullptr;  // [1 + 2 slices]: runs; items, rows that are in no run, of each slice
-  RowRun* runs = nullptr;            // [rows / run_rows_min]
-  PageItem* items = nullptr;         // [rows * pages_max], a slice's from its first pair on
-  int* pairs = nullptr;              // [rows * pages_max]
-  unsigned char* in_run = nullptr;   // [rows]
-  unsigned char* queries = nullptr;  // [slice_rows, heads] rows of pieces
+  int* counts = nullptr;      // [1 + 2 slices]: runs; items, rows that are in no run, of each slice
+  RowRun* runs = nullptr;     // [rows / run_rows_min]
+  PageItem* items = nullptr;  // [rows * pages_max], a slice's from its first pair on
+  int* pairs = nullptr;       // [rows * pages_max]
+  unsigned char* in_run = nullptr;    // [rows]
+  unsigned char* queries = nullptr;   // [slice_rows, heads] rows of pieces
   unsigned char* partials = nullptr;  // [slice_rows, pages_max, heads] rows of pieces
 
   __device__ __forceinline__ int* items_of(int64_t slice) const { return counts + 1 + 2 * slice; }
@@ -91,8 +90,8 @@ __device__ __forceinline__ int DivideByHeads(const PrefillArgs& args, int row) {
 
 // ---- who reads which page ----------------------------------------------------------------------
 
-// The first row of the run of rows that `row` is in, and the row behind its last: `starts` has a bit
-// for each row of the group that does not continue the row before.
+// The first row of the run of rows that `row` is in, and the row behind its last: `starts` has a
+// bit for each row of the group that does not continue the row before.
 __device__ __forceinline__ int RunBegin(const unsigned* starts, int row) {
   int word = row / 32;
   unsigned bits = starts[word] & (0xffffffffu >> (31 - row % 32));
@@ -248,7 +247,8 @@ __device__ __forceinline__ void LoadPieces(const float* row, int t, bool vectors
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
     const float* from = row + j * 8 + t * 2;
-    const float2 v = vectors ? *reinterpret_cast<const float2*>(from) : make_float2(from[0], from[1]);
+    const float2 v =
+        vectors ? *reinterpret_cast<const float2*>(from) : make_float2(from[0], from[1]);
     words[j] = PackBf16(v.x * scale, v.y * scale);
   }
   pieces[0] = make_uint4(words[0], words[1], words[2], words[3]);
@@ -336,8 +336,7 @@ __device__ __forceinline__ void TransposeQuad(uint32_t (&words)[4]) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int low = step == 1 ? 2 * i : i, high = low + step;
-      const uint32_t got =
-          __shfl_xor_sync(0xffffffffu, upper ? words[low] : words[high], step);
+      const uint32_t got = __shfl_xor_sync(0xffffffffu, upper ? words[low] : words[high], step);
       (upper ? words[low] : words[high]) = got;
     }
   }
@@ -487,8 +486,8 @@ struct RunCursor {
   }
 };
 
-// Grid: one block a multiprocessor; block: kPrefillThreads; shared: kRunSharedBytes, a ring of pages
-// in swapped rows.
+// Grid: one block a multiprocessor; block: kPrefillThreads; shared: kRunSharedBytes, a ring of
+// pages in swapped rows.
 template <typename Out>
 __global__ void __launch_bounds__(kPrefillThreads, 1)
     HsaRunKernel(const HsaAttendParams p, const PrefillArgs args, const Alignment aligned) {
@@ -509,7 +508,8 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
   const auto copy_next = [&] {
     if (copied.valid()) {
       ring.WaitFree(started);
-      const bool async = CopyPage<kPrefillThreads>(pages + started % kRunSlots * kPageBytes, copied.page);
+      const bool async =
+          CopyPage<kPrefillThreads>(pages + started % kRunSlots * kPageBytes, copied.page);
       ring.Started(started, async);
       ++started;
       copied.Advance();
@@ -650,8 +650,8 @@ __global__ void __launch_bounds__(kPagesThreads, kPagesBlocks)
                     *args.items_of(first_row / args.slice_rows), heads);
   if (!cursor.valid()) return;
 
-  // Of the threads that have one: their row of the tile at the cursor, and the weight of their row of
-  // the tile before.
+  // Of the threads that have one: their row of the tile at the cursor, and the weight of their row
+  // of the tile before.
   int pair = -1, head = 0;
   float weight = 0;
   const auto load_pair = [&] {
@@ -783,8 +783,8 @@ __global__ void __launch_bounds__(kPointwiseThreads)
 
 inline constexpr int64_t kSliceRows = 16384;
 
-// Cuts a call of `p.rows` rows; workspace pointers are set when `workspace` is not null. Returns the
-// bytes of the workspace, which is aligned to 256 bytes.
+// Cuts a call of `p.rows` rows; workspace pointers are set when `workspace` is not null. Returns
+// the bytes of the workspace, which is aligned to 256 bytes.
 inline int64_t PlanPrefill(const HsaAttendParams& p, int64_t slice_rows, void* workspace,
                            PrefillArgs* args) {
   const int heads = static_cast<int>(p.heads);
@@ -792,7 +792,8 @@ inline int64_t PlanPrefill(const HsaAttendParams& p, int64_t slice_rows, void* w
   while (args->group_rows * p.pages_max > kGroupPairs) args->group_rows /= 2;
   args->slice_rows = slice_rows;
   args->item_pairs = kItemRows / heads;
-  args->heads_inverse = ((1u << 20) + static_cast<unsigned>(heads) - 1) / static_cast<unsigned>(heads);
+  args->heads_inverse =
+      ((1u << 20) + static_cast<unsigned>(heads) - 1) / static_cast<unsigned>(heads);
   args->run_rows = kStepRows / heads;
   args->run_rows_min = std::max(1, (args->run_rows + 1) / 2);
   const int64_t slices = (p.rows + slice_rows - 1) / slice_rows;
@@ -821,13 +822,14 @@ cudaError_t LaunchPrefill(const HsaAttendParams& p, const PrefillArgs& args, int
   const Alignment aligned = AlignmentOf(p);
   const int64_t slices = (p.rows + args.slice_rows - 1) / args.slice_rows;
   const auto blocks = [](int64_t count) { return dim3(static_cast<unsigned>(count)); };
-  cudaError_t error = cudaMemsetAsync(args.counts, 0, static_cast<size_t>(1 + 2 * slices) * 4, stream);
+  cudaError_t error =
+      cudaMemsetAsync(args.counts, 0, static_cast<size_t>(1 + 2 * slices) * 4, stream);
   if (error != cudaSuccess) return error;
   error = Launch(HsaInvertKernel, blocks((p.rows + args.group_rows - 1) / args.group_rows),
                  dim3(kInvertThreads), kInvertSharedBytes, stream, p, args);
   if (error != cudaSuccess) return error;
-  error = Launch(HsaRunKernel<Out>, blocks(multiprocessors), dim3(kPrefillThreads),
-                 kRunSharedBytes, stream, p, args, aligned);
+  error = Launch(HsaRunKernel<Out>, blocks(multiprocessors), dim3(kPrefillThreads), kRunSharedBytes,
+                 stream, p, args, aligned);
   for (int64_t slice = 0; slice < slices && error == cudaSuccess; ++slice) {
     const int64_t first_row = slice * args.slice_rows;
     const int64_t rows = std::min(args.slice_rows, p.rows - first_row);

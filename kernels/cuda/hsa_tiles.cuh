@@ -32,8 +32,7 @@ __device__ __forceinline__ int Swapped(int row, int chunk) {
 // lane / 4 and lane / 4 + 8 are this thread's.
 __device__ __forceinline__ void Exponentials(const float (&scores)[kPageTokens / 8][4],
                                              const float (&shifts)[2],
-                                             uint32_t (&a)[kPageTokens / 16][4],
-                                             float (&sums)[2]) {
+                                             uint32_t (&a)[kPageTokens / 16][4], float (&sums)[2]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     sums[half] = 0;
@@ -47,9 +46,9 @@ __device__ __forceinline__ void Exponentials(const float (&scores)[kPageTokens /
   }
 }
 
-// The exponentials of a row's softmax over a page. As a shift makes no difference to a softmax, there
-// is none (that saves finding the largest score), unless a lane's sum for the row is out of the
-// range in which nothing is lost; then, for this row alone, the largest score.
+// The exponentials of a row's softmax over a page. As a shift makes no difference to a softmax,
+// there is none (that saves finding the largest score), unless a lane's sum for the row is out of
+// the range in which nothing is lost; then, for this row alone, the largest score.
 __device__ __forceinline__ void Softmax(const float (&scores)[kPageTokens / 8][4],
                                         uint32_t (&a)[kPageTokens / 16][4], float (&sums)[2]) {
   float shifts[2] = {};
@@ -83,8 +82,8 @@ __device__ __forceinline__ void FinishSoftmax(const float (&weights)[2], float (
   }
 }
 
-// scales * product, rounded to bf16: words [j][half] hold columns 8 j + 2 (lane % 4) and the next of
-// row lane / 4 + 8 half.
+// scales * product, rounded to bf16: words [j][half] hold columns 8 j + 2 (lane % 4) and the next
+// of row lane / 4 + 8 half.
 __device__ __forceinline__ void RoundResult(const float (&product)[kWidth / 8][4],
                                             const float (&scales)[2],
                                             uint32_t (&words)[kWidth / 8][2]) {

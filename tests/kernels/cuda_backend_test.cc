@@ -409,11 +409,9 @@ TEST_F(CudaBackendTest, HsaRowsDoNotDependOnTheirCompany) {
     return values;
   };
   const std::vector<float> together = attend(0, kRows);
-  for (const auto& [first, rows] : {std::pair<int64_t, int64_t>{0, 7},
-                                    {290, 100},
-                                    {777, 2048},
-                                    {1301, 3333},
-                                    {4999, 1}}) {
+  const std::vector<std::pair<int64_t, int64_t>> parts = {
+      {0, 7}, {290, 100}, {777, 2048}, {1301, 3333}, {4999, 1}};  // first row, rows
+  for (const auto& [first, rows] : parts) {
     const std::vector<float> some = attend(first, rows);
     EXPECT_TRUE(std::equal(some.begin(), some.end(), together.begin() + first * kWidth))
         << "rows " << first << " to " << first + rows;
