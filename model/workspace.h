@@ -42,28 +42,29 @@ struct Workspace {
   void* operand =
       nullptr;  // [rows or encoder_rows, widest input of a product], compute dtype or f32
   // Of the backend's activation dtype or f32; room for f32.
-  void* product = nullptr;               // [rows or encoder_rows, widest product]
-  void* conv = nullptr;                  // [rows, conv_dim]
-  void* y = nullptr;                     // [rows, inner]
-  float* dt = nullptr;                   // [rows, H], where product is not f32
-  float* encoder = nullptr;              // [encoder_rows, hidden_stride]
-  void* pages = nullptr;                 // [chunks, page bytes]
-  void* landmarks = nullptr;             // [rows, R]: landmarks of chunks, or queries
-  float* logits = nullptr;               // [rows, logits stride]
-  float* state = nullptr;                // [sequences, state_floats]
-  const void** page_pointers = nullptr;  // [rows, chunks_per_read]
-  float* page_weights = nullptr;         // [rows, chunks_per_read]
-  int32_t* page_counts = nullptr;        // [rows]
+  void* product = nullptr;    // [rows or encoder_rows, widest product]
+  void* conv = nullptr;       // [rows, conv_dim]
+  void* y = nullptr;          // [rows, inner]
+  float* dt = nullptr;        // [rows, H], where product is not f32
+  float* encoder = nullptr;   // [encoder_rows, hidden_stride]
+  void* pages = nullptr;      // [chunks, page bytes]
+  void* landmarks = nullptr;  // [rows, R]: landmarks of chunks, or queries
+  float* logits = nullptr;    // [rows, logits stride]
+  float* state = nullptr;     // [sequences, state_floats]
+  // What the rows under way read, in one piece of memory, `selections`.
+  char* selections = nullptr;
+  const void** page_pointers = nullptr;       // [rows, chunks_per_read]
+  float* page_weights = nullptr;              // [rows, chunks_per_read]
+  int32_t* page_counts = nullptr;             // [rows]
   SequenceRows* backend_sequences = nullptr;  // [rows]: `sequences` of a decode step
-  int64_t row_capacity = 0;              // of matrices that hold one row a token
+  int64_t row_capacity = 0;                   // of matrices that hold one row a token
   int64_t encoder_row_capacity = 0;
 
   // Host copies of what goes up, and the sequences of the present step.
   std::vector<SequenceRows> sequences;
   std::vector<int32_t> host_ids;
-  std::vector<const void*> host_page_pointers;
-  std::vector<float> host_page_weights;
-  std::vector<int32_t> host_page_counts;
+  std::vector<SequenceRows> sequences_there;  // what backend_sequences holds; empty: anything
+  std::vector<char> host_selections;
   bool pages_resident = false;  // of the rows under way
 };
 
