@@ -2,14 +2,19 @@
 // clients, questions one after the other, generation by many readers. Prints one line of JSON a
 // measurement.
 //
-// Usage: server_load_bench ADDRESS ingest MEMORY CLIENTS MIB     (MIB of text in all, a document a
-//                                                                 client)
+// Usage: server_load_bench ADDRESS ingest MEMORY CLIENTS MIB [RETENTION [FIRST [FACTS]]]
+//            MIB of text in all, a document a client, numbered from FIRST (0) on; RETENTION (keep
+//            or text) of the memory, which is created; FACTS (4) in each document
 //        server_load_bench ADDRESS retrieve MEMORY QUESTIONS
+//        server_load_bench ADDRESS needles MEMORY DOCUMENTS      the facts of the first DOCUMENTS
 //        server_load_bench ADDRESS generate MEMORY READERS TOKENS RUNS   (medians)
 //
 // Text: sentences of deploy/demo/book.txt (the working directory is the repository's, or BOOK names
 // the file) in random order, so that documents are English and no two are equal; each has facts
-// "The pass key for the <word> <word> is <number>." strewn in, which `retrieve` asks for.
+// "The pass key for the <word> <word> <n> is <number>." strewn in, as RULER states them. `retrieve`
+// asks for them in other words. `needles` asks for each as RULER does, in both ways: Retrieve (is
+// the right chunk first, among the first eight) and Generate (is the answer exactly the number),
+// and times Generate up to its first token, which is what pages that are not kept cost.
 
 #include <algorithm>
 #include <atomic>
@@ -25,6 +30,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "bench/measure.h"
@@ -71,15 +77,17 @@ std::string FactValue(int document, int fact) {
   return absl::StrCat(std::mt19937(static_cast<uint32_t>(document * 977 + fact))() % 90000 + 10000);
 }
 
-std::string Text(int document, int64_t bytes, const std::vector<std::string>& sentences) {
+std::string Text(int document, int64_t bytes, int facts,
+                 const std::vector<std::string>& sentences) {
   std::mt19937 random(static_cast<uint32_t>(document) + 1);
   std::string text = absl::StrCat("Volume ", document, ".");
   text.reserve(static_cast<size_t>(bytes) + 4096);
-  for (int fact = 0; fact < kFactsPerDocument; ++fact) {
-    const auto end = static_cast<size_t>(bytes * (2 * fact + 1) / (2 * kFactsPerDocument));
+  for (int fact = 0; fact < facts; ++fact) {
+    const auto end = static_cast<size_t>(bytes * (2 * fact + 1) / (2 * facts));
     while (text.size() < end) absl::StrAppend(&text, " ", sentences[random() % sentences.size()]);
-    absl::StrAppend(&text, " The pass key for the ", FactKey(document, fact), " is ",
-                    FactValue(document, fact), ".");
+    const std::string key = FactKey(document, fact), value = FactValue(document, fact);
+    absl::StrAppend(&text, " The pass key for the ", key, " is ", value, ". Remember it. ", value,
+                    " is the pass key for the ", key, ".");
   }
   while (text.size() < static_cast<size_t>(bytes)) {
     absl::StrAppend(&text, " ", sentences[random() % sentences.size()]);
@@ -89,18 +97,30 @@ std::string Text(int document, int64_t bytes, const std::vector<std::string>& se
 
 std::string MemoryName(const std::string& memory) { return "tenants/default/memories/" + memory; }
 
-int Ingest(const std::string& address, const std::string& memory, int clients, int64_t mib) {
+struct IngestLoad {
+  int clients = 0;
+  int64_t mib = 0;
+  bool keep_pages = true;
+  int first_document = 0;
+  int facts = kFactsPerDocument;
+};
+
+int Ingest(const std::string& address, const std::string& memory, const IngestLoad& load) {
+  const int clients = load.clients;
   Client setup({.address = address});
   v1::CreateMemoryRequest request;
   request.set_parent("tenants/default");
   request.set_memory_id(memory);
+  request.mutable_memory()->set_retention(load.keep_pages ? v1::Memory::KEEP : v1::Memory::TEXT);
   const auto created = setup.CreateMemory(request);
   if (!created.ok() && !absl::IsAlreadyExists(created.status())) OrDie(created.status(), "create");
   const std::vector<std::string> sentences = Sentences();
   std::vector<std::string> texts(static_cast<size_t>(clients));
   std::vector<std::thread> threads;
   for (int i = 0; i < clients; ++i) {
-    threads.emplace_back([&, i] { texts[i] = Text(i, (mib << 20) / clients, sentences); });
+    threads.emplace_back([&, i] {
+      texts[i] = Text(load.first_document + i, (load.mib << 20) / clients, load.facts, sentences);
+    });
   }
   for (std::thread& thread : threads) thread.join();
   threads.clear();
@@ -110,9 +130,11 @@ int Ingest(const std::string& address, const std::string& memory, int clients, i
       threads.emplace_back([&, i] {
         Client client({.address = address, .seed = static_cast<uint64_t>(i) + 1});
         StringSource source(texts[i]);
-        const IngestOutcome outcome = client.Ingest(
-            {.document = absl::StrCat(MemoryName(memory), "/documents/volume-", i), .seal = true},
-            source);
+        const IngestOutcome outcome =
+            client.Ingest({.document = absl::StrCat(MemoryName(memory), "/documents/volume-",
+                                                    load.first_document + i),
+                           .seal = true},
+                          source);
         OrDie(outcome.status, "ingest");
         tokens += outcome.state.token_count;
         bytes += outcome.state.visible_bytes;
@@ -253,11 +275,86 @@ int Generate(const std::string& address, const std::string& memory, int readers,
   return 0;
 }
 
+// Asks for every fact of the first `documents` documents, cold and once more.
+int Needles(const std::string& address, const std::string& memory, int documents) {
+  Client client({.address = address});
+  const int needles = documents * kFactsPerDocument;
+  for (const char* const round : {"first", "second"}) {
+    std::vector<double> retrieve_ms, server_ms, token_ms;
+    int first = 0, among = 0, exact = 0;
+    int64_t chunks = 0;
+    for (int n = 0; n < needles; ++n) {
+      const int document = n / kFactsPerDocument, fact = n % kFactsPerDocument;
+      const std::string value = FactValue(document, fact);
+      const std::string question = absl::StrCat("What is the pass key for the ",
+                                                FactKey(document, fact), "? The pass key is");
+      v1::RetrieveRequest retrieve;
+      retrieve.add_memories(MemoryName(memory));
+      retrieve.set_question(question);
+      absl::StatusOr<v1::RetrieveResponse> found;
+      retrieve_ms.push_back(1e3 * Seconds([&] { found = client.Retrieve(retrieve); }));
+      OrDie(found.status(), "retrieve");
+      server_ms.push_back(found->timing().total_seconds() * 1e3);
+      const auto& passages = found->passages();
+      const auto holds = [&](const v1::Passage& p) { return absl::StrContains(p.text(), value); };
+      first += !passages.empty() && holds(passages[0]);
+      among += std::any_of(passages.begin(), passages.end(), holds);
+      chunks = found->chunks_scanned();
+
+      v1::GenerateRequest generate;
+      generate.add_memories(MemoryName(memory));
+      generate.set_question(question);
+      generate.set_max_tokens(12);
+      generate.set_omit_passages(true);
+      std::string answer;
+      double seconds_to_token = 0;
+      const auto start = std::chrono::steady_clock::now();
+      OrDie(client.Generate(generate,
+                            [&](const v1::GenerateResponse& response) {
+                              if (answer.empty()) {
+                                seconds_to_token = std::chrono::duration<double>(
+                                                       std::chrono::steady_clock::now() - start)
+                                                       .count();
+                              }
+                              answer += response.text();
+                              return true;
+                            }),
+            "generate");
+      token_ms.push_back(seconds_to_token * 1e3);
+      const absl::string_view words = absl::StripAsciiWhitespace(answer);
+      exact += words == value || absl::StartsWith(words, value + " ") ||
+               absl::StartsWith(words, value + ".");
+    }
+    std::sort(retrieve_ms.begin(), retrieve_ms.end());
+    std::sort(server_ms.begin(), server_ms.end());
+    std::sort(token_ms.begin(), token_ms.end());
+    std::printf(
+        "{\"work\": \"needles\", \"memory\": \"%s\", \"round\": \"%s\", \"chunks\": %lld, "
+        "\"needles\": %d, \"exact\": %d, \"recall_at_1\": %d, \"recall_at_8\": %d, "
+        "\"retrieve_server_p50_ms\": %.3f, \"retrieve_server_p99_ms\": %.3f, "
+        "\"retrieve_client_p50_ms\": %.3f, \"retrieve_client_p99_ms\": %.3f, "
+        "\"first_token_p50_ms\": %.3f, \"first_token_p99_ms\": %.3f}\n",
+        memory.c_str(), round, static_cast<long long>(chunks), needles, exact, first, among,
+        At(server_ms, 0.5), At(server_ms, 0.99), At(retrieve_ms, 0.5), At(retrieve_ms, 0.99),
+        At(token_ms, 0.5), At(token_ms, 0.99));
+  }
+  return 0;
+}
+
 int Main(int argc, char** argv) {
   const auto number = [&](int i) { return std::max<int64_t>(1, std::atoll(argv[i])); };
   const std::string work = argc > 2 ? argv[2] : "";
-  if (work == "ingest" && argc == 6) {
-    return Ingest(argv[1], argv[3], static_cast<int>(number(4)), number(5));
+  const std::string retention = argc > 6 ? argv[6] : "keep";
+  if (work == "ingest" && argc >= 6 && argc <= 9 && (retention == "keep" || retention == "text")) {
+    return Ingest(argv[1], argv[3],
+                  {.clients = static_cast<int>(number(4)),
+                   .mib = number(5),
+                   .keep_pages = retention == "keep",
+                   .first_document = argc > 7 ? std::atoi(argv[7]) : 0,
+                   .facts = argc > 8 ? std::atoi(argv[8]) : kFactsPerDocument});
+  }
+  if (work == "needles" && argc == 5) {
+    return Needles(argv[1], argv[3], static_cast<int>(number(4)));
   }
   if (work == "retrieve" && argc == 5)
     return Retrieve(argv[1], argv[3], static_cast<int>(number(4)));
@@ -265,10 +362,11 @@ int Main(int argc, char** argv) {
     return Generate(argv[1], argv[3], static_cast<int>(number(4)), static_cast<int>(number(5)),
                     static_cast<int>(number(6)));
   }
-  std::fprintf(stderr,
-               "usage: %s ADDRESS ingest MEMORY CLIENTS MIB | retrieve MEMORY QUESTIONS | "
-               "generate MEMORY READERS TOKENS RUNS\n",
-               argv[0]);
+  std::fprintf(
+      stderr,
+      "usage: %s ADDRESS ingest MEMORY CLIENTS MIB [keep|text [FIRST [FACTS]]] | retrieve "
+      "MEMORY QUESTIONS | needles MEMORY DOCUMENTS | generate MEMORY READERS TOKENS RUNS\n",
+      argv[0]);
   return 2;
 }
 

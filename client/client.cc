@@ -127,6 +127,11 @@ absl::StatusOr<v1::Memory> Client::CreateMemory(v1::CreateMemoryRequest request,
   return CallUnary(&v1::MemoryService::StubInterface::CreateMemory, request, call);
 }
 
+absl::StatusOr<v1::Memory> Client::UpdateMemory(const v1::UpdateMemoryRequest& request,
+                                                const CallOptions& call) {
+  return CallUnary(&v1::MemoryService::StubInterface::UpdateMemory, request, call);
+}
+
 absl::StatusOr<v1::Memory> Client::GetMemory(const std::string& name, const CallOptions& call) {
   v1::GetMemoryRequest request;
   request.set_name(name);

@@ -72,6 +72,8 @@ class Client {
 
   absl::StatusOr<v1::Memory> CreateMemory(v1::CreateMemoryRequest request,
                                           const CallOptions& call = {});
+  absl::StatusOr<v1::Memory> UpdateMemory(const v1::UpdateMemoryRequest& request,
+                                          const CallOptions& call = {});
   absl::StatusOr<v1::Memory> GetMemory(const std::string& name, const CallOptions& call = {});
   // Durably deleted; the operation ends when nothing is left of it in any file. Its name is empty
   // when an earlier attempt did it and only its answer was lost.

@@ -10,6 +10,15 @@
 #include "common/status_macros.h"
 
 namespace mneme {
+namespace {
+
+void SetDuration(absl::Duration duration, google::protobuf::Duration* message) {
+  const int64_t nanos = absl::ToInt64Nanoseconds(duration);
+  message->set_seconds(absl::ToInt64Seconds(duration));
+  message->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
+}
+
+}  // namespace
 
 IngestStream::IngestStream(v1::MemoryService::StubInterface& stub, IngestPlan plan,
                            TextSource& source, Cancellation* cancellation, absl::Time deadline)
@@ -99,6 +108,7 @@ absl::Status IngestStream::RunOneStream() {
 absl::Status IngestStream::Send(Stream& stream) {
   v1::IngestRequest message;
   message.set_document(plan_.document);
+  if (plan_.ttl != absl::InfiniteDuration()) SetDuration(plan_.ttl, message.mutable_ttl());
   message.set_wait_visible(plan_.wait_visible);
   if (!stream.Write(message)) return absl::OkStatus();
   {

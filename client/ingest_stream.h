@@ -45,6 +45,8 @@ struct IngestState {
 struct IngestPlan {
   // tenants/{t}/memories/{m}/documents/{d}.
   std::string document;
+  // A document that this creates expires after so long; infinite: when its memory says.
+  absl::Duration ttl = absl::InfiniteDuration();
   // No more text, ever, after this source.
   bool seal = false;
   // Done when all text is visible; otherwise when it is durable.

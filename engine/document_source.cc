@@ -15,11 +15,14 @@ namespace {
 // Text read from the store at a time, in bytes.
 constexpr int64_t kReadBytes = 64 << 10;
 
-// Reads and feeds the next piece of [fed_bytes, byte_end).
+// Text read behind what is wanted, so that the tokens before it are settled, in bytes.
+constexpr int64_t kSettleBytes = 1 << 10;
+
+// Reads and feeds the next piece of [fed_bytes, byte_end), about piece_bytes long.
 absl::Status FeedPiece(const MemoryStore& store, DocumentId document, int64_t byte_end,
-                       Segmenter* segmenter) {
+                       Segmenter* segmenter, int64_t piece_bytes = kReadBytes) {
   const int64_t begin = segmenter->fed_bytes();
-  const int64_t end = std::min(byte_end, begin + kReadBytes);
+  const int64_t end = std::min(byte_end, begin + piece_bytes);
   ASSIGN_OR_RETURN(const std::string text, store.ReadText(document, begin, end));
   absl::string_view piece = text;
   if (end < byte_end) {
@@ -121,7 +124,9 @@ absl::StatusOr<std::vector<TokenId>> ReadSegmentTokens(const Model& model,
     ASSIGN_OR_RETURN(const DocumentInfo info, store.GetDocument(segment.document));
     Segmenter segmenter(model.tokenizer(), shape, segment);
     while (!segmenter.has_whole() && segmenter.fed_bytes() < info.durable_bytes) {
-      RETURN_IF_ERROR(FeedPiece(store, segment.document, info.durable_bytes, &segmenter));
+      const int64_t left = segment.byte_end - segmenter.fed_bytes();
+      RETURN_IF_ERROR(FeedPiece(store, segment.document, info.durable_bytes, &segmenter,
+                                std::max<int64_t>(left, 0) + kSettleBytes));
     }
     if (segmenter.has_whole()) {
       Segment found = segmenter.TakeWhole();
@@ -146,6 +151,35 @@ absl::StatusOr<std::vector<TokenId>> ReadSegmentTokens(const Model& model,
                                           ", segment ", segment.segment_index,
                                           ": its text does not give the ", segment.token_count,
                                           " tokens that end at byte ", segment.byte_end));
+}
+
+absl::StatusOr<std::vector<TokenId>> ReadFirstTokens(const Model& model, const SegmentShape& shape,
+                                                     const MemoryStore& store,
+                                                     const SegmentDerived& segment,
+                                                     int64_t chunks) {
+  const auto stored_chunks = static_cast<int64_t>(segment.chunk_byte_begin.size());
+  MNEME_CHECK(chunks > 0 && chunks <= stored_chunks);
+  if (chunks < stored_chunks) {
+    // The first chunks alone are a whole segment of a shorter shape.
+    SegmentShape first = shape;
+    first.segment_tokens = static_cast<int>(chunks * shape.chunk_tokens);
+    const int64_t first_end = segment.chunk_byte_begin[chunks];
+    Segmenter segmenter(model.tokenizer(), first, segment);
+    while (!segmenter.has_whole() && segmenter.fed_bytes() < segment.byte_end) {
+      const int64_t left = first_end - segmenter.fed_bytes();
+      RETURN_IF_ERROR(FeedPiece(store, segment.document, segment.byte_end, &segmenter,
+                                std::max<int64_t>(left, 0) + kSettleBytes));
+    }
+    if (segmenter.has_whole()) {
+      Segment found = segmenter.TakeWhole();
+      if (std::equal(found.chunk_byte_begin.begin(), found.chunk_byte_begin.end(),
+                     segment.chunk_byte_begin.begin(), segment.chunk_byte_begin.begin() + chunks) &&
+          found.byte_end == first_end) {
+        return std::move(found.ids);
+      }
+    }
+  }
+  return ReadSegmentTokens(model, shape, store, segment);
 }
 
 }  // namespace mneme

@@ -74,6 +74,13 @@ absl::StatusOr<std::vector<TokenId>> ReadSegmentTokens(const Model& model,
                                                        const MemoryStore& store,
                                                        const SegmentDerived& segment);
 
+// The first tokens of a stored segment: at least those of its first `chunks` chunks, of which it
+// has as many. Reads and encodes no more text than that needs where it can. Errors as
+// ReadSegmentTokens.
+absl::StatusOr<std::vector<TokenId>> ReadFirstTokens(const Model& model, const SegmentShape& shape,
+                                                     const MemoryStore& store,
+                                                     const SegmentDerived& segment, int64_t chunks);
+
 }  // namespace mneme
 
 #endif  // MNEME_ENGINE_DOCUMENT_SOURCE_H_

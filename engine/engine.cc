@@ -32,6 +32,9 @@ namespace mneme {
 namespace {
 
 constexpr int64_t kReadTextBytesMax = int64_t{4} << 20;
+// Expired documents deleted at one go, and deletions not purged from which on none more are.
+constexpr int kExpiredAtOnce = 1000;
+constexpr size_t kPendingDeletionsMax = 10'000;
 // How long OpenWriter waits for a dropped writer whose last text is on its way.
 constexpr absl::Duration kDroppedWriterPatience = absl::Seconds(10);
 
@@ -112,6 +115,7 @@ class EngineImpl : public Engine {
              Metrics& metrics, Clock& clock)
       : options_(options),
         store_(store),
+        clock_(clock),
         shape_(SegmentShape::Of(model)),
         metrics_(metrics, options_),
         visibility_(store),
@@ -125,14 +129,15 @@ class EngineImpl : public Engine {
                     .batch_segments_max = options.batch_segments_max,
                     .batch_tokens_max = options.batch_tokens_max,
                     .queue_segments_max = options.queue_segments_max,
-                    .idle_flush = options.idle_flush},
+                    .idle_flush = options.idle_flush,
+                    .skip_pages_not_kept = backend.has_own_memory()},
                    model, shape_, store, metrics_, clock,
                    {.visible = [this](const DocumentInfo& info) { OnVisible(info); },
                     .failed = [this](DocumentId document,
                                      const absl::Status& status) { OnFailed(document, status); },
                     .room = [this] { OnRoom(); }}),
         gate_(options.readers_max, options.readers_waiting_max, metrics_),
-        pages_(model, shape_, store, metrics_),
+        pages_(model, shape_, store, metrics_, options.encode_threads),
         batcher_(model, backend, store, pages_, metrics_, clock),
         read_{.options = options_,
               .model = model,
@@ -153,7 +158,7 @@ class EngineImpl : public Engine {
               return RestoreSegment(model, shape_, store_, document, segment, with_pages);
             },
             [this] { DeriveWhatIsNotVisible(); }, metrics, clock),
-        purger_(store, metrics_, clock) {}
+        purger_(store, metrics_, clock, [this] { ForgetExpired(); }) {}
 
   ~EngineImpl() override {
     scrubber_.StopSoon();
@@ -162,8 +167,8 @@ class EngineImpl : public Engine {
     scheduler_.Stop();
   }
 
-  absl::StatusOr<MemoryStat> CreateMemory(absl::string_view name,
-                                          absl::string_view display_name) override {
+  absl::StatusOr<MemoryStat> CreateMemory(absl::string_view name, absl::string_view display_name,
+                                          const MemoryPolicy& policy) override {
     RETURN_IF_ERROR(CheckTakesWork());
     ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseMemory(name));
     if (store_.GetMemory(parsed.tenant, parsed.memory).ok()) {
@@ -174,12 +179,23 @@ class EngineImpl : public Engine {
         absl::StrCat("tenant ", parsed.tenant), "memories", limit,
         [&] { return static_cast<int64_t>(store_.ListMemories(parsed.tenant, "", limit).size()); },
         [&] {
-          return store_.CreateMemory(parsed.tenant, parsed.memory, std::string(display_name));
+          return store_.CreateMemory(parsed.tenant, parsed.memory, std::string(display_name),
+                                     policy);
         });
     if (!info.ok()) return info.status();
     MemoryStat stat{.info = *std::move(info)};
     stat.totals.memories = 1;
     return stat;
+  }
+
+  absl::StatusOr<MemoryStat> UpdateMemory(absl::string_view name,
+                                          const MemoryUpdate& update) override {
+    RETURN_IF_ERROR(CheckTakesWork());
+    ASSIGN_OR_RETURN(const MemoryInfo before, FindMemory(name));
+    ASSIGN_OR_RETURN(MemoryInfo info, store_.UpdateMemory(before.uid, update));
+    purger_.Notify();
+    ASSIGN_OR_RETURN(const MemoryStore::Totals totals, store_.totals(info.uid));
+    return MemoryStat{.info = std::move(info), .totals = totals};
   }
 
   absl::StatusOr<MemoryStat> GetMemory(absl::string_view name) override {
@@ -224,11 +240,7 @@ class EngineImpl : public Engine {
   absl::StatusOr<Deletion> DeleteDocument(absl::string_view name) override {
     ASSIGN_OR_RETURN(const DocumentInfo info, FindDocument(name));
     ASSIGN_OR_RETURN(Deletion deletion, store_.DeleteDocument(info.uid));
-    const absl::Status status =
-        absl::NotFoundError(absl::StrCat("document ", name, " was deleted"));
-    scheduler_.Forget(info.uid);
-    if (const auto writer = registry_.Find(info.uid)) EndWriter(writer, status);
-    visibility_.Notify();
+    DocumentGone(info.uid, absl::NotFoundError(absl::StrCat("document ", name, " was deleted")));
     purger_.Notify();
     return deletion;
   }
@@ -258,13 +270,14 @@ class EngineImpl : public Engine {
   }
 
   absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(absl::string_view document_name,
-                                                     WriterCallbacks callbacks) override {
+                                                     WriterCallbacks callbacks,
+                                                     absl::Duration ttl) override {
     RETURN_IF_ERROR(CheckTakesWork());
     ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseDocument(document_name));
     ASSIGN_OR_RETURN(const MemoryInfo memory, FindMemory(parsed.tenant, parsed.memory));
     const WriterRegistry::Name name(memory.uid, parsed.document);
     RETURN_IF_ERROR(registry_.Claim(name, kDroppedWriterPatience));
-    absl::StatusOr<DocumentInfo> info = GetOrCreateDocument(memory, parsed.document);
+    absl::StatusOr<DocumentInfo> info = GetOrCreateDocument(memory, parsed.document, ttl);
     if (info.ok() && info->damaged) {
       info = absl::DataLossError(
           absl::StrCat(document_name, ": its stored text is damaged; it takes no more"));
@@ -397,18 +410,49 @@ class EngineImpl : public Engine {
     return absl::NotFoundError(absl::StrCat("document ", name, " does not exist"));
   }
 
-  absl::StatusOr<DocumentInfo> GetOrCreateDocument(const MemoryInfo& memory,
-                                                   const std::string& id) {
+  absl::StatusOr<DocumentInfo> GetOrCreateDocument(const MemoryInfo& memory, const std::string& id,
+                                                   absl::Duration ttl) {
     absl::StatusOr<DocumentInfo> info = store_.GetDocument(memory.uid, id);
     if (!absl::IsNotFound(info.status())) return info;
-    return creations_.Create<DocumentInfo>(
-        absl::StrCat("memory ", ResourceName{memory.tenant, memory.id, ""}.ToString()), "documents",
-        options_.documents_per_memory_max,
-        [&] {
-          const absl::StatusOr<MemoryStore::Totals> totals = store_.totals(memory.uid);
-          return totals.ok() ? totals->documents : 0;
-        },
-        [&] { return store_.CreateDocument(memory.uid, id); });
+    const auto create = [&] {
+      return creations_.Create<DocumentInfo>(
+          absl::StrCat("memory ", ResourceName{memory.tenant, memory.id, ""}.ToString()),
+          "documents", options_.documents_per_memory_max,
+          [&] {
+            const absl::StatusOr<MemoryStore::Totals> totals = store_.totals(memory.uid);
+            return totals.ok() ? totals->documents : 0;
+          },
+          [&] { return store_.CreateDocument(memory.uid, id, clock_.Now() + ttl); });
+    };
+    info = create();
+    if (!absl::IsAlreadyExists(info.status())) return info;
+    // Not found, and yet its name is taken: it has expired.
+    ForgetExpired();
+    return create();
+  }
+
+  // Deletes documents that have expired, a bounded number.
+  void ForgetExpired() {
+    if (store_.PendingDeletions().size() >= kPendingDeletionsMax) return;
+    for (const DocumentInfo& info : store_.ExpiredDocuments(kExpiredAtOnce)) {
+      if (const auto deletion = store_.DeleteDocument(info.uid); !deletion.ok()) {
+        if (absl::IsNotFound(deletion.status())) continue;  // somebody was faster
+        LogWarning("engine", "an expired document could not be deleted; trying again",
+                   {{"status", deletion.status().ToString()}});
+        return;
+      }
+      metrics_.expired_documents.Increment();
+      DocumentGone(info.uid,
+                   absl::NotFoundError(absl::StrCat("document ", info.id, " has expired")));
+      purger_.Notify();
+    }
+  }
+
+  // Ends what goes on with a document that was deleted.
+  void DocumentGone(DocumentId document, const absl::Status& status) {
+    scheduler_.Forget(document);
+    if (const auto writer = registry_.Find(document)) EndWriter(writer, status);
+    visibility_.Notify();
   }
 
   void EndWriter(const std::shared_ptr<DocumentWriter>& writer, const absl::Status& status) {
@@ -431,6 +475,7 @@ class EngineImpl : public Engine {
 
   const EngineOptions options_;
   MemoryStore& store_;
+  Clock& clock_;
   const SegmentShape shape_;
   EngineMetrics metrics_;
   std::atomic<bool> draining_{false};

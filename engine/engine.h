@@ -243,7 +243,12 @@ class Engine {
   virtual ~Engine() = default;
 
   virtual absl::StatusOr<MemoryStat> CreateMemory(absl::string_view name,
-                                                  absl::string_view display_name) = 0;
+                                                  absl::string_view display_name,
+                                                  const MemoryPolicy& policy = {}) = 0;
+  // Documents that a new ttl ends at once are gone when it returns, as if deleted. Pages that are
+  // kept no more leave the disk behind; pages that are to be kept come back as they are read.
+  virtual absl::StatusOr<MemoryStat> UpdateMemory(absl::string_view name,
+                                                  const MemoryUpdate& update) = 0;
   virtual absl::StatusOr<MemoryStat> GetMemory(absl::string_view name) = 0;
   // At most `limit` memories with id > after_id.
   virtual absl::StatusOr<std::vector<MemoryStat>> ListMemories(absl::string_view tenant_name,
@@ -268,8 +273,10 @@ class Engine {
   // Becomes the one writer of a document, creating it if need be. ABORTED while another writer has
   // it; NOT_FOUND without the memory. A sealed document opens too, so that sending the same bytes
   // again changes nothing.
-  virtual absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(absl::string_view document_name,
-                                                             WriterCallbacks callbacks) = 0;
+  // A document that it creates expires after `ttl`, if that is finite, whatever its memory says.
+  virtual absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(
+      absl::string_view document_name, WriterCallbacks callbacks,
+      absl::Duration ttl = absl::InfiniteDuration()) = 0;
 
   virtual absl::StatusOr<RetrieveResult> Retrieve(const RetrieveOptions& options,
                                                   const CallContext& context) = 0;

@@ -100,6 +100,8 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const EngineOptions& options)
           metrics.AddCounter("purge_failures_total", "Purges that failed and are tried again.")),
       purge_seconds(metrics.AddHistogram(
           "purge_seconds", "Time of a purge, of one or many deletions.", Metrics::LatencyBounds())),
+      expired_documents(metrics.AddCounter("expired_documents_total",
+                                           "Documents deleted because their time was over.")),
       recovery_documents(metrics.AddGauge("recovery_documents",
                                           "Documents that had to be derived again at the start.")),
       recovery_documents_left(

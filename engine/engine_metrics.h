@@ -68,6 +68,7 @@ struct EngineMetrics {
   Counter& purges;
   Counter& purge_failures;
   Histogram& purge_seconds;
+  Counter& expired_documents;
 
   Gauge& recovery_documents;
   Gauge& recovery_documents_left;

@@ -1,7 +1,7 @@
 #include "engine/page_source.h"
 
-#include <set>
-#include <string>
+#include <algorithm>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +14,15 @@ namespace {
 
 // A segment may be replaced, or its pages leave the host tier again, while we derive it.
 constexpr int kRederiveMax = 3;
+// Segments derived at one time, so that what waits to be stored stays small.
+constexpr size_t kRederiveBatch = 32;
+
+void LogGivenUp(DocumentId document, int64_t segment_index, const absl::Status& status) {
+  LogWarning("engine", "pages of a segment could not be derived again",
+             {{"document", absl::StrCat(static_cast<uint64_t>(document))},
+              {"segment", absl::StrCat(segment_index)},
+              {"status", status.ToString()}});
+}
 
 }  // namespace
 
@@ -54,40 +63,77 @@ absl::StatusOr<ReaderPages> PageSource::Pin(absl::Span<const ChunkAddress> chunk
   return result;
 }
 
+struct PageSource::Rederivation {
+  DocumentId document{};
+  int64_t segment_index = 0;
+  PageRange pages;  // of the segment's chunks
+  int64_t segment_byte_end = 0;
+  std::vector<TokenId> ids;  // empty: not to be had
+};
+
+absl::Status PageSource::ReadTokens(Rederivation* work) const {
+  ASSIGN_OR_RETURN(const SegmentDerived segment,
+                   store_.GetSegment(work->document, work->segment_index));
+  const auto chunks = static_cast<int>(segment.chunk_byte_begin.size());
+  // Where they are kept, all: so that the disk has either all of a segment's pages or none.
+  if (store_.KeepsPages(work->document)) work->pages = {0, chunks};
+  if (work->pages.end > chunks) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the segment has ", chunks, " chunks now: no chunk ", work->pages.end - 1));
+  }
+  work->segment_byte_end = segment.byte_end;
+  ASSIGN_OR_RETURN(work->ids, ReadFirstTokens(model_, shape_, store_, segment, work->pages.end));
+  return absl::OkStatus();
+}
+
+absl::Status PageSource::Derive(absl::Span<const Rederivation> batch) {
+  std::vector<absl::Span<const TokenId>> ids;
+  std::vector<PageRange> pages;
+  for (const Rederivation& work : batch) {
+    ids.push_back(work.ids);
+    pages.push_back(work.pages);
+  }
+  std::vector<SegmentChunks> chunks;
+  RETURN_IF_ERROR(model_.ForwardLower(ids, pages, &chunks));
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const Rederivation& work = batch[i];
+    const absl::Status put = store_.PutPages(work.document, work.segment_index, chunks[i].pages,
+                                             work.segment_byte_end, work.pages.begin);
+    if (put.ok()) {
+      metrics_.pages_rederived.Increment(work.pages.end - work.pages.begin);
+    } else {
+      LogGivenUp(work.document, work.segment_index, put);
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status PageSource::Rederive(absl::Span<const ChunkAddress> missing) {
   const int64_t segment_chunks = shape_.segment_tokens / shape_.chunk_tokens;
-  std::set<std::pair<DocumentId, int64_t>> segments;
+  std::map<std::pair<DocumentId, int64_t>, PageRange> segments;
   for (const ChunkAddress& chunk : missing) {
-    segments.emplace(chunk.document, chunk.chunk_index / segment_chunks);
+    const auto index = static_cast<int>(chunk.chunk_index % segment_chunks);
+    const auto [it, is_new] = segments.try_emplace(
+        {chunk.document, chunk.chunk_index / segment_chunks}, PageRange{index, index + 1});
+    it->second.begin = std::min(it->second.begin, index);
+    it->second.end = std::max(it->second.end, index + 1);
   }
-  for (const auto& [document, index] : segments) {
-    const auto give_up = [&, id = document, number = index](const absl::Status& status) {
+  std::vector<Rederivation> work;
+  work.reserve(segments.size());
+  for (const auto& [segment, pages] : segments) {
+    work.push_back({.document = segment.first, .segment_index = segment.second, .pages = pages});
+  }
+  for (size_t begin = 0; begin < work.size(); begin += kRederiveBatch) {
+    const absl::Span<Rederivation> batch = absl::MakeSpan(work).subspan(begin, kRederiveBatch);
+    pool_.ParallelFor(static_cast<int64_t>(batch.size()), [&](int64_t i) {
+      const absl::Status status = ReadTokens(&batch[i]);
+      if (status.ok()) return;
       if (absl::IsDataLoss(status)) metrics_.documents_damaged.Increment();
-      LogWarning("engine", "pages of a segment could not be derived again",
-                 {{"document", absl::StrCat(static_cast<uint64_t>(id))},
-                  {"segment", absl::StrCat(number)},
-                  {"status", status.ToString()}});
-    };
-    const absl::StatusOr<SegmentDerived> segment = store_.GetSegment(document, index);
-    if (!segment.ok()) {
-      give_up(segment.status());
-      continue;
-    }
-    const absl::StatusOr<std::vector<TokenId>> ids =
-        ReadSegmentTokens(model_, shape_, store_, *segment);
-    if (!ids.ok()) {
-      give_up(ids.status());
-      continue;
-    }
-    const absl::Span<const TokenId> span = *ids;
-    std::vector<SegmentChunks> chunks;
-    RETURN_IF_ERROR(model_.ForwardLower(absl::MakeConstSpan(&span, 1), &chunks));
-    const absl::Status put = store_.PutPages(document, index, chunks[0].pages, segment->byte_end);
-    if (!put.ok()) {
-      give_up(put);
-      continue;
-    }
-    metrics_.pages_rederived.Increment(chunks[0].chunk_count);
+      LogGivenUp(batch[i].document, batch[i].segment_index, status);
+    });
+    const auto readable = std::stable_partition(
+        batch.begin(), batch.end(), [](const Rederivation& one) { return !one.ids.empty(); });
+    RETURN_IF_ERROR(Derive(batch.subspan(0, readable - batch.begin())));
   }
   return absl::OkStatus();
 }

@@ -4,6 +4,7 @@
 #ifndef MNEME_ENGINE_PAGE_SOURCE_H_
 #define MNEME_ENGINE_PAGE_SOURCE_H_
 
+#include <cstdint>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -11,6 +12,7 @@
 #include "absl/types/span.h"
 #include "engine/engine_metrics.h"
 #include "engine/segmenter.h"
+#include "kernels/cpu/thread_pool.h"
 #include "memory_store/memory_store.h"
 #include "model/model.h"
 
@@ -27,21 +29,31 @@ struct ReaderPages {
 // Thread-safe. What it borrows must outlive it.
 class PageSource {
  public:
+  // `threads`: of those that read and encode text, each segment in one of them.
   PageSource(const Model& model, const SegmentShape& shape, MemoryStore& store,
-             EngineMetrics& metrics)
-      : model_(model), shape_(shape), store_(store), metrics_(metrics) {}
+             EngineMetrics& metrics, int threads)
+      : model_(model), shape_(shape), store_(store), metrics_(metrics), pool_(threads) {}
 
   // RESOURCE_EXHAUSTED when so many pages cannot be pinned at one time. Errors of the model.
   absl::StatusOr<ReaderPages> Pin(absl::Span<const ChunkAddress> chunks);
 
  private:
-  // Derives the segments of these pages again. Pages of damaged or deleted documents stay missing.
+  // One segment of which pages are missing.
+  struct Rederivation;
+
+  // Derives these pages again: of each segment its beginning, up to the last of them, or all of it
+  // where pages are kept on disk. Pages of damaged or deleted documents stay missing.
   absl::Status Rederive(absl::Span<const ChunkAddress> missing);
+  // The tokens to derive them from.
+  absl::Status ReadTokens(Rederivation* work) const;
+  // Through the network together, and into the store.
+  absl::Status Derive(absl::Span<const Rederivation> batch);
 
   const Model& model_;
   const SegmentShape& shape_;
   MemoryStore& store_;
   EngineMetrics& metrics_;
+  ThreadPool pool_;
 };
 
 }  // namespace mneme

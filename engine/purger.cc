@@ -18,10 +18,12 @@ constexpr absl::Duration kRetryMax = absl::Seconds(30);
 
 }  // namespace
 
-Purger::Purger(MemoryStore& store, EngineMetrics& metrics, Clock& clock)
+Purger::Purger(MemoryStore& store, EngineMetrics& metrics, Clock& clock,
+               std::function<void()> sweep)
     : store_(store),
       metrics_(metrics),
       clock_(clock),
+      sweep_(std::move(sweep)),
       thread_("purge", metrics.registry, clock,
               [this](BackgroundThread& thread) { return Loop(thread); }) {}
 
@@ -57,6 +59,7 @@ void Purger::WhenPurged(PurgeId id, PurgedCallback purged) {
 absl::Status Purger::Loop(BackgroundThread& thread) {
   for (;;) {
     thread.Beat();
+    sweep_();
     if (!store_.PendingDeletions().empty()) PurgeOnce(thread);
     ObservePending();
     const bool pending = !store_.PendingDeletions().empty();

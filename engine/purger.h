@@ -26,7 +26,8 @@ namespace mneme {
 // Thread-safe. What it borrows must outlive it.
 class Purger {
  public:
-  Purger(MemoryStore& store, EngineMetrics& metrics, Clock& clock);
+  // `sweep` is called every second or so: to delete what has expired.
+  Purger(MemoryStore& store, EngineMetrics& metrics, Clock& clock, std::function<void()> sweep);
   ~Purger();
 
   // Something was deleted.
@@ -53,6 +54,7 @@ class Purger {
   MemoryStore& store_;
   EngineMetrics& metrics_;
   Clock& clock_;
+  const std::function<void()> sweep_;
   std::atomic<bool> cancel_{false};
   absl::Mutex mutex_;
   absl::CondVar changed_;

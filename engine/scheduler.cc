@@ -81,8 +81,7 @@ Scheduler::Scheduler(const SchedulerOptions& options, const Model& model, const 
       "derive", metrics.registry, clock,
       [this](BackgroundThread& thread) { return DeriveLoop(thread); });
   put_thread_ = std::make_unique<BackgroundThread>(
-      "put", metrics.registry, clock,
-      [this](BackgroundThread& thread) { return PutLoop(thread); });
+      "put", metrics.registry, clock, [this](BackgroundThread& thread) { return PutLoop(thread); });
 }
 
 Scheduler::~Scheduler() { Stop(); }
@@ -425,8 +424,16 @@ absl::Status Scheduler::Forward(const std::vector<SegmentGroup>& groups,
   for (const SegmentGroup& group : groups) {
     for (const Segment& segment : group.segments) ids.push_back(segment.ids);
   }
+  // Pages that nobody keeps are not fetched from a device's memory.
+  std::vector<PageRange> pages;
+  if (options_.skip_pages_not_kept) {
+    for (const SegmentGroup& group : groups) {
+      const PageRange range = store_.KeepsPages(group.document) ? PageRange{} : PageRange{0, 0};
+      pages.insert(pages.end(), group.segments.size(), range);
+    }
+  }
   std::vector<SegmentChunks> chunks;
-  RETURN_IF_ERROR(model_.ForwardLower(ids, &chunks));
+  RETURN_IF_ERROR(model_.ForwardLower(ids, pages, &chunks));
   MNEME_CHECK(chunks.size() == ids.size());
   size_t next = 0;
   for (const SegmentGroup& group : groups) {
@@ -477,18 +484,16 @@ Scheduler::DerivedBatch Scheduler::DeriveBatch(std::vector<SegmentGroup> batch,
           }
         }
         thread.Beat();
-        std::vector<SegmentGroup>& to =
-            status.ok() ? result.groups : failed[one[0].document];
+        std::vector<SegmentGroup>& to = status.ok() ? result.groups : failed[one[0].document];
         to.push_back(std::move(one[0]));
       }
       for (auto& [id, groups] : failed) Requeue(id, std::move(groups));
     }
   }
   // In turn becomes by document, each one's segments in order.
-  std::stable_sort(derived.begin(), derived.end(),
-                   [](const SegmentDerived& a, const SegmentDerived& b) {
-                     return a.document < b.document;
-                   });
+  std::stable_sort(
+      derived.begin(), derived.end(),
+      [](const SegmentDerived& a, const SegmentDerived& b) { return a.document < b.document; });
   thread.Beat();
   return result;
 }

@@ -42,6 +42,9 @@ struct SchedulerOptions {
   int batch_tokens_max = 0;
   int queue_segments_max = 0;
   absl::Duration idle_flush;
+  // Pages of memories that do not keep them on disk are not made: otherwise they begin in the host
+  // tier.
+  bool skip_pages_not_kept = false;
   // First and longest wait before a step that failed is tried again.
   absl::Duration retry_wait_min = absl::Milliseconds(50);
   absl::Duration retry_wait_max = absl::Seconds(5);

@@ -106,6 +106,22 @@ absl::Status CheckSsd(absl::string_view operation, const SsdParams& p) {
       .status();
 }
 
+absl::Status CheckGate(absl::string_view operation, const SsdParams& p) {
+  if (p.gate.z == nullptr) return absl::OkStatus();
+  if (p.io_dtype != DType::kBf16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(operation, ": a gate needs bf16 rows, not ", DTypeName(p.io_dtype)));
+  }
+  return ShapeCheck(operation)
+      .AtLeast("z_stride", p.gate.z_stride, p.heads * p.head_dim)
+      .Pointer("weight of the gate", p.gate.weight, 1)
+      .Pointer("squares", p.gate.squares, p.rows)
+      .status();
+}
+absl::Status CheckNoGate(absl::string_view operation, const SsdParams& p) {
+  return ShapeCheck(operation).Equal("gates", p.gate.z == nullptr ? 0 : 1, 0).status();
+}
+
 // What goes together among the forms of a product's results.
 absl::Status CheckOutputs(ShapeCheck& check, const MatmulParams& p) {
   if (p.out_dtype == DType::kBf16 && (p.accumulate || p.per_row)) {
@@ -279,11 +295,13 @@ absl::Status Backend::ConvSilu(const ConvSiluParams& p) {
 
 absl::Status Backend::Ssd(const SsdParams& p) {
   RETURN_IF_ERROR(CheckSsd("Ssd", p));
+  RETURN_IF_ERROR(CheckGate("Ssd", p));
   return DoSsd(p);
 }
 
 absl::Status Backend::SsmStep(const SsdParams& p) {
   RETURN_IF_ERROR(CheckSsd("SsmStep", p));
+  RETURN_IF_ERROR(CheckNoGate("SsmStep", p));
   RETURN_IF_ERROR(
       ShapeCheck("SsmStep").Equal("rows (one a sequence)", p.rows, p.sequence_count).status());
   return DoSsmStep(p);
@@ -293,6 +311,7 @@ absl::Status Backend::ConvSsmStep(const ConvSiluParams& conv, const SsdParams& s
   constexpr absl::string_view kName = "ConvSsmStep";
   RETURN_IF_ERROR(CheckConvSilu(kName, conv));
   RETURN_IF_ERROR(CheckSsd(kName, ssm));
+  RETURN_IF_ERROR(CheckNoGate(kName, ssm));
   RETURN_IF_ERROR(
       ShapeCheck(kName)
           .Equal("rows (one a sequence)", ssm.rows, ssm.sequence_count)

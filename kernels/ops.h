@@ -138,6 +138,17 @@ struct ConvSiluParams {
   DType io_dtype = DType::kF32;  // of in and out; the state is f32 whatever it is
 };
 
+// The gate of a Mamba-2 layer, applied to y by the operation that computes it, and what the norm
+// behind the gate needs of the rows: all of GateNorm but the factor 1 / rms of each row, which the
+// product that takes y applies.
+struct SsdGate {
+  const void* z = nullptr;  // [rows, H * P] bf16, or null: no gate
+  int64_t z_stride = 0;
+  const float* weight = nullptr;  // [H * P], of the norm
+  // [rows, H * (P / 64 rounded up)]: sums of (y silu(z))^2 over 64 columns of a head.
+  float* squares = nullptr;
+};
+
 // The state space recurrence (arXiv 2405.21060), one group of B and C shared by all heads:
 //   dt = softplus(dt + dt_bias),  state = exp(-exp(a_log) dt) state + dt x (outer) B,
 //   y = state C + d_skip x.
@@ -167,6 +178,8 @@ struct SsdParams {
   DType compute_dtype = DType::kF32;
   // Of the elements that xbc and y point to, where it is not f32; dt stays f32.
   DType io_dtype = DType::kF32;
+  // With z, y becomes y * silu(z) * weight. Ssd only, and only where io_dtype is kBf16.
+  SsdGate gate = {};
 };
 
 // Input of the chunk encoder: RmsNorm of the chunk's S rows, then the CLS row.

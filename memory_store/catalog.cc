@@ -1,8 +1,23 @@
 #include "memory_store/catalog.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace mneme {
+namespace {
+
+void SetExpiry(DocumentEntry& document) {
+  MemoryEntry& memory = *document.memory;
+  memory.expiring.erase({document.expire_time, document.key.document});
+  document.expire_time = document.own_expire_time != absl::InfiniteFuture()
+                             ? document.own_expire_time
+                             : document.create_time + memory.info.policy.ttl;
+  if (document.expire_time != absl::InfiniteFuture()) {
+    memory.expiring.emplace(document.expire_time, document.key.document);
+  }
+}
+
+}  // namespace
 
 DocumentInfo DocumentEntry::Info() const {
   DocumentInfo info;
@@ -10,6 +25,7 @@ DocumentInfo DocumentEntry::Info() const {
   info.memory = key.memory;
   info.id = id;
   info.create_time = create_time;
+  info.expire_time = expire_time;
   info.sealed = sealed;
   info.damaged = damaged;
   info.durable_bytes = durable_bytes;
@@ -38,18 +54,24 @@ MemoryEntry* Catalog::AddMemory(MemoryInfo info, int64_t landmark_bytes) {
 }
 
 DocumentEntry* Catalog::AddDocument(MemoryEntry& memory, DocumentId uid, std::string id,
-                                    absl::Time create_time) {
+                                    absl::Time create_time, absl::Time own_expire_time) {
   auto entry = std::make_unique<DocumentEntry>();
   DocumentEntry* document = entry.get();
   document->key = {memory.info.uid, uid};
   document->memory = &memory;
   document->id = std::move(id);
   document->create_time = create_time;
+  document->own_expire_time = own_expire_time;
   memory.documents[uid] = document;
   memory.documents_by_id[document->id] = document;
   documents_[uid] = std::move(entry);
   CountDocument(*document, 1);
+  SetExpiry(*document);
   return document;
+}
+
+void Catalog::UpdateExpiry(MemoryEntry& memory) {
+  for (const auto& [uid, document] : memory.documents) SetExpiry(*document);
 }
 
 void Catalog::RemoveMemory(MemoryId memory) {
@@ -68,6 +90,7 @@ void Catalog::RemoveDocument(DocumentId document) {
   entry.memory->landmarks.Erase(document, 0);
   entry.memory->documents_by_id.erase(entry.id);
   entry.memory->documents.erase(document);
+  entry.memory->expiring.erase({entry.expire_time, document});
   documents_.erase(it);
 }
 
@@ -86,6 +109,11 @@ MemoryEntry* Catalog::FindMemory(const std::string& tenant, const std::string& i
 DocumentEntry* Catalog::FindDocument(DocumentId document) const {
   const auto it = documents_.find(document);
   return it == documents_.end() ? nullptr : it->second.get();
+}
+
+DocumentEntry* Catalog::FindDocument(DocumentId document, absl::Time now) const {
+  DocumentEntry* entry = FindDocument(document);
+  return entry == nullptr || entry->expire_time <= now ? nullptr : entry;
 }
 
 }  // namespace mneme

@@ -7,9 +7,11 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/btree_map.h"
+#include "absl/container/btree_set.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/string_view.h"
 #include "memory_store/keys.h"
@@ -36,6 +38,8 @@ struct DocumentEntry {
   MemoryEntry* memory = nullptr;
   std::string id;
   absl::Time create_time;
+  absl::Time own_expire_time = absl::InfiniteFuture();  // what the document itself says
+  absl::Time expire_time = absl::InfiniteFuture();      // what holds
   bool sealed = false;
   bool damaged = false;
   // One append, and one change of what is derived, at a time; others wait.
@@ -61,6 +65,8 @@ struct MemoryEntry {
   absl::btree_map<DocumentId, DocumentEntry*> documents;
   absl::flat_hash_map<absl::string_view, DocumentEntry*>
       documents_by_id;  // keys borrow from the entries
+  // Documents that will expire, the next one first.
+  absl::btree_set<std::pair<absl::Time, DocumentId>> expiring;
   LandmarkList landmarks;
   MemoryStore::Totals totals{.memories = 1};
 };
@@ -73,7 +79,10 @@ class Catalog {
  public:
   MemoryEntry* AddMemory(MemoryInfo info, int64_t landmark_bytes);
   DocumentEntry* AddDocument(MemoryEntry& memory, DocumentId uid, std::string id,
-                             absl::Time create_time);
+                             absl::Time create_time,
+                             absl::Time own_expire_time = absl::InfiniteFuture());
+  // Brings the documents of a memory whose ttl has changed into line with it.
+  static void UpdateExpiry(MemoryEntry& memory);
   void RemoveMemory(MemoryId memory);  // with its documents
   void RemoveDocument(DocumentId document);
 
@@ -81,6 +90,8 @@ class Catalog {
   MemoryEntry* FindMemory(MemoryId memory) const;
   MemoryEntry* FindMemory(const std::string& tenant, const std::string& id) const;
   DocumentEntry* FindDocument(DocumentId document) const;
+  // Also null for one that has expired.
+  DocumentEntry* FindDocument(DocumentId document, absl::Time now) const;
 
   // By tenant, then by id.
   using Tenants = absl::btree_map<std::string, absl::btree_map<std::string, MemoryEntry*>>;

@@ -69,12 +69,12 @@ SegmentEntry EntryOf(const SegmentDerived& segment) {
   return entry;
 }
 
-// Ids of pages [0, count) of one version of a segment.
+// Ids of pages [first, first + count) of one version of a segment.
 std::vector<PageId> PageIds(DocumentId document, int64_t segment_index, int64_t segment_byte_end,
-                            int64_t count) {
+                            int64_t count, int64_t first = 0) {
   std::vector<PageId> ids;
   ids.reserve(static_cast<size_t>(count));
-  for (int64_t chunk = 0; chunk < count; ++chunk) {
+  for (int64_t chunk = first; chunk < first + count; ++chunk) {
     ids.push_back({document, segment_index, segment_byte_end, chunk});
   }
   return ids;
@@ -82,14 +82,18 @@ std::vector<PageId> PageIds(DocumentId document, int64_t segment_index, int64_t 
 
 void PutPageRecords(DocumentKey document, int64_t segment_index, int64_t segment_byte_end,
                     uint64_t fingerprint, int64_t page_bytes, absl::Span<const uint8_t> pages,
-                    WriteBatch* batch) {
+                    WriteBatch* batch, int64_t first_chunk = 0) {
   const int64_t count = static_cast<int64_t>(pages.size()) / page_bytes;
   for (int64_t chunk = 0; chunk < count; ++chunk) {
-    const std::string key = PageKey(document, segment_index, chunk);
+    const std::string key = PageKey(document, segment_index, first_chunk + chunk);
     batch->Put(Table::kPages, key,
                EncodeRecord(key, PageRecord{fingerprint, segment_byte_end,
                                             Bytes(pages.data() + chunk * page_bytes, page_bytes)}));
   }
+}
+
+bool PolicyKeepsPages(const MemoryEntry& memory) {
+  return memory.info.policy.retention == Retention::kKeep;
 }
 
 void PutSegmentRecord(DocumentKey document, const SegmentDerived& s, WriteBatch* batch) {
@@ -113,6 +117,7 @@ struct Change {
   int64_t first = 0;
   int64_t end = 0;
   int64_t stored_end = 0;              // before
+  bool keeps_pages = true;             // on the disk
   std::vector<SegmentEntry> replaced;  // from `first` on, as it was before
 
   // Whether pages from this chunk on may be on disk, of the segment that one of this index
@@ -139,12 +144,14 @@ WriteBatch BatchOf(absl::Span<const SegmentDerived> segments,
     const auto found = changes.find(s.document);
     if (found == changes.end()) continue;  // deleted
     const Change& change = found->second;
-    const int64_t page_count = static_cast<int64_t>(s.pages.size()) / options.page_bytes;
+    const int64_t page_count =
+        change.keeps_pages ? static_cast<int64_t>(s.pages.size()) / options.page_bytes : 0;
     if (change.MayLeavePages(s.segment_index, page_count)) {
       batch.DeleteRange(Table::kPages, PageKey(change.document, s.segment_index, page_count),
                         PageKey(change.document, s.segment_index + 1, 0));
     }
     PutSegmentRecord(change.document, s, &batch);
+    if (!change.keeps_pages) continue;
     PutPageRecords(change.document, s.segment_index, s.byte_end, s.derivation_fingerprint,
                    options.page_bytes, s.pages, &batch);
   }
@@ -198,6 +205,7 @@ absl::Status MemoryStore::PutSegments(absl::Span<const SegmentDerived> segments)
       Change& change = it->second;
       const int64_t segment_count = static_cast<int64_t>(document.segments.size());
       if (is_first) change.stored_end = document.stored_segments_end;
+      change.keeps_pages = PolicyKeepsPages(*document.memory);
       if (is_first && segment.segment_index < segment_count) {
         change.replaced.assign(document.segments.begin() + change.first, document.segments.end());
       }
@@ -261,10 +269,12 @@ absl::Status MemoryStore::PutSegments(absl::Span<const SegmentDerived> segments)
 }
 
 absl::Status MemoryStore::PutPages(DocumentId document, int64_t segment_index,
-                                   absl::Span<const uint8_t> pages, int64_t segment_byte_end) {
+                                   absl::Span<const uint8_t> pages, int64_t segment_byte_end,
+                                   int64_t first_chunk) {
   Impl& impl = *impl_;
   absl::ReaderMutexLock gate(&impl.write_gate_);
   DocumentKey document_key;
+  bool keeps_pages = true;
   {
     absl::MutexLock lock(&impl.mutex_);
     impl.AwaitDerivation(document);
@@ -279,28 +289,42 @@ absl::Status MemoryStore::PutPages(DocumentId document, int64_t segment_index,
           absl::StrCat(Name(document, segment_index), " ends at byte ", segment.byte_end,
                        "; the pages are of the one that ended at ", segment_byte_end));
     }
-    if (static_cast<int64_t>(pages.size()) != segment.chunk_count * impl.options.page_bytes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(Name(document, segment_index), ": ", pages.size(), " bytes of pages for ",
-                       segment.chunk_count, " chunks of ", impl.options.page_bytes));
+    const int64_t count = static_cast<int64_t>(pages.size()) / impl.options.page_bytes;
+    if (count == 0 || static_cast<int64_t>(pages.size()) % impl.options.page_bytes != 0 ||
+        first_chunk < 0 || first_chunk + count > segment.chunk_count) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          Name(document, segment_index), ": ", pages.size(), " bytes of pages of ",
+          impl.options.page_bytes, " from chunk ", first_chunk, " of ", segment.chunk_count));
     }
     segment_byte_end = segment.byte_end;
     document_key = entry->key;
+    keeps_pages = PolicyKeepsPages(*entry->memory);
     entry->derivation_in_flight = true;
   }
-  WriteBatch batch;
-  PutPageRecords(document_key, segment_index, segment_byte_end, impl.options.derivation_fingerprint,
-                 impl.options.page_bytes, pages, &batch);
-  const absl::Status status = impl.store.Write(batch, Durability::kWriteBehind);
+  absl::Status status;
+  if (keeps_pages) {
+    WriteBatch batch;
+    PutPageRecords(document_key, segment_index, segment_byte_end,
+                   impl.options.derivation_fingerprint, impl.options.page_bytes, pages, &batch,
+                   first_chunk);
+    status = impl.store.Write(batch, Durability::kWriteBehind);
+  }
   {
     absl::MutexLock lock(&impl.mutex_);
     impl.catalog.FindDocument(document)->derivation_in_flight = false;
   }
   RETURN_IF_ERROR(status);
-  impl.pool.Insert(PageIds(document, segment_index, segment_byte_end,
-                           static_cast<int64_t>(pages.size()) / impl.options.page_bytes),
-                   pages.data());
+  impl.pool.Insert(
+      PageIds(document, segment_index, segment_byte_end,
+              static_cast<int64_t>(pages.size()) / impl.options.page_bytes, first_chunk),
+      pages.data());
   return absl::OkStatus();
+}
+
+bool MemoryStore::KeepsPages(DocumentId document) const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  const DocumentEntry* entry = impl_->catalog.FindDocument(document);
+  return entry != nullptr && PolicyKeepsPages(*entry->memory);
 }
 
 absl::Status MemoryStore::RestoreSegment(const SegmentDerived& segment) {
@@ -404,6 +428,8 @@ ChunkText LandmarkView::Locate(int64_t index) const {
 absl::StatusOr<LandmarkView> MemoryStore::View(absl::Span<const MemoryId> memories) const {
   const absl::btree_set<MemoryId> distinct(memories.begin(), memories.end());
   std::vector<std::shared_ptr<const LandmarkSnapshot>> snapshots;
+  absl::flat_hash_set<DocumentId> expired;
+  const absl::Time now = impl_->clock.Now();
   {
     absl::MutexLock lock(&impl_->mutex_);  // a snapshot may have to be made
     for (const MemoryId memory : distinct) {
@@ -412,6 +438,17 @@ absl::StatusOr<LandmarkView> MemoryStore::View(absl::Span<const MemoryId> memori
         return absl::NotFoundError(absl::StrCat("no memory ", static_cast<uint64_t>(memory)));
       }
       snapshots.push_back(entry->landmarks.Snapshot());
+      for (const auto& [time, document] : entry->expiring) {
+        if (time > now) break;
+        expired.insert(document);
+      }
+    }
+  }
+  if (!expired.empty()) {
+    for (auto& snapshot : snapshots) {
+      snapshot = std::make_shared<const LandmarkSnapshot>(FilterSnapshot(
+          *snapshot, [&expired](const auto& s) { return !expired.contains(s.document); },
+          impl_->options.landmark_bytes));
     }
   }
   LandmarkView view;

@@ -27,17 +27,27 @@ DeletionReceipt ReceiptOf(const PurgeRecord& record) {
   return receipt;
 }
 
+int64_t PagesOnDisk(const MemoryPolicy& policy, int64_t chunks) {
+  return policy.retention == Retention::kKeep ? chunks : 0;
+}
+
 Deletion DeletionOf(PurgeId id, const PurgeRecord& record) {
   return {.id = id, .tenant = record.tenant, .receipt = ReceiptOf(record)};
 }
 
 std::pair<std::string, std::string> RangeOf(PurgeId id) {
+  if (id.document == kPagesOfMemory) return RecordKeyRange(id.memory);
   if (id.document == DocumentId{}) return RecordKeyRange(id.memory);
   return RecordKeyRange(DocumentKey{id.memory, id.document});
 }
 
 // What the records of a memory or document lie in, its own record included.
 void AppendRanges(PurgeId id, std::vector<KeyRange>* ranges) {
+  if (id.document == kPagesOfMemory) {
+    auto [begin, end] = RangeOf(id);
+    ranges->push_back({Table::kPages, std::move(begin), std::move(end)});
+    return;
+  }
   for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
     auto [begin, end] = RangeOf(id);
     ranges->push_back({table, std::move(begin), std::move(end)});
@@ -75,6 +85,54 @@ WriteBatch DeletionBatch(PurgeId id, const PurgeRecord& record) {
 
 }  // namespace
 
+void MemoryStore::Impl::AddPurge(PurgeId id, PurgeRecord record,
+                                 absl::flat_hash_set<DocumentId> documents) {
+  purges[id] = {.record = std::move(record),
+                .number = ++last_purge_number,
+                .documents = std::move(documents)};
+}
+
+absl::StatusOr<MemoryInfo> MemoryStore::UpdateMemory(MemoryId memory, const MemoryUpdate& update) {
+  Impl& impl = *impl_;
+  // Exclusive: no page may be on its way to the disk.
+  absl::WriterMutexLock gate(&impl.write_gate_);
+  MemoryInfo info;
+  PurgeRecord record;
+  {
+    absl::ReaderMutexLock lock(&impl.mutex_);
+    const MemoryEntry* entry = impl.catalog.FindMemory(memory);
+    if (entry == nullptr) {
+      return absl::NotFoundError(absl::StrCat("no memory ", static_cast<uint64_t>(memory)));
+    }
+    info = entry->info;
+    record.pages = entry->totals.chunks;
+  }
+  const bool kept_pages = info.policy.retention == Retention::kKeep;
+  info.display_name = update.display_name.value_or(info.display_name);
+  info.policy.retention = update.retention.value_or(info.policy.retention);
+  info.policy.ttl = update.ttl.value_or(info.policy.ttl);
+  const bool drops_pages = kept_pages && info.policy.retention == Retention::kText;
+  const std::string key = MemoryKey(memory);
+  WriteBatch batch;
+  batch.Put(Table::kCatalog, key, EncodeRecord(key, RecordOf(info)));
+  const PurgeId id{memory, kPagesOfMemory};
+  if (drops_pages) {
+    record.tenant = info.tenant;
+    record.delete_time_us = absl::ToUnixMicros(impl.clock.Now());
+    auto [begin, end] = RangeOf(id);
+    batch.DeleteRange(Table::kPages, std::move(begin), std::move(end));
+    batch.Put(Table::kCatalog, PurgeKey(id), EncodeRecord(PurgeKey(id), record));
+    batch.frees_space = true;
+  }
+  RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+  absl::MutexLock lock(&impl.mutex_);
+  MemoryEntry& entry = *impl.catalog.FindMemory(memory);
+  entry.info = info;
+  Catalog::UpdateExpiry(entry);
+  if (drops_pages) impl.AddPurge(id, record, {});
+  return info;
+}
+
 absl::StatusOr<Deletion> MemoryStore::DeleteMemory(MemoryId memory) {
   Impl& impl = *impl_;
   absl::WriterMutexLock gate(&impl.write_gate_);
@@ -91,7 +149,7 @@ absl::StatusOr<Deletion> MemoryStore::DeleteMemory(MemoryId memory) {
     record.text_bytes = entry->totals.durable_bytes;
     record.tokens = entry->totals.tokens;
     record.chunks = entry->totals.chunks;
-    record.pages = entry->totals.chunks;
+    record.pages = PagesOnDisk(entry->info.policy, record.chunks);
   }
   record.delete_time_us = absl::ToUnixMicros(impl.clock.Now());
   RETURN_IF_ERROR(impl.store.Write(DeletionBatch(id, record), Durability::kSynced));
@@ -101,7 +159,7 @@ absl::StatusOr<Deletion> MemoryStore::DeleteMemory(MemoryId memory) {
     absl::MutexLock lock(&impl.mutex_);
     for (const auto& [uid, document] : impl.catalog.FindMemory(memory)->documents) gone.insert(uid);
     impl.catalog.RemoveMemory(memory);
-    impl.purges[id] = {.record = record, .documents = gone};
+    impl.AddPurge(id, record, gone);
   }
   impl.ErasePages(gone);
   return DeletionOf(id, record);
@@ -124,14 +182,14 @@ absl::StatusOr<Deletion> MemoryStore::DeleteDocument(DocumentId document) {
     record.text_bytes = entry->durable_bytes;
     record.tokens = entry->token_count;
     record.chunks = entry->chunk_count();
-    record.pages = entry->chunk_count();
+    record.pages = PagesOnDisk(entry->memory->info.policy, record.chunks);
   }
   record.delete_time_us = absl::ToUnixMicros(impl.clock.Now());
   RETURN_IF_ERROR(impl.store.Write(DeletionBatch(id, record), Durability::kSynced));
   {
     absl::MutexLock lock(&impl.mutex_);
     impl.catalog.RemoveDocument(document);
-    impl.purges[id] = {.record = record, .documents = {document}};
+    impl.AddPurge(id, record, {document});
   }
   impl.ErasePages({document});
   return DeletionOf(id, record);
@@ -146,25 +204,28 @@ std::vector<Deletion> MemoryStore::PendingDeletions() const {
 
 absl::StatusOr<std::vector<Deletion>> MemoryStore::Purge(std::atomic<bool>& cancel) {
   Impl& impl = *impl_;
-  std::vector<PurgeId> ids;
+  std::map<PurgeId, uint64_t> numbers;
   std::vector<KeyRange> ranges;
   {
     absl::ReaderMutexLock lock(&impl.mutex_);
     for (const auto& [id, purge] : impl.purges) {
       if (purge.off_disk) continue;
-      ids.push_back(id);
+      numbers[id] = purge.number;
       AppendRanges(id, &ranges);
     }
   }
   RETURN_IF_ERROR(impl.store.Purge(ranges, cancel));
 
+  // Nothing of the same id is deleted anew from here on.
+  absl::ReaderMutexLock gate(&impl.write_gate_);
   // Off the disk nobody gets them into memory again; but who was reading may still be.
   std::vector<std::pair<PurgeId, PendingPurge>> off_disk;
   absl::flat_hash_set<DocumentId> documents, held;
   {
     absl::MutexLock lock(&impl.mutex_);
-    for (const PurgeId id : ids) impl.purges[id].off_disk = true;
-    for (const auto& [id, purge] : impl.purges) {
+    for (auto& [id, purge] : impl.purges) {
+      const auto it = numbers.find(id);
+      purge.off_disk |= it != numbers.end() && it->second == purge.number;
       if (!purge.off_disk) continue;
       off_disk.emplace_back(id, purge);
       documents.insert(purge.documents.begin(), purge.documents.end());

@@ -14,13 +14,17 @@ namespace mneme {
 enum class MemoryId : uint64_t {};
 enum class DocumentId : uint64_t {};
 
-// What is being forgotten: a document, or (document 0, which is none) a whole memory.
+// In place of a document: the pages of a memory, of all its documents.
+inline constexpr DocumentId kPagesOfMemory{~uint64_t{0}};
+
+// What is being forgotten: a document, the pages of a memory (kPagesOfMemory), or (document 0,
+// which is none) a whole memory.
 struct PurgeId {
   MemoryId memory{};
   DocumentId document{};
 
   friend auto operator<=>(const PurgeId&, const PurgeId&) = default;
-  // "m3" or "m3-d17".
+  // "m3", "m3-d17" or "m3-pages".
   std::string ToString() const;
 };
 

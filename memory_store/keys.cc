@@ -127,6 +127,7 @@ bool ParsePurgeKey(absl::string_view key, PurgeId* purge) {
 std::string PurgeId::ToString() const {
   const std::string memory_part = absl::StrCat("m", static_cast<uint64_t>(memory));
   if (document == DocumentId{}) return memory_part;
+  if (document == kPagesOfMemory) return absl::StrCat(memory_part, "-pages");
   return absl::StrCat(memory_part, "-d", static_cast<uint64_t>(document));
 }
 

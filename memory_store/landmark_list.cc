@@ -80,6 +80,22 @@ void LandmarkSnapshot::Append(std::shared_ptr<const LandmarkBlock> block, size_t
   chunk_count += row_end - row_begin;
 }
 
+LandmarkSnapshot FilterSnapshot(const LandmarkSnapshot& snapshot,
+                                absl::FunctionRef<bool(const LandmarkBlock::Segment&)> keep,
+                                int64_t landmark_bytes) {
+  LandmarkSnapshot filtered;
+  for (const LandmarkRun& run : snapshot.runs) {
+    const auto& segments = run.block->segments;
+    for (size_t begin = run.segment_begin; begin < run.segment_end;) {
+      size_t end = begin;
+      while (end < run.segment_end && keep(segments[end])) ++end;
+      if (end > begin) filtered.Append(run.block, begin, end, landmark_bytes);
+      begin = end + 1;  // the one at `end` stays out
+    }
+  }
+  return filtered;
+}
+
 LandmarkSnapshot MergeSnapshots(absl::Span<const std::shared_ptr<const LandmarkSnapshot>> snapshots,
                                 int64_t landmark_bytes) {
   struct Cursor {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
+#include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
 #include "kernels/buffer.h"
 #include "kernels/landmark_topk.h"
@@ -111,6 +112,11 @@ struct LandmarkSnapshot {
   void Append(std::shared_ptr<const LandmarkBlock> block, size_t segment_begin, size_t segment_end,
               int64_t landmark_bytes);
 };
+
+// The segments of a snapshot that `keep` says.
+LandmarkSnapshot FilterSnapshot(const LandmarkSnapshot& snapshot,
+                                absl::FunctionRef<bool(const LandmarkBlock::Segment&)> keep,
+                                int64_t landmark_bytes);
 
 // Interleaves snapshots by document. A document belongs to one of them.
 LandmarkSnapshot MergeSnapshots(absl::Span<const std::shared_ptr<const LandmarkSnapshot>> snapshots,

@@ -34,6 +34,27 @@ absl::Status NoDocument(DocumentId document) {
 
 }  // namespace
 
+MemoryPolicy PolicyOf(const MemoryRecord& record) {
+  return {.retention = static_cast<Retention>(record.retention),
+          .ttl = record.ttl_us == 0 ? absl::InfiniteDuration() : absl::Microseconds(record.ttl_us)};
+}
+
+absl::Time ExpireTimeOf(const DocumentRecord& record) {
+  return record.expire_time_us == 0 ? absl::InfiniteFuture()
+                                    : absl::FromUnixMicros(record.expire_time_us);
+}
+
+MemoryRecord RecordOf(const MemoryInfo& info) {
+  return {.tenant = info.tenant,
+          .id = info.id,
+          .display_name = info.display_name,
+          .create_time_us = absl::ToUnixMicros(info.create_time),
+          .retention = static_cast<uint8_t>(info.policy.retention),
+          .ttl_us = info.policy.ttl == absl::InfiniteDuration()
+                        ? 0
+                        : absl::ToInt64Microseconds(info.policy.ttl)};
+}
+
 class TierCollectable : public prometheus::Collectable {
  public:
   explicit TierCollectable(const MemoryStore* store) : store_(store) {}
@@ -186,7 +207,8 @@ absl::StatusOr<DocumentId> MemoryStore::Impl::NewDocumentId() {
 
 absl::StatusOr<MemoryInfo> MemoryStore::CreateMemory(const std::string& tenant,
                                                      const std::string& id,
-                                                     const std::string& display_name) {
+                                                     const std::string& display_name,
+                                                     const MemoryPolicy& policy) {
   Impl& impl = *impl_;
   absl::ReaderMutexLock gate(&impl.write_gate_);
   const std::pair<std::string, std::string> name(tenant, id);
@@ -220,11 +242,10 @@ absl::StatusOr<MemoryInfo> MemoryStore::CreateMemory(const std::string& tenant,
   info.id = id;
   info.display_name = display_name;
   info.create_time = absl::FromUnixMicros(absl::ToUnixMicros(impl.clock.Now()));
+  info.policy = policy;
   const std::string key = MemoryKey(info.uid);
   WriteBatch batch;
-  batch.Put(Table::kCatalog, key,
-            EncodeRecord(
-                key, MemoryRecord{tenant, id, display_name, absl::ToUnixMicros(info.create_time)}));
+  batch.Put(Table::kCatalog, key, EncodeRecord(key, RecordOf(info)));
   RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
   absl::MutexLock lock(&impl.mutex_);
   return impl.catalog.AddMemory(info, impl.options.landmark_bytes)->info;
@@ -253,7 +274,8 @@ std::vector<MemoryInfo> MemoryStore::ListMemories(const std::string& tenant,
   return list;
 }
 
-absl::StatusOr<DocumentInfo> MemoryStore::CreateDocument(MemoryId memory, const std::string& id) {
+absl::StatusOr<DocumentInfo> MemoryStore::CreateDocument(MemoryId memory, const std::string& id,
+                                                         absl::Time expire_time) {
   Impl& impl = *impl_;
   absl::ReaderMutexLock gate(&impl.write_gate_);
   const std::pair<MemoryId, std::string> name(memory, id);
@@ -281,20 +303,26 @@ absl::StatusOr<DocumentInfo> MemoryStore::CreateDocument(MemoryId memory, const 
   const std::string key = DocumentRecordKey({memory, uid});
   WriteBatch batch;
   batch.Put(Table::kCatalog, key,
-            EncodeRecord(key, DocumentRecord{id, absl::ToUnixMicros(create_time)}));
+            EncodeRecord(key, DocumentRecord{id, absl::ToUnixMicros(create_time),
+                                             expire_time == absl::InfiniteFuture()
+                                                 ? 0
+                                                 : absl::ToUnixMicros(expire_time)}));
   RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
   // The memory is still there: its deletion waits at the gate.
   absl::MutexLock lock(&impl.mutex_);
-  return impl.catalog.AddDocument(*impl.catalog.FindMemory(memory), uid, id, create_time)->Info();
+  return impl.catalog
+      .AddDocument(*impl.catalog.FindMemory(memory), uid, id, create_time, expire_time)
+      ->Info();
 }
 
 absl::StatusOr<DocumentInfo> MemoryStore::GetDocument(MemoryId memory,
                                                       const std::string& id) const {
+  const absl::Time now = impl_->clock.Now();
   absl::ReaderMutexLock lock(&impl_->mutex_);
   const MemoryEntry* entry = impl_->catalog.FindMemory(memory);
   if (entry == nullptr) return NoMemory(memory);
   const auto it = entry->documents_by_id.find(id);
-  if (it == entry->documents_by_id.end()) {
+  if (it == entry->documents_by_id.end() || it->second->expire_time <= now) {
     return absl::NotFoundError(
         absl::StrCat("no document \"", id, "\" in memory \"", entry->info.id, "\""));
   }
@@ -302,21 +330,36 @@ absl::StatusOr<DocumentInfo> MemoryStore::GetDocument(MemoryId memory,
 }
 
 absl::StatusOr<DocumentInfo> MemoryStore::GetDocument(DocumentId document) const {
+  const absl::Time now = impl_->clock.Now();
   absl::ReaderMutexLock lock(&impl_->mutex_);
-  const DocumentEntry* entry = impl_->catalog.FindDocument(document);
+  const DocumentEntry* entry = impl_->catalog.FindDocument(document, now);
   if (entry == nullptr) return NoDocument(document);
   return entry->Info();
 }
 
 std::vector<DocumentInfo> MemoryStore::ListDocuments(MemoryId memory, DocumentId after,
                                                      int limit) const {
+  const absl::Time now = impl_->clock.Now();
   absl::ReaderMutexLock lock(&impl_->mutex_);
   std::vector<DocumentInfo> list;
   const MemoryEntry* entry = impl_->catalog.FindMemory(memory);
   if (entry == nullptr) return list;
   for (auto it = entry->documents.upper_bound(after);
        it != entry->documents.end() && static_cast<int>(list.size()) < limit; ++it) {
-    list.push_back(it->second->Info());
+    if (it->second->expire_time > now) list.push_back(it->second->Info());
+  }
+  return list;
+}
+
+std::vector<DocumentInfo> MemoryStore::ExpiredDocuments(int limit) const {
+  const absl::Time now = impl_->clock.Now();
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  std::vector<DocumentInfo> list;
+  for (const auto& [uid, memory] : impl_->catalog.memories()) {
+    for (const auto& [time, document] : memory->expiring) {
+      if (time > now || static_cast<int>(list.size()) == limit) break;
+      list.push_back(memory->documents.at(document)->Info());
+    }
   }
   return list;
 }
@@ -412,9 +455,10 @@ absl::Status MemoryStore::AppendText(absl::Span<const TextAppend> appends) {
 absl::StatusOr<std::string> MemoryStore::ReadText(DocumentId document, int64_t byte_begin,
                                                   int64_t byte_end) const {
   DocumentKey document_key;
+  const absl::Time now = impl_->clock.Now();
   {
     absl::ReaderMutexLock lock(&impl_->mutex_);
-    const DocumentEntry* entry = impl_->catalog.FindDocument(document);
+    const DocumentEntry* entry = impl_->catalog.FindDocument(document, now);
     if (entry == nullptr) return NoDocument(document);
     if (byte_begin < 0 || byte_begin > byte_end || byte_end > entry->durable_bytes) {
       return absl::OutOfRangeError(absl::StrCat("bytes [", byte_begin, ", ", byte_end, ") of ",

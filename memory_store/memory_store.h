@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,12 +29,34 @@
 
 namespace mneme {
 
+// What of a memory is on the disk besides text and landmarks.
+enum class Retention : uint8_t {
+  kKeep = 0,  // its pages
+  kText = 1,  // nothing: a page that has left the host tier is derived again
+};
+
+struct MemoryPolicy {
+  Retention retention = Retention::kKeep;
+  // From the beginning of a document to its end, unless the document says when; infinite: none.
+  absl::Duration ttl = absl::InfiniteDuration();
+
+  friend bool operator==(const MemoryPolicy&, const MemoryPolicy&) = default;
+};
+
+// What to change of a memory.
+struct MemoryUpdate {
+  std::optional<std::string> display_name;
+  std::optional<Retention> retention;
+  std::optional<absl::Duration> ttl;  // infinite: none
+};
+
 struct MemoryInfo {
   MemoryId uid{};
   std::string tenant;
   std::string id;
   std::string display_name;
   absl::Time create_time;
+  MemoryPolicy policy;
 };
 
 struct DocumentInfo {
@@ -41,6 +64,8 @@ struct DocumentInfo {
   MemoryId memory{};
   std::string id;
   absl::Time create_time;
+  // From then on nobody finds it; infinite: never.
+  absl::Time expire_time = absl::InfiniteFuture();
   bool sealed = false;
   bool damaged = false;  // its text is corrupt on disk
   int64_t durable_bytes = 0;
@@ -184,7 +209,11 @@ class MemoryStore {
 
   // Catalog. ALREADY_EXISTS / NOT_FOUND as the names say; changes are synced before they return.
   absl::StatusOr<MemoryInfo> CreateMemory(const std::string& tenant, const std::string& id,
-                                          const std::string& display_name);
+                                          const std::string& display_name,
+                                          const MemoryPolicy& policy = {});
+  // A memory that keeps its pages no more has none when this returns, and they wait to be purged as
+  // after a deletion. Pages that are to be kept again come as they are put.
+  absl::StatusOr<MemoryInfo> UpdateMemory(MemoryId memory, const MemoryUpdate& update);
   absl::StatusOr<MemoryInfo> GetMemory(const std::string& tenant, const std::string& id) const;
   // Memories of a tenant with id > `after_id`, by id, at most `limit`.
   std::vector<MemoryInfo> ListMemories(const std::string& tenant, const std::string& after_id,
@@ -192,12 +221,17 @@ class MemoryStore {
   // Deletions are durable when they return; Purge takes what they deleted off the disk.
   absl::StatusOr<Deletion> DeleteMemory(MemoryId memory);
 
-  absl::StatusOr<DocumentInfo> CreateDocument(MemoryId memory, const std::string& id);
+  // `expire_time` goes before what the memory's ttl says. Documents that have expired are not found
+  // by any method, but their names stay taken until they are deleted.
+  absl::StatusOr<DocumentInfo> CreateDocument(MemoryId memory, const std::string& id,
+                                              absl::Time expire_time = absl::InfiniteFuture());
   absl::StatusOr<DocumentInfo> GetDocument(MemoryId memory, const std::string& id) const;
   absl::StatusOr<DocumentInfo> GetDocument(DocumentId document) const;
   // Documents of a memory with uid > `after`, oldest first, at most `limit`.
   std::vector<DocumentInfo> ListDocuments(MemoryId memory, DocumentId after, int limit) const;
   std::vector<DocumentInfo> AllDocuments() const;
+  // Documents that have expired and are to be deleted, at most `limit`.
+  std::vector<DocumentInfo> ExpiredDocuments(int limit) const;
   absl::StatusOr<Deletion> DeleteDocument(DocumentId document);
   // Deletions, also of earlier starts, that are not off the disk or out of memory yet.
   std::vector<Deletion> PendingDeletions() const;
@@ -222,11 +256,14 @@ class MemoryStore {
   // would leave a hole; INVALID_ARGUMENT for sizes that do not fit, another fingerprint or text
   // that is not durable.
   absl::Status PutSegments(absl::Span<const SegmentDerived> segments);
-  // Pages of one segment that were missing, derived again. Not a change of what is visible.
-  // `segment_byte_end`: byte_end of the segment that they were derived from (-1: not said);
-  // FAILED_PRECONDITION when the segment has been replaced since. NOT_FOUND when it is gone.
+  // Pages of one segment that were missing, derived again: one or more, from chunk `first_chunk` of
+  // the segment on. Not a change of what is visible. `segment_byte_end`: byte_end of the segment
+  // that they were derived from (-1: not said); FAILED_PRECONDITION when the segment has been
+  // replaced since. NOT_FOUND when it is gone.
   absl::Status PutPages(DocumentId document, int64_t segment_index, absl::Span<const uint8_t> pages,
-                        int64_t segment_byte_end = -1);
+                        int64_t segment_byte_end = -1, int64_t first_chunk = 0);
+  // Pages of the document are kept on disk (see Retention). False when it is gone.
+  bool KeepsPages(DocumentId document) const;
   // Puts a visible segment's records (and pages, unless empty) in place again: it has been derived
   // from the same text once more. Changes nothing that is visible. NOT_FOUND when it is gone;
   // FAILED_PRECONDITION when another version is visible; INVALID_ARGUMENT as PutSegments.
@@ -235,7 +272,8 @@ class MemoryStore {
   // go on from it. segment_index -1: the last one. NOT_FOUND when not derived.
   absl::StatusOr<SegmentDerived> GetSegment(DocumentId document, int64_t segment_index) const;
 
-  // Landmarks of several memories, ordered by DocumentId. NOT_FOUND when one is gone.
+  // Landmarks of several memories, of what has not expired, ordered by DocumentId. NOT_FOUND when
+  // one is gone.
   absl::StatusOr<LandmarkView> View(absl::Span<const MemoryId> memories) const;
   // Brings pages into the host tier, or the device tier where there is one, and pins them there.
   // NOT_FOUND when a document is gone;

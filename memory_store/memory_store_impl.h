@@ -32,6 +32,11 @@
 
 namespace mneme {
 
+// Of records, and back.
+MemoryPolicy PolicyOf(const MemoryRecord& record);
+absl::Time ExpireTimeOf(const DocumentRecord& record);
+MemoryRecord RecordOf(const MemoryInfo& info);
+
 struct LandmarkView::Impl {
   std::shared_ptr<const LandmarkSnapshot> snapshot;  // shared with the list it was taken from
   std::optional<DeviceLandmarks::Slabs> device;      // with a device tier: its copies
@@ -53,6 +58,7 @@ class TierCollectable;
 // A deletion that is not off the disk or out of memory yet.
 struct PendingPurge {
   PurgeRecord record;
+  uint64_t number = 0;                        // tells it from a later one of the same id
   absl::flat_hash_set<DocumentId> documents;  // that may be in memory
   bool off_disk = false;
 };
@@ -79,8 +85,9 @@ struct MemoryStore::Impl {
                          std::vector<bool>* found) const;
 
   // Fetches pages from the host tier for the device's; `load` fills the host tier.
-  absl::Status LoadDevicePages(absl::Span<const PageId> ids, absl::Span<uint8_t* const> destinations,
-                               PagePool::Load load, std::vector<bool>* found);
+  absl::Status LoadDevicePages(absl::Span<const PageId> ids,
+                               absl::Span<uint8_t* const> destinations, PagePool::Load load,
+                               std::vector<bool>* found);
   // Forgets pages of these documents in all tiers of memory.
   void ErasePages(const absl::flat_hash_set<DocumentId>& documents);
 
@@ -88,6 +95,10 @@ struct MemoryStore::Impl {
   void AwaitDerivation(DocumentId document) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The same of several documents.
   void AwaitDerivations(absl::Span<const ChunkAddress> chunks) const ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // From now on this is to be purged. `documents`: that may be in memory.
+  void AddPurge(PurgeId id, PurgeRecord record, absl::flat_hash_set<DocumentId> documents)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // Counts a record that failed its checks, and logs it.
   Counter& CorruptRecords(RecordKind kind) const;
@@ -132,6 +143,7 @@ struct MemoryStore::Impl {
   absl::flat_hash_set<std::pair<MemoryId, std::string>> creating_documents ABSL_GUARDED_BY(mutex_);
 
   std::map<PurgeId, PendingPurge> purges ABSL_GUARDED_BY(mutex_);
+  uint64_t last_purge_number ABSL_GUARDED_BY(mutex_) = 0;
 
   CounterRecord next_ids ABSL_GUARDED_BY(ids_mutex_);
   CounterRecord reserved_ids ABSL_GUARDED_BY(ids_mutex_);  // on disk: none from here on was given

@@ -27,10 +27,10 @@ uint32_t RecordCrc(absl::string_view key, absl::string_view head, absl::string_v
   return Crc32c(payload, Crc32c(head, Crc32c(key)));
 }
 
-std::string BeginRecord(RecordKind kind, size_t payload_bytes) {
+std::string BeginRecord(RecordKind kind, size_t payload_bytes, uint8_t version = kRecordVersion) {
   std::string record;
   record.reserve(kRecordHeaderBytes + payload_bytes);
-  PutU8(&record, kRecordVersion);
+  PutU8(&record, version);
   PutU8(&record, static_cast<uint8_t>(kind));
   PutU8(&record, 0);
   PutU8(&record, 0);
@@ -52,9 +52,14 @@ std::string FinishRecord(absl::string_view key, std::string record) {
   return record;
 }
 
-// The payload of an intact record.
-absl::StatusOr<absl::string_view> OpenRecord(RecordKind kind, absl::string_view key,
-                                             absl::string_view value) {
+struct Opened {
+  absl::string_view payload;
+  uint8_t version = 0;
+};
+
+// An intact record of a version up to `version_max`.
+absl::StatusOr<Opened> OpenVersioned(RecordKind kind, absl::string_view key,
+                                     absl::string_view value, uint8_t version_max) {
   RecordReader reader(value);
   uint8_t version, stored_kind, reserved_low, reserved_high;
   uint32_t length, stored_crc;
@@ -71,13 +76,20 @@ absl::StatusOr<absl::string_view> OpenRecord(RecordKind kind, absl::string_view 
     return Damaged(kind, key,
                    absl::StrCat("crc 0x", absl::Hex(crc), ", stored 0x", absl::Hex(stored_crc)));
   }
-  if (version != kRecordVersion) {
-    return Damaged(kind, key, absl::StrCat("version ", version, ", known ", kRecordVersion));
+  if (version < kRecordVersion || version > version_max) {
+    return Damaged(kind, key, absl::StrCat("version ", version, ", known ", version_max));
   }
   if (stored_kind != static_cast<uint8_t>(kind)) {
     return Damaged(kind, key, absl::StrCat("kind ", stored_kind));
   }
-  return payload;
+  return Opened{payload, version};
+}
+
+// The payload of an intact record of the one version that its kind has.
+absl::StatusOr<absl::string_view> OpenRecord(RecordKind kind, absl::string_view key,
+                                             absl::string_view value) {
+  ASSIGN_OR_RETURN(const Opened opened, OpenVersioned(kind, key, value, kRecordVersion));
+  return opened.payload;
 }
 
 }  // namespace
@@ -121,25 +133,38 @@ absl::StatusOr<CounterRecord> DecodeCounterRecord(absl::string_view key, absl::s
 }
 
 std::string EncodeRecord(absl::string_view key, const MemoryRecord& record) {
-  std::string out = BeginRecord(RecordKind::kMemory, 20 + record.tenant.size() + record.id.size() +
-                                                         record.display_name.size());
+  const bool has_policy = record.retention != 0 || record.ttl_us != 0;
+  std::string out =
+      BeginRecord(RecordKind::kMemory,
+                  29 + record.tenant.size() + record.id.size() + record.display_name.size(),
+                  has_policy ? 2 : 1);
   PutU64(&out, static_cast<uint64_t>(record.create_time_us));
   PutString(&out, record.tenant);
   PutString(&out, record.id);
   PutString(&out, record.display_name);
+  if (has_policy) {
+    PutU8(&out, record.retention);
+    PutU64(&out, static_cast<uint64_t>(record.ttl_us));
+  }
   return FinishRecord(key, std::move(out));
 }
 
 absl::StatusOr<MemoryRecord> DecodeMemoryRecord(absl::string_view key, absl::string_view value) {
-  ASSIGN_OR_RETURN(const absl::string_view payload, OpenRecord(RecordKind::kMemory, key, value));
-  RecordReader reader(payload);
+  ASSIGN_OR_RETURN(const Opened opened,
+                   OpenVersioned(RecordKind::kMemory, key, value, /*version_max=*/2));
+  RecordReader reader(opened.payload);
   MemoryRecord record;
   uint64_t create_time_us;
   absl::string_view tenant, id, display_name;
   if (!reader.ReadU64(&create_time_us) || !reader.ReadString(&tenant) || !reader.ReadString(&id) ||
-      !reader.ReadString(&display_name) || !reader.rest().empty()) {
+      !reader.ReadString(&display_name)) {
     return Damaged(RecordKind::kMemory, key, "payload");
   }
+  if (opened.version >= 2 && (!reader.ReadU8(&record.retention) || record.retention > 1 ||
+                              !reader.ReadI64(&record.ttl_us))) {
+    return Damaged(RecordKind::kMemory, key, "policy");
+  }
+  if (!reader.rest().empty()) return Damaged(RecordKind::kMemory, key, "payload");
   record.create_time_us = static_cast<int64_t>(create_time_us);
   record.tenant = std::string(tenant);
   record.id = std::string(id);
@@ -148,22 +173,27 @@ absl::StatusOr<MemoryRecord> DecodeMemoryRecord(absl::string_view key, absl::str
 }
 
 std::string EncodeRecord(absl::string_view key, const DocumentRecord& record) {
-  std::string out = BeginRecord(RecordKind::kDocument, 12 + record.id.size());
+  const bool expires = record.expire_time_us != 0;
+  std::string out = BeginRecord(RecordKind::kDocument, 20 + record.id.size(), expires ? 2 : 1);
   PutU64(&out, static_cast<uint64_t>(record.create_time_us));
   PutString(&out, record.id);
+  if (expires) PutU64(&out, static_cast<uint64_t>(record.expire_time_us));
   return FinishRecord(key, std::move(out));
 }
 
 absl::StatusOr<DocumentRecord> DecodeDocumentRecord(absl::string_view key,
                                                     absl::string_view value) {
-  ASSIGN_OR_RETURN(const absl::string_view payload, OpenRecord(RecordKind::kDocument, key, value));
-  RecordReader reader(payload);
+  ASSIGN_OR_RETURN(const Opened opened,
+                   OpenVersioned(RecordKind::kDocument, key, value, /*version_max=*/2));
+  RecordReader reader(opened.payload);
   uint64_t create_time_us;
   absl::string_view id;
-  if (!reader.ReadU64(&create_time_us) || !reader.ReadString(&id) || !reader.rest().empty()) {
+  int64_t expire_time_us = 0;
+  if (!reader.ReadU64(&create_time_us) || !reader.ReadString(&id) ||
+      (opened.version >= 2 && !reader.ReadI64(&expire_time_us)) || !reader.rest().empty()) {
     return Damaged(RecordKind::kDocument, key, "payload");
   }
-  return DocumentRecord{std::string(id), static_cast<int64_t>(create_time_us)};
+  return DocumentRecord{std::string(id), static_cast<int64_t>(create_time_us), expire_time_us};
 }
 
 std::string EncodeRecord(absl::string_view key, const TextRecord& record) {

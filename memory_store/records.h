@@ -29,6 +29,8 @@ enum class RecordKind : uint8_t {
 };
 const char* RecordKindName(RecordKind kind);
 
+// Of all records but those that say otherwise, and that are not written in a later version unless
+// they need it.
 inline constexpr uint8_t kRecordVersion = 1;
 // Bytes of the envelope before the payload.
 inline constexpr int64_t kRecordHeaderBytes = 12;
@@ -44,11 +46,16 @@ struct MemoryRecord {
   std::string id;
   std::string display_name;
   int64_t create_time_us = 0;  // since the Unix epoch
+  // Of version 2, which is written only when one of them is not 0.
+  uint8_t retention = 0;  // as Retention
+  int64_t ttl_us = 0;     // 0: none
 };
 
 struct DocumentRecord {
   std::string id;
   int64_t create_time_us = 0;
+  // Of version 2, which is written only when it is not 0.
+  int64_t expire_time_us = 0;  // since the Unix epoch; 0: none of its own
 };
 
 // One piece of the text log; its offset is in its key. `text` borrows from what was decoded.

@@ -179,7 +179,7 @@ absl::Status MemoryStore::Impl::LoadCatalog() {
           return true;
         }
         catalog.AddMemory({uid, record->tenant, record->id, record->display_name,
-                           absl::FromUnixMicros(record->create_time_us)},
+                           absl::FromUnixMicros(record->create_time_us), PolicyOf(*record)},
                           options.landmark_bytes);
         return true;
       }));
@@ -202,7 +202,7 @@ absl::Status MemoryStore::Impl::LoadCatalog() {
           return true;
         }
         catalog.AddDocument(*memory, document.document, record->id,
-                            absl::FromUnixMicros(record->create_time_us));
+                            absl::FromUnixMicros(record->create_time_us), ExpireTimeOf(*record));
         return true;
       }));
 
@@ -235,7 +235,7 @@ absl::Status MemoryStore::Impl::LoadPurges() {
                           // The key says what to purge: of a damaged record only the receipt is
                           // lost.
                           if (!record.ok()) ReportDamage(RecordKind::kPurge, record.status());
-                          purges[id] = {.record = record.ok() ? *std::move(record) : PurgeRecord()};
+                          AddPurge(id, record.ok() ? *std::move(record) : PurgeRecord(), {});
                           return true;
                         });
 }

@@ -11,6 +11,7 @@
 #define MNEME_MODEL_MODEL_H_
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -45,10 +46,16 @@ struct PageLayout {
   int64_t landmark_bytes() const { return int64_t{landmark_dim} * DTypeBytes(dtype); }
 };
 
+// Chunks of a segment whose pages are wanted, those that it has of them.
+struct PageRange {
+  int begin = 0;
+  int end = std::numeric_limits<int>::max();
+};
+
 // What ingest leaves of one segment, in host memory, layout as PageLayout.
 struct SegmentChunks {
   int chunk_count = 0;
-  std::vector<uint8_t> pages;      // [chunk_count, page_bytes]
+  std::vector<uint8_t> pages;      // [chunks of the range that was asked for, page_bytes]
   std::vector<uint8_t> landmarks;  // [chunk_count, landmark_bytes]
 };
 
@@ -114,9 +121,16 @@ class Model {
   // Runs a batch of segments (1 .. segment_size ids each, any documents) through the lower half and
   // the chunk encoder. A last chunk that is not whole is padded with the pad token. out[i] belongs
   // to segments[i]; results do not depend on who shares the batch. INVALID_ARGUMENT for an id
-  // outside the vocabulary or a segment of 0 or too many ids.
+  // outside the vocabulary or a segment of 0 or too many ids. The lower half is causal: the first
+  // chunks of a segment do not depend on how many follow. `pages`: of each segment; empty: all of
+  // all.
   virtual absl::Status ForwardLower(absl::Span<const absl::Span<const TokenId>> segments,
+                                    absl::Span<const PageRange> pages,
                                     std::vector<SegmentChunks>* out) const = 0;
+  absl::Status ForwardLower(absl::Span<const absl::Span<const TokenId>> segments,
+                            std::vector<SegmentChunks>* out) const {
+    return ForwardLower(segments, {}, out);
+  }
 
   virtual std::unique_ptr<ReaderState> NewReaderState() const = 0;
 

@@ -44,6 +44,20 @@ uint64_t Mix(uint64_t value) {
   return value ^ (value >> 31);
 }
 
+// Chunks [begin, end) of a segment.
+struct ChunkRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t size() const { return std::max<int64_t>(0, end - begin); }
+};
+
+// Those of segment `i`, which has `chunks`, whose pages are wanted (see ForwardLower).
+ChunkRange RangeOf(absl::Span<const PageRange> pages, size_t i, int64_t chunks) {
+  if (pages.empty()) return {0, chunks};
+  const int64_t begin = std::clamp<int64_t>(pages[i].begin, 0, chunks);
+  return {begin, std::clamp<int64_t>(pages[i].end, begin, chunks)};
+}
+
 }  // namespace
 
 // Layers one after the other, lower first; of each: conv state, then SSM state.
@@ -141,7 +155,12 @@ absl::Status RambaModel::CheckIds(absl::Span<const TokenId> ids) const {
 // ---- ingest ------------------------------------------------------------------------------------
 
 absl::Status RambaModel::ForwardLower(absl::Span<const absl::Span<const TokenId>> segments,
+                                      absl::Span<const PageRange> pages,
                                       std::vector<SegmentChunks>* out) const {
+  if (!pages.empty() && pages.size() != segments.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(pages.size(), " ranges of pages for ", segments.size(), " segments"));
+  }
   for (size_t i = 0; i < segments.size(); ++i) {
     if (segments[i].empty() || static_cast<int64_t>(segments[i].size()) > config().segment_size) {
       return absl::InvalidArgumentError(absl::StrCat("segment ", i, " has ", segments[i].size(),
@@ -158,6 +177,7 @@ absl::Status RambaModel::ForwardLower(absl::Span<const absl::Span<const TokenId>
     const int64_t begin = pass * shape_.sequences;
     const int64_t length = std::min(shape_.sequences, count - begin);
     error.Add(LowerPass(segments.subspan(begin, length),
+                        pages.empty() ? pages : pages.subspan(begin, length),
                         absl::MakeSpan(*out).subspan(begin, length), nullptr));
   });
   return error.Take();
@@ -170,11 +190,11 @@ absl::Status RambaModel::TraceSegment(absl::Span<const TokenId> segment, Segment
     return absl::InvalidArgumentError(absl::StrCat("segment has ", segment.size(), " tokens"));
   }
   layers->assign(config().n_lower_layers, {});
-  return LowerPass(absl::MakeConstSpan(&segment, 1), absl::MakeSpan(chunks, 1), layers);
+  return LowerPass(absl::MakeConstSpan(&segment, 1), {}, absl::MakeSpan(chunks, 1), layers);
 }
 
 absl::Status RambaModel::LowerPass(absl::Span<const absl::Span<const TokenId>> segments,
-                                   absl::Span<SegmentChunks> out,
+                                   absl::Span<const PageRange> pages, absl::Span<SegmentChunks> out,
                                    std::vector<LayerTrace>* trace) const {
   const ModelConfig& c = config();
   const PageLayout layout = page_layout();
@@ -188,7 +208,7 @@ absl::Status RambaModel::LowerPass(absl::Span<const absl::Span<const TokenId>> s
     const int64_t chunks = (static_cast<int64_t>(segments[i].size()) + S - 1) / S;
     longest = std::max(longest, chunks * S);
     out[i].chunk_count = static_cast<int>(chunks);
-    out[i].pages.resize(chunks * layout.page_bytes());
+    out[i].pages.resize(RangeOf(pages, i, chunks).size() * layout.page_bytes());
     out[i].landmarks.resize(chunks * layout.landmark_bytes());
   }
   for (int64_t begin = 0; begin < longest; begin += tile) {
@@ -231,10 +251,14 @@ absl::Status RambaModel::LowerPass(absl::Span<const absl::Span<const TokenId>> s
       const int64_t first = begin / S;
       const int64_t chunks = std::clamp<int64_t>(out[i].chunk_count - first, 0, tile / S);
       if (chunks == 0) continue;
-      RETURN_IF_ERROR(
-          backend_.CopyOut(out[i].pages.data() + first * layout.page_bytes(),
-                           static_cast<const char*>(ws.pages) + chunk * layout.page_bytes(),
-                           chunks * layout.page_bytes()));
+      const ChunkRange wanted = RangeOf(pages, i, out[i].chunk_count);
+      const ChunkRange here{std::max(first, wanted.begin), std::min(first + chunks, wanted.end)};
+      if (here.size() > 0) {
+        RETURN_IF_ERROR(backend_.CopyOut(
+            out[i].pages.data() + (here.begin - wanted.begin) * layout.page_bytes(),
+            static_cast<const char*>(ws.pages) + (chunk + here.begin - first) * layout.page_bytes(),
+            here.size() * layout.page_bytes()));
+      }
       RETURN_IF_ERROR(
           backend_.CopyOut(out[i].landmarks.data() + first * layout.landmark_bytes(),
                            static_cast<const char*>(ws.landmarks) + chunk * layout.landmark_bytes(),

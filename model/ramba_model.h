@@ -32,7 +32,9 @@ class RambaModel : public Model {
   const Bundle& bundle() const override { return *bundle_; }
   PageLayout page_layout() const override;
   uint64_t derivation_fingerprint() const override;
+  using Model::ForwardLower;
   absl::Status ForwardLower(absl::Span<const absl::Span<const TokenId>> segments,
+                            absl::Span<const PageRange> pages,
                             std::vector<SegmentChunks>* out) const override;
   std::unique_ptr<ReaderState> NewReaderState() const override;
   absl::Status ReadLower(absl::Span<const ReaderStep> steps, LowerRows* out) const override;
@@ -64,8 +66,10 @@ class RambaModel : public Model {
   absl::Status CheckIds(absl::Span<const TokenId> ids) const;
   absl::Status CheckSteps(absl::Span<const ReaderStep> steps, int64_t* rows) const;
 
+  // `pages` as in ForwardLower.
   absl::Status LowerPass(absl::Span<const absl::Span<const TokenId>> segments,
-                         absl::Span<SegmentChunks> out, std::vector<LayerTrace>* trace) const;
+                         absl::Span<const PageRange> pages, absl::Span<SegmentChunks> out,
+                         std::vector<LayerTrace>* trace) const;
   absl::Status EncodeChunks(Workspace& ws, int64_t chunks) const;
   absl::Status UploadIds(Workspace& ws) const;
   absl::Status EmbedIds(Workspace& ws) const;

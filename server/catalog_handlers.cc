@@ -1,5 +1,6 @@
 #include "server/catalog_handlers.h"
 
+#include <set>
 #include <utility>
 
 #include <google/protobuf/timestamp.pb.h>
@@ -33,6 +34,13 @@ v1::Memory ToMessage(const MemoryStat& stat) {
   memory.set_visible_bytes(stat.totals.visible_bytes);
   memory.set_token_count(stat.totals.tokens);
   memory.set_chunk_count(stat.totals.chunks);
+  memory.set_retention(stat.info.policy.retention == Retention::kText ? v1::Memory::TEXT
+                                                                      : v1::Memory::KEEP);
+  if (const absl::Duration ttl = stat.info.policy.ttl; ttl != absl::InfiniteDuration()) {
+    const int64_t micros = absl::ToInt64Microseconds(ttl);
+    memory.mutable_ttl()->set_seconds(micros / 1'000'000);
+    memory.mutable_ttl()->set_nanos(static_cast<int32_t>(micros % 1'000'000 * 1000));
+  }
   return memory;
 }
 
@@ -48,7 +56,58 @@ v1::Document ToMessage(const DocumentInfo& info, ResourceName name) {
   document.set_visible_bytes(info.visible_bytes);
   document.set_token_count(info.token_count);
   document.set_chunk_count(info.chunk_count);
+  if (info.expire_time != absl::InfiniteFuture()) {
+    SetTimestamp(info.expire_time, document.mutable_expire_time());
+  }
   return document;
+}
+
+absl::Status CheckDisplayName(const std::string& display_name) {
+  if (display_name.size() <= kDisplayNameBytesMax) return absl::OkStatus();
+  return FieldError("memory.display_name", display_name,
+                    absl::StrCat(display_name.size(), " bytes: at most ", kDisplayNameBytesMax));
+}
+
+absl::StatusOr<Retention> ParseRetention(v1::Memory::Retention retention) {
+  switch (retention) {
+    case v1::Memory::RETENTION_UNSPECIFIED:
+    case v1::Memory::KEEP:
+      return Retention::kKeep;
+    case v1::Memory::TEXT:
+      return Retention::kText;
+    default:
+      return FieldError("memory.retention", absl::StrCat(retention),
+                        absl::StrCat(retention, " is none"));
+  }
+}
+
+// The fields that an update changes, by its mask.
+absl::StatusOr<MemoryUpdate> ParseUpdate(const v1::UpdateMemoryRequest& request) {
+  const v1::Memory& memory = request.memory();
+  std::set<std::string> paths(request.update_mask().paths().begin(),
+                              request.update_mask().paths().end());
+  if (paths.erase("*") > 0) paths.insert({"display_name", "retention", "ttl"});
+  if (paths.empty()) {
+    if (!memory.display_name().empty()) paths.insert("display_name");
+    if (memory.retention() != v1::Memory::RETENTION_UNSPECIFIED) paths.insert("retention");
+    if (memory.has_ttl()) paths.insert("ttl");
+  }
+  MemoryUpdate update;
+  for (const std::string& path : paths) {
+    if (path == "display_name") {
+      RETURN_IF_ERROR(CheckDisplayName(memory.display_name()));
+      update.display_name = memory.display_name();
+    } else if (path == "retention") {
+      ASSIGN_OR_RETURN(update.retention, ParseRetention(memory.retention()));
+    } else if (path == "ttl") {
+      ASSIGN_OR_RETURN(update.ttl,
+                       ResourceCheck::Ttl("memory.ttl", memory.has_ttl(), memory.ttl()));
+    } else {
+      return FieldError("update_mask", path,
+                        absl::StrCat(Quoted(path), " is not display_name, retention, ttl or *"));
+    }
+  }
+  return update;
 }
 
 // Of a deletion named `name` (empty: not known any more).
@@ -132,10 +191,11 @@ absl::StatusOr<v1::Memory> CatalogHandlers::CreateMemory(const v1::CreateMemoryR
   }
   name.memory = request.memory_id();
   const std::string& display_name = request.memory().display_name();
-  if (display_name.size() > kDisplayNameBytesMax) {
-    return FieldError("memory.display_name", display_name,
-                      absl::StrCat(display_name.size(), " bytes: at most ", kDisplayNameBytesMax));
-  }
+  RETURN_IF_ERROR(CheckDisplayName(display_name));
+  MemoryPolicy policy;
+  ASSIGN_OR_RETURN(policy.retention, ParseRetention(request.memory().retention()));
+  ASSIGN_OR_RETURN(policy.ttl, ResourceCheck::Ttl("memory.ttl", request.memory().has_ttl(),
+                                                  request.memory().ttl()));
   if (!request.memory().name().empty() && request.memory().name() != name.ToString()) {
     return FieldError("memory.name", request.memory().name(),
                       absl::StrCat(Quoted(request.memory().name()), " is not ", name.ToString()));
@@ -145,7 +205,7 @@ absl::StatusOr<v1::Memory> CatalogHandlers::CreateMemory(const v1::CreateMemoryR
                                  [&]() -> absl::StatusOr<std::string> {
                                    ASSIGN_OR_RETURN(
                                        const MemoryStat stat,
-                                       engine_.CreateMemory(name.ToString(), display_name));
+                                       engine_.CreateMemory(name.ToString(), display_name, policy));
                                    return ToMessage(stat).SerializeAsString();
                                  }));
   v1::Memory memory;
@@ -157,6 +217,14 @@ absl::StatusOr<v1::Memory> CatalogHandlers::GetMemory(const v1::GetMemoryRequest
                                                       const CallContext&) {
   RETURN_IF_ERROR(check_.Memory("name", request.name()).status());
   ASSIGN_OR_RETURN(const MemoryStat stat, engine_.GetMemory(request.name()));
+  return ToMessage(stat);
+}
+
+absl::StatusOr<v1::Memory> CatalogHandlers::UpdateMemory(const v1::UpdateMemoryRequest& request,
+                                                         const CallContext&) {
+  RETURN_IF_ERROR(check_.Memory("memory.name", request.memory().name()).status());
+  ASSIGN_OR_RETURN(const MemoryUpdate update, ParseUpdate(request));
+  ASSIGN_OR_RETURN(const MemoryStat stat, engine_.UpdateMemory(request.memory().name(), update));
   return ToMessage(stat);
 }
 

@@ -46,6 +46,8 @@ class CatalogHandlers {
                                        const CallContext& context);
   absl::StatusOr<v1::ListMemoriesResponse> ListMemories(const v1::ListMemoriesRequest& request,
                                                         const CallContext& context);
+  absl::StatusOr<v1::Memory> UpdateMemory(const v1::UpdateMemoryRequest& request,
+                                          const CallContext& context);
   absl::StatusOr<google::longrunning::Operation> DeleteMemory(
       const v1::DeleteMemoryRequest& request, const CallContext& context);
   absl::StatusOr<v1::ListDocumentsResponse> ListDocuments(const v1::ListDocumentsRequest& request,

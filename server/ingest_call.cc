@@ -198,6 +198,9 @@ absl::Status IngestCall::Open(const v1::IngestRequest& request) {
   RETURN_IF_ERROR(check_.Document("document", document_).status());
   wait_visible_ = request.wait_visible();
 
+  ASSIGN_OR_RETURN(const absl::Duration ttl,
+                   ResourceCheck::Ttl("ttl", request.has_ttl(), request.ttl()));
+
   // Callbacks may outlive the call's part in it: they hold on to it only weakly.
   WriterCallbacks callbacks;
   callbacks.progress = [weak = weak_from_this()](const IngestProgress& progress) {
@@ -217,7 +220,7 @@ absl::Status IngestCall::Open(const v1::IngestRequest& request) {
     }
   };
   absl::StatusOr<std::unique_ptr<Writer>> writer =
-      engine_.OpenWriter(document_, std::move(callbacks));
+      engine_.OpenWriter(document_, std::move(callbacks), ttl);
   if (absl::IsAborted(writer.status())) {
     return WithRetryAfter(WithReason(writer.status(), "DOCUMENT_BUSY"), absl::Seconds(1));
   }

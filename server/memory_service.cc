@@ -102,6 +102,10 @@ void MemoryService::AddCatalogMethods() {
       Method::kListMemories, catalog_pool_, [this](const auto& request, const auto& call) {
         return catalog_.ListMemories(request, call);
       });
+  AddUnary<v1::UpdateMemoryRequest, v1::Memory>(Method::kUpdateMemory, catalog_pool_,
+                                                [this](const auto& request, const auto& call) {
+                                                  return catalog_.UpdateMemory(request, call);
+                                                });
   AddUnary<v1::DeleteMemoryRequest, google::longrunning::Operation>(
       Method::kDeleteMemory, catalog_pool_, [this](const auto& request, const auto& call) {
         return catalog_.DeleteMemory(request, call);

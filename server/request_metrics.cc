@@ -9,11 +9,11 @@ namespace mneme {
 
 absl::string_view MethodName(Method method) {
   static constexpr std::array<absl::string_view, kMethodCount> kNames = {
-      "CreateMemory",    "GetMemory",     "ListMemories",   "DeleteMemory",   "ListDocuments",
-      "GetDocument",     "ReadDocument",  "DeleteDocument", "Ingest",         "Retrieve",
-      "Generate",        "Score",         "GetStatus",      "ListOperations", "GetOperation",
-      "CancelOperation", "WaitOperation", "Verify",         "Repair",         "CreateBackup",
-      "ListBackups",     "DeleteBackup",  "GetActivity"};
+      "CreateMemory",  "GetMemory",       "ListMemories",  "UpdateMemory",   "DeleteMemory",
+      "ListDocuments", "GetDocument",     "ReadDocument",  "DeleteDocument", "Ingest",
+      "Retrieve",      "Generate",        "Score",         "GetStatus",      "ListOperations",
+      "GetOperation",  "CancelOperation", "WaitOperation", "Verify",         "Repair",
+      "CreateBackup",  "ListBackups",     "DeleteBackup",  "GetActivity"};
   return kNames[static_cast<int>(method)];
 }
 

@@ -21,6 +21,7 @@ enum class Method {
   kCreateMemory,
   kGetMemory,
   kListMemories,
+  kUpdateMemory,
   kDeleteMemory,
   kListDocuments,
   kGetDocument,

@@ -12,6 +12,7 @@ namespace {
 
 // Barriers are waited for one by one; a question has no use for more.
 constexpr int kBarriersMax = 1000;
+constexpr absl::Duration kTtlMax = absl::Hours(24 * 36525);
 
 }  // namespace
 
@@ -66,6 +67,19 @@ absl::StatusOr<std::vector<std::string>> ResourceCheck::Memories(
     }
   }
   return memories;
+}
+
+absl::StatusOr<absl::Duration> ResourceCheck::Ttl(absl::string_view field, bool is_set,
+                                                  const google::protobuf::Duration& ttl) {
+  if (!is_set) return absl::InfiniteDuration();
+  const absl::Duration duration = absl::Seconds(ttl.seconds()) + absl::Nanoseconds(ttl.nanos());
+  // Shorter than the clock of a record can say is none.
+  if (duration < absl::Microseconds(1) || duration > kTtlMax) {
+    return FieldError(field, absl::FormatDuration(duration),
+                      absl::StrCat(absl::FormatDuration(duration), " is not above 0 and at most ",
+                                   absl::FormatDuration(kTtlMax)));
+  }
+  return duration;
 }
 
 absl::StatusOr<std::vector<ReadBarrier>> ResourceCheck::Barriers(

@@ -6,12 +6,14 @@
 #include <string>
 #include <vector>
 
+#include <google/protobuf/duration.pb.h>
 #include <google/protobuf/repeated_field.h>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "engine/engine.h"
 #include "mneme/v1/mneme.pb.h"
 
@@ -32,6 +34,9 @@ class ResourceCheck {
   // counts once.
   absl::StatusOr<std::vector<std::string>> Memories(
       const google::protobuf::RepeatedPtrField<std::string>& names, int min, int max) const;
+  // A time to live: infinite when not set. INVALID_ARGUMENT: not above 0, or over 100 years.
+  static absl::StatusOr<absl::Duration> Ttl(absl::string_view field, bool is_set,
+                                            const google::protobuf::Duration& ttl);
   absl::StatusOr<std::vector<ReadBarrier>> Barriers(
       const google::protobuf::RepeatedPtrField<v1::ReadBarrier>& barriers) const;
 

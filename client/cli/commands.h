@@ -10,6 +10,7 @@
 namespace mneme {
 
 CommandSpec CreateCommand();
+CommandSpec SetCommand();
 CommandSpec IngestCommand();
 CommandSpec SearchCommand();
 CommandSpec AskCommand();

@@ -98,7 +98,7 @@ CommandSpec DocumentsCommand() {
           .notes =
               "--json: {documents: [{document, memory, name, state, create_time, durable_bytes, "
               "visible_bytes,\n"
-              "tokens, chunks}]}; state is open, sealed or damaged\n",
+              "tokens, chunks, expire_time}]}; state is open, sealed or damaged\n",
           .run = Documents};
 }
 

@@ -3,6 +3,7 @@
 #include <google/protobuf/util/time_util.h>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "client/cli/resource_json.h"
 #include "client/cli/terminal.h"
 #include "common/status_macros.h"
@@ -21,7 +22,7 @@ std::string ReceiptWords(const v1::ForgetReceipt& receipt) {
                       Counted(receipt.chunk_count(), "chunk", "chunks"), ", ",
                       Counted(receipt.page_count(), "page", "pages"), "; deleted ",
                       TimeUtil::ToString(receipt.delete_time()), ", out of the last file ",
-                      HumanSeconds(seconds), " later");
+                      absl::StrFormat("%.3f s later", seconds));
 }
 
 }  // namespace

@@ -17,6 +17,7 @@
 #include "absl/time/clock.h"
 #include "client/cli/commands.h"
 #include "client/cli/ingest_files.h"
+#include "client/cli/policy.h"
 #include "client/cli/progress_line.h"
 #include "client/cli/session.h"
 #include "client/cli/terminal.h"
@@ -128,6 +129,9 @@ IngestOutcome IngestRun::RunJob(const Job& job, size_t index) {
   plan.seal = session_.line().Has("--seal");
   plan.wait_visible = !session_.line().Has("--no-wait");
   plan.append = session_.line().Has("--append");
+  if (session_.line().Has("--ttl")) {
+    plan.ttl = ParseTtl(session_.line().Text("--ttl")).value_or(absl::InfiniteDuration());
+  }
   plan.on_progress = [this, index](const IngestState& state) { NoteProgress(index, state); };
   return session_.client().Ingest(plan, *source, session_.call());
 }
@@ -326,6 +330,7 @@ CommandSpec IngestCommand() {
                 {"--append", "",
                  "add to the end of the document instead of comparing with its beginning"},
                 {"--seal", "", "no more text ever: the document becomes immutable"},
+                TtlFlag("how long a document that this creates lives"),
                 {"--no-wait", "", "done when the text is durable, not only when it can be found"},
                 {"--hidden", "", "of a folder, also take entries whose names begin with a dot"},
                 {"--concurrency", "N", "files of a folder at one time (default: 4)",
@@ -353,6 +358,10 @@ CommandSpec IngestCommand() {
       .check = [](const CommandLine& line) -> absl::Status {
         const std::string& path = line.positionals[1];
         struct stat info;
+        if (line.Has("--ttl")) {
+          const absl::StatusOr<absl::Duration> ttl = ParseTtl(line.Text("--ttl"));
+          if (!ttl.ok()) return ttl.status();
+        }
         if (path == "-" && !line.Has("--document")) {
           return absl::InvalidArgumentError(
               "mneme ingest M - needs --document D: standard input has no name");

@@ -1,9 +1,12 @@
-// create, memories, delete.
+// create, set, memories, delete.
+
+#include <google/protobuf/util/time_util.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
 #include "client/cli/forgetting.h"
+#include "client/cli/policy.h"
 #include "client/cli/resource_json.h"
 #include "client/cli/session.h"
 #include "client/cli/terminal.h"
@@ -21,11 +24,33 @@ absl::Status Create(Session& session) {
   request.set_parent(id == std::string::npos ? session.TenantName() : name.substr(0, id));
   request.set_memory_id(id == std::string::npos ? session.positional(0) : name.substr(id + 10));
   request.mutable_memory()->set_display_name(session.line().Text("--display-name"));
+  SetPolicy(session.line(), request.mutable_memory());
   ASSIGN_OR_RETURN(v1::Memory memory, session.client().CreateMemory(request, session.call()));
   if (session.json()) {
     PrintJson(MemoryJson(memory));
   } else {
     Print(absl::StrCat("created ", ResourceId(memory.name()), "\n"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Set(Session& session) {
+  v1::UpdateMemoryRequest request;
+  request.mutable_memory()->set_name(session.MemoryName(session.positional(0)));
+  SetPolicy(session.line(), request.mutable_memory());
+  request.mutable_memory()->set_display_name(session.line().Text("--display-name"));
+  if (session.line().Has("--display-name"))
+    request.mutable_update_mask()->add_paths("display_name");
+  if (session.line().Has("--retention")) request.mutable_update_mask()->add_paths("retention");
+  if (session.line().Has("--ttl")) request.mutable_update_mask()->add_paths("ttl");
+  ASSIGN_OR_RETURN(v1::Memory memory, session.client().UpdateMemory(request, session.call()));
+  if (session.json()) {
+    PrintJson(MemoryJson(memory));
+  } else {
+    Print(absl::StrCat(
+        ResourceId(memory.name()), ": retention ", RetentionWord(memory), ", ttl ",
+        memory.has_ttl() ? google::protobuf::util::TimeUtil::ToString(memory.ttl()) : "none",
+        "\n"));
   }
   return absl::OkStatus();
 }
@@ -80,12 +105,37 @@ CommandSpec CreateCommand() {
       .positionals = {{"M",
                        "the id to be: 1 to 128 of A-Z a-z 0-9 . _ ~ -, first a letter or digit"}},
       .flags = {{"--display-name", "TEXT", "free text for people, at most 256 bytes",
-                 FlagSpec::Kind::kText}},
+                 FlagSpec::Kind::kText},
+                RetentionFlag(),
+                TtlFlag("how long its documents live")},
       .notes =
           "An id that is taken is an error.\n\n--json: {memory, name, display_name, create_time, "
           "documents, "
-          "durable_bytes, visible_bytes, tokens, chunks}\n",
-      .run = Create};
+          "durable_bytes, visible_bytes, tokens, chunks, retention, ttl_seconds}\n",
+      .run = Create,
+      .check = CheckPolicyFlags};
+}
+
+CommandSpec SetCommand() {
+  return {
+      .name = "set",
+      .summary = "changes what a memory keeps, and for how long",
+      .positionals = {{"M", "the memory"}},
+      .flags = {{"--display-name", "TEXT", "free text for people, at most 256 bytes",
+                 FlagSpec::Kind::kText},
+                RetentionFlag(),
+                TtlFlag("how long its documents live, or none")},
+      .notes =
+          "What is not named stays. Documents whose time is over with a new --ttl are gone "
+          "at once.\n\n--json: {memory, name, display_name, create_time, documents, durable_bytes, "
+          "visible_bytes,\ntokens, chunks, retention, ttl_seconds}\n",
+      .run = Set,
+      .check = [](const CommandLine& line) -> absl::Status {
+        if (!line.Has("--display-name") && !line.Has("--retention") && !line.Has("--ttl")) {
+          return absl::InvalidArgumentError("nothing to set: --retention, --ttl or --display-name");
+        }
+        return CheckPolicyFlags(line);
+      }};
 }
 
 CommandSpec MemoriesCommand() {
@@ -94,7 +144,7 @@ CommandSpec MemoriesCommand() {
           .notes =
               "--json: {memories: [{memory, name, display_name, create_time, documents, "
               "durable_bytes,\n"
-              "visible_bytes, tokens, chunks}]}\n",
+              "visible_bytes, tokens, chunks, retention, ttl_seconds}]}\n",
           .run = Memories};
 }
 

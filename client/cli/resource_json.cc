@@ -8,6 +8,10 @@
 
 namespace mneme {
 
+std::string RetentionWord(const v1::Memory& memory) {
+  return memory.retention() == v1::Memory::TEXT ? "text" : "keep";
+}
+
 Json MemoryJson(const v1::Memory& memory) {
   return {{"memory", ResourceId(memory.name())},
           {"name", memory.name()},
@@ -17,19 +21,27 @@ Json MemoryJson(const v1::Memory& memory) {
           {"durable_bytes", memory.durable_bytes()},
           {"visible_bytes", memory.visible_bytes()},
           {"tokens", memory.token_count()},
-          {"chunks", memory.chunk_count()}};
+          {"chunks", memory.chunk_count()},
+          {"retention", RetentionWord(memory)},
+          {"ttl_seconds", memory.has_ttl() ? Json(static_cast<double>(memory.ttl().seconds()) +
+                                                  memory.ttl().nanos() * 1e-9)
+                                           : Json()}};
 }
 
 Json DocumentJson(const v1::Document& document) {
-  return {{"document", ResourceId(document.name())},
-          {"memory", MemoryIdOf(document.name())},
-          {"name", document.name()},
-          {"state", absl::AsciiStrToLower(v1::Document::State_Name(document.state()))},
-          {"create_time", google::protobuf::util::TimeUtil::ToString(document.create_time())},
-          {"durable_bytes", document.durable_bytes()},
-          {"visible_bytes", document.visible_bytes()},
-          {"tokens", document.token_count()},
-          {"chunks", document.chunk_count()}};
+  return {
+      {"document", ResourceId(document.name())},
+      {"memory", MemoryIdOf(document.name())},
+      {"name", document.name()},
+      {"state", absl::AsciiStrToLower(v1::Document::State_Name(document.state()))},
+      {"create_time", google::protobuf::util::TimeUtil::ToString(document.create_time())},
+      {"durable_bytes", document.durable_bytes()},
+      {"visible_bytes", document.visible_bytes()},
+      {"tokens", document.token_count()},
+      {"chunks", document.chunk_count()},
+      {"expire_time", document.has_expire_time()
+                          ? Json(google::protobuf::util::TimeUtil::ToString(document.expire_time()))
+                          : Json()}};
 }
 
 Json PassageJson(const v1::Passage& passage) {

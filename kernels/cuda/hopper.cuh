@@ -159,6 +159,29 @@ MNEME_WGMMA(64, 8, MNEME_REGISTERS_32, "%32", "%33", "%34")
 MNEME_WGMMA(128, 16, MNEME_REGISTERS_64, "%64", "%65", "%66")
 MNEME_WGMMA(256, 32, MNEME_REGISTERS_128, "%128", "%129", "%130")
 #undef MNEME_WGMMA
+
+// The same for 64 columns with operands that WgmmaSwappedDescriptor describes; of a transposed one a
+// row of 128 bytes has 64 columns of one k. kFirst: d is overwritten.
+template <bool kFirst, bool kTransposedB>
+__device__ __forceinline__ void WgmmaSwapped(float (&d)[8][4], uint64_t a, uint64_t b) {
+  asm volatile(
+      "{\n .reg .pred p;\n setp.ne.b32 p, %34, 0;\n"
+      " wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" MNEME_REGISTERS_32
+      "}, %32, %33, p, 1, 1, 0, %35;\n}"
+      : MNEME_SUMS_8(0)
+      : "l"(a), "l"(b), "n"(kFirst ? 0 : 1), "n"(kTransposedB ? 1 : 0));
+}
+// The same with A in registers (fragments as in tensor_core.cuh, not to be touched before WgmmaWait
+// either) and B transposed.
+template <bool kFirst>
+__device__ __forceinline__ void WgmmaRows(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
+  asm volatile(
+      "{\n .reg .pred p;\n setp.ne.b32 p, %37, 0;\n"
+      " wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" MNEME_REGISTERS_32
+      "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;\n}"
+      : MNEME_SUMS_8(0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kFirst ? 0 : 1));
+}
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
 // ---- on the host -------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ struct Decays {
   float* high;  // sum of logarithms up to and with the row, upper part
   float* low;   // lower part
   float* near;  // decay to the end of the row's 16 tokens, times dt
-  float* out;   // decay to the block's end, times dt
+  float* out;   // decay to the block's end, times dt; where kOut
 
   // Of floats for `tokens` tokens.
   __device__ __forceinline__ Decays(float* memory, int tokens)
@@ -38,25 +38,37 @@ struct Decays {
 };
 constexpr int kDecayArrays = 5;
 
-// Fills them with one warp; a lane does kEach neighbouring tokens of 32 * kEach. Call with a whole
-// warp, and synchronize after.
+// dt as it is read, of kEach neighbouring tokens a lane of a warp; 0 beyond the rows.
 template <int kEach>
-__device__ __forceinline__ void ComputeDecays(const SsdParams& p, int64_t first_row, int rows,
-                                              int tokens, int64_t head, const Decays& to) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  float dt[kEach];
+__device__ __forceinline__ void LoadDt(float (&dt)[kEach], const SsdParams& p, int64_t first_row,
+                                       int rows, int64_t head) {
 #pragma unroll
   for (int e = 0; e < kEach; ++e) {
-    const int i = lane * kEach + e;
+    const int i = static_cast<int>(threadIdx.x) % 32 * kEach + e;
     dt[e] = i < rows ? p.dt[(first_row + i) * p.dt_stride + head] : 0.0f;
   }
-  const double a = -static_cast<double>(expf(p.a_log[head]));
-  const float bias = p.dt_bias[head];
+}
+
+// Of a head: what dt is multiplied by, and what is added to it before.
+struct HeadDecay {
+  double a;
+  float bias;
+  __device__ __forceinline__ HeadDecay(const SsdParams& p, int64_t head)
+      : a(-static_cast<double>(expf(p.a_log[head]))), bias(p.dt_bias[head]) {}
+};
+
+// Fills `to` for `tokens` tokens with one warp, of what LoadDt has brought, all but `out` where not
+// kOut. Call with a whole warp, and synchronize after.
+template <int kEach, bool kOut>
+__device__ __forceinline__ void ComputeDecays(const float (&from)[kEach], const HeadDecay& head,
+                                              int rows, int tokens, const Decays& to) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float dt[kEach];
   double sums[kEach], sum = 0;
 #pragma unroll
   for (int e = 0; e < kEach; ++e) {
-    dt[e] = lane * kEach + e < rows ? Softplus(dt[e] + bias) : 0.0f;
-    sum += a * dt[e];
+    dt[e] = lane * kEach + e < rows ? Softplus(from[e] + head.bias) : 0.0f;
+    sum += head.a * dt[e];
     sums[e] = sum;
   }
   // Sum of the lanes before.
@@ -79,8 +91,17 @@ __device__ __forceinline__ void ComputeDecays(const SsdParams& p, int64_t first_
     to.high[i] = total.high;
     to.low[i] = total.low;
     to.near[i] = expf(near.Minus(total)) * dt[e];
-    to.out[i] = expf(last.Minus(total)) * dt[e];
+    if (kOut) to.out[i] = expf(last.Minus(total)) * dt[e];
   }
+}
+
+// All of it at once.
+template <int kEach>
+__device__ __forceinline__ void ComputeDecays(const SsdParams& p, int64_t first_row, int rows,
+                                              int tokens, int64_t head, const Decays& to) {
+  float dt[kEach];
+  LoadDt(dt, p, first_row, rows, head);
+  ComputeDecays<kEach, true>(dt, HeadDecay(p, head), rows, tokens, to);
 }
 
 }  // namespace mneme::ssd

@@ -139,6 +139,11 @@ __device__ __forceinline__ bool BarrierOr(int id, int threads, bool flag) {
   return any != 0;
 }
 
+// The same without a flag.
+__device__ __forceinline__ void Barrier(int id, int threads) {
+  asm volatile("barrier.cta.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 // ---- kernels that overlap the one before (sm_90) ------------------------------------------------
 
 // In a kernel of LaunchOverlapping: returns when the kernel before it on the stream is done and

@@ -184,7 +184,7 @@ TEST_F(CliProgramTest, CreateMemoriesAndDelete) {
   ASSERT_EQ(listed["memories"].size(), 3u);
   EXPECT_THAT(KeysOf(listed["memories"][0]),
               ElementsAre("chunks", "create_time", "display_name", "documents", "durable_bytes",
-                          "memory", "name", "tokens", "visible_bytes"));
+                          "memory", "name", "retention", "tokens", "ttl_seconds", "visible_bytes"));
   const json deleted = json::parse(Run({"delete", "tenants/default/memories/o", "--json"}).output);
   EXPECT_EQ(deleted["deleted"], "tenants/default/memories/o");
   EXPECT_EQ(deleted["receipt"]["documents"], 2);

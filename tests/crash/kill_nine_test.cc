@@ -1,6 +1,7 @@
-// kill -9 of the real server at random moments while four clients stream documents and resume,
-// against a model of what was acked: every acked byte is there, every document equals its source,
-// no chunk is missing or doubled.
+// kill -9 of the real server at random moments while four clients stream documents, resume and
+// delete some again, and one asks questions, against a model of what was acked: every acked byte is
+// there, every document equals its source, no chunk is missing or doubled, nothing that was deleted
+// comes back, and in the end no file has a word of it.
 //
 // CRASH_KILLS sets the number of kills (default 6, so that the suite stays quick), CRASH_SEED the
 // random moments.
@@ -10,6 +11,7 @@
 #include <fstream>
 #include <map>
 #include <random>
+#include <set>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -20,9 +22,11 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "client/client.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/bundle.h"
 #include "tests/crash/server_process.h"
+#include "tests/memory_store/file_search.h"
 
 namespace mneme {
 namespace {
@@ -72,19 +76,51 @@ class Acked {
     absl::MutexLock lock(&mutex_);
     return texts_;
   }
+  // A deletion is asked for: from now on the document may be there or not.
+  void BeginDelete(const std::string& document) {
+    absl::MutexLock lock(&mutex_);
+    texts_.erase(document);
+    durable_.erase(document);
+  }
+  // It was acked: from now on the document is gone.
+  void Deleted(const std::string& document) {
+    absl::MutexLock lock(&mutex_);
+    deleted_.insert(document);
+  }
+  std::set<std::string> deleted() const {
+    absl::MutexLock lock(&mutex_);
+    return deleted_;
+  }
+  // Nobody has asked for its deletion.
+  bool Stays(const std::string& document) const {
+    absl::MutexLock lock(&mutex_);
+    return texts_.contains(document);
+  }
 
  private:
   mutable absl::Mutex mutex_;
   std::map<std::string, int64_t> durable_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::string> texts_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::string> deleted_ ABSL_GUARDED_BY(mutex_);
 };
+
+// A word that no other document has.
+std::string Marker(const std::string& document) {
+  std::mt19937_64 random(std::hash<std::string>()(document));
+  std::string marker;
+  for (int i = 0; i < 24; ++i) {
+    marker.push_back("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"[random() % 52]);
+  }
+  return marker;
+}
 
 // One client: document after document until told to stop, resuming through every crash.
 void Stream(Client& client, int index, uint32_t seed, const std::atomic<bool>& stop, Acked& acked) {
   std::mt19937 random(seed);
   for (int i = 0; !stop.load(); ++i) {
     const std::string document = absl::StrCat(kMemory, "/documents/c", index, "-", i);
-    const std::string text = RandomText(random, 1 + random() % 120'000);
+    const std::string text =
+        absl::StrCat(Marker(document), " ", RandomText(random, 1 + random() % 120'000));
     acked.Add(document, text);
     StringSource source(text);
     IngestPlan plan;
@@ -100,6 +136,27 @@ void Stream(Client& client, int index, uint32_t seed, const std::atomic<bool>& s
     ASSERT_TRUE(outcome.status.ok()) << document << ": " << outcome.status;
     acked.Raise(document, outcome.state.durable_bytes);
     ASSERT_EQ(outcome.state.durable_bytes, static_cast<int64_t>(text.size()));
+    if (random() % 3 != 0) continue;
+    acked.BeginDelete(document);
+    const auto deletion = client.DeleteDocument(document);
+    ASSERT_TRUE(deletion.ok()) << document << ": " << deletion.status();
+    acked.Deleted(document);
+  }
+}
+
+// Question after question: each is answered, through every crash, without what was gone before.
+void Ask(Client& client, const std::atomic<bool>& stop, const Acked& acked) {
+  while (!stop.load()) {
+    const std::set<std::string> gone = acked.deleted();
+    v1::RetrieveRequest request;
+    request.add_memories(kMemory);
+    request.set_question("What is the pass key?");
+    request.set_k(64);
+    const auto answer = client.Retrieve(request);
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    for (const v1::Passage& passage : answer->passages()) {
+      ASSERT_FALSE(gone.contains(passage.document())) << passage.document() << " came back";
+    }
   }
 }
 
@@ -112,10 +169,17 @@ void AwaitReady(Client& client, ServerProcess& server) {
   }
 }
 
-// Everything acked so far is durable on the server that has just started.
-void ExpectAckedIsThere(Client& client, const std::map<std::string, int64_t>& acked) {
-  for (const auto& [document, durable_bytes] : acked) {
+// Everything acked before the kill is durable on the server that has just started, but for what was
+// deleted since; and what was deleted before is gone.
+void ExpectAckedIsThere(Client& client, const std::map<std::string, int64_t>& before,
+                        const std::set<std::string>& deleted_before, const Acked& acked) {
+  for (const std::string& document : deleted_before) {
     const auto found = client.GetDocument(document, {.deadline = absl::Now() + kPatience});
+    ASSERT_TRUE(absl::IsNotFound(found.status())) << document << " came back: " << found.status();
+  }
+  for (const auto& [document, durable_bytes] : before) {
+    const auto found = client.GetDocument(document, {.deadline = absl::Now() + kPatience});
+    if (absl::IsNotFound(found.status()) && !acked.Stays(document)) continue;
     ASSERT_TRUE(found.ok()) << document << ", " << durable_bytes << " acked: " << found.status();
     ASSERT_GE(found->durable_bytes(), durable_bytes) << document;
   }
@@ -160,7 +224,23 @@ void ExpectEveryDocumentIsWhole(Client& client, const std::map<std::string, std:
   EXPECT_EQ(answer->chunks_scanned(), chunks);
 }
 
-TEST(KillNineTest, NothingAckedIsLostAndNothingIsDoubled) {
+// When the purge of a deletion has ended, so have those of all deletions before it: no file has a
+// word of them.
+void ExpectDeletedIsInNoFile(Client& client, const std::string& folder,
+                             const std::set<std::string>& deleted) {
+  StringSource source("the last one");
+  const std::string last = absl::StrCat(kMemory, "/documents/last");
+  ASSERT_TRUE(client.Ingest({.document = last}, source).status.ok());
+  const auto deletion = client.DeleteDocument(last);
+  ASSERT_TRUE(deletion.ok()) << deletion.status();
+  const auto purged = client.WaitOperation(*deletion, {.deadline = absl::Now() + kPatience});
+  ASSERT_TRUE(purged.ok()) << purged.status();
+  std::vector<std::string> markers;
+  for (const std::string& document : deleted) markers.push_back(Marker(document));
+  EXPECT_THAT(MarkersOnDisk(folder, markers), ::testing::IsEmpty());
+}
+
+TEST(KillNineTest, NothingAckedIsLostNothingIsDoubledAndNothingDeletedComesBack) {
   const int64_t kills = FromEnvironment("CRASH_KILLS", 6);
   const uint32_t seed =
       static_cast<uint32_t>(FromEnvironment("CRASH_SEED", std::random_device()() % 1'000'000));
@@ -188,15 +268,17 @@ TEST(KillNineTest, NothingAckedIsLostAndNothingIsDoubled) {
     clients.emplace_back(
         [&, i] { Stream(client, i, seed + 10 + static_cast<uint32_t>(i), stop, acked); });
   }
+  clients.emplace_back([&] { Ask(client, stop, acked); });
   for (int64_t kill = 0; kill < kills && !::testing::Test::HasFatalFailure(); ++kill) {
     absl::SleepFor(absl::Milliseconds(30 + random() % 1500));
     EXPECT_TRUE(server.Alive()) << "the server ended by itself: see " << server.log_path();
     server.KillNine();
     const std::map<std::string, int64_t> before = acked.durable();
+    const std::set<std::string> deleted_before = acked.deleted();
     server.Start();
     if (random() % 3 == 0) continue;  // killed again before or while it recovers
     AwaitReady(client, server);
-    ExpectAckedIsThere(client, before);
+    ExpectAckedIsThere(client, before, deleted_before, acked);
   }
   stop.store(true);
   for (std::thread& thread : clients) thread.join();
@@ -211,7 +293,8 @@ TEST(KillNineTest, NothingAckedIsLostAndNothingIsDoubled) {
     }
   }
   ExpectEveryDocumentIsWhole(client, texts);
-  std::printf("%zu documents\n", texts.size());
+  ExpectDeletedIsInNoFile(client, folder, acked.deleted());
+  std::printf("%zu documents, %zu deleted\n", texts.size(), acked.deleted().size());
   EXPECT_EQ(server.Stop(), 0);
   if (!::testing::Test::HasFailure()) std::filesystem::remove_all(folder);
 }

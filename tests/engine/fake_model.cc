@@ -34,8 +34,8 @@ Buffer HostBuffer(const std::vector<float>& values) {
   const size_t bytes = std::max<size_t>(values.size() * sizeof(float), 1);
   void* const data = std::malloc(bytes);
   std::memcpy(data, values.data(), values.size() * sizeof(float));
-  return Buffer(data, static_cast<int64_t>(bytes), [](void*, void* memory) { std::free(memory); },
-                nullptr);
+  return Buffer(
+      data, static_cast<int64_t>(bytes), [](void*, void* memory) { std::free(memory); }, nullptr);
 }
 
 }  // namespace
@@ -79,7 +79,8 @@ void FakeModel::OnRead(std::function<absl::Status()> hook) {
   on_read_ = std::move(hook);
 }
 
-absl::Status FakeModel::ForwardLower(Segments segments, std::vector<SegmentChunks>* out) const {
+absl::Status FakeModel::ForwardLower(Segments segments, absl::Span<const PageRange> pages,
+                                     std::vector<SegmentChunks>* out) const {
   std::function<absl::Status(Segments)> hook;
   {
     absl::MutexLock lock(&mutex_);
@@ -96,6 +97,7 @@ absl::Status FakeModel::ForwardLower(Segments segments, std::vector<SegmentChunk
     if (ids.empty() || ids.size() > static_cast<size_t>(config().segment_size)) {
       return absl::InvalidArgumentError("segment of a wrong size");
     }
+    const PageRange wanted = pages.empty() ? PageRange{} : pages[out->size()];
     SegmentChunks& chunks = out->emplace_back();
     for (size_t first = 0; first < ids.size(); first += kChunkTokens) {
       std::vector<float> landmark(kLandmarkDim, 0.0f);
@@ -110,11 +112,10 @@ absl::Status FakeModel::ForwardLower(Segments segments, std::vector<SegmentChunk
         to->insert(to->end(), bytes, bytes + from.size() * sizeof(float));
       };
       append(landmark, &chunks.landmarks);
-      append(page, &chunks.pages);
-      ++chunks.chunk_count;
+      const int chunk_index = chunks.chunk_count++;
+      if (chunk_index >= wanted.begin && chunk_index < wanted.end) append(page, &chunks.pages);
     }
-    MNEME_CHECK(static_cast<int64_t>(chunks.pages.size()) ==
-                chunks.chunk_count * layout.page_bytes());
+    MNEME_CHECK(static_cast<int64_t>(chunks.pages.size()) % layout.page_bytes() == 0);
   }
   return absl::OkStatus();
 }

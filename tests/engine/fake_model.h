@@ -33,7 +33,9 @@ class FakeModel : public Model {
   const Bundle& bundle() const override { return *bundle_; }
   PageLayout page_layout() const override;
   uint64_t derivation_fingerprint() const override { return fingerprint_; }
-  absl::Status ForwardLower(Segments segments, std::vector<SegmentChunks>* out) const override;
+  using Model::ForwardLower;
+  absl::Status ForwardLower(Segments segments, absl::Span<const PageRange> pages,
+                            std::vector<SegmentChunks>* out) const override;
   std::unique_ptr<ReaderState> NewReaderState() const override;
   absl::Status ReadLower(absl::Span<const ReaderStep> steps, LowerRows* out) const override;
   absl::Status ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,

@@ -328,6 +328,34 @@ TEST_F(GenerateTest, LostPagesAreDerivedAgainAndTheAnswerIsTheSame) {
   EXPECT_EQ(harness_.Metric("mneme_pages_unavailable_total"), 0);
 }
 
+TEST_F(GenerateTest, PagesNotKeptAreDerivedTogetherAndNoMoreOfASegmentThanIsNeeded) {
+  for (int i = 0; i < 6; ++i) {
+    harness_.Ingest("m", absl::StrCat("d", i), RandomText(static_cast<uint64_t>(i), 300), true);
+  }
+  const std::string before = Ask("the keeper fed", {.max_tokens = 1}).text;
+  ASSERT_TRUE(
+      harness_.engine().UpdateMemory(harness_.Memory("m"), {.retention = Retention::kText}).ok());
+  harness_.Stop();
+  harness_.LoseTable(Table::kPages);
+  harness_.Start();
+  std::vector<size_t> batches, tokens;
+  harness_.model().OnForward([&](FakeModel::Segments segments) {
+    batches.push_back(segments.size());
+    for (const absl::Span<const TokenId> ids : segments) tokens.push_back(ids.size());
+    return absl::OkStatus();
+  });
+  const Answer answer = Ask("the keeper fed", {.max_tokens = 1});
+  harness_.model().OnForward(nullptr);
+  ASSERT_TRUE(answer.status.ok()) << answer.status;
+  EXPECT_EQ(answer.text, before);
+  EXPECT_GT(*std::max_element(batches.begin(), batches.end()), 1u);
+  EXPECT_LT(*std::min_element(tokens.begin(), tokens.end()), 64u);
+  // What was derived is there for the next question.
+  const double derived = harness_.Metric("mneme_pages_rederived_total");
+  EXPECT_EQ(Ask("the keeper fed", {.max_tokens = 1}).text, before);
+  EXPECT_EQ(harness_.Metric("mneme_pages_rederived_total"), derived);
+}
+
 TEST_F(GenerateTest, LostPagesOfAGrowingDocumentAreDerivedAsTheyWere) {
   // Open segments were cut as though the text ended there.
   std::string text;

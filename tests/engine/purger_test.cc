@@ -135,5 +135,95 @@ TEST_F(PurgerTest, TheAgeOfTheOldestPendingDeletionGrowsAndEnds) {
   EXPECT_TRUE(harness.WaitMetric("mneme_purge_oldest_pending_seconds", 0));
 }
 
+class ExpiryTest : public ::testing::Test {
+ protected:
+  ExpiryTest() {
+    harness_.Stop();
+    harness_.UseSimulatedClock();
+    harness_.Start();
+    EXPECT_TRUE(
+        harness_.engine().CreateMemory(harness_.Memory("m"), "", {.ttl = absl::Hours(1)}).ok());
+  }
+  std::string Name(const std::string& id) { return harness_.Document("m", id); }
+
+  EngineHarness harness_;
+};
+
+TEST_F(ExpiryTest, AnExpiredDocumentIsGoneAtOnceAndForgottenBehind) {
+  harness_.Ingest("m", "d", RandomText(1, 100), /*seal=*/true);
+  harness_.clock().Advance(absl::Minutes(59));
+  EXPECT_TRUE(harness_.engine().GetDocument(Name("d")).ok());
+  harness_.clock().Advance(absl::Minutes(1));
+  EXPECT_EQ(harness_.engine().GetDocument(Name("d")).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(harness_.engine().ReadText(Name("d"), 0, 1).status().code(),
+            absl::StatusCode::kNotFound);
+  const auto found = harness_.engine().Retrieve(
+      {.memories = {harness_.Memory("m")}, .question = RandomQuestion(2, 4)}, {});
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_THAT(found->passages, IsEmpty());
+  EXPECT_TRUE(harness_.WaitMetric("mneme_expired_documents_total", 1));
+  EXPECT_TRUE(harness_.WaitMetric("mneme_purges_total", 1));
+  EXPECT_THAT(harness_.engine().PendingDeletions(), IsEmpty());
+}
+
+TEST_F(ExpiryTest, AWriterOfADocumentThatExpiresIsToldAndTheNameIsFree) {
+  TestWriter writer(harness_.engine(), Name("d"));
+  writer.Send("some words ");
+  ASSERT_TRUE(writer.WaitDurable(11));
+  harness_.clock().Advance(absl::Hours(2));
+  EXPECT_EQ(writer.WaitFailed().code(), absl::StatusCode::kNotFound);
+  writer.Drop();
+  harness_.Ingest("m", "d", "others");
+  EXPECT_EQ(*harness_.engine().ReadText(Name("d"), 0, 6), "others");
+}
+
+TEST_F(ExpiryTest, ANameIsFreeAtTheVeryMomentOfExpiry) {
+  for (int round = 0; round < 20; ++round) {
+    harness_.Ingest("m", "d", absl::StrCat("round ", round), /*seal=*/true);
+    harness_.clock().Advance(absl::Hours(1));
+  }
+  EXPECT_TRUE(harness_.WaitMetric("mneme_expired_documents_total", 20));
+}
+
+TEST_F(ExpiryTest, AShorterTimeToLiveEndsDocumentsAtOnceAndTheirOwnGoesBefore) {
+  harness_.Ingest("m", "usual", "some words");
+  auto own = harness_.engine().OpenWriter(
+      Name("own"),
+      {.progress = [](const IngestProgress&) {}, .ready = [] {}, .failed = [](absl::Status) {}},
+      absl::Hours(10));
+  ASSERT_TRUE(own.ok()) << own.status();
+  harness_.clock().Advance(absl::Minutes(30));
+  const auto updated =
+      harness_.engine().UpdateMemory(harness_.Memory("m"), {.ttl = absl::Minutes(20)});
+  ASSERT_TRUE(updated.ok()) << updated.status();
+  EXPECT_EQ(updated->info.policy.ttl, absl::Minutes(20));
+  EXPECT_EQ(harness_.engine().GetDocument(Name("usual")).status().code(),
+            absl::StatusCode::kNotFound);
+  EXPECT_TRUE(harness_.engine().GetDocument(Name("own")).ok());
+}
+
+TEST_F(ExpiryTest, OfAMemoryOfTextEveryPageIsDerivedWhenItIsReadAfterAStart) {
+  ASSERT_TRUE(
+      harness_.engine().UpdateMemory(harness_.Memory("m"), {.retention = Retention::kText}).ok());
+  harness_.Ingest("m", "d", RandomText(3, 400), /*seal=*/true);
+  const auto ask = [&] {
+    std::string text;
+    const auto answered = harness_.engine().Generate(
+        {.memories = {harness_.Memory("m")}, .question = RandomQuestion(4, 5), .max_tokens = 4}, {},
+        [&](GeneratePiece piece) {
+          text += piece.text;
+          return true;
+        });
+    EXPECT_TRUE(answered.ok()) << answered.status();
+    return text;
+  };
+  const std::string before = ask();
+  harness_.Restart();
+  ASSERT_TRUE(harness_.WaitReady());
+  const double derived = harness_.Metric("mneme_pages_rederived_total");
+  EXPECT_EQ(ask(), before);
+  EXPECT_GT(harness_.Metric("mneme_pages_rederived_total"), derived);
+}
+
 }  // namespace
 }  // namespace mneme

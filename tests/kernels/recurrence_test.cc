@@ -85,12 +85,62 @@ class RecurrenceTest : public KernelTest {
     }
   }
 
+  // As above in bf16, with a gate that lies in rows of `z_stride`.
+  void ExpectGateMatchesTheTwin(const SsdParams& p, int64_t z_stride) {
+    constexpr double kRounding = 4.5 / 512;
+    const int64_t width = p.heads * p.head_dim, slices = (p.head_dim + 63) / 64;
+    const int64_t units = p.heads * slices;
+    const std::vector<float> weight = Normal(width);
+    const Input z(Normal(rows_ * z_stride));
+    Output out(DType::kBf16, rows_, width, p.y_stride);
+    std::vector<float> squares(rows_ * units, -1);
+    std::vector<Bf16> halves;
+    for (float& v : xbc_) {
+      halves.push_back(FloatToBf16(v));
+      v = Bf16ToFloat(halves.back());
+    }
+    SsdParams run = p;
+    run.compute_dtype = run.io_dtype = DType::kBf16;
+    run.xbc = static_cast<const float*>(static_cast<const void*>(halves.data()));
+    run.y = static_cast<float*>(out.data());
+    run.gate = {.z = z.data(DType::kBf16),
+                .z_stride = z_stride,
+                .weight = weight.data(),
+                .squares = squares.data()};
+    RecurrenceResult want = SsmReference(p), terms = TermMagnitudes(p);
+    ASSERT_TRUE(backend_->Ssd(run).ok());
+    for (int64_t r = 0; r < rows_; ++r) {
+      std::vector<double> sums(units), bounds(units);
+      for (int64_t i = 0; i < width; ++i) {
+        const double gate =
+            SiluReference(ElementReference(run.gate.z, DType::kBf16, r * z_stride + i));
+        const int64_t unit = i / p.head_dim * slices + i % p.head_dim / 64;
+        double& value = want.out[r * width + i];
+        double& term = terms.out[r * width + i];
+        value *= gate;
+        term *= std::fabs(gate);
+        const double error = kRounding * term;
+        sums[unit] += value * value;
+        bounds[unit] += (2 * std::fabs(value) + error) * error;
+        value *= weight[i];
+        term *= std::fabs(weight[i]);
+      }
+      for (int64_t unit = 0; unit < units; ++unit) {
+        ASSERT_NEAR(squares[r * units + unit], sums[unit],
+                    bounds[unit] + kF32Tolerance * sums[unit] + 1e-30)
+            << "row " << r << " unit " << unit;
+      }
+    }
+    out.ExpectWithin(want.out, terms.out, kRounding);
+  }
+
+  // `gap`: of the rows of xbc; -1: any.
   SsdParams MakeSsd(const std::vector<int64_t>& lengths, int64_t heads, int64_t head_dim,
-                    int64_t state_size, double a_high) {
+                    int64_t state_size, double a_high, int64_t gap = -1) {
     const int64_t offset = Uniform(0, 9);
     MakeSequences(lengths, offset, heads * head_dim * state_size);
     const int64_t width = heads * head_dim + 2 * state_size;
-    const int64_t stride = width + Gap();
+    const int64_t stride = width + (gap < 0 ? Gap() : gap);
     xbc_ = Normal(rows_ * stride);
     dt_ = Normal(rows_ * (heads + 2), 2, -1);
     dt_bias_ = Normal(heads);
@@ -237,6 +287,41 @@ TEST_P(RecurrenceTest, SsdTakesBf16RowsOrSaysNo) {
   }
 }
 
+// Where rows may be read 16 bytes at a time a backend may have another way.
+TEST_P(RecurrenceTest, SsdOfAlignedBf16RowsMatchesTheTwin) {
+  if (backend_->activation_dtype(DType::kBf16) != DType::kBf16) return;  // says no, as above
+  for (const SsdShape& shape :
+       std::vector<SsdShape>{{1, 64, 64}, {4, 64, 64}, {3, 64, 128}, {2, 128, 64}, {3, 32, 64}}) {
+    for (const std::vector<int64_t>& lengths :
+         std::vector<std::vector<int64_t>>{{}, {1}, {64, 0, 65}, {1100}, {3, 700, 128, 63}}) {
+      SsdParams p = MakeSsd(lengths, shape.heads, shape.head_dim, shape.state_size, 16, 8);
+      p.y_stride = shape.heads * shape.head_dim + 8;
+      ExpectBf16MatchesTheTwin(p, DType::kBf16);
+    }
+  }
+}
+
+TEST_P(RecurrenceTest, SsdGatesWhatItStores) {
+  const bool takes_gates = backend_->activation_dtype(DType::kBf16) == DType::kBf16;
+  if (!takes_gates) {
+    SsdParams p = MakeSsd({2}, 1, 8, 8, 16);
+    std::vector<float> y(rows_ * p.y_stride), z(2 * 8), weight(8), squares(2);
+    p.y = y.data();
+    p.gate = {.z = z.data(), .z_stride = 8, .weight = weight.data(), .squares = squares.data()};
+    EXPECT_EQ(backend_->Ssd(p).code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(backend_->SsmStep(p).code(), absl::StatusCode::kInvalidArgument);
+    return;
+  }
+  for (const SsdShape& shape : std::vector<SsdShape>{
+           {1, 64, 64}, {4, 64, 64}, {3, 64, 128}, {2, 128, 64}, {3, 32, 64}, {2, 72, 16}}) {
+    for (const int64_t gap : {0, 1}) {
+      SsdParams p = MakeSsd({3, 300, 64}, shape.heads, shape.head_dim, shape.state_size, 16, gap);
+      p.y_stride = shape.heads * shape.head_dim;
+      ExpectGateMatchesTheTwin(p, 2 * shape.heads * shape.head_dim + gap);
+    }
+  }
+}
+
 // Decays of e^-100 a token: sums of their logarithms reach thousands within a block, and nothing of
 // the difference between neighbours may be lost.
 TEST_P(RecurrenceTest, FastForgettingLosesNoPrecision) {
@@ -312,8 +397,8 @@ TEST_P(RecurrenceTest, ConvSsmStepMatchesTheTwins) {
         const RecurrenceResult want = SsmReference(p), terms = TermMagnitudes(p);
         p.xbc = between.data();
         ASSERT_TRUE(backend_->ConvSsmStep(conv, p).ok());
-        // x, B and C are off by a rounding or two of their own terms, which may cancel: the error of
-        // a small one is larger in relation.
+        // x, B and C are off by a rounding or two of their own terms, which may cancel: the error
+        // of a small one is larger in relation.
         out.ExpectWithin(want.out, terms.out, 3e-3);
         ExpectStates(want.states, terms.states, p.state_offset, 3e-3);
         ExpectStates(conv_want.states, conv_want.states, conv_offset, 0);
@@ -393,6 +478,54 @@ TEST_P(RecurrenceTest, SequencesDoNotDependOnTheirCompany) {
     for (int64_t r = 70; r < 326; ++r) {
       for (int64_t c = 0; c < 96; ++c)
         ASSERT_EQ(alone[r * p.y_stride + c], y[r * p.y_stride + c]) << r << " " << c;
+    }
+  }
+}
+
+// Long sequences, which a backend may cut as it likes: not a bit depends on it.
+TEST_P(RecurrenceTest, LongSequencesDoNotDependOnTheirCompany) {
+  const DType io_dtype = backend_->activation_dtype(DType::kBf16);
+  for (const SsdShape& shape : std::vector<SsdShape>{{2, 64, 64}, {1, 64, 128}}) {
+    SsdParams p =
+        MakeSsd({70, 1500, 2600, 3}, shape.heads, shape.head_dim, shape.state_size, 16, 0);
+    p.compute_dtype = DType::kBf16;
+    p.io_dtype = io_dtype;
+    const int64_t width = shape.heads * shape.head_dim, bytes = DTypeBytes(io_dtype);
+    p.y_stride = width;
+    std::vector<Bf16> halves;
+    for (const float v : xbc_) halves.push_back(FloatToBf16(v));
+    if (io_dtype == DType::kBf16) {
+      p.xbc = static_cast<const float*>(static_cast<const void*>(halves.data()));
+    }
+    const std::vector<std::vector<float>> before = states_;
+    std::vector<char> y(rows_ * width * bytes), alone(y.size());
+    p.y = static_cast<float*>(static_cast<void*>(y.data()));
+    ASSERT_TRUE(backend_->Ssd(p).ok());
+    const std::vector<std::vector<float>> together = states_;
+    // The second sequence in one piece and in three.
+    for (const std::vector<int64_t>& pieces :
+         std::vector<std::vector<int64_t>>{{1500}, {128, 1152, 220}}) {
+      states_[1] = before[1];
+      int64_t first = sequences_[1].row_begin;
+      for (const int64_t rows : pieces) {
+        const SequenceRows piece = {.row_begin = 0, .row_count = rows, .state = states_[1].data()};
+        SsdParams q = p;
+        q.sequences = &piece;
+        q.sequence_count = 1;
+        q.rows = rows;
+        const auto at = [&](const void* data, int64_t stride) {
+          return static_cast<const char*>(data) + first * stride * bytes;
+        };
+        q.xbc = static_cast<const float*>(static_cast<const void*>(at(p.xbc, p.xbc_stride)));
+        q.dt = p.dt + first * p.dt_stride;
+        q.y = static_cast<float*>(static_cast<void*>(alone.data() + first * width * bytes));
+        ASSERT_TRUE(backend_->Ssd(q).ok());
+        first += rows;
+      }
+      EXPECT_EQ(states_[1], together[1]);
+      const auto begin = static_cast<std::ptrdiff_t>(sequences_[1].row_begin * width * bytes);
+      const auto end = begin + static_cast<std::ptrdiff_t>(1500 * width * bytes);
+      EXPECT_TRUE(std::equal(y.begin() + begin, y.begin() + end, alone.begin() + begin));
     }
   }
 }

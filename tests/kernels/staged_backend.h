@@ -342,7 +342,12 @@ class StagedBackend : public Backend {
         s.Sequences(&p->sequences, p->sequence_count, p->state_offset + width * p->state_size));
     RETURN_IF_ERROR(Rows(s, &y, p->io_dtype, p->rows, p->y_stride, width));
     p->y = static_cast<float*>(y);
-    return absl::OkStatus();
+    if (p->gate.z == nullptr) return absl::OkStatus();
+    const int64_t slices = (p->head_dim + 63) / 64;
+    RETURN_IF_ERROR(s.InBytes(
+        &p->gate.z, Staging::Reach(p->rows, p->gate.z_stride, width) * DTypeBytes(p->io_dtype)));
+    RETURN_IF_ERROR(s.In(&p->gate.weight, width));
+    return s.Out(&p->gate.squares, p->rows * p->heads * slices);
   }
 
   const std::unique_ptr<Backend> backend_;

@@ -301,6 +301,15 @@ TEST_F(DerivedRecordsTest, PagesThatDoNotFitTheirSegmentAreRefused) {
   EXPECT_TRUE(absl::IsNotFound(store().PutPages(document, -1, pages)));
   EXPECT_EQ(store().PutPages(document, 0, absl::MakeConstSpan(pages).subspan(1)).code(),
             absl::StatusCode::kInvalidArgument);
+  // A run of them, which ends before the segment does.
+  const auto chunks = static_cast<int64_t>(Segment(document, 0).chunk_byte_begin.size());
+  const auto last = absl::MakeConstSpan(pages).last(pages.size() / static_cast<size_t>(chunks));
+  EXPECT_TRUE(store().PutPages(document, 0, last, 100, chunks - 1).ok());
+  EXPECT_EQ(store().PutPages(document, 0, last, 100, chunks).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(store().PutPages(document, 0, last, 100, -1).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(store().PutPages(document, 0, {}, 100).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(store().PutPages(document, 0, pages, 99).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(store().PutPages(document, 0, pages, 100).ok());
   faults().Fail(Op::kWrite, absl::InternalError("disk failed"));

@@ -399,6 +399,50 @@ TEST_P(RambaModelTest, CallsFromManyThreadsGiveTheSame) {
   }
 }
 
+TEST_P(RambaModelTest, FirstChunksAreTheSameBitsHoweverManyFollow) {
+  for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
+    const TestModel setup = MakeModel(GetParam(), WideStateShape(), "I8", precision);
+    const ModelConfig& config = setup.model->config();
+    const auto chunk_tokens = static_cast<size_t>(config.chunk_size);
+    const std::vector<TokenId> ids = RandomIds(config, config.segment_size, 11);
+    const SegmentChunks whole = Derive(*setup.model, {ids})[0];
+    for (int chunks = 1; chunks < whole.chunk_count; ++chunks) {
+      const SegmentChunks first =
+          Derive(*setup.model,
+                 {{ids.begin(), ids.begin() + chunks * static_cast<ptrdiff_t>(chunk_tokens)}})[0];
+      ASSERT_EQ(first.chunk_count, chunks);
+      EXPECT_TRUE(std::equal(first.pages.begin(), first.pages.end(), whole.pages.begin()))
+          << chunks << " of " << whole.chunk_count;
+      EXPECT_TRUE(
+          std::equal(first.landmarks.begin(), first.landmarks.end(), whole.landmarks.begin()));
+    }
+  }
+}
+
+TEST_P(RambaModelTest, OnlyThePagesThatAreAskedForAreMade) {
+  const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kBf16);
+  const ModelConfig& config = setup.model->config();
+  const std::vector<std::vector<TokenId>> segments = {
+      RandomIds(config, config.segment_size, 1), RandomIds(config, config.segment_size - 1, 2),
+      RandomIds(config, 1, 3), RandomIds(config, config.segment_size, 4)};
+  const std::vector<absl::Span<const TokenId>> spans(segments.begin(), segments.end());
+  const std::vector<SegmentChunks> all = Derive(*setup.model, segments);
+  const int last = all[0].chunk_count;
+  const std::vector<PageRange> ranges = {{1, 3}, {last - 1, last + 5}, {0, 1}, {0, 0}};
+  std::vector<SegmentChunks> some;
+  ASSERT_TRUE(setup.model->ForwardLower(spans, ranges, &some).ok());
+  const int64_t page_bytes = setup.model->page_layout().page_bytes();
+  for (size_t i = 0; i < segments.size(); ++i) {
+    EXPECT_EQ(some[i].landmarks, all[i].landmarks);
+    const int64_t end = std::min(ranges[i].end, all[i].chunk_count);
+    EXPECT_EQ(some[i].pages,
+              std::vector<uint8_t>(all[i].pages.begin() + ranges[i].begin * page_bytes,
+                                   all[i].pages.begin() + end * page_bytes));
+  }
+  EXPECT_EQ(setup.model->ForwardLower(spans, absl::MakeConstSpan(ranges).subspan(1), &some).code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
 TEST_P(RambaModelTest, BadIngestIsRefusedWithItsValue) {
   const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kF32);
   std::vector<SegmentChunks> out;
@@ -433,8 +477,7 @@ TEST_P(RambaModelTest, BadReaderStepsAreRefused) {
   const ReaderStep step = {.state = state.get(), .ids = good};
   const auto read_upper = [&](const LowerRows& rows, const std::vector<RowSelection>& selections) {
     UpperRows upper;
-    return model
-        .ReadUpper(absl::MakeConstSpan(&step, 1), rows, selections, LogitRows::kAll, &upper)
+    return model.ReadUpper(absl::MakeConstSpan(&step, 1), rows, selections, LogitRows::kAll, &upper)
         .code();
   };
   const uint8_t* page = nullptr;

@@ -252,6 +252,59 @@ TEST_F(CatalogRpcTest, ADocumentIsFoundAndDeleted) {
               "RESOURCE_NOT_FOUND");
 }
 
+TEST_F(CatalogRpcTest, AMemorysPolicyIsSetAtItsCreationAndByUpdates) {
+  grpc::ClientContext create_context;
+  v1::CreateMemoryRequest create;
+  create.set_parent("tenants/default");
+  create.set_memory_id("books");
+  create.mutable_memory()->set_retention(v1::Memory::TEXT);
+  create.mutable_memory()->mutable_ttl()->set_seconds(90);
+  create.mutable_memory()->mutable_ttl()->set_nanos(500'000'000);
+  v1::Memory memory;
+  ASSERT_TRUE(stub_->CreateMemory(&create_context, create, &memory).ok());
+  EXPECT_EQ(memory.retention(), v1::Memory::TEXT);
+  EXPECT_EQ(memory.ttl().seconds(), 90);
+  EXPECT_EQ(memory.ttl().nanos(), 500'000'000);
+
+  v1::UpdateMemoryRequest update;
+  const auto send = [&] {
+    grpc::ClientContext context;
+    return stub_->UpdateMemory(&context, update, &memory);
+  };
+  update.mutable_memory()->set_name("tenants/default/memories/books");
+  update.mutable_memory()->set_display_name("All books");
+  ASSERT_TRUE(send().ok());  // no mask: what is set
+  EXPECT_EQ(memory.display_name(), "All books");
+  EXPECT_EQ(memory.retention(), v1::Memory::TEXT);
+  EXPECT_TRUE(memory.has_ttl());
+  update.mutable_update_mask()->add_paths("ttl");
+  update.mutable_memory()->set_display_name("not named");
+  ASSERT_TRUE(send().ok());
+  EXPECT_FALSE(memory.has_ttl());
+  EXPECT_EQ(memory.display_name(), "All books");
+  update.mutable_update_mask()->clear_paths();
+  update.mutable_update_mask()->add_paths("*");
+  ASSERT_TRUE(send().ok());
+  EXPECT_EQ(memory.retention(), v1::Memory::KEEP);
+  EXPECT_EQ(memory.display_name(), "not named");
+
+  update.mutable_update_mask()->add_paths("create_time");
+  ExpectFieldError(send(), "update_mask", "create_time");
+  update.mutable_update_mask()->clear_paths();
+  for (const int64_t seconds : {int64_t{0}, int64_t{-5}, int64_t{4'000'000'000}}) {
+    update.mutable_memory()->mutable_ttl()->set_seconds(seconds);
+    ExpectFieldError(send(), "memory.ttl", "not above 0");
+  }
+  update.mutable_memory()->mutable_ttl()->set_seconds(1);
+  update.mutable_memory()->set_retention(static_cast<v1::Memory::Retention>(7));
+  ExpectFieldError(send(), "memory.retention", "7");
+  update.mutable_memory()->set_retention(v1::Memory::KEEP);
+  update.mutable_memory()->set_name("tenants/default/memories/none");
+  ExpectError(send(), grpc::NOT_FOUND, "none", "RESOURCE_NOT_FOUND");
+  update.mutable_memory()->set_name("none");
+  ExpectFieldError(send(), "memory.name", "none");
+}
+
 TEST_F(CatalogRpcTest, ADeletionsOperationEndsWithItsPurgeAndCarriesTheReceipt) {
   ASSERT_TRUE(Create("books").ok());
   AddDocument("tenants/default/memories/books/documents/a", "text");

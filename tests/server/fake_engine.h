@@ -100,12 +100,23 @@ class FakeEngine : public Engine {
     return documents_[document].text;
   }
 
-  absl::StatusOr<MemoryStat> CreateMemory(absl::string_view name,
-                                          absl::string_view display_name) override {
+  absl::StatusOr<MemoryStat> CreateMemory(absl::string_view name, absl::string_view display_name,
+                                          const MemoryPolicy& policy = {}) override {
     absl::MutexLock lock(&mutex_);
     const auto [it, is_new] = memories_.try_emplace(std::string(name), display_name);
     if (!is_new) return absl::AlreadyExistsError(absl::StrCat("memory ", name, " exists"));
+    policies_[it->first] = policy;
     return Stat(it->first);
+  }
+  absl::StatusOr<MemoryStat> UpdateMemory(absl::string_view name,
+                                          const MemoryUpdate& update) override {
+    absl::MutexLock lock(&mutex_);
+    const std::string key(name);
+    if (!memories_.contains(key)) return NoMemory(name);
+    if (update.display_name.has_value()) memories_[key] = *update.display_name;
+    if (update.retention.has_value()) policies_[key].retention = *update.retention;
+    if (update.ttl.has_value()) policies_[key].ttl = *update.ttl;
+    return Stat(key);
   }
   absl::StatusOr<MemoryStat> GetMemory(absl::string_view name) override {
     on_get_memory();
@@ -189,8 +200,9 @@ class FakeEngine : public Engine {
     if (it == documents_.end()) return NoDocument(document_name);
     return it->second.text.substr(byte_begin, byte_end - byte_begin);
   }
-  absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(absl::string_view document_name,
-                                                     WriterCallbacks callbacks) override {
+  absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(
+      absl::string_view document_name, WriterCallbacks callbacks,
+      absl::Duration ttl = absl::InfiniteDuration()) override {
     absl::MutexLock lock(&mutex_);
     const std::string name(document_name);
     const ResourceName parsed = *ResourceName::ParseDocument(name);
@@ -201,6 +213,7 @@ class FakeEngine : public Engine {
     if (document.info.id.empty()) {
       document.info.id = parsed.document;
       document.info.uid = DocumentId{next_uid_++};
+      document.info.expire_time = absl::UnixEpoch() + ttl;
     }
     auto state = std::make_shared<State>(std::move(callbacks));
     writers_[name] = state;
@@ -331,6 +344,7 @@ class FakeEngine : public Engine {
     stat.info.tenant = parsed.tenant;
     stat.info.id = parsed.memory;
     stat.info.display_name = memories_[name];
+    stat.info.policy = policies_[name];
     return stat;
   }
 
@@ -368,6 +382,7 @@ class FakeEngine : public Engine {
   bool writers_ready_ ABSL_GUARDED_BY(mutex_) = true;
   int append_count_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t next_uid_ ABSL_GUARDED_BY(mutex_) = 1;
+  std::map<std::string, MemoryPolicy> policies_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_purge_ ABSL_GUARDED_BY(mutex_) = 1;
   std::vector<Deletion> pending_ ABSL_GUARDED_BY(mutex_);
   std::map<PurgeId, PurgedCallback> purged_ ABSL_GUARDED_BY(mutex_);

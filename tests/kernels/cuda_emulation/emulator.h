@@ -137,6 +137,7 @@ void __stcg(T* to, T value) {
   *to = value;
 }
 inline float __expf(float x) { return std::exp(x); }
+inline float __fdividef(float a, float b) { return a / b; }
 inline int atomicAdd(int* word, int value) {
   const int before = *word;
   *word += value;

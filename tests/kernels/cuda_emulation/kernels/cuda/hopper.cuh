@@ -89,6 +89,43 @@ void WgmmaBf16(float (&d)[kColumns / 8][4], uint64_t a, uint64_t b, bool add) {
   }
 }
 
+// Two neighbours along k, from `k` on, of row (of A; column of B) `i` of a swapped operand.
+inline uint32_t WgmmaSwappedPair(uint64_t descriptor, bool transposed, int i, int k) {
+  if (!transposed) return WgmmaElements(descriptor, i, k);
+  uint32_t pair = 0;
+  for (int e = 0; e < 2; ++e) {
+    uint64_t at = (descriptor & 0xfffff) * 16 + static_cast<uint64_t>((k + e) * 128 + i * 2);
+    at ^= (at >> 7 & 7) << 4;
+    uint16_t bits;
+    std::memcpy(&bits, emulation::dynamic_shared + at, 2);
+    pair |= static_cast<uint32_t>(bits) << (16 * e);
+  }
+  return pair;
+}
+template <bool kFirst>
+void WgmmaSwappedB(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b, bool transposed) {
+  const int g = emulation::current->lane / 4, t = emulation::current->lane % 4;
+  for (int j = 0; j < 8; ++j) {
+    if (kFirst) std::fill(d[j], d[j] + 4, 0.0f);
+    MmaBf16(d[j], a, WgmmaSwappedPair(b, transposed, j * 8 + g, t * 2),
+            WgmmaSwappedPair(b, transposed, j * 8 + g, t * 2 + 8));
+  }
+}
+template <bool kFirst, bool kTransposedB>
+void WgmmaSwapped(float (&d)[8][4], uint64_t a, uint64_t b) {
+  const int i = emulation::current->warp % 4 * 16 + emulation::current->lane / 4;
+  const int k = emulation::current->lane % 4 * 2;
+  uint32_t fragment[4];
+  for (int r = 0; r < 4; ++r) {
+    fragment[r] = WgmmaSwappedPair(a, false, i + r % 2 * 8, k + r / 2 * 8);
+  }
+  WgmmaSwappedB<kFirst>(d, fragment, b, kTransposedB);
+}
+template <bool kFirst>
+void WgmmaRows(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
+  WgmmaSwappedB<kFirst>(d, a, b, true);
+}
+
 template <typename... Params, typename... Values>
 cudaError_t LaunchEarly(void (*kernel)(Params...), dim3 grid, dim3 block, int64_t shared_bytes,
                         cudaStream_t stream, Values... values) {

@@ -149,6 +149,8 @@ inline bool BarrierOr(int id, int threads, bool flag) {
   return emulation::NamedBarrier(id, threads, flag);
 }
 
+inline void Barrier(int id, int threads) { emulation::NamedBarrier(id, threads, false); }
+
 template <typename... Params, typename... Values>
 cudaError_t Launch(void (*kernel)(Params...), dim3 grid, dim3 block, int64_t shared_bytes,
                    cudaStream_t, Values... values) {
