@@ -4,7 +4,7 @@
 #include <limits>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/functional/function_ref.h"
 #include "absl/time/clock.h"
@@ -110,7 +110,9 @@ absl::Status ReadBatcher::Run(ReadStep& step) {
 }
 
 absl::Status ReadBatcher::Await(Waiting& waiting) {
-  if (backend_.has_own_memory() && decoding_ <= kSpinningReadersMax) {
+  const absl::Cleanup awaited = [this] { --awaiting_; };
+  if (++awaiting_ <= kSpinningReadersMax && decoding_ <= kSpinningReadersMax &&
+      backend_.has_own_memory()) {
     SpinUntil([&] { return waiting.done.HasBeenNotified(); }, kReaderSpin);
   }
   while (!waiting.done.WaitForNotificationWithTimeout(BackgroundThread::kBeatEvery)) {

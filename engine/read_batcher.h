@@ -150,6 +150,7 @@ class ReadBatcher {
   // Changed under mutex_; read without it by who waits for work without sleeping.
   std::atomic<int> queued_{0};    // queue_.size()
   std::atomic<int> decoding_{0};  // decode loops of Run under way
+  std::atomic<int> awaiting_{0};  // threads in Await
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   BackgroundThread thread_;  // last: it uses all of the above
 };

@@ -72,6 +72,11 @@ class Backend {
   // RESOURCE_EXHAUSTED when there is not that much memory.
   virtual absl::StatusOr<Buffer> Allocate(int64_t bytes) = 0;
   virtual absl::Status CopyIn(void* to, const void* host, int64_t bytes) = 0;
+  // The same for what this thread does next alone: nothing is waited for. Other threads see it once
+  // this one has called Synchronize or CopyOut.
+  virtual absl::Status Upload(void* to, const void* host, int64_t bytes) {
+    return CopyIn(to, host, bytes);
+  }
   virtual absl::Status CopyOut(void* host, const void* from, int64_t bytes) = 0;
   virtual absl::Status Copy(void* to, const void* from, int64_t bytes) = 0;
   virtual absl::Status Zero(void* to, int64_t bytes) = 0;

@@ -27,11 +27,13 @@ OperandNorm RambaModel::SquaresOf(const Workspace& ws, int64_t first_row, int64_
           .squares_stride = row_step * parts};
 }
 
+absl::Status RambaModel::UploadIds(Workspace& ws) const {
+  return backend_.Upload(ws.ids, ws.host_ids.data(), static_cast<int64_t>(ws.host_ids.size()) * 4);
+}
+
 absl::Status RambaModel::EmbedIds(Workspace& ws, bool per_row) const {
-  const int64_t rows = static_cast<int64_t>(ws.host_ids.size());
-  RETURN_IF_ERROR(backend_.CopyIn(ws.ids, ws.host_ids.data(), rows * 4));
   return backend_.Embed({.ids = ws.ids,
-                         .rows = rows,
+                         .rows = static_cast<int64_t>(ws.host_ids.size()),
                          .table = weights_.embedding.get(),
                          .out = ws.hidden,
                          .out_stride = shape_.hidden_stride,
@@ -324,38 +326,22 @@ absl::Status RambaModel::HsaLayer(Workspace& ws, const HsaWeights& weights, int6
                           .per_row = per_row});
 }
 
-// Of a decode step, what does not change from token to token: the same operations on the same
-// memory, for as many rows.
-absl::Status RambaModel::RepeatLayers(Workspace& ws, int64_t rows, bool per_row, bool upper,
-                                      absl::FunctionRef<absl::Status()> layers) const {
-  if (!per_row) return layers();
-  RETURN_IF_ERROR(
-      backend_.CopyIn(ws.backend_sequences, ws.sequences.data(),
-                      static_cast<int64_t>(ws.sequences.size() * sizeof(SequenceRows))));
-  const int64_t key[] = {ws.repeat_id, upper ? 1 : 0, rows, upper && ws.pages_resident ? 1 : 0};
-  return backend_.Repeat(key, layers);
-}
-
 absl::Status RambaModel::LowerLayers(Workspace& ws, int64_t rows, bool per_row) const {
-  return RepeatLayers(ws, rows, per_row, /*upper=*/false, [&]() -> absl::Status {
-    for (int i = 0; i < config().n_lower_layers; ++i) {
-      RETURN_IF_ERROR(MambaLayer(ws, weights_.lower[i], rows, i, per_row));
-    }
-    return absl::OkStatus();
-  });
+  for (int i = 0; i < config().n_lower_layers; ++i) {
+    RETURN_IF_ERROR(MambaLayer(ws, weights_.lower[i], rows, i, per_row));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status RambaModel::UpperLayers(Workspace& ws, int64_t rows, bool per_row) const {
   const ModelConfig& c = config();
-  return RepeatLayers(ws, rows, per_row, /*upper=*/true, [&]() -> absl::Status {
-    for (int i = 0; i < c.n_upper_layers; ++i) {
-      if (i % c.hsa_every == 0) {
-        RETURN_IF_ERROR(HsaLayer(ws, weights_.hsa[i / c.hsa_every], rows, per_row));
-      }
-      RETURN_IF_ERROR(MambaLayer(ws, weights_.upper[i], rows, c.n_lower_layers + i, per_row));
+  for (int i = 0; i < c.n_upper_layers; ++i) {
+    if (i % c.hsa_every == 0) {
+      RETURN_IF_ERROR(HsaLayer(ws, weights_.hsa[i / c.hsa_every], rows, per_row));
     }
-    return absl::OkStatus();
-  });
+    RETURN_IF_ERROR(MambaLayer(ws, weights_.upper[i], rows, c.n_lower_layers + i, per_row));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace mneme

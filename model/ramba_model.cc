@@ -1,6 +1,7 @@
 #include "model/ramba_model.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,12 @@ namespace {
 
 // Part of the derivation fingerprint: change it when the same bundle would derive other chunks.
 constexpr uint64_t kDerivationVersion = 1;
+
+// Of the key of a repeated decode step: which half, and memory that is not the workspace's.
+constexpr int64_t kLowerHalf = 0, kUpperHalf = 1;
+int64_t KeyOf(const float* memory) {
+  return static_cast<int64_t>(reinterpret_cast<intptr_t>(memory));
+}
 
 // Keeps the first error of passes that run side by side. Thread-safe.
 class FirstError {
@@ -220,6 +227,7 @@ absl::Status RambaModel::LowerPass(absl::Span<const absl::Span<const TokenId>> s
       }
     }
     const int64_t rows = static_cast<int64_t>(ws.host_ids.size());
+    RETURN_IF_ERROR(UploadIds(ws));
     RETURN_IF_ERROR(EmbedIds(ws, /*per_row=*/false));
     for (int i = 0; i < c.n_lower_layers; ++i) {
       RETURN_IF_ERROR(MambaLayer(ws, weights_.lower[i], rows, i, /*per_row=*/false));
@@ -385,34 +393,48 @@ absl::Status RambaModel::ReadLowerRange(absl::Span<const ReaderStep> steps, cons
           {.row_begin = 0, .row_count = rows, .state = static_cast<State*>(step.state)->data()});
       ws.host_ids.assign(step.ids.begin() + begin, step.ids.begin() + begin + rows);
     }
-    RETURN_IF_ERROR(EmbedIds(ws, per_row));
-    RETURN_IF_ERROR(LowerLayers(ws, rows, per_row));
     const int64_t first_row = range.first_row + begin;
-    RETURN_IF_ERROR(CopyRows(ws.hidden, shape_.hidden_stride,
-                             out->hidden.as<float>() + first_row * c.d_model, c.d_model, c.d_model,
-                             rows));
-    RETURN_IF_ERROR(backend_.Matmul({.a = ws.hidden,
-                                     .a_stride = shape_.hidden_stride,
-                                     .rows = rows,
-                                     .row_capacity = ws.row_capacity,
-                                     .norm = {.weight = weights_.retrieval_norm.as<float>(),
-                                              .eps = static_cast<float>(c.norm_eps),
-                                              .normed = ws.operand},
-                                     .weight = weights_.retrieval_proj.get(),
-                                     .out = ws.product,
-                                     .per_row = per_row}));
-    RETURN_IF_ERROR(backend_.RmsNorm({.in = static_cast<const float*>(ws.product),
-                                      .in_stride = weights_.retrieval_proj->out_columns(),
-                                      .weight = weights_.retrieval_scale.as<float>(),
-                                      .eps = kHeadNormEps,
-                                      .rows = rows,
-                                      .width = c.landmark_dim,
-                                      .out = out->queries.as<float>() + first_row * c.landmark_dim,
-                                      .out_stride = c.landmark_dim}));
+    float* const hidden = out->hidden.as<float>() + first_row * c.d_model;
+    float* const queries = out->queries.as<float>() + first_row * c.landmark_dim;
+    RETURN_IF_ERROR(UploadIds(ws));
+    if (!per_row) {
+      RETURN_IF_ERROR(LowerHalf(ws, rows, per_row, hidden, queries));
+      continue;
+    }
+    RETURN_IF_ERROR(UploadSequences(ws));
+    const int64_t key[] = {ws.repeat_id, kLowerHalf, rows, KeyOf(hidden), KeyOf(queries)};
+    RETURN_IF_ERROR(
+        backend_.Repeat(key, [&] { return LowerHalf(ws, rows, per_row, hidden, queries); }));
   }
   if (!range.alone) return backend_.Synchronize();
   lease.LeaveWorkUnderWay();
   return absl::OkStatus();
+}
+
+absl::Status RambaModel::LowerHalf(Workspace& ws, int64_t rows, bool per_row, float* hidden,
+                                   float* queries) const {
+  const ModelConfig& c = config();
+  RETURN_IF_ERROR(EmbedIds(ws, per_row));
+  RETURN_IF_ERROR(LowerLayers(ws, rows, per_row));
+  RETURN_IF_ERROR(CopyRows(ws.hidden, shape_.hidden_stride, hidden, c.d_model, c.d_model, rows));
+  RETURN_IF_ERROR(backend_.Matmul({.a = ws.hidden,
+                                   .a_stride = shape_.hidden_stride,
+                                   .rows = rows,
+                                   .row_capacity = ws.row_capacity,
+                                   .norm = {.weight = weights_.retrieval_norm.as<float>(),
+                                            .eps = static_cast<float>(c.norm_eps),
+                                            .normed = ws.operand},
+                                   .weight = weights_.retrieval_proj.get(),
+                                   .out = ws.product,
+                                   .per_row = per_row}));
+  return backend_.RmsNorm({.in = static_cast<const float*>(ws.product),
+                           .in_stride = weights_.retrieval_proj->out_columns(),
+                           .weight = weights_.retrieval_scale.as<float>(),
+                           .eps = kHeadNormEps,
+                           .rows = rows,
+                           .width = c.landmark_dim,
+                           .out = queries,
+                           .out_stride = c.landmark_dim});
 }
 
 absl::Status RambaModel::ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
@@ -445,28 +467,46 @@ absl::Status RambaModel::ReadUpper(absl::Span<const ReaderStep> steps, const Low
   });
 }
 
+absl::Status RambaModel::UploadSequences(Workspace& ws) const {
+  const auto same = [](const SequenceRows& a, const SequenceRows& b) {
+    return a.row_begin == b.row_begin && a.row_count == b.row_count && a.state == b.state;
+  };
+  if (std::equal(ws.sequences.begin(), ws.sequences.end(), ws.sequences_there.begin(),
+                 ws.sequences_there.end(), same)) {
+    return absl::OkStatus();
+  }
+  ws.sequences_there.clear();
+  RETURN_IF_ERROR(
+      backend_.Upload(ws.backend_sequences, ws.sequences.data(),
+                      static_cast<int64_t>(ws.sequences.size() * sizeof(SequenceRows))));
+  ws.sequences_there.assign(ws.sequences.begin(), ws.sequences.end());
+  return absl::OkStatus();
+}
+
 absl::Status RambaModel::UploadSelections(Workspace& ws,
                                           absl::Span<const RowSelection> selections) const {
-  const size_t kept = config().chunks_per_read;
-  ws.host_page_pointers.clear();
-  ws.host_page_weights.clear();
-  ws.host_page_counts.clear();
+  const size_t kept = config().chunks_per_read, rows = selections.size(), cells = rows * kept;
+  // Where a pass of so many rows has its pointers, weights and counts: one after the other, here as
+  // there.
+  const size_t weights_at = cells * sizeof(void*);
+  const size_t counts_at = weights_at + cells * sizeof(float);
+  const size_t bytes = counts_at + rows * sizeof(int32_t);
+  ws.page_weights = reinterpret_cast<float*>(ws.selections + weights_at);
+  ws.page_counts = reinterpret_cast<int32_t*>(ws.selections + counts_at);
+  char* const host = ws.host_selections.data();
+  auto* const pointers = reinterpret_cast<const void**>(host);
+  auto* const weights = reinterpret_cast<float*>(host + weights_at);
+  auto* const counts = reinterpret_cast<int32_t*>(host + counts_at);
+  std::memset(host, 0, bytes);
   ws.pages_resident = true;
-  for (const RowSelection& selection : selections) {
+  for (size_t r = 0; r < rows; ++r) {
+    const RowSelection& selection = selections[r];
     ws.pages_resident &= selection.pages.empty() || selection.pages_resident;
-    ws.host_page_counts.push_back(static_cast<int32_t>(selection.pages.size()));
-    for (size_t i = 0; i < kept; ++i) {
-      const bool present = i < selection.pages.size();
-      ws.host_page_pointers.push_back(present ? selection.pages[i] : nullptr);
-      ws.host_page_weights.push_back(present ? selection.weights[i] : 0.0f);
-    }
+    counts[r] = static_cast<int32_t>(selection.pages.size());
+    std::copy(selection.pages.begin(), selection.pages.end(), pointers + r * kept);
+    std::copy(selection.weights.begin(), selection.weights.end(), weights + r * kept);
   }
-  const int64_t rows = static_cast<int64_t>(selections.size());
-  const int64_t cells = rows * static_cast<int64_t>(kept);
-  RETURN_IF_ERROR(backend_.CopyIn(ws.page_pointers, ws.host_page_pointers.data(),
-                                  cells * static_cast<int64_t>(sizeof(void*))));
-  RETURN_IF_ERROR(backend_.CopyIn(ws.page_weights, ws.host_page_weights.data(), cells * 4));
-  return backend_.CopyIn(ws.page_counts, ws.host_page_counts.data(), rows * 4);
+  return backend_.Upload(ws.selections, host, static_cast<int64_t>(bytes));
 }
 
 absl::Status RambaModel::ReadUpperRange(absl::Span<const ReaderStep> steps, const StepRange& range,
@@ -494,25 +534,44 @@ absl::Status RambaModel::ReadUpperRange(absl::Span<const ReaderStep> steps, cons
                               .row_count = rows,
                               .state = static_cast<State*>(steps[range.begin].state)->data()});
     }
-    RETURN_IF_ERROR(CopyRows(lower.hidden.as<float>() + first_row * c.d_model, c.d_model, ws.hidden,
-                             shape_.hidden_stride, c.d_model, rows));
+    const float* const hidden = lower.hidden.as<float>() + first_row * c.d_model;
     RETURN_IF_ERROR(UploadSelections(ws, selections.subspan(first_row, rows)));
-    RETURN_IF_ERROR(UpperLayers(ws, rows, per_row));
-    if (which == LogitRows::kAll) {
-      RETURN_IF_ERROR(Logits(ws, 0, rows, per_row));
-      RETURN_IF_ERROR(LogitsOut(ws, rows, out->logits.data() + first_row * c.vocab_size));
-      continue;
-    }
-    if (!per_row && begin + rows < total) continue;
-    const int64_t logit_rows = per_row ? rows : 1;
-    RETURN_IF_ERROR(Logits(ws, rows - logit_rows, logit_rows, true));
-    if (which == LogitRows::kBestOfStep) {
-      RETURN_IF_ERROR(BestOut(ws, logit_rows, out->best.data() + range.begin));
+    const bool last = begin + rows == total;
+    const int64_t logit_rows = which == LogitRows::kAll || per_row ? rows : last ? 1 : 0;
+    const auto half = [&] { return UpperHalf(ws, rows, per_row, hidden, which, logit_rows); };
+    if (per_row) {
+      RETURN_IF_ERROR(UploadSequences(ws));
+      const int64_t key[] = {ws.repeat_id,  kUpperHalf,        rows,
+                             KeyOf(hidden), ws.pages_resident, which == LogitRows::kBestOfStep};
+      RETURN_IF_ERROR(backend_.Repeat(key, half));
     } else {
-      RETURN_IF_ERROR(LogitsOut(ws, logit_rows, out->logits.data() + range.begin * c.vocab_size));
+      RETURN_IF_ERROR(half());
+    }
+    if (logit_rows == 0) continue;
+    const int64_t first_out = which == LogitRows::kAll ? first_row : range.begin;
+    if (which == LogitRows::kBestOfStep) {
+      RETURN_IF_ERROR(backend_.CopyOut(out->best.data() + first_out, ws.ids,
+                                       logit_rows * static_cast<int64_t>(sizeof(TokenId))));
+    } else {
+      RETURN_IF_ERROR(LogitsOut(ws, logit_rows, out->logits.data() + first_out * c.vocab_size));
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status RambaModel::UpperHalf(Workspace& ws, int64_t rows, bool per_row, const float* hidden,
+                                   LogitRows which, int64_t logit_rows) const {
+  const ModelConfig& c = config();
+  RETURN_IF_ERROR(CopyRows(hidden, c.d_model, ws.hidden, shape_.hidden_stride, c.d_model, rows));
+  RETURN_IF_ERROR(UpperLayers(ws, rows, per_row));
+  if (logit_rows == 0) return absl::OkStatus();
+  RETURN_IF_ERROR(Logits(ws, rows - logit_rows, logit_rows, per_row || which != LogitRows::kAll));
+  if (which != LogitRows::kBestOfStep) return absl::OkStatus();
+  return backend_.ArgMax({.in = ws.logits,
+                          .in_stride = weights_.embedding->out_columns(),
+                          .rows = logit_rows,
+                          .columns = c.vocab_size,
+                          .out = ws.ids});
 }
 
 absl::Status RambaModel::Logits(Workspace& ws, int64_t first_row, int64_t rows,
@@ -532,15 +591,6 @@ absl::Status RambaModel::Logits(Workspace& ws, int64_t first_row, int64_t rows,
 
 absl::Status RambaModel::LogitsOut(Workspace& ws, int64_t rows, float* host) const {
   return RowsOut(ws.logits, weights_.embedding->out_columns(), config().vocab_size, rows, host);
-}
-
-absl::Status RambaModel::BestOut(Workspace& ws, int64_t rows, TokenId* best) const {
-  RETURN_IF_ERROR(backend_.ArgMax({.in = ws.logits,
-                                   .in_stride = weights_.embedding->out_columns(),
-                                   .rows = rows,
-                                   .columns = config().vocab_size,
-                                   .out = ws.ids}));
-  return backend_.CopyOut(best, ws.ids, rows * static_cast<int64_t>(sizeof(TokenId)));
 }
 
 }  // namespace mneme

@@ -79,16 +79,22 @@ class RambaModel : public Model {
   NextNorm NextNormOf(const Workspace& ws, const Buffer& weight) const;
   // The counterpart: of a product over rows first_row, first_row + row_step ..
   OperandNorm SquaresOf(const Workspace& ws, int64_t first_row, int64_t row_step) const;
+  absl::Status UploadIds(Workspace& ws) const;
   absl::Status EmbedIds(Workspace& ws, bool per_row) const;
   absl::Status MambaLayer(Workspace& ws, const MambaWeights& weights, int64_t rows, int64_t layer,
                           bool per_row) const;
   absl::Status HsaLayer(Workspace& ws, const HsaWeights& weights, int64_t rows, bool per_row) const;
 
-  // The layers of a reader's halves, without what comes before and after.
+  // A reader's halves over the rows that were uploaded: they read and write the backend's memory
+  // alone, so that the ones of a decode step can be repeated.
+  absl::Status LowerHalf(Workspace& ws, int64_t rows, bool per_row, float* hidden,
+                         float* queries) const;
+  // Leaves the logits of the last `logit_rows` rows in ws.logits, with kBestOfStep their best ids
+  // in ws.ids.
+  absl::Status UpperHalf(Workspace& ws, int64_t rows, bool per_row, const float* hidden,
+                         LogitRows which, int64_t logit_rows) const;
   absl::Status LowerLayers(Workspace& ws, int64_t rows, bool per_row) const;
   absl::Status UpperLayers(Workspace& ws, int64_t rows, bool per_row) const;
-  absl::Status RepeatLayers(Workspace& ws, int64_t rows, bool per_row, bool upper,
-                            absl::FunctionRef<absl::Status()> layers) const;
 
   // Fn gets a range of steps and whether it is a decode pass (each step one row).
   absl::Status ForStepRanges(absl::Span<const ReaderStep> steps,
@@ -98,6 +104,8 @@ class RambaModel : public Model {
   absl::Status ReadUpperRange(absl::Span<const ReaderStep> steps, const StepRange& range,
                               const LowerRows& lower, absl::Span<const RowSelection> selections,
                               LogitRows which, UpperRows* out) const;
+  // `sequences` of a decode step, unless they are there from the step before.
+  absl::Status UploadSequences(Workspace& ws) const;
   absl::Status UploadSelections(Workspace& ws, absl::Span<const RowSelection> selections) const;
   // Copies rows between matrices of the backend.
   absl::Status CopyRows(const float* from, int64_t from_stride, float* to, int64_t to_stride,
@@ -107,7 +115,6 @@ class RambaModel : public Model {
   // Leaves the logits of these rows in ws.logits.
   absl::Status Logits(Workspace& ws, int64_t first_row, int64_t rows, bool per_row) const;
   absl::Status LogitsOut(Workspace& ws, int64_t rows, float* host) const;
-  absl::Status BestOut(Workspace& ws, int64_t rows, TokenId* best) const;
 
   const std::unique_ptr<Bundle> bundle_;
   Backend& backend_;

@@ -101,9 +101,8 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   const int64_t landmarks = reserve(rows * config.landmark_dim, 4);
   const int64_t logits = reserve(rows * weights.embedding->out_columns(), 4);
   const int64_t state = reserve(shape.sequences * shape.state_floats, 4);
-  const int64_t page_pointers = reserve(rows * kept, sizeof(void*));
-  const int64_t page_weights = reserve(rows * kept, 4);
-  const int64_t page_counts = reserve(rows, 4);
+  const int64_t selection_bytes = kept * static_cast<int64_t>(sizeof(void*) + 4) + 4;
+  const int64_t selections = reserve(rows, selection_bytes);
   const int64_t sequences = reserve(rows, sizeof(SequenceRows));
   ASSIGN_OR_RETURN(ws->memory, backend.Allocate(bytes));
   ws->repeat_id = Backend::NewRepeatId();
@@ -122,15 +121,13 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   ws->landmarks = ws->memory.as<void>(landmarks);
   ws->logits = ws->memory.as<float>(logits);
   ws->state = ws->memory.as<float>(state);
-  ws->page_pointers = ws->memory.as<const void*>(page_pointers);
-  ws->page_weights = ws->memory.as<float>(page_weights);
-  ws->page_counts = ws->memory.as<int32_t>(page_counts);
+  ws->selections = ws->memory.as<char>(selections);
+  ws->page_pointers = ws->memory.as<const void*>(selections);
   ws->backend_sequences = ws->memory.as<SequenceRows>(sequences);
   ws->sequences.reserve(std::max(rows, shape.sequences));
   ws->host_ids.reserve(rows);
-  ws->host_page_pointers.reserve(rows * kept);
-  ws->host_page_weights.reserve(rows * kept);
-  ws->host_page_counts.reserve(rows);
+  ws->sequences_there.reserve(std::max(rows, shape.sequences));
+  ws->host_selections.resize(static_cast<size_t>(rows * selection_bytes));
   return ws;
 }
 

@@ -53,13 +53,15 @@ struct Workspace {
   float* dt = nullptr;       // [rows, H], where product is not f32
   float* encoder = nullptr;  // [encoder_rows, hidden_stride]
   // NextNorm of hidden or encoder, where activations are bf16.
-  void* scaled = nullptr;                     // [rows or encoder_rows, d_model]
-  float* gate_squares = nullptr;              // [rows, parts of a gated row]: SsdGate
-  float* squares = nullptr;                   // [rows or encoder_rows, parts of d_model]
-  void* pages = nullptr;                      // [chunks, page bytes]
-  void* landmarks = nullptr;                  // [rows, R]: landmarks of chunks, or queries
-  float* logits = nullptr;                    // [rows, logits stride]
-  float* state = nullptr;                     // [sequences, state_floats]
+  void* scaled = nullptr;         // [rows or encoder_rows, d_model]
+  float* gate_squares = nullptr;  // [rows, parts of a gated row]: SsdGate
+  float* squares = nullptr;       // [rows or encoder_rows, parts of d_model]
+  void* pages = nullptr;          // [chunks, page bytes]
+  void* landmarks = nullptr;      // [rows, R]: landmarks of chunks, or queries
+  float* logits = nullptr;        // [rows, logits stride]
+  float* state = nullptr;         // [sequences, state_floats]
+  // What the rows under way read, in one piece of memory, `selections`.
+  char* selections = nullptr;
   const void** page_pointers = nullptr;       // [rows, chunks_per_read]
   float* page_weights = nullptr;              // [rows, chunks_per_read]
   int32_t* page_counts = nullptr;             // [rows]
@@ -70,9 +72,8 @@ struct Workspace {
   // Host copies of what goes up, and the sequences of the present step.
   std::vector<SequenceRows> sequences;
   std::vector<int32_t> host_ids;
-  std::vector<const void*> host_page_pointers;
-  std::vector<float> host_page_weights;
-  std::vector<int32_t> host_page_counts;
+  std::vector<SequenceRows> sequences_there;  // what backend_sequences holds; empty: anything
+  std::vector<char> host_selections;
   bool pages_resident = false;  // of the rows under way
 };
 

@@ -57,6 +57,8 @@ class ThreadStreams {
 };
 
 thread_local ThreadStreams thread_streams;
+// Where indices and scores of a scan come back together.
+thread_local std::vector<char> thread_scan_results;
 
 // Whether the device can read `pointer`: anything but plain host memory.
 absl::StatusOr<bool> DeviceReads(const void* pointer) {
@@ -73,26 +75,6 @@ absl::StatusOr<const T*> Readable(const T* pointer, int64_t count, CudaStream& s
   if (readable) return pointer;
   return stream.UploadOf(pointer, count);
 }
-
-// An output that may be host memory: where the kernel writes, and how it comes back.
-template <typename T>
-struct StagedOutput {
-  T* host = nullptr;  // null: the caller's memory is the device's
-  T* device = nullptr;
-  int64_t count = 0;
-
-  static absl::StatusOr<StagedOutput> For(T* pointer, int64_t count, CudaStream& stream) {
-    if (count == 0) return StagedOutput{nullptr, pointer, 0};
-    ASSIGN_OR_RETURN(const bool readable, DeviceReads(pointer));
-    if (readable) return StagedOutput{nullptr, pointer, count};
-    ASSIGN_OR_RETURN(T* const scratch, stream.ScratchOf<T>(count));
-    return StagedOutput{pointer, scratch, count};
-  }
-  absl::Status Finish(CudaStream& stream) const {
-    if (host == nullptr) return absl::OkStatus();
-    return stream.CopyOut(host, device, count * static_cast<int64_t>(sizeof(T)));
-  }
-};
 
 }  // namespace
 
@@ -216,6 +198,12 @@ absl::StatusOr<Buffer> CudaBackend::Allocate(int64_t bytes) {
 absl::Status CudaBackend::CopyIn(void* to, const void* host, int64_t bytes) {
   if (bytes <= 0) return absl::OkStatus();
   return RunCopy([&](CudaStream& stream) { return stream.CopyIn(to, host, bytes); });
+}
+
+absl::Status CudaBackend::Upload(void* to, const void* host, int64_t bytes) {
+  if (bytes <= 0) return absl::OkStatus();
+  ASSIGN_OR_RETURN(CudaStream* const stream, ThreadStream());
+  return stream->CopyIn(to, host, bytes);
 }
 
 absl::Status CudaBackend::CopyOut(void* host, const void* from, int64_t bytes) {
@@ -387,15 +375,25 @@ absl::Status CudaBackend::DoLandmarkTopK(const LandmarkTopKParams& params) {
       }
       staged.slabs = slabs;
     }
-    ASSIGN_OR_RETURN(const StagedOutput<int64_t> indices,
-                     StagedOutput<int64_t>::For(params.indices, places, stream));
-    ASSIGN_OR_RETURN(const StagedOutput<float> scores,
-                     StagedOutput<float>::For(params.scores, places, stream));
-    staged.indices = indices.device;
-    staged.scores = scores.device;
+    // Results for the host lie together, so that they come back in one copy.
+    ASSIGN_OR_RETURN(const bool indices_there, DeviceReads(params.indices));
+    ASSIGN_OR_RETURN(const bool scores_there, DeviceReads(params.scores));
+    const int64_t index_bytes = indices_there ? 0 : places * int64_t{sizeof(int64_t)};
+    const int64_t score_bytes = scores_there ? 0 : places * int64_t{sizeof(float)};
+    ASSIGN_OR_RETURN(void* const results, stream.Scratch(index_bytes + score_bytes));
+    if (!indices_there) staged.indices = static_cast<int64_t*>(results);
+    if (!scores_there) {
+      staged.scores = reinterpret_cast<float*>(static_cast<char*>(results) + index_bytes);
+    }
     RETURN_IF_ERROR(CudaLandmarkTopK(staged, stream));
-    RETURN_IF_ERROR(indices.Finish(stream));
-    return scores.Finish(stream);
+    if (results == nullptr) return absl::OkStatus();
+    thread_scan_results.resize(static_cast<size_t>(index_bytes + score_bytes));
+    const char* const came = thread_scan_results.data();
+    RETURN_IF_ERROR(stream.CopyOut(thread_scan_results.data(), results, index_bytes + score_bytes));
+    if (!indices_there) std::memcpy(params.indices, came, static_cast<size_t>(index_bytes));
+    if (!scores_there)
+      std::memcpy(params.scores, came + index_bytes, static_cast<size_t>(score_bytes));
+    return absl::OkStatus();
   });
 }
 

@@ -77,6 +77,7 @@ class CudaBackend : public Backend {
 
   absl::StatusOr<Buffer> Allocate(int64_t bytes) override;
   absl::Status CopyIn(void* to, const void* host, int64_t bytes) override;
+  absl::Status Upload(void* to, const void* host, int64_t bytes) override;
   absl::Status CopyOut(void* host, const void* from, int64_t bytes) override;
   absl::Status Copy(void* to, const void* from, int64_t bytes) override;
   absl::Status Zero(void* to, int64_t bytes) override;

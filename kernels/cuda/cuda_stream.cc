@@ -141,6 +141,7 @@ absl::Status CudaStream::Repeat(absl::Span<const int64_t> key,
     static_cast<void>(cudaGraphExecDestroy(repetition.graph));
     repetition.graph = nullptr;
   }
+  idle_ = false;  // also while it is captured: nothing in it waits
   if (repetition.graph == nullptr) {
     absl::StatusOr<cudaGraphExec_t> graph = Capture(fn);
     if (!graph.ok()) {
@@ -151,7 +152,6 @@ absl::Status CudaStream::Repeat(absl::Span<const int64_t> key,
     repetition.graph = *graph;
     repetition.generation = memory_generation_;
   }
-  idle_ = false;
   RETURN_IF_CUDA_ERROR(cudaGraphLaunch(repetition.graph, stream_));
   return absl::OkStatus();
 }

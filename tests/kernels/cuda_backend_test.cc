@@ -225,6 +225,34 @@ TEST_F(CudaBackendTest, RepeatedOperationsSeeWhatTheMemoryHolds) {
   EXPECT_EQ(calls, 2);
 }
 
+// As a decode step does: what it reads was uploaded just before, and it begins with a copy.
+TEST_F(CudaBackendTest, RepeatedCopiesSeeWhatWasUploaded) {
+  const Buffer there = Filled({0, 0, 0}), logits = Filled({0, 0, 0}), best = Filled({0});
+  const int64_t key[] = {Backend::NewRepeatId()};
+  int calls = 0;
+  for (int32_t i = 0; i < 7; ++i) {
+    std::vector<float> values(3, 1);
+    values[static_cast<size_t>(i % 3)] = 2;
+    ASSERT_TRUE(backend_->Upload(there.data(), values.data(), 12).ok());
+    values.assign(3, 9);  // it has been read
+    const absl::Status status = backend_->Repeat(key, [&] {
+      ++calls;
+      const absl::Status copied = backend_->Copy(logits.data(), there.data(), 12);
+      if (!copied.ok()) return copied;
+      return backend_->ArgMax({.in = logits.as<float>(),
+                               .in_stride = 3,
+                               .rows = 1,
+                               .columns = 3,
+                               .out = best.as<int32_t>()});
+    });
+    ASSERT_TRUE(status.ok()) << status;
+    int32_t column = -1;
+    ASSERT_TRUE(backend_->CopyOut(&column, best.data(), 4).ok());
+    ASSERT_EQ(column, i % 3);
+  }
+  EXPECT_EQ(calls, 2);
+}
+
 // More of them than are remembered: the oldest is forgotten, and comes back when it is asked for.
 TEST_F(CudaBackendTest, MoreKeysThanAreRememberedGoOn) {
   const int64_t id = Backend::NewRepeatId();
