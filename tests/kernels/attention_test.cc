@@ -54,7 +54,7 @@ TEST_P(AttentionTest, ChunkAttentionMatchesItsTwin) {
                                         .out_dtype = dtype,
                                         .out_stride = out_stride};
         ASSERT_TRUE(backend_->ChunkAttention(p).ok());
-        // bf16 output goes with bf16 operands: 2^-9 in q, k, p and v.
+        // bf16 output goes with bf16 operands: 2^-8 at most in q, k, p and v.
         out.Expect(ChunkAttentionReference(p), dtype == DType::kF32 ? kF32Tolerance : 2e-2);
       }
     }
@@ -94,8 +94,8 @@ TEST_P(AttentionTest, ChunkAttentionThatNormsMatchesItsTwin) {
                                           .out_dtype = dtype,
                                           .out_stride = out_stride};
           ASSERT_TRUE(backend_->ChunkAttention(p).ok());
-          // bf16 output goes with bf16 operands: 2^-9 in q, k (whose products sum up to 8 or so),
-          // p and v.
+          // bf16 output goes with bf16 operands: 2^-8 at most in q, k (whose products sum up to 8
+          // or so), p and v.
           out.Expect(ChunkAttentionReference(p), dtype == DType::kF32 ? kF32Tolerance : 4e-2);
         }
       }
@@ -189,7 +189,7 @@ TEST_P(AttentionTest, HsaAttendMatchesItsTwin) {
                                      .out_dtype = out_dtype,
                                      .out_stride = out_stride};
           ASSERT_TRUE(backend_->HsaAttend(p).ok());
-          // With bf16 pages q and the probabilities may be bf16 too: 2^-9 each.
+          // With bf16 pages q and the probabilities may be bf16 too: at most 2^-8 each.
           out.Expect(HsaAttendReference(p), page_dtype == DType::kF32 ? kF32Tolerance : 2e-2);
         }
       }
@@ -236,7 +236,7 @@ TEST_P(AttentionTest, HsaAttendOfManyRowsMatchesItsTwin) {
                                .out_dtype = out_dtype,
                                .out_stride = out_stride};
     ASSERT_TRUE(backend_->HsaAttend(p).ok());
-    // q, the probabilities and each page's result may be bf16: 2^-9 each.
+    // q, the probabilities and each page's result may be bf16: at most 2^-8 each.
     out.Expect(HsaAttendReference(p), 2e-2);
   }
 }
