@@ -79,12 +79,17 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const EngineOptions& options)
       scan_seconds(StageSecondsOf(metrics, "scan")),
       pin_seconds(StageSecondsOf(metrics, "pin")),
       read_upper_seconds(StageSecondsOf(metrics, "read_upper")),
+      rederive_read_seconds(StageSecondsOf(metrics, "rederive_read")),
+      rederive_seconds(StageSecondsOf(metrics, "rederive")),
+      rederive_put_seconds(StageSecondsOf(metrics, "rederive_put")),
       landmarks_scanned(metrics.AddCounter(
           "landmarks_scanned_total",
           "Landmarks read by scans; questions that share a scan count it once.")),
       generated_tokens(metrics.AddCounter("generated_tokens_total", "Tokens generated.")),
       pages_rederived(metrics.AddCounter(
           "pages_rederived_total", "Pages that were in no tier, or damaged, and derived again.")),
+      tokens_rederived(metrics.AddCounter(
+          "tokens_rederived_total", "Tokens that went through the network to derive pages again.")),
       pages_unavailable(
           metrics.AddCounter("pages_unavailable_total",
                              "Pages that a reader went on without: document deleted or damaged.")),

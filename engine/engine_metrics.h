@@ -54,10 +54,15 @@ struct EngineMetrics {
   Histogram& scan_seconds;
   Histogram& pin_seconds;
   Histogram& read_upper_seconds;
+  // Pages derived again: the text of one segment, the network on a batch of them, its pages stored.
+  Histogram& rederive_read_seconds;
+  Histogram& rederive_seconds;
+  Histogram& rederive_put_seconds;
 
   Counter& landmarks_scanned;
   Counter& generated_tokens;
   Counter& pages_rederived;
+  Counter& tokens_rederived;
   Counter& pages_unavailable;
   Counter& documents_damaged;
 

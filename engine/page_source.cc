@@ -92,15 +92,32 @@ absl::Status PageSource::ReadTokens(Rederivation* work) const {
   return absl::OkStatus();
 }
 
-absl::Status PageSource::Derive(absl::Span<const Rederivation> batch) {
+void PageSource::TryReadTokens(Rederivation* work) const {
+  StageTimer timer(metrics_.rederive_read_seconds);
+  const absl::Status status = ReadTokens(work);
+  if (status.ok()) return;
+  if (absl::IsDataLoss(status)) metrics_.documents_damaged.Increment();
+  LogGivenUp(work->document, work->segment_index, status);
+}
+
+absl::Status PageSource::Derive(absl::Span<Rederivation> batch) {
+  const auto end = std::stable_partition(batch.begin(), batch.end(),
+                                         [](const Rederivation& one) { return !one.ids.empty(); });
+  batch = batch.subspan(0, end - batch.begin());
+  if (batch.empty()) return absl::OkStatus();
   std::vector<absl::Span<const TokenId>> ids;
   std::vector<PageRange> pages;
   for (const Rederivation& work : batch) {
     ids.push_back(work.ids);
     pages.push_back(work.pages);
+    metrics_.tokens_rederived.Increment(work.ids.size());
   }
   std::vector<SegmentChunks> chunks;
-  RETURN_IF_ERROR(model_.ForwardLower(ids, pages, &chunks));
+  {
+    StageTimer timer(metrics_.rederive_seconds);
+    RETURN_IF_ERROR(model_.ForwardLower(ids, pages, &chunks));
+  }
+  StageTimer timer(metrics_.rederive_put_seconds);
   for (size_t i = 0; i < batch.size(); ++i) {
     const Rederivation& work = batch[i];
     const absl::Status put = store_.PutPages(work.document, work.segment_index, chunks[i].pages,
@@ -129,17 +146,21 @@ absl::Status PageSource::Rederive(absl::Span<const ChunkAddress> missing) {
   for (const auto& [segment, pages] : segments) {
     work.push_back({.document = segment.first, .segment_index = segment.second, .pages = pages});
   }
-  for (size_t begin = 0; begin < work.size(); begin += kRederiveBatch) {
-    const absl::Span<Rederivation> batch = absl::MakeSpan(work).subspan(begin, kRederiveBatch);
-    pool_.ParallelFor(static_cast<int64_t>(batch.size()), [&](int64_t i) {
-      const absl::Status status = ReadTokens(&batch[i]);
-      if (status.ok()) return;
-      if (absl::IsDataLoss(status)) metrics_.documents_damaged.Increment();
-      LogGivenUp(batch[i].document, batch[i].segment_index, status);
+  // While a batch is derived the next one's text is read and encoded.
+  absl::Span<Rederivation> read;
+  for (size_t begin = 0; begin < work.size() || !read.empty(); begin += kRederiveBatch) {
+    const absl::Span<Rederivation> next =
+        absl::MakeSpan(work).subspan(std::min(begin, work.size()), kRederiveBatch);
+    absl::Status derived;
+    pool_.ParallelFor(static_cast<int64_t>(next.size()) + 1, [&](int64_t i) {
+      if (i == 0) {
+        derived = Derive(read);
+      } else {
+        TryReadTokens(&next[i - 1]);
+      }
     });
-    const auto readable = std::stable_partition(
-        batch.begin(), batch.end(), [](const Rederivation& one) { return !one.ids.empty(); });
-    RETURN_IF_ERROR(Derive(batch.subspan(0, readable - batch.begin())));
+    RETURN_IF_ERROR(derived);
+    read = next;
   }
   return absl::OkStatus();
 }

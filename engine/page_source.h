@@ -48,8 +48,10 @@ class PageSource {
   absl::Status Rederive(absl::Span<const ChunkAddress> missing);
   // The tokens to derive them from.
   absl::Status ReadTokens(Rederivation* work) const;
-  // Through the network together, and into the store.
-  absl::Status Derive(absl::Span<const Rederivation> batch);
+  // The same; where they are not to be had it says so in the log and leaves none.
+  void TryReadTokens(Rederivation* work) const;
+  // Those that have tokens: through the network together, and into the store.
+  absl::Status Derive(absl::Span<Rederivation> batch);
 
   const Model& model_;
   const SegmentShape& shape_;
