@@ -15,7 +15,7 @@ namespace {
 // A segment may be replaced, or its pages leave the host tier again, while we derive it.
 constexpr int kRederiveMax = 3;
 // Segments derived at one time, so that what waits to be stored stays small.
-constexpr size_t kRederiveBatch = 32;
+constexpr size_t kRederiveBatch = 64;
 
 void LogGivenUp(DocumentId document, int64_t segment_index, const absl::Status& status) {
   LogWarning("engine", "pages of a segment could not be derived again",
