@@ -381,7 +381,8 @@ __device__ __forceinline__ void StorePiece(Out* row, int h, const float (&v)[4][
 // ---- a ring in shared memory -------------------------------------------------------------------
 
 // Slots that one warp fills and kReaders warps use, in the same order. Step u lies in slot u %
-// kSlots; it is loaded when each lane of the one has said so.
+// kSlots. Every lane says for itself that it has loaded or consumed: one that speaks for its warp
+// is no slower to wait for, but racecheck does not follow it.
 template <int kSlots, int kReaders>
 struct Ring {
   static_assert((kSlots & (kSlots - 1)) == 0, "steps are counted modulo 2^32");
@@ -396,7 +397,7 @@ struct Ring {
 #ifdef MNEME_HAS_WGMMA
     if (threadIdx.x < kSlots) {
       PhaseInit(loaded + threadIdx.x, kLanes);
-      PhaseInit(consumed + threadIdx.x, kReaders);
+      PhaseInit(consumed + threadIdx.x, kReaders * kLanes);
     }
 #endif
   }
@@ -419,11 +420,10 @@ struct Ring {
     PhaseWait(LoadedOf(u), u / kSlots & 1);
 #endif
   }
-  // This warp needs step `u` no more.
+  // This lane needs step `u` no more.
   __device__ __forceinline__ void Release(unsigned u) const {
 #ifdef MNEME_HAS_WGMMA
-    __syncwarp();
-    if (threadIdx.x % kLanes == 0) PhaseArrive(consumed + u % kSlots);
+    PhaseArrive(consumed + u % kSlots);
 #endif
   }
 };
