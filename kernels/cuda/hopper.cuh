@@ -62,6 +62,23 @@ __device__ __forceinline__ void PhaseInit(uint64_t* barrier, int arrivals) {
 __device__ __forceinline__ void PhaseArrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
 }
+// Makes the phase wait for `bytes` of CopyBulk too. The thread is yet to arrive.
+__device__ __forceinline__ void PhaseExpect(uint64_t* barrier, int bytes) {
+  asm volatile(
+      "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)),
+      "r"(bytes)
+      : "memory");
+}
+// Starts copying `bytes` that lie one after the other, which the barrier's phase waits for; all
+// multiples of 16. What is copied is read like what other threads wrote.
+__device__ __forceinline__ void CopyBulk(void* shared, const void* global, int bytes,
+                                         uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(SharedAddress(shared)),
+      "l"(global), "r"(bytes), "r"(SharedAddress(barrier))
+      : "memory");
+}
 // Arrives when all copies that this thread has started are done.
 __device__ __forceinline__ void PhaseArriveAfterCopies(uint64_t* barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(SharedAddress(barrier))
@@ -174,8 +191,8 @@ MNEME_WGMMA(128, 16, MNEME_REGISTERS_64, "%64", "%65", "%66")
 MNEME_WGMMA(256, 32, MNEME_REGISTERS_128, "%128", "%129", "%130")
 #undef MNEME_WGMMA
 
-// The same for 64 columns with operands that WgmmaSwappedDescriptor describes; of a transposed one a
-// row of 128 bytes has 64 columns of one k. kFirst: d is overwritten.
+// The same for 64 columns with operands that WgmmaSwappedDescriptor describes; of a transposed one
+// a row of 128 bytes has 64 columns of one k. kFirst: d is overwritten.
 template <bool kFirst, bool kTransposedB>
 __device__ __forceinline__ void WgmmaSwapped(float (&d)[8][4], uint64_t a, uint64_t b) {
   asm volatile(
@@ -196,6 +213,11 @@ __device__ __forceinline__ void WgmmaRows(float (&d)[8][4], const uint32_t (&a)[
       : MNEME_SUMS_8(0)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kFirst ? 0 : 1),
         "n"(kTransposedB ? 1 : 0));
+}
+// A product reads these registers until it has been waited for: called behind the wait, it keeps
+// the compiler from giving them to other values before.
+__device__ __forceinline__ void KeepRegisters(const uint32_t (&a)[4]) {
+  asm volatile("" ::"r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]));
 }
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 

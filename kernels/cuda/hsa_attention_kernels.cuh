@@ -64,31 +64,6 @@ __device__ __forceinline__ void AttendPage(const unsigned char* q, const unsigne
   RoundResult(product, scales, words);
 }
 
-// Starts copying kRows rows of a page, from `first` on, into swapped rows; a whole warp. A page
-// that is not aligned to 16 bytes is copied at once, through registers. `first` is a multiple of 8.
-template <int kRows>
-__device__ __forceinline__ void CopyRows(unsigned char* to, const void* page, int first) {
-  const int lane = threadIdx.x % kLanes;
-  const unsigned char* from =
-      static_cast<const unsigned char*>(page) + first * kRowBytes + lane * 16;
-  if (reinterpret_cast<uintptr_t>(page) % 16 == 0) {
-    const int row = lane / 8, chunk = lane % 8;  // rows row + 4 i
-    unsigned char* even = to + Swapped(first + row, chunk);
-    unsigned char* odd = to + Swapped(first + row + 4, chunk);
-#pragma unroll
-    for (int i = 0; i < kRows / 4; i += 2) {
-      CopyAsync16(even + i * 512, from + i * 512);
-      CopyAsync16(odd + i * 512, from + (i + 1) * 512);
-    }
-  } else {
-    const uint16_t* elements = static_cast<const uint16_t*>(page);
-    for (int i = first * kWidth + lane; i < (first + kRows) * kWidth; i += kLanes) {
-      const int row = i / kWidth, column = i % kWidth;
-      *reinterpret_cast<uint16_t*>(to + Swapped(row, column / 8) + column % 8 * 2) = elements[i];
-    }
-  }
-}
-
 // Four floats of a row of q, zero outside.
 __device__ __forceinline__ float4 LoadQ(const HsaAttendParams& p, int64_t row, int64_t column,
                                         bool inside, bool vectors) {

@@ -4,13 +4,15 @@
 // 64 rows of (token, head), any heads of any tokens. Two ways to get there:
 //
 // Runs. Neighbours that read the same pages in the same order (a model that retrieves once a chunk)
-// stay together: a block takes up to 256 rows of such a run through its pages, sums in registers.
+// stay together: a block takes up to 256 rows of such a run through its pages, sums in registers;
+// one warp does nothing but copy pages.
 //
 // Pages. All other (token, entry) pairs of some hundred tokens are sorted by page with a hash table
 // in shared memory (HsaInvertKernel), which lists for each page who reads it. A block takes a page
-// through its list; a pair's result goes to memory as bf16, at the pair's own place, and
-// HsaReduceKernel adds a token's results. For that rows go in slices, and q is made ready once
-// (HsaQueryKernel): scaled, bf16, in the order in which the lanes of a matrix fragment read it.
+// through its list, 64 rows at a time, which one warp looks up and copies for the four that
+// compute; a pair's result goes to memory as bf16, at the pair's own place, and HsaReduceKernel
+// adds a token's results. For that rows go in slices, and q is made ready once (HsaQueryKernel):
+// scaled, bf16, in the order in which the lanes of a matrix fragment read it.
 //
 // A token adds its pages' results, rounded to bf16, in f32 in the order of the table, both ways:
 // the bits do not depend on which way it goes, nor on the other tokens of the call.
@@ -36,9 +38,7 @@
 
 namespace mneme::hsa {
 
-inline constexpr int kGroups = 4;  // warpgroups of a block
-inline constexpr int kPrefillThreads = kGroups * 128;
-inline constexpr int kPrefillWarps = kPrefillThreads / kLanes;
+inline constexpr int kGroups = 4;     // warpgroups that compute, of a block of runs
 inline constexpr int kTileRows = 64;  // of a warpgroup's products
 inline constexpr int kStepRows = kGroups * kTileRows;
 inline constexpr int kPagesMax = 32;  // of one token
@@ -240,19 +240,27 @@ __global__ void __launch_bounds__(kInvertThreads)
 // ---- q -----------------------------------------------------------------------------------------
 
 // One row of q, 64 floats, as lane t of its four has it in an A operand: piece h's words are [h].
-__device__ __forceinline__ void LoadPieces(const float* row, int t, bool vectors,
-                                           uint4 (&pieces)[2]) {
+// value(j): columns 8 j + 2 t and the next, a float2.
+template <typename Value>
+__device__ __forceinline__ void MakePieces(const Value& value, uint4 (&pieces)[2]) {
   const float scale = kLog2E / sqrtf(static_cast<float>(kWidth));
   uint32_t words[8];
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
-    const float* from = row + j * 8 + t * 2;
-    const float2 v =
-        vectors ? *reinterpret_cast<const float2*>(from) : make_float2(from[0], from[1]);
+    const float2 v = value(j);
     words[j] = PackBf16(v.x * scale, v.y * scale);
   }
   pieces[0] = make_uint4(words[0], words[1], words[2], words[3]);
   pieces[1] = make_uint4(words[4], words[5], words[6], words[7]);
+}
+__device__ __forceinline__ void LoadPieces(const float* row, int t, bool vectors,
+                                           uint4 (&pieces)[2]) {
+  MakePieces(
+      [&](int j) {
+        const float* from = row + j * 8 + t * 2;
+        return vectors ? *reinterpret_cast<const float2*>(from) : make_float2(from[0], from[1]);
+      },
+      pieces);
 }
 
 // The A operand of rows lane / 4 and lane / 4 + 8 from their pieces.
@@ -269,38 +277,37 @@ __device__ __forceinline__ void PlacePieces(const uint4 (&pieces)[2], int half,
 
 inline constexpr int kPointwiseThreads = 256;
 
-// Writes args.queries for the rows of a slice that are in no run. Grid: any; block:
+// Writes args.queries for the rows of a slice that are in no run, with halves exchanged in the rows
+// of odd heads: then two neighbours in shared memory are read at once. Grid: any; block:
 // kPointwiseThreads; four threads a row of q.
 __global__ void __launch_bounds__(kPointwiseThreads)
     HsaQueryKernel(const HsaAttendParams p, const PrefillArgs args, const int64_t first_row,
                    const bool vectors) {
+  WaitForKernelsBefore();
   if (*args.rows_of(first_row / args.slice_rows) == 0) return;
-  if (*args.rows_of(first_row / args.slice_rows) == 0) return;
-  const int64_t rows = min(args.slice_rows, p.rows - first_row);
-  const int64_t threads = static_cast<int64_t>(gridDim.x) * kPointwiseThreads;
-  for (int64_t at = static_cast<int64_t>(blockIdx.x) * kPointwiseThreads + threadIdx.x;
-       at < rows * p.heads * 4; at += threads) {
-    const int t = static_cast<int>(at % 4);
-    const int64_t row = at / 4 / p.heads, head = at / 4 % p.heads;
+  const int heads = static_cast<int>(p.heads), threads = gridDim.x * kPointwiseThreads;
+  const int count = static_cast<int>(min(args.slice_rows, p.rows - first_row)) * heads * 4;
+  for (int at = blockIdx.x * kPointwiseThreads + threadIdx.x; at < count; at += threads) {
+    const int t = at % 4, row = at / 4 / heads, head = at / 4 - row * heads;
     if (args.in_run[first_row + row] != 0) continue;
     uint4 pieces[2];
     LoadPieces(p.q + (first_row + row) * p.q_stride + head * kWidth, t, vectors, pieces);
-    uint4* to = reinterpret_cast<uint4*>(args.queries) + at / 4 * 8;
-    to[t] = pieces[0];
-    to[4 + t] = pieces[1];
+    uint4* to = reinterpret_cast<uint4*>(args.queries) + at / 4 * int64_t{8};
+    const int exchanged = head % 2 * 4;
+    to[t ^ exchanged] = pieces[0];
+    to[(4 + t) ^ exchanged] = pieces[1];
   }
 }
 
 // ---- products ----------------------------------------------------------------------------------
 
-// weights * softmax(q K^T) V of 64 rows and one page, as RoundResult leaves it, 16 rows a warp. A
-// warpgroup.
+// softmax(q K^T) V of 64 rows and one page, 16 rows a warp, as RoundResult takes it: a row's
+// product, still to be scaled. A warpgroup.
 __device__ __forceinline__ void AttendTile(const uint32_t (&q)[kWidth / 16][4], uint64_t keys,
                                            uint64_t values, const float (&weights)[2],
-                                           uint32_t (&words)[kWidth / 8][2]) {
+                                           float (&product)[kWidth / 8][4], float (&scales)[2]) {
 #ifdef MNEME_HAS_WGMMA
   uint32_t a[kPageTokens / 16][4];
-  float scales[2];
   {
     float scores[kPageTokens / 8][4];
     WgmmaFence();
@@ -311,9 +318,10 @@ __device__ __forceinline__ void AttendTile(const uint32_t (&q)[kWidth / 16][4], 
     }
     WgmmaCommit();
     WgmmaWait<0>();
+#pragma unroll
+    for (int step = 0; step < kWidth / 16; ++step) KeepRegisters(q[step]);
     Softmax(scores, a, scales);
   }
-  float product[kWidth / 8][4];
   WgmmaFence();
   WgmmaRows<true>(product, a[0], values);
 #pragma unroll
@@ -323,7 +331,8 @@ __device__ __forceinline__ void AttendTile(const uint32_t (&q)[kWidth / 16][4], 
   WgmmaCommit();
   FinishSoftmax(weights, scales);
   WgmmaWait<0>();
-  RoundResult(product, scales, words);
+#pragma unroll
+  for (int step = 0; step < kPageTokens / 16; ++step) KeepRegisters(a[step]);
 #endif
 }
 
@@ -369,84 +378,68 @@ __device__ __forceinline__ void StorePiece(Out* row, int h, const float (&v)[4][
   }
 }
 
-// ---- a ring of copies --------------------------------------------------------------------------
+// ---- a ring in shared memory -------------------------------------------------------------------
 
-// Slots in shared memory that all threads of a block fill, each its part, and all its warps use in
-// the same order. Step u lies in slot u % kSlots; copies run kAhead steps ahead of use.
-template <int kSlots>
-struct CopyRing {
+// Slots that one warp fills and kReaders warps use, in the same order. Step u lies in slot u %
+// kSlots. Every lane says for itself that it has loaded or consumed: one that speaks for its warp
+// is no slower to wait for, but racecheck does not follow it.
+template <int kSlots, int kReaders>
+struct Ring {
+  static_assert((kSlots & (kSlots - 1)) == 0, "steps are counted modulo 2^32");
   uint64_t* loaded;    // [kSlots]
   uint64_t* consumed;  // [kSlots]
 
+  static constexpr int kBytes = 2 * kSlots * 8;
+  __device__ __forceinline__ explicit Ring(unsigned char* barriers)
+      : loaded(reinterpret_cast<uint64_t*>(barriers)), consumed(loaded + kSlots) {}
   // The block; a barrier afterwards.
   __device__ __forceinline__ void Init() const {
 #ifdef MNEME_HAS_WGMMA
     if (threadIdx.x < kSlots) {
-      PhaseInit(loaded + threadIdx.x, kPrefillThreads);
-      PhaseInit(consumed + threadIdx.x, kPrefillWarps);
+      PhaseInit(loaded + threadIdx.x, kLanes);
+      PhaseInit(consumed + threadIdx.x, kReaders * kLanes);
     }
 #endif
   }
+  __device__ __forceinline__ uint64_t* LoadedOf(unsigned u) const { return loaded + u % kSlots; }
   // Waits until the slot of step `u` may be written.
-  __device__ __forceinline__ void WaitFree(int u) const {
+  __device__ __forceinline__ void WaitFree(unsigned u) const {
 #ifdef MNEME_HAS_WGMMA
-    PhaseWait(consumed + u % kSlots, static_cast<uint32_t>(u / kSlots & 1) ^ 1);
+    PhaseWait(consumed + u % kSlots, (u / kSlots & 1) ^ 1);
 #endif
   }
-  // This thread's copies for step `u` are started (or, not `async`, done).
-  __device__ __forceinline__ void Started(int u, bool async) const {
+  // What this lane has copied for step `u`, and waited for, may be used, by the matrix units too.
+  __device__ __forceinline__ void Loaded(unsigned u) const {
 #ifdef MNEME_HAS_WGMMA
-    if (async) {
-      PhaseArriveAfterCopies(loaded + u % kSlots);
-    } else {
-      CopyAsyncCommit();
-      CopyAsyncWait<0>();
-      PhaseArrive(loaded + u % kSlots);
-    }
-#endif
-  }
-  __device__ __forceinline__ void WaitLoaded(int u) const {
-#ifdef MNEME_HAS_WGMMA
-    PhaseWait(loaded + u % kSlots, static_cast<uint32_t>(u / kSlots & 1));
     FenceAsyncProxy();
+    PhaseArrive(LoadedOf(u));
 #endif
   }
-  // This warp needs step `u` no more.
-  __device__ __forceinline__ void Release(int u) const {
+  __device__ __forceinline__ void WaitLoaded(unsigned u) const {
 #ifdef MNEME_HAS_WGMMA
-    __syncwarp();
-    if (threadIdx.x % kLanes == 0) PhaseArrive(consumed + u % kSlots);
+    PhaseWait(LoadedOf(u), u / kSlots & 1);
+#endif
+  }
+  // This lane needs step `u` no more.
+  __device__ __forceinline__ void Release(unsigned u) const {
+#ifdef MNEME_HAS_WGMMA
+    PhaseArrive(consumed + u % kSlots);
 #endif
   }
 };
 
-// Starts this thread's part, of kThreads, of copying a page into 128 swapped rows; false: it is
-// done, as the page is not aligned to 16 bytes.
-template <int kThreads>
-__device__ __forceinline__ bool CopyPage(unsigned char* to, const void* page) {
-  static_assert(kThreads % 64 == 0, "eight rows further, chunks are swapped alike");
-  const int thread = static_cast<int>(threadIdx.x);
-  if (reinterpret_cast<uintptr_t>(page) % 16 == 0) {
-    const unsigned char* from = static_cast<const unsigned char*>(page) + thread * 16;
-    unsigned char* at = to + Swapped(thread / 8, thread % 8);
-#pragma unroll
-    for (int i = 0; i < kPageBytes / 16; i += kThreads) {
-      CopyAsync16(at + i * 16, from + i * 16);
-    }
-    return true;
-  }
-  const uint16_t* elements = static_cast<const uint16_t*>(page);
-  for (int i = thread; i < kPageBytes / 2; i += kThreads) {
-    const int row = i / kWidth, column = i % kWidth;
-    *reinterpret_cast<uint16_t*>(to + Swapped(row, column / 8) + column % 8 * 2) = elements[i];
-  }
-  return false;
-}
-
 // ---- runs --------------------------------------------------------------------------------------
 
-inline constexpr int kRunSlots = 8, kRunAhead = 5;
-inline constexpr int64_t kRunSharedBytes = kRunSlots * (kPageBytes + 2 * 8);
+inline constexpr int kRunWarps = kGroups * 4;  // that compute; one more copies pages
+inline constexpr int kRunComputing = kRunWarps * kLanes;
+inline constexpr int kRunThreads = kRunComputing + 4 * kLanes;
+// With five warps to a scheduler a thread starts with 96 registers: too few for those that compute.
+inline constexpr int kRunRegisters = 112, kCopyRegisters = 32;
+inline constexpr int kRunSlots = 8, kRunAhead = 4;
+inline constexpr int kRunQueryBytes = kGroups * kTileRows * kWidth * 4;
+using RunRing = Ring<kRunSlots, kRunWarps>;
+inline constexpr int64_t kRunSharedBytes =
+    kRunSlots * kPageBytes + kRunQueryBytes + RunRing::kBytes;
 
 // This block's pages, run by run.
 struct RunCursor {
@@ -460,7 +453,7 @@ struct RunCursor {
   __device__ __forceinline__ RunCursor(const HsaAttendParams& params, const PrefillArgs& arguments)
       : p(params), args(arguments), runs(*arguments.counts), at(static_cast<int>(blockIdx.x)) {
     run = Load(at);
-    Enter();
+    if (valid()) Enter();
   }
   __device__ __forceinline__ bool valid() const { return at < runs; }
   __device__ __forceinline__ RowRun Load(int index) const {
@@ -486,89 +479,149 @@ struct RunCursor {
   }
 };
 
-// Grid: one block a multiprocessor; block: kPrefillThreads; shared: kRunSharedBytes, a ring of
-// pages in swapped rows.
-template <typename Out>
-__global__ void __launch_bounds__(kPrefillThreads, 1)
-    HsaRunKernel(const HsaAttendParams p, const PrefillArgs args, const Alignment aligned) {
-#ifdef MNEME_HAS_WGMMA
-  unsigned char* pages = DynamicShared();
-  CopyRing<kRunSlots> ring;
-  ring.loaded = reinterpret_cast<uint64_t*>(pages + kRunSlots * kPageBytes);
-  ring.consumed = ring.loaded + kRunSlots;
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes;
-  const int tile = thread / 128, t = lane % 4, heads = static_cast<int>(p.heads);
-  const int pages_max = static_cast<int>(p.pages_max);
-  ring.Init();
-  __syncthreads();
-
-  RunCursor copied(p, args);
-  if (!copied.valid()) return;
-  int started = 0, used = 0;
-  const auto copy_next = [&] {
-    if (copied.valid()) {
-      ring.WaitFree(started);
-      const bool async =
-          CopyPage<kPrefillThreads>(pages + started % kRunSlots * kPageBytes, copied.page);
-      ring.Started(started, async);
-      ++started;
-      copied.Advance();
+// Fills the ring with this block's pages; a warp.
+__device__ __forceinline__ void CopyRunPages(const HsaAttendParams& p, const PrefillArgs& args,
+                                             unsigned char* pages, const RunRing& ring) {
+  unsigned started = 0;
+  for (RunCursor cursor(p, args); cursor.valid(); ++started) {
+    ring.WaitFree(started);
+    CopyRows<2 * kPageTokens>(pages + started % kRunSlots * kPageBytes, cursor.page, 0);
+    CopyAsyncCommit();
+    cursor.Advance();
+    if (started >= kRunAhead) {
+      CopyAsyncWait<kRunAhead>();
+      ring.Loaded(started - kRunAhead);
     }
-  };
-  for (int i = 0; i < kRunAhead; ++i) copy_next();
+  }
+  CopyAsyncWait<0>();
+  for (unsigned u = started - min(started, unsigned{kRunAhead}); u < started; ++u) ring.Loaded(u);
+}
 
-  for (int at = static_cast<int>(blockIdx.x); at < copied.runs; at += static_cast<int>(gridDim.x)) {
-    const RowRun run = args.runs[at];
-    const int rows = run.count * heads;
-    if (at + static_cast<int>(gridDim.x) < copied.runs) {  // q of the next run, half a row a thread
-      const RowRun next = args.runs[at + gridDim.x];
-      const int token = DivideByHeads(args, thread / 2), head = thread / 2 - token * heads;
-      if (token < next.count) {
-        PrefetchL2(p.q + (next.row + token) * p.q_stride + head * kWidth + thread % 2 * 32);
-      }
-    }
-    // This lane's two rows; of those behind the last, row 0 takes the place.
-    int token[2], head[2];
-    bool valid[2];
-    uint32_t q[kWidth / 16][4];
+// This lane's two rows of a run; of those behind the last, row 0 takes the place.
+struct RunRows {
+  int token[2], head[2];
+  bool valid[2];
+
+  __device__ __forceinline__ RunRows(const PrefillArgs& args, const RowRun& run, int heads) {
+    const int thread = static_cast<int>(threadIdx.x);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      int r = tile * kTileRows + thread % 128 / kLanes * 16 + half * 8 + lane / 4;
-      valid[half] = r < rows;
+      int r = thread / kLanes * 16 + half * 8 + thread % kLanes / 4;
+      valid[half] = r < run.count * heads;
       if (!valid[half]) r = 0;
-      token[half] = DivideByHeads(args, r);
-      head[half] = r - token[half] * heads;
-      token[half] += run.row;
+      const int of_run = DivideByHeads(args, r);
+      token[half] = run.row + of_run;
+      head[half] = r - of_run * heads;
+    }
+  }
+};
+
+// q of a run on its way into shared memory, each thread's for itself: [8][2 rows][threads] pairs of
+// floats.
+struct RunQueries {
+  const HsaAttendParams& p;
+  float2* staged;  // + the thread
+  bool vectors;
+
+  __device__ __forceinline__ const float* Row(const RunRows& rows, int half) const {
+    return p.q + rows.token[half] * p.q_stride + rows.head[half] * kWidth;
+  }
+  __device__ __forceinline__ void Start(const RunRows& rows) const {
+    if (!vectors) return;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float* from = Row(rows, half) + threadIdx.x % 4 * 2;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        CopyAsync8(staged + (j * 2 + half) * kRunComputing, from + j * 8);
+      }
+    }
+    CopyAsyncCommit();
+  }
+  // The A operand of the rows that were started last.
+  __device__ __forceinline__ void Finish(const RunRows& rows, uint32_t (&q)[kWidth / 16][4]) const {
+    if (vectors) CopyAsyncWait<0>();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
       uint4 pieces[2];
-      LoadPieces(p.q + token[half] * p.q_stride + head[half] * kWidth, t, aligned.q, pieces);
+      if (vectors) {
+        MakePieces([&](int j) { return staged[(j * 2 + half) * kRunComputing]; }, pieces);
+      } else {
+        LoadPieces(Row(rows, half), static_cast<int>(threadIdx.x) % 4, false, pieces);
+      }
       PlacePieces(pieces, half, q);
     }
-    const int entries = p.page_counts[run.row];
+  }
+};
+
+// Grid: one block a multiprocessor; block: kRunThreads, of which the last warp copies pages;
+// shared: kRunSharedBytes: a ring of pages in swapped rows, q of the next run.
+template <typename Out>
+__global__ void __launch_bounds__(kRunThreads, 1)
+    HsaRunKernel(const HsaAttendParams p, const PrefillArgs args, const Alignment aligned) {
+#ifdef MNEME_HAS_WGMMA
+  WaitForKernelsBefore();
+  unsigned char* pages = DynamicShared();
+  unsigned char* queries = pages + kRunSlots * kPageBytes;
+  const RunRing ring(queries + kRunQueryBytes);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int heads = static_cast<int>(p.heads), pages_max = static_cast<int>(p.pages_max);
+  const int runs = *args.counts, blocks = static_cast<int>(gridDim.x);
+  int at = static_cast<int>(blockIdx.x);
+  if (at >= runs) return;
+  ring.Init();
+  __syncthreads();
+  if (thread >= kRunComputing) {
+    GiveRegisters<kCopyRegisters>();
+    if (thread < kRunComputing + kLanes) CopyRunPages(p, args, pages, ring);
+    return;
+  }
+  TakeRegisters<kRunRegisters>();
+
+  const RunQueries staged = {p, reinterpret_cast<float2*>(queries) + thread, aligned.q};
+  RowRun run = args.runs[at];
+  staged.Start(RunRows(args, run, heads));
+  for (unsigned used = 0;;) {
+    const bool any = thread / 128 * kTileRows < run.count * heads;
+    uint32_t q[kWidth / 16][4];
+    int weight_at[2];
+    {
+      const RunRows rows(args, run, heads);
+      staged.Finish(rows, q);
+      weight_at[0] = rows.token[0] * pages_max;
+      weight_at[1] = rows.token[1] * pages_max;
+    }
+    const RowRun next = at + blocks < runs ? args.runs[at + blocks] : run;
+    staged.Start(RunRows(args, next, heads));
+    const unsigned end = used + static_cast<unsigned>(p.page_counts[run.row]);
     float sums[kWidth / 8][4] = {};
-    for (int i = 0; i < entries; ++i, ++used) {
-      copy_next();
-      const float weights[2] = {p.weights[token[0] * pages_max + i],
-                                p.weights[token[1] * pages_max + i]};
+    for (; used != end; ++used, ++weight_at[0], ++weight_at[1]) {
+      const float weights[2] = {p.weights[weight_at[0]], p.weights[weight_at[1]]};
       ring.WaitLoaded(used);
-      if (tile * kTileRows < rows) {
-        const unsigned char* page = pages + used % kRunSlots * kPageBytes;
-        const uint64_t keys = WgmmaSwappedDescriptor(page);
-        uint32_t words[kWidth / 8][2];
-        AttendTile(q, keys, WgmmaAdvance(keys, kPageBytes / 2), weights, words);
+      if (!any) {
+        ring.Release(used);
+        continue;
+      }
+      const uint64_t keys = WgmmaSwappedDescriptor(pages + used % kRunSlots * kPageBytes);
+      float product[kWidth / 8][4], scales[2];
+      AttendTile(q, keys, WgmmaAdvance(keys, kPageBytes / 2), weights, product, scales);
+      ring.Release(used);
+      uint32_t words[kWidth / 8][2];
+      RoundResult(product, scales, words);
 #pragma unroll
-        for (int j = 0; j < kWidth / 8; ++j) {
+      for (int j = 0; j < kWidth / 8; ++j) {
 #pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            sums[j][half * 2] += LowHalf(words[j][half]);
-            sums[j][half * 2 + 1] += HighHalf(words[j][half]);
-          }
+        for (int half = 0; half < 2; ++half) {
+          sums[j][half * 2] += LowHalf(words[j][half]);
+          sums[j][half * 2 + 1] += HighHalf(words[j][half]);
         }
       }
-      ring.Release(used);
     }
+    const RunRows rows(args, run, heads);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      Out* out = static_cast<Out*>(p.out) + token[half] * p.out_stride + head[half] * kWidth;
+      Out* out =
+          static_cast<Out*>(p.out) + rows.token[half] * p.out_stride + rows.head[half] * kWidth;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         float v[4][2];
@@ -577,30 +630,58 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
           v[j][0] = sums[4 * h + j][half * 2];
           v[j][1] = sums[4 * h + j][half * 2 + 1];
         }
-        StorePiece(out, h, v, aligned.out, valid[half]);
+        StorePiece(out, h, v, aligned.out, rows.valid[half]);
       }
     }
+    at += blocks;
+    if (at >= runs) break;
+    run = next;
   }
-  CopyAsyncCommit();
   CopyAsyncWait<0>();
 #endif
 }
 
 // ---- pages -------------------------------------------------------------------------------------
 
-inline constexpr int kPagesThreads = 128;  // a warpgroup, so that none waits for another
-inline constexpr int kPagesBlocks = 4;     // of a multiprocessor
+inline constexpr int kPagesWarps = 4;  // a warpgroup computes, so that none waits for another
+inline constexpr int kPagesThreads = (kPagesWarps + 1) * kLanes;  // the last warp copies
+inline constexpr int kPagesBlocks = 4;                            // of a multiprocessor
 inline constexpr int kTileQueryBytes = kTileRows * kRowBytes;
-inline constexpr int kRowSlots = 4;
-inline constexpr int64_t kPagesSharedBytes =
-    2 * (kPageBytes + kTileQueryBytes) + kRowSlots * kTileRows * (4 + 4 + 4);
+inline constexpr int kPageSlots = 2, kTileSlots = 2;
+using PageRing = Ring<kPageSlots, kPagesWarps>;
+using TileRing = Ring<kTileSlots, kPagesWarps>;
+
+// What the computing warps learn of a tile's rows.
+struct TileRow {
+  int place;     // of the result, times two, and 1 where q's halves are exchanged; -1: no such row
+  float weight;  // of the pair
+};
+// And of the tile.
+enum TileKind : int { kTileOfPage = 0, kFirstOfPage = 1, kLastOfPage = 2, kNoTile = 4 };
+inline constexpr int kTileRowsBytes = kTileRows * static_cast<int>(sizeof(TileRow));
+inline constexpr int64_t kPagesSharedBytes = kPageSlots * kPageBytes +
+                                             kTileSlots * (kTileQueryBytes + kTileRowsBytes + 8) +
+                                             PageRing::kBytes + TileRing::kBytes;
+
+// Where they lie.
+struct PagesShared {
+  unsigned char* pages = DynamicShared();
+  unsigned char* queries = pages + kPageSlots * kPageBytes;
+  TileRow* rows = reinterpret_cast<TileRow*>(queries + kTileSlots * kTileQueryBytes);
+  PageRing page_ring{reinterpret_cast<unsigned char*>(rows + kTileSlots * kTileRows)};
+  TileRing tile_ring{reinterpret_cast<unsigned char*>(rows + kTileSlots * kTileRows) +
+                     PageRing::kBytes};
+  int* kinds =
+      reinterpret_cast<int*>(reinterpret_cast<unsigned char*>(tile_ring.loaded) + TileRing::kBytes);
+
+  __device__ __forceinline__ PagesShared() {}
+};
 
 // This block's tiles of a slice: 64 rows (of the pairs of an item, heads rows each) and a page.
 struct TileCursor {
   const PageItem* items;
   int count, at, heads;
-  int row = 0;          // first of the tile among the item's
-  int item_number = 0;  // of this block
+  int row = 0;  // first of the tile among the item's
   PageItem item, next;
 
   __device__ __forceinline__ TileCursor(const PageItem* list, int item_count, int heads_of_a_pair)
@@ -619,147 +700,179 @@ struct TileCursor {
     row += kTileRows;
     if (rows_left() > 0) return;
     row = 0;
-    ++item_number;
     at += static_cast<int>(gridDim.x);
     item = next;
     next = Load(at + static_cast<int>(gridDim.x));
   }
 };
 
+// Fills both rings with this block's tiles of a slice; a warp, which looks up two rows a lane.
+__device__ __forceinline__ void CopyTiles(const HsaAttendParams& p, const PrefillArgs& args,
+                                          int64_t first_row, const PagesShared& shared) {
+#ifdef MNEME_HAS_WGMMA
+  constexpr int kRows = kTileRows / kLanes;
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int heads = static_cast<int>(p.heads), pages_max = static_cast<int>(p.pages_max);
+  const float* pair_weights = p.weights + first_row * p.pages_max;
+  TileCursor cursor(args.items + first_row * p.pages_max,
+                    *args.items_of(first_row / args.slice_rows), heads);
+  int pairs[kRows] = {}, head[kRows] = {};
+  const auto load_pairs = [&] {
+#pragma unroll
+    for (int k = 0; k < kRows; ++k) {
+      if (!cursor.valid() || lane + k * kLanes >= cursor.rows_left()) continue;
+      const int row = cursor.row + lane + k * kLanes, of_item = DivideByHeads(args, row);
+      head[k] = row - of_item * heads;
+      pairs[k] = args.pairs[cursor.item.first + of_item];
+    }
+  };
+  load_pairs();
+  unsigned page_number = 0, tile = 0;
+  for (; cursor.valid(); ++tile) {
+    int kind = kTileOfPage;
+    if (cursor.row == 0) {
+      kind |= kFirstOfPage;
+      shared.page_ring.WaitFree(page_number);
+      CopyRows<2 * kPageTokens>(shared.pages + page_number % kPageSlots * kPageBytes,
+                                reinterpret_cast<const void*>(cursor.item.page), 0);
+      if (cursor.item.page % 16 == 0) {
+        PhaseArriveAfterCopies(shared.page_ring.LoadedOf(page_number));
+      } else {
+        PhaseArrive(shared.page_ring.LoadedOf(page_number));
+      }
+      ++page_number;
+    }
+    const int rows = min(cursor.rows_left(), kTileRows);
+    if (cursor.rows_left() <= kTileRows) kind |= kLastOfPage;
+    int places[kRows];
+    float weights[kRows];
+#pragma unroll
+    for (int k = 0; k < kRows; ++k) {
+      const int row = pairs[k] / kPagesMax, entry = row * pages_max + pairs[k] % kPagesMax;
+      const bool valid = lane + k * kLanes < rows;
+      places[k] = valid ? (entry * heads + head[k]) * 2 + head[k] % 2 : -1;
+      weights[k] = valid ? pair_weights[entry] : 0.0f;
+    }
+    shared.tile_ring.WaitFree(tile);
+    uint64_t* loaded = shared.tile_ring.LoadedOf(tile);
+    if (lane == 0) {
+      shared.kinds[tile % kTileSlots] = kind;
+      PhaseExpect(loaded, rows * kRowBytes);
+    }
+    unsigned char* queries = shared.queries + tile % kTileSlots * kTileQueryBytes;
+#pragma unroll
+    for (int k = 0; k < kRows; ++k) {
+      const int r = lane + k * kLanes;
+      if (r >= rows || (head[k] != 0 && r != 0)) continue;  // the first of its pair's in the tile
+      const int source = pairs[k] / kPagesMax * heads + head[k];
+      CopyBulk(queries + r * kRowBytes, args.queries + int64_t{source} * kRowBytes,
+               min(heads - head[k], rows - r) * kRowBytes, loaded);
+    }
+    cursor.Advance();
+    load_pairs();
+#pragma unroll
+    for (int k = 0; k < kRows; ++k) {
+      shared.rows[tile % kTileSlots * kTileRows + lane + k * kLanes] = {places[k], weights[k]};
+    }
+    PhaseArrive(loaded);
+  }
+  shared.tile_ring.WaitFree(tile);
+  if (lane == 0) shared.kinds[tile % kTileSlots] = kNoTile;
+  PhaseArrive(shared.tile_ring.LoadedOf(tile));
+#endif
+}
+
 // Results of the pairs of a slice, from its items. Grid: kPagesBlocks a multiprocessor; block:
-// kPagesThreads; shared: kPagesSharedBytes: two pages in swapped rows; q of two tiles, [64 rows][8
-// pieces], pieces of odd rows with halves exchanged; of the rows of kRowSlots tiles, where q is,
-// where the result goes (-1: no such row), the weight. While a tile is computed, what the next one
-// needs is copied, and the pairs of the one behind it come.
+// kPagesThreads; shared: kPagesSharedBytes: pages in swapped rows; of tiles, q, [64 rows][8
+// pieces], their TileRows and kinds; barriers.
 __global__ void __launch_bounds__(kPagesThreads, kPagesBlocks)
     HsaPagesKernel(const HsaAttendParams p, const PrefillArgs args, const int64_t first_row) {
 #ifdef MNEME_HAS_WGMMA
-  unsigned char* pages = DynamicShared();
-  unsigned char* queries = pages + 2 * kPageBytes;
-  int* sources = reinterpret_cast<int*>(queries + 2 * kTileQueryBytes);
-  int* places = sources + kRowSlots * kTileRows;
-  float* weights = reinterpret_cast<float*>(places + kRowSlots * kTileRows);
+  WaitForKernelsBefore();
+  if (static_cast<int>(blockIdx.x) >= *args.items_of(first_row / args.slice_rows)) return;
+  const PagesShared shared;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes, t = lane % 4;
-  const int heads = static_cast<int>(p.heads), pages_max = static_cast<int>(p.pages_max);
-  const float* pair_weights = p.weights + first_row * p.pages_max;
-  const unsigned char* query_chunk = args.queries + thread % 8 * 16;
-  unsigned char* copy_to =
-      queries + thread / 8 * kRowBytes + (thread % 8 ^ (thread / 8 % 2) << 2) * 16;
-
-  TileCursor cursor(args.items + first_row * p.pages_max,
-                    *args.items_of(first_row / args.slice_rows), heads);
-  if (!cursor.valid()) return;
-
-  // Of the threads that have one: their row of the tile at the cursor, and the weight of their row
-  // of the tile before.
-  int pair = -1, head = 0;
-  float weight = 0;
-  const auto load_pair = [&] {
-    pair = -1;
-    if (thread >= kTileRows || !cursor.valid() || thread >= cursor.rows_left()) return;
-    const int row = cursor.row + thread, of_item = DivideByHeads(args, row);
-    head = row - of_item * heads;
-    pair = args.pairs[cursor.item.first + of_item];
-  };
-  // A barrier afterwards.
-  const auto publish_row = [&](int tile) {
-    if (thread >= kTileRows) return;
-    const int slot = tile % kRowSlots * kTileRows + thread;
-    const int row = pair / kPagesMax, entry = row * pages_max + pair % kPagesMax;
-    sources[slot] = pair < 0 ? -1 : row * heads + head;
-    places[slot] = pair < 0 ? -1 : entry * heads + head;
-    weight = pair < 0 ? 0.0f : pair_weights[entry];
-  };
-  const auto copy_tile = [&](int tile) {
-    if (cursor.row == 0) {
-      CopyPage<kPagesThreads>(pages + cursor.item_number % 2 * kPageBytes,
-                              reinterpret_cast<const void*>(cursor.item.page));
-    }
-#pragma unroll
-    for (int k = 0; k < kTileRows; k += kPagesThreads / 8) {
-      const int source = sources[tile % kRowSlots * kTileRows + thread / 8 + k];
-      if (source >= 0) {
-        CopyAsync16(copy_to + tile % 2 * kTileQueryBytes + k * kRowBytes,
-                    query_chunk + int64_t{source} * kRowBytes);
-      }
-    }
-    CopyAsyncCommit();
-    cursor.Advance();
-    load_pair();
-  };
-  load_pair();
-  publish_row(0);
+  shared.page_ring.Init();
+  shared.tile_ring.Init();
   __syncthreads();
-  int page_slot = 0;
-  copy_tile(0);
+  if (thread >= kPagesWarps * kLanes) {
+    CopyTiles(p, args, first_row, shared);
+    return;
+  }
 
-  for (int tile = 0;; ++tile) {
-    if (thread < kTileRows) weights[tile % kRowSlots * kTileRows + thread] = weight;
-    publish_row(tile + 1);
-    CopyAsyncWait<0>();
-    FenceAsyncProxy();
-    __syncthreads();
-    const bool more = cursor.valid();
-    const int next_page_slot = cursor.item_number % 2;
-    if (more) copy_tile(tile + 1);
-
+  unsigned page_number = 0;
+  for (unsigned tile = 0;; ++tile) {
+    shared.tile_ring.WaitLoaded(tile);
+    const int kind = shared.kinds[tile % kTileSlots];
+    if (kind == kNoTile) break;
     int place[2];
-    float row_weights[2];
+    float weights[2];
     uint32_t q[kWidth / 16][4];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int r = thread / kLanes * 16 + half * 8 + lane / 4;
-      place[half] = places[tile % kRowSlots * kTileRows + r];
-      row_weights[half] = weights[tile % kRowSlots * kTileRows + r];
-      const uint4* row =
-          reinterpret_cast<const uint4*>(queries + tile % 2 * kTileQueryBytes + r * kRowBytes);
-      const uint4 pieces[2] = {row[t ^ (r & 1) << 2], row[4 + t ^ (r & 1) << 2]};
+      const TileRow info = shared.rows[tile % kTileSlots * kTileRows + r];
+      place[half] = info.place;
+      weights[half] = info.weight;
+      const uint4* row = reinterpret_cast<const uint4*>(
+          shared.queries + tile % kTileSlots * kTileQueryBytes + r * kRowBytes);
+      const int exchanged = (info.place & 1) * 4;
+      const uint4 pieces[2] = {row[t ^ exchanged], row[(4 + t) ^ exchanged]};
       PlacePieces(pieces, half, q);
     }
-    const uint64_t keys = WgmmaSwappedDescriptor(pages + page_slot * kPageBytes);
+    shared.tile_ring.Release(tile);
+    if (kind & kFirstOfPage) {
+      shared.page_ring.WaitLoaded(page_number);
+      FenceAsyncProxy();
+    }
+    const uint64_t keys =
+        WgmmaSwappedDescriptor(shared.pages + page_number % kPageSlots * kPageBytes);
+    float product[kWidth / 8][4], scales[2];
+    AttendTile(q, keys, WgmmaAdvance(keys, kPageBytes / 2), weights, product, scales);
+    if (kind & kLastOfPage) shared.page_ring.Release(page_number++);
     uint32_t words[kWidth / 8][2];
-    AttendTile(q, keys, WgmmaAdvance(keys, kPageBytes / 2), row_weights, words);
+    RoundResult(product, scales, words);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if (place[half] < 0) continue;
-      uint4* to = reinterpret_cast<uint4*>(args.partials + int64_t{place[half]} * kRowBytes);
+      uint4* to = reinterpret_cast<uint4*>(args.partials + int64_t{place[half] / 2} * kRowBytes);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         to[4 * h + t] = make_uint4(words[4 * h][half], words[4 * h + 1][half],
                                    words[4 * h + 2][half], words[4 * h + 3][half]);
       }
     }
-    if (!more) break;
-    page_slot = next_page_slot;
   }
 #endif
 }
 
-// Adds the results of each row's pages. Grid: any; block: kPointwiseThreads; eight threads a row of
-// out.
+// Adds the results of each row's pages, those first that were written last: some are still in the
+// L2 cache. Grid: any; block: kPointwiseThreads; eight threads a row of out.
 template <typename Out>
 __global__ void __launch_bounds__(kPointwiseThreads)
     HsaReduceKernel(const HsaAttendParams p, const PrefillArgs args, const int64_t first_row,
                     const bool vectors) {
-  const int64_t rows = min(args.slice_rows, p.rows - first_row);
-  const int64_t threads = static_cast<int64_t>(gridDim.x) * kPointwiseThreads;
-  const int64_t pieces = rows * p.heads * 8;
-  const int64_t rounds = (pieces + threads - 1) / threads;  // whole warps take part
-  for (int64_t round = 0; round < rounds; ++round) {
-    const int64_t at =
-        round * threads + static_cast<int64_t>(blockIdx.x) * kPointwiseThreads + threadIdx.x;
-    const int64_t row = at / 8 / p.heads, head = at / 8 % p.heads;
-    const bool valid = at < pieces && args.in_run[first_row + row] == 0;
+  WaitForKernelsBefore();
+  if (*args.rows_of(first_row / args.slice_rows) == 0) return;
+  const int heads = static_cast<int>(p.heads), threads = gridDim.x * kPointwiseThreads;
+  const int count = static_cast<int>(min(args.slice_rows, p.rows - first_row)) * heads;
+  const int begin = static_cast<int>(blockIdx.x * kPointwiseThreads + threadIdx.x) / 8;
+  const int piece = static_cast<int>(threadIdx.x) % 8;
+  const int rounds = (count * 8 + threads - 1) / threads;  // whole warps take part
+  for (int round = 0; round < rounds; ++round) {
+    const int at = count - 1 - (round * (threads / 8) + begin);
+    const int row = max(at, 0) / heads, head = max(at, 0) - row * heads;
+    const bool valid = at >= 0 && args.in_run[first_row + row] == 0;
     const int entries = valid ? p.page_counts[first_row + row] : 0;
     const uint4* from = reinterpret_cast<const uint4*>(args.partials) +
-                        (row * p.pages_max * p.heads + head) * 8 + at % 8;
+                        (row * p.pages_max * heads + head) * 8 + piece;
     float sums[4][2] = {};
     constexpr int kAtOnce = 8;
     for (int first = 0; first < entries; first += kAtOnce) {
       uint4 words[kAtOnce];
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
-        if (first + i < entries) words[i] = from[(first + i) * p.heads * 8];
+        if (first + i < entries) words[i] = from[(first + i) * heads * 8];
       }
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
@@ -774,22 +887,28 @@ __global__ void __launch_bounds__(kPointwiseThreads)
       }
     }
     Out* out = static_cast<Out*>(p.out) + (first_row + row) * p.out_stride + head * kWidth;
-    StorePiece(valid ? out : static_cast<Out*>(p.out), static_cast<int>(at % 8 / 4), sums, vectors,
-               valid);
+    StorePiece(valid ? out : static_cast<Out*>(p.out), piece / 4, sums, vectors, valid);
   }
 }
 
 // ---- on the host -------------------------------------------------------------------------------
 
-inline constexpr int64_t kSliceRows = 16384;
+// Of a slice: larger ones are faster (fewer launches), and their results are the workspace.
+inline constexpr int64_t kSliceRows = 32768;
+inline constexpr int64_t kPartialsBytesMax = int64_t{512} << 20;
 
-// Cuts a call of `p.rows` rows; workspace pointers are set when `workspace` is not null. Returns
+// Cuts a call of `p.rows` rows into slices of at most `slice_rows`, a multiple of kInvertThreads;
+// workspace pointers are set when `workspace` is not null. Returns
 // the bytes of the workspace, which is aligned to 256 bytes.
 inline int64_t PlanPrefill(const HsaAttendParams& p, int64_t slice_rows, void* workspace,
                            PrefillArgs* args) {
   const int heads = static_cast<int>(p.heads);
   args->group_rows = kInvertThreads;
   while (args->group_rows * p.pages_max > kGroupPairs) args->group_rows /= 2;
+  const int64_t row_bytes = p.pages_max * heads * kRowBytes;
+  slice_rows =
+      std::min(slice_rows, std::max<int64_t>(1, kPartialsBytesMax / row_bytes / kInvertThreads) *
+                               kInvertThreads);
   args->slice_rows = slice_rows;
   args->item_pairs = kItemRows / heads;
   args->heads_inverse =
@@ -812,7 +931,7 @@ inline int64_t PlanPrefill(const HsaAttendParams& p, int64_t slice_rows, void* w
   place(args->pairs, p.rows * p.pages_max);
   place(args->in_run, p.rows);
   place(args->queries, rows_at_once * heads * kRowBytes);
-  place(args->partials, rows_at_once * p.pages_max * heads * kRowBytes);
+  place(args->partials, rows_at_once * row_bytes);
   return bytes;
 }
 
@@ -828,8 +947,8 @@ cudaError_t LaunchPrefill(const HsaAttendParams& p, const PrefillArgs& args, int
   error = Launch(HsaInvertKernel, blocks((p.rows + args.group_rows - 1) / args.group_rows),
                  dim3(kInvertThreads), kInvertSharedBytes, stream, p, args);
   if (error != cudaSuccess) return error;
-  error = Launch(HsaRunKernel<Out>, blocks(multiprocessors), dim3(kPrefillThreads), kRunSharedBytes,
-                 stream, p, args, aligned);
+  error = LaunchEarly(HsaRunKernel<Out>, blocks(multiprocessors), dim3(kRunThreads),
+                      kRunSharedBytes, stream, p, args, aligned);
   for (int64_t slice = 0; slice < slices && error == cudaSuccess; ++slice) {
     const int64_t first_row = slice * args.slice_rows;
     const int64_t rows = std::min(args.slice_rows, p.rows - first_row);
@@ -837,14 +956,14 @@ cudaError_t LaunchPrefill(const HsaAttendParams& p, const PrefillArgs& args, int
     const auto pointwise = [&](int64_t threads) {
       return blocks(std::min(most, (threads + kPointwiseThreads - 1) / kPointwiseThreads));
     };
-    error = Launch(HsaQueryKernel, pointwise(rows * p.heads * 4), dim3(kPointwiseThreads), 0,
-                   stream, p, args, first_row, aligned.q);
+    error = LaunchEarly(HsaQueryKernel, pointwise(rows * p.heads * 4), dim3(kPointwiseThreads), 0,
+                        stream, p, args, first_row, aligned.q);
     if (error != cudaSuccess) break;
-    error = Launch(HsaPagesKernel, blocks(kPagesBlocks * multiprocessors), dim3(kPagesThreads),
-                   kPagesSharedBytes, stream, p, args, first_row);
+    error = LaunchEarly(HsaPagesKernel, blocks(kPagesBlocks * multiprocessors), dim3(kPagesThreads),
+                        kPagesSharedBytes, stream, p, args, first_row);
     if (error != cudaSuccess) break;
-    error = Launch(HsaReduceKernel<Out>, pointwise(rows * p.heads * 8), dim3(kPointwiseThreads), 0,
-                   stream, p, args, first_row, aligned.out);
+    error = LaunchEarly(HsaReduceKernel<Out>, pointwise(rows * p.heads * 8),
+                        dim3(kPointwiseThreads), 0, stream, p, args, first_row, aligned.out);
   }
   return error;
 }

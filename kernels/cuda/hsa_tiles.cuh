@@ -28,6 +28,31 @@ __device__ __forceinline__ int Swapped(int row, int chunk) {
   return row * kRowBytes + ((chunk ^ (row & 7)) << 4);
 }
 
+// Starts copying kRows rows of a page, from `first` on, into swapped rows; a whole warp. A page
+// that is not aligned to 16 bytes is copied at once, through registers. `first` is a multiple of 8.
+template <int kRows>
+__device__ __forceinline__ void CopyRows(unsigned char* to, const void* page, int first) {
+  const int lane = threadIdx.x % kLanes;
+  const unsigned char* from =
+      static_cast<const unsigned char*>(page) + first * kRowBytes + lane * 16;
+  if (reinterpret_cast<uintptr_t>(page) % 16 == 0) {
+    const int row = lane / 8, chunk = lane % 8;  // rows row + 4 i
+    unsigned char* even = to + Swapped(first + row, chunk);
+    unsigned char* odd = to + Swapped(first + row + 4, chunk);
+#pragma unroll
+    for (int i = 0; i < kRows / 4; i += 2) {
+      CopyAsync16(even + i * 512, from + i * 512);
+      CopyAsync16(odd + i * 512, from + (i + 1) * 512);
+    }
+  } else {
+    const uint16_t* elements = static_cast<const uint16_t*>(page);
+    for (int i = first * kWidth + lane; i < (first + kRows) * kWidth; i += kLanes) {
+      const int row = i / kWidth, column = i % kWidth;
+      *reinterpret_cast<uint16_t*>(to + Swapped(row, column / 8) + column % 8 * 2) = elements[i];
+    }
+  }
+}
+
 // exp2(scores - shifts), as A fragments, and this lane's sums of them, of a 16 x 64 tile whose rows
 // lane / 4 and lane / 4 + 8 are this thread's.
 __device__ __forceinline__ void Exponentials(const float (&scores)[kPageTokens / 8][4],
@@ -53,10 +78,10 @@ __device__ __forceinline__ void Softmax(const float (&scores)[kPageTokens / 8][4
                                         uint32_t (&a)[kPageTokens / 16][4], float (&sums)[2]) {
   float shifts[2] = {};
   Exponentials(scores, shifts, a, sums);
-  const auto lost = [&](int half) { return !(sums[half] > 0x1p-60f && sums[half] < 0x1p60f); };
-  const unsigned rows[2] = {__ballot_sync(0xffffffffu, lost(0)),
-                            __ballot_sync(0xffffffffu, lost(1))};
-  if ((rows[0] | rows[1]) == 0) return;
+  const auto kept = [&](int half) { return sums[half] > 0x1p-60f && sums[half] < 0x1p60f; };
+  if (!__any_sync(0xffffffffu, !(kept(0) && kept(1)))) return;
+  const unsigned rows[2] = {__ballot_sync(0xffffffffu, !kept(0)),
+                            __ballot_sync(0xffffffffu, !kept(1))};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float top = scores[0][half * 2];
@@ -78,7 +103,7 @@ __device__ __forceinline__ void FinishSoftmax(const float (&weights)[2], float (
     float sum = sums[half];
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    sums[half] = __fdividef(weights[half], sum);
+    sums[half] = weights[half] * Reciprocal(sum);
   }
 }
 

@@ -145,12 +145,6 @@ __device__ __forceinline__ uint64_t PanelOperand(uint32_t panel) {
   return WgmmaSwappedDescriptor(SharedAt<void>(panel));
 }
 
-// A product reads these registers until it has been waited for: called behind the wait, it keeps
-// the compiler from giving them to other values before.
-__device__ __forceinline__ void KeepRegisters(const uint32_t (&a)[4]) {
-  asm volatile("" ::"r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]));
-}
-
 // What the 64 tokens of a tile add to 64 rows of the state (16 a warp), by a warpgroup: B, weighted
 // by the decay to the tile's end, times x. Commits; `added` and `weighted` belong to the product
 // until it has been waited for.

@@ -103,6 +103,11 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bo
                : "r"(SharedAddress(shared)), "l"(global), "r"(valid ? 16 : 0)
                : "memory");
 }
+// The same of 8 bytes, always.
+__device__ __forceinline__ void CopyAsync8(void* shared, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(SharedAddress(shared)), "l"(global)
+               : "memory");
+}
 __device__ __forceinline__ void CopyAsyncCommit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

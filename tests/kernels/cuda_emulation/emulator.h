@@ -35,10 +35,11 @@
 
 namespace mneme::emulation {
 
-// 16 bytes under way to shared memory; zeros when `from` is null.
-struct Copy16 {
+// Bytes under way to shared memory; zeros when `from` is null.
+struct CopyUnderWay {
   void* to;
   const void* from;
+  size_t bytes;
 };
 
 // One thread of a kernel.
@@ -47,8 +48,8 @@ struct Fiber {
   uint3 index = {};
   int warp = 0, lane = 0;
   bool done = false;
-  std::vector<Copy16> open_copies;
-  std::vector<std::vector<Copy16>> copy_groups;
+  std::vector<CopyUnderWay> open_copies;
+  std::vector<std::vector<CopyUnderWay>> copy_groups;
 };
 
 extern Fiber* current;

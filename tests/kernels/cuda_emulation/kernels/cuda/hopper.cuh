@@ -28,6 +28,13 @@ inline void PhaseArrive(uint64_t* barrier) {
   *barrier = arrivals << 48 |
              (missing == 0 ? arrivals << 32 | ((phase + 1) & 0xffffffffu) : missing << 32 | phase);
 }
+// Bulk copies are done at once.
+inline void PhaseExpect(uint64_t*, int) {}
+inline void CopyBulk(void* shared, const void* global, int bytes, uint64_t*) {
+  CheckAligned(shared, "bulk copy to");
+  CheckAligned(global, "bulk copy from");
+  std::memcpy(shared, global, static_cast<size_t>(bytes));
+}
 inline void PhaseArriveAfterCopies(uint64_t* barrier) {
   CopyAsyncCommit();
   CopyAsyncWait<0>();
@@ -125,6 +132,8 @@ template <bool kFirst, bool kTransposedB = true>
 void WgmmaRows(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
   WgmmaSwappedB<kFirst>(d, a, b, kTransposedB);
 }
+
+inline void KeepRegisters(const uint32_t (&)[4]) {}
 
 template <typename... Params, typename... Values>
 cudaError_t LaunchEarly(void (*kernel)(Params...), dim3 grid, dim3 block, int64_t shared_bytes,

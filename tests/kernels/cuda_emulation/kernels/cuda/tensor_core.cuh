@@ -135,7 +135,11 @@ inline void CopyAsync16(void* shared, const void* global, bool valid = true) {
   CheckAligned(shared, "cp.async to");
   if (valid) CheckAligned(global, "cp.async from");
   std::memset(shared, 0xff, 16);
-  emulation::current->open_copies.push_back({shared, valid ? global : nullptr});
+  emulation::current->open_copies.push_back({shared, valid ? global : nullptr, 16});
+}
+inline void CopyAsync8(void* shared, const void* global) {
+  std::memset(shared, 0xff, 8);
+  emulation::current->open_copies.push_back({shared, global, 8});
 }
 inline void CopyAsyncCommit() {
   emulation::current->copy_groups.push_back(std::move(emulation::current->open_copies));
@@ -143,13 +147,13 @@ inline void CopyAsyncCommit() {
 }
 template <int kPending>
 void CopyAsyncWait() {
-  std::vector<std::vector<emulation::Copy16>>& groups = emulation::current->copy_groups;
+  std::vector<std::vector<emulation::CopyUnderWay>>& groups = emulation::current->copy_groups;
   for (; groups.size() > kPending; groups.erase(groups.begin())) {
-    for (const emulation::Copy16& copy : groups.front()) {
+    for (const emulation::CopyUnderWay& copy : groups.front()) {
       if (copy.from == nullptr) {
-        std::memset(copy.to, 0, 16);
+        std::memset(copy.to, 0, copy.bytes);
       } else {
-        std::memcpy(copy.to, copy.from, 16);
+        std::memcpy(copy.to, copy.from, copy.bytes);
       }
     }
   }
