@@ -167,7 +167,10 @@ absl::StatusOr<Deletion> MemoryStore::Impl::Delete(DeletionPlan plan) {
     batch = BatchOf(plan);
   }
   RETURN_IF_ERROR(store.Write(batch, Durability::kSynced));
-  CrashPoint(plan.id.document == DocumentId{} ? "memory deleted" : "document deleted");
+  CrashPoint(plan.deletes_memory() ? "memory deleted" : "document deleted");
+  if (!plan.drops.empty()) CrashPoint("document dropped");
+  if (!plan.cut_off.empty()) CrashPoint("document cut off");
+  if (plan.keeps_memory) CrashPoint("memory kept for forks");
 
   absl::flat_hash_set<DocumentId> gone;
   std::vector<PageId> pages;  // of the ends that documents lost

@@ -213,6 +213,7 @@ absl::Status MemoryStore::Impl::ReserveIds() {
   WriteBatch batch;
   batch.Put(Table::kCatalog, CounterKey(), EncodeRecord(CounterKey(), reserve));
   RETURN_IF_ERROR(store.Write(batch, Durability::kSynced));
+  CrashPoint("identities reserved");
   reserved_ids = reserve;
   return absl::OkStatus();
 }
