@@ -109,6 +109,7 @@ absl::StatusOr<MemoryInfo> MemoryStore::UpdateMemory(MemoryId memory, const Memo
   MemoryEntry& entry = *impl.catalog.FindMemory(memory);
   entry.info = info;
   Catalog::UpdateExpiry(entry);
+  impl.views.Clear();
   if (drops_pages) impl.AddPurge(id, record, {});
   return entry.Info();
 }
@@ -177,6 +178,8 @@ absl::StatusOr<Deletion> MemoryStore::Impl::Delete(DeletionPlan plan) {
   Deletion deletion;
   {
     absl::MutexLock lock(&mutex_);
+    // They show what goes, and hold its landmarks.
+    views.Clear();
     deletion = DeletionOf(plan.id, plan.record);
     deletion.pending = plan.purges();
     for (const DeletionPlan::CutOff& cut : plan.cut_off) {

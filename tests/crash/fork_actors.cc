@@ -48,15 +48,16 @@ class ExpectedAnswer {
     return chunks;
   }
   template <typename Passages>
-  void ExpectFits(const Passages& passages) const {
+  void ExpectFits(const Passages& passages) {
     for (const v1::Passage& passage : passages) {
       const auto origin = origin_of_.find(passage.document());
       ASSERT_TRUE(origin != origin_of_.end()) << passage.document() << " is not there";
       const Text& text = texts_.at(origin->second);
       ASSERT_LE(passage.byte_end(), text.bytes) << passage.document() << " had less text";
-      ASSERT_EQ(passage.text(),
-                text.of->substr(passage.byte_begin(), passage.byte_end() - passage.byte_begin()))
-          << passage.document();
+      // What is generated carries the text of a passage the first time only.
+      const bool is_told = !told_.insert({passage.document(), passage.chunk_index()}).second;
+      const int64_t bytes = is_told ? 0 : passage.byte_end() - passage.byte_begin();
+      ASSERT_EQ(passage.text(), text.of->substr(passage.byte_begin(), bytes)) << passage.document();
     }
   }
 
@@ -67,6 +68,7 @@ class ExpectedAnswer {
   };
   std::map<std::string, Text> texts_;             // by origin
   std::map<std::string, std::string> origin_of_;  // by name
+  std::set<std::pair<std::string, int64_t>> told_;
 };
 
 // A memory and all that is made of it, by whatever way.
@@ -337,7 +339,7 @@ class ForkTree {
         << answer->chunks_scanned() << " of " << chunks << " chunks: " << request.DebugString();
   }
   void Generate(const std::vector<std::string>& sources, bool is_live, absl::Time as_of,
-                const ExpectedAnswer& expected) {
+                ExpectedAnswer& expected) {
     v1::GenerateRequest request;
     request.mutable_memories()->Add(sources.begin(), sources.end());
     request.set_question("What is the pass key?");
