@@ -65,6 +65,11 @@ pid_t ServerProcess::Spawn(const std::vector<std::string>& flags, const std::str
   const int fd = open(log.c_str(), O_CREAT | O_WRONLY | O_APPEND, 0644);
   dup2(fd, STDOUT_FILENO);
   dup2(fd, STDERR_FILENO);
+  // One that is to stop before it listens to signals stops when it does.
+  sigset_t stop_signal;
+  sigemptyset(&stop_signal);
+  sigaddset(&stop_signal, SIGTERM);
+  sigprocmask(SIG_BLOCK, &stop_signal, nullptr);
   execve(program.c_str(), const_cast<char**>(arguments.data()),
          const_cast<char**>(environment.data()));
   _exit(127);
