@@ -36,7 +36,8 @@ class ExpectedAnswer {
   // A document that one of them has.
   void Add(const std::string& name, const AckedNow::Document& document, int64_t bytes) {
     Text& text = texts_[document.origin];
-    text.of = document.text;
+    // Copies have as much of the text as there was when they were made.
+    if (bytes > text.bytes || text.of == nullptr) text.of = document.text;
     text.bytes = std::max(text.bytes, bytes);
     origin_of_[name] = document.origin;
   }
