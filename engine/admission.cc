@@ -161,7 +161,8 @@ absl::Status Admission::CheckMemory(const IngestAccount& account, int64_t asked)
   // A memory that is gone has no quota: the writer hears of it elsewhere.
   const absl::StatusOr<int64_t> limit = store_.quota_bytes(account.memory);
   if (!limit.ok() || *limit <= 0) return absl::OkStatus();
-  const absl::StatusOr<MemoryStore::Totals> stored = store_.totals(account.memory);
+  // What it shares with its base counts there.
+  const absl::StatusOr<MemoryStore::Totals> stored = store_.own_totals(account.memory);
   if (!stored.ok()) return absl::OkStatus();
   const auto pending = pending_of_memory_.find(account.memory);
   const int64_t used =

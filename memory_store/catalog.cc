@@ -175,6 +175,7 @@ DocumentEntry* Catalog::AddDocument(MemoryEntry& memory, DocumentId uid, std::st
     memory.documents_by_id[document->id] = document;
   }
   SetExpiry(*document);
+  memory.changes.Add(create_time);
   return document;
 }
 

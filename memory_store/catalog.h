@@ -19,6 +19,7 @@
 #include "memory_store/keys.h"
 #include "memory_store/landmark_list.h"
 #include "memory_store/memory_store.h"
+#include "memory_store/view_cache.h"
 
 namespace mneme {
 
@@ -91,6 +92,8 @@ struct MemoryEntry {
   // Documents that will expire, the next one first.
   absl::btree_set<std::pair<absl::Time, DocumentId>> expiring;
   LandmarkList landmarks;
+  // Of its documents; not of what is deleted, expires otherwise or turns out to be damaged.
+  ChangeLog changes;
   MemoryStore::Totals totals{.memories = 1};  // of its own documents
   MemoryStore::Totals dropped_totals;         // of those of them that it has dropped
 };

@@ -262,6 +262,9 @@ absl::Status MemoryStore::PutSegments(absl::Span<const SegmentDerived> segments)
       entry.derivation_in_flight = false;
       if (!status.ok()) continue;
       CountDocument(entry, -1);
+      // Who sees it up to before its newest text sees none of its open segments.
+      const bool is_open = change.first + 1 >= static_cast<int64_t>(entry.segments.size());
+      entry.memory->changes.Add(is_open ? entry.append_time : entry.create_time);
       impl.TruncateSegments(entry, change.first);
       entry.stored_segments_end = change.end;
     }
@@ -348,8 +351,7 @@ bool MemoryStore::KeepsPages(DocumentId document) const {
 }
 
 absl::Status MemoryStore::Impl::PutTailPages(DocumentId handle, int64_t segment_index,
-                                             absl::Span<const uint8_t> pages,
-                                             int64_t first_chunk) {
+                                             absl::Span<const uint8_t> pages, int64_t first_chunk) {
   std::vector<PageId> ids;
   {
     absl::ReaderMutexLock lock(&mutex_);
@@ -473,8 +475,10 @@ ChunkText LandmarkView::Locate(int64_t index) const {
   text.document = segment.document;
   text.byte_begin = block.byte_begin[row];
   text.byte_end = last_of_segment ? segment.byte_end : block.byte_begin[row + 1];
-  const auto cut = impl_->cuts.find(segment.document);
-  if (cut != impl_->cuts.end()) text.document_end = cut->second;
+  for (const auto& part : impl_->parts) {
+    const auto cut = part->cuts.find(segment.document);
+    if (cut != part->cuts.end()) text.document_end = cut->second;
+  }
   return text;
 }
 

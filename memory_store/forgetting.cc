@@ -109,6 +109,7 @@ absl::StatusOr<MemoryInfo> MemoryStore::UpdateMemory(MemoryId memory, const Memo
   MemoryEntry& entry = *impl.catalog.FindMemory(memory);
   entry.info = info;
   Catalog::UpdateExpiry(entry);
+  impl.views.Clear();
   if (drops_pages) impl.AddPurge(id, record, {});
   return entry.Info();
 }
@@ -167,13 +168,18 @@ absl::StatusOr<Deletion> MemoryStore::Impl::Delete(DeletionPlan plan) {
     batch = BatchOf(plan);
   }
   RETURN_IF_ERROR(store.Write(batch, Durability::kSynced));
-  CrashPoint(plan.id.document == DocumentId{} ? "memory deleted" : "document deleted");
+  CrashPoint(plan.deletes_memory() ? "memory deleted" : "document deleted");
+  if (!plan.drops.empty()) CrashPoint("document dropped");
+  if (!plan.cut_off.empty()) CrashPoint("document cut off");
+  if (plan.keeps_memory) CrashPoint("memory kept for forks");
 
   absl::flat_hash_set<DocumentId> gone;
   std::vector<PageId> pages;  // of the ends that documents lost
   Deletion deletion;
   {
     absl::MutexLock lock(&mutex_);
+    // They show what goes, and hold its landmarks.
+    views.Clear();
     deletion = DeletionOf(plan.id, plan.record);
     deletion.pending = plan.purges();
     for (const DeletionPlan::CutOff& cut : plan.cut_off) {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/crash_point.h"
 #include "common/status_macros.h"
 #include "memory_store/keys.h"
 #include "memory_store/memory_store.h"
@@ -70,6 +71,7 @@ absl::StatusOr<MemoryInfo> MemoryStore::ForkMemory(const ReadSource& source, con
   WriteBatch batch;
   batch.Put(Table::kCatalog, key, EncodeRecord(key, RecordOf(info)));
   RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+  CrashPoint("memory forked");
   absl::MutexLock lock(&impl.mutex_);
   MemoryEntry* fork = impl.catalog.AddMemory(info, impl.options.landmark_bytes);
   impl.catalog.LinkFork(*fork);
@@ -102,6 +104,7 @@ absl::StatusOr<SnapshotInfo> MemoryStore::CreateSnapshot(const ReadSource& sourc
             EncodeRecord(key, SnapshotRecord{absl::ToUnixMicros(info.as_of),
                                              absl::ToUnixMicros(info.create_time)}));
   RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+  CrashPoint("snapshot created");
   absl::MutexLock lock(&impl.mutex_);
   impl.catalog.FindMemory(source.memory)->snapshots[id] = info;
   return info;
@@ -141,6 +144,7 @@ absl::Status MemoryStore::DeleteSnapshot(MemoryId memory, const std::string& id)
   batch.frees_space = true;
   batch.Delete(Table::kCatalog, SnapshotKey(memory, id));
   RETURN_IF_ERROR(impl.store.Write(batch, Durability::kSynced));
+  CrashPoint("snapshot deleted");
   absl::MutexLock lock(&impl.mutex_);
   impl.catalog.FindMemory(memory)->snapshots.erase(id);
   return absl::OkStatus();

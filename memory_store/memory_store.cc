@@ -128,7 +128,14 @@ MemoryStore::Impl::Impl(const MemoryStoreOptions& options_in, ChunkStore& store_
           "tail_bytes", "Landmarks of the ends of documents as they were at earlier moments.")),
       tails_counter(metrics_in.AddCounter(
           "tails_derived_total",
-          "Ends of documents as they were at earlier moments, derived for who reads the past.")) {
+          "Ends of documents as they were at earlier moments, derived for who reads the past.")),
+      views(options_in.past_views_max),
+      views_made(metrics_in.AddCounter("past_views_total", "Views of forks and of the past.",
+                                       {{"how", "made"}})),
+      views_reused(metrics_in.AddCounter("past_views_total", "Views of forks and of the past.",
+                                         {{"how", "reused"}})) {
+  metrics.AddGauge("past_views_limit", "Views of forks and of the past kept in memory, at most.")
+      .Set(static_cast<double>(options.past_views_max));
   metrics.AddGauge("tail_limit_bytes", "Landmarks of tails, at most.")
       .Set(static_cast<double>(options.tail_bytes_max));
   if (Backend* const device = options.device; device != nullptr) {
@@ -180,6 +187,7 @@ absl::Status MemoryStore::Impl::MarkTextDamaged(DocumentId document, const absl:
     absl::MutexLock lock(&mutex_);
     DocumentEntry* entry = catalog.FindDocument(document);
     if (entry == nullptr) return NoDocument(document);
+    if (!entry->damaged) views.Clear();
     entry->damaged = true;
   }
   ReportDamage(RecordKind::kText, damage);
@@ -213,6 +221,7 @@ absl::Status MemoryStore::Impl::ReserveIds() {
   WriteBatch batch;
   batch.Put(Table::kCatalog, CounterKey(), EncodeRecord(CounterKey(), reserve));
   RETURN_IF_ERROR(store.Write(batch, Durability::kSynced));
+  CrashPoint("identities reserved");
   reserved_ids = reserve;
   return absl::OkStatus();
 }
@@ -540,7 +549,11 @@ absl::Status MemoryStore::AppendText(absl::Span<const TextAppend> appends) {
     if (!status.ok()) continue;
     document.memory->totals.durable_bytes += growth.end - document.durable_bytes;
     const bool written = growth.end != document.durable_bytes || growth.sealed;
-    if (written) document.append_time = moment;
+    if (written) {
+      // Who sees it up to an earlier moment sees what it did.
+      document.memory->changes.Add(document.append_time);
+      document.append_time = moment;
+    }
     document.durable_bytes = growth.end;
     document.sealed = growth.sealed;
   }
@@ -652,13 +665,16 @@ int64_t MemoryStore::landmark_bytes() const {
 
 namespace {
 
-void AddTo(const MemoryStore::Totals& of_memory, MemoryStore::Totals* sum) {
-  sum->memories += 1;
-  sum->documents += of_memory.documents;
-  sum->durable_bytes += of_memory.durable_bytes;
-  sum->visible_bytes += of_memory.visible_bytes;
-  sum->tokens += of_memory.tokens;
-  sum->chunks += of_memory.chunks;
+// All that is stored of a memory: also what it has dropped and forks of it hold.
+void AddTo(const MemoryEntry& memory, MemoryStore::Totals* sum) {
+  if (!memory.deleted_before.has_value()) sum->memories += 1;
+  for (const MemoryStore::Totals* of : {&memory.totals, &memory.dropped_totals}) {
+    sum->documents += of->documents;
+    sum->durable_bytes += of->durable_bytes;
+    sum->visible_bytes += of->visible_bytes;
+    sum->tokens += of->tokens;
+    sum->chunks += of->chunks;
+  }
 }
 
 }  // namespace
@@ -666,25 +682,16 @@ void AddTo(const MemoryStore::Totals& of_memory, MemoryStore::Totals* sum) {
 MemoryStore::Totals MemoryStore::totals() const {
   absl::ReaderMutexLock lock(&impl_->mutex_);
   Totals sum;
-  for (const auto& [uid, memory] : impl_->catalog.memories()) {
-    if (!memory->deleted_before.has_value()) sum.memories += 1;
-    for (const Totals* of : {&memory->totals, &memory->dropped_totals}) {
-      sum.documents += of->documents;
-      sum.durable_bytes += of->durable_bytes;
-      sum.visible_bytes += of->visible_bytes;
-      sum.tokens += of->tokens;
-      sum.chunks += of->chunks;
-    }
-  }
+  for (const auto& [uid, memory] : impl_->catalog.memories()) AddTo(*memory, &sum);
   return sum;
 }
 
 MemoryStore::Totals MemoryStore::tenant_totals(const std::string& tenant) const {
   absl::ReaderMutexLock lock(&impl_->mutex_);
   Totals sum;
-  const auto memories = impl_->catalog.tenants().find(tenant);
-  if (memories == impl_->catalog.tenants().end()) return sum;
-  for (const auto& [id, memory] : memories->second) AddTo(memory->totals, &sum);
+  for (const auto& [uid, memory] : impl_->catalog.memories()) {
+    if (memory->info.tenant == tenant) AddTo(*memory, &sum);
+  }
   return sum;
 }
 

@@ -256,6 +256,8 @@ struct MemoryStoreOptions {
   int fork_depth_max = 32;
   // Landmarks of tails, those that views show included.
   int64_t tail_bytes_max = int64_t{256} << 20;
+  // What views of forks and of the past show of one memory, kept for the next: as many, at most.
+  int64_t past_views_max = 64;
   // Device tier: a backend whose memory is not the host's, or null. Readers then get pages and
   // landmarks there; landmarks beyond the limit stay in host memory. Must outlive the store and its
   // views.
@@ -423,7 +425,8 @@ class MemoryStore {
   absl::StatusOr<Totals> totals(MemoryId memory) const;
   // The same without what it shares with its bases.
   absl::StatusOr<Totals> own_totals(MemoryId memory) const;
-  // Of all memories of a tenant.
+  // Of all memories of a tenant, each document once: also those that only forks of a memory hold
+  // which has dropped them, or is gone.
   Totals tenant_totals(const std::string& tenant) const;
   // MemoryPolicy::quota_bytes; NOT_FOUND when gone.
   absl::StatusOr<int64_t> quota_bytes(MemoryId memory) const;

@@ -33,6 +33,7 @@
 #include "memory_store/page_pool.h"
 #include "memory_store/records.h"
 #include "memory_store/tail_cache.h"
+#include "memory_store/view_cache.h"
 
 namespace mneme {
 
@@ -44,9 +45,8 @@ MemoryRecord RecordOf(const MemoryInfo& info);
 struct LandmarkView::Impl {
   std::shared_ptr<const LandmarkSnapshot> snapshot;  // shared with the list it was taken from
   std::optional<DeviceLandmarks::Slabs> device;      // with a device tier: its copies
-  // Of a view of the past: where documents end that have grown since, and their tails.
-  absl::flat_hash_map<DocumentId, int64_t> cuts;
-  std::vector<TailHandle> tails;
+  // Of a view of the past: of memories that it does not show whole. Shared with the cache.
+  std::vector<std::shared_ptr<const PastPart>> parts;
 };
 
 struct PinnedPages::Impl {
@@ -217,6 +217,9 @@ struct MemoryStore::Impl {
   mutable TailCache tails ABSL_GUARDED_BY(mutex_);
   Gauge& tail_bytes_gauge;
   Counter& tails_counter;
+  mutable ViewCache views;
+  Counter& views_made;
+  Counter& views_reused;
   // Where documents ended at a moment: never changes, and costs reads to find out.
   mutable absl::flat_hash_map<std::pair<DocumentId, absl::Time>, int64_t> cuts
       ABSL_GUARDED_BY(cuts_mutex_);

@@ -3,6 +3,7 @@
 // are shared, the rest is a tail, which the engine derives. See memory_store_impl.h for the locks.
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <utility>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "memory_store/memory_store.h"
 #include "memory_store/memory_store_impl.h"
 #include "memory_store/records.h"
+#include "memory_store/view_cache.h"
 
 namespace mneme {
 namespace {
@@ -28,35 +30,130 @@ absl::Time InMicroseconds(absl::Time time) {
   return absl::FromUnixMicros(absl::ToUnixMicros(time));
 }
 
-// Documents of one memory that a view shows, and up to which moment.
+// What a view shows of one memory.
 struct Level {
   const MemoryEntry* memory = nullptr;  // while the lock is held
-  bool whole = false;                   // all of them, as they are
-  absl::flat_hash_map<DocumentId, absl::Time> until;
-  absl::flat_hash_map<DocumentId, int64_t> segments;  // of each that go into the view
-  std::shared_ptr<const LandmarkSnapshot> snapshot;
+  bool whole = false;                   // all of it, as it is
+  ViewCache::Key key;
+  absl::Time until = absl::InfinitePast();  // the latest moment that is shown
+  uint64_t version = 0;
+  std::shared_ptr<const PastPart> part;  // kept from an earlier view, or made for this one
+  // Of one that is to be made: documents, up to which moment, and how many segments of each.
+  absl::flat_hash_map<DocumentId, absl::Time> seen_until;
+  absl::flat_hash_map<DocumentId, int64_t> segments;
+  absl::Time expire_time = absl::InfiniteFuture();  // of the first of them
+  // Of those that have grown since: the moment, and where they ended.
+  std::vector<std::pair<DocumentId, absl::Time>> grown;
+  std::vector<DocumentCut> cuts;
+  std::vector<TailHandle> tails;
+  std::shared_ptr<const LandmarkSnapshot> snapshot;  // of all of the memory
 };
 using Levels = std::map<MemoryId, Level>;
 
-// What `source` adds to the levels.
-void AddDocuments(const MemoryEntry& reader, absl::Time as_of, absl::Time now, Levels* levels) {
+// Sources in order, each once.
+void Normalize(ViewCache::Key* key) {
+  std::sort(key->sources.begin(), key->sources.end(), [](const ReadSource& a, const ReadSource& b) {
+    return std::pair(a.memory, a.as_of) < std::pair(b.memory, b.as_of);
+  });
+  key->sources.erase(std::unique(key->sources.begin(), key->sources.end()), key->sources.end());
+}
+
+// Adds the memories that a source shows something of.
+void AddLevels(const MemoryEntry& reader, const ReadSource& source, absl::Time now,
+               Levels* levels) {
+  absl::Time until = source.as_of;
   for (const MemoryEntry* m = &reader; m != nullptr; m = m->base) {
     Level& level = (*levels)[m->info.uid];
     level.memory = m;
+    level.key.memory = m->info.uid;
+    level.key.sources.push_back(source);
+    level.until = std::max(level.until, until);
     const bool expired = !m->expiring.empty() && m->expiring.begin()->first <= now;
-    level.whole |=
-        m == &reader && as_of == absl::InfiniteFuture() && !expired && m->dropped_by_id.empty();
-    if (level.whole) continue;
-    for (const auto& [uid, document] : m->documents) {
-      if (document->expire_time <= now || document->create_time > as_of) continue;
-      const std::optional<absl::Time> seen = SeenUntil(reader, *document);
-      if (!seen.has_value()) continue;
-      const absl::Time until = std::min(*seen, as_of);
-      if (document->create_time > until) continue;
-      const auto [it, is_new] = level.until.try_emplace(uid, until);
-      it->second = std::max(it->second, until);
+    level.whole |= m == &reader && source.as_of == absl::InfiniteFuture() && !expired &&
+                   m->dropped_by_id.empty();
+    if (m->base != nullptr) until = std::min(until, m->info.base->as_of);
+  }
+}
+
+// The documents of a level's memory that one of its sources shows.
+void AddDocuments(const MemoryEntry& reader, absl::Time as_of, absl::Time now, Level* level) {
+  for (const auto& [uid, document] : level->memory->documents) {
+    if (document->expire_time <= now || document->create_time > as_of) continue;
+    const std::optional<absl::Time> seen = SeenUntil(reader, *document);
+    if (!seen.has_value()) continue;
+    const absl::Time until = std::min(*seen, as_of);
+    if (document->create_time > until) continue;
+    const auto [it, is_new] = level->seen_until.try_emplace(uid, until);
+    it->second = std::max(it->second, until);
+    level->expire_time = std::min(level->expire_time, document->expire_time);
+  }
+}
+
+// Which of these documents have grown since; and those of which not all text is visible yet.
+void FindGrown(Level* level, PastView* past) {
+  for (const auto& [document, until] : level->seen_until) {
+    const DocumentEntry& entry = *level->memory->documents.at(document);
+    level->segments[document] = kAllSegments;
+    if (entry.append_time > until) {
+      level->grown.emplace_back(document, until);
+    } else if (until != absl::InfiniteFuture() && !entry.damaged &&
+               entry.visible_bytes() < entry.durable_bytes) {
+      past->lagging.push_back({document, entry.durable_bytes});
     }
   }
+}
+
+// How many segments of a document that has grown go into the view, and its tail, if that is there.
+void FindTail(const DocumentEntry& entry, const DocumentCut& cut, TailCache* tails, Level* level,
+              PastView* past) {
+  int64_t& segments = level->segments[cut.document];
+  segments = 0;
+  if (cut.cut_bytes == 0) return;
+  if (cut.cut_bytes == entry.durable_bytes && entry.visible_bytes() == cut.cut_bytes) {
+    segments = kAllSegments;  // what came since was the seal alone
+    return;
+  }
+  const auto segment_count = static_cast<int64_t>(entry.segments.size());
+  std::shared_ptr<const Tail> tail = tails->Find(cut.document, cut.cut_bytes);
+  if (tail != nullptr && tail->shared_segments > 0 && tail->shared_segments <= segment_count &&
+      entry.segments[tail->shared_segments - 1].byte_end != tail->shared_bytes) {
+    tail = nullptr;
+  }
+  if (tail == nullptr) {
+    if (entry.damaged) return;
+    (entry.visible_bytes() < cut.cut_bytes ? past->lagging : past->wanting).push_back(cut);
+    return;
+  }
+  if (tail->shared_segments > segment_count) {
+    past->lagging.push_back({cut.document, tail->shared_bytes});
+  }
+  segments = tail->shared_segments;
+  level->tails.push_back(std::move(tail));
+}
+
+// A part of the snapshot of a memory, with tails.
+std::shared_ptr<const PastPart> MakePart(Level* level, int64_t landmark_bytes) {
+  auto part = std::make_shared<PastPart>();
+  part->tails = std::move(level->tails);
+  for (const DocumentCut& cut : level->cuts) part->cuts[cut.document] = cut.cut_bytes;
+  const auto keep = [&shown = level->segments](const LandmarkBlock::Segment& segment) {
+    const auto it = shown.find(segment.document);
+    return it != shown.end() && segment.segment_index < it->second;
+  };
+  const auto own = std::make_shared<const LandmarkSnapshot>(
+      FilterSnapshot(*level->snapshot, keep, landmark_bytes));
+  std::sort(part->tails.begin(), part->tails.end(), [](const TailHandle& a, const TailHandle& b) {
+    return a->document.document < b->document.document;
+  });
+  const auto tails = std::make_shared<LandmarkSnapshot>();
+  for (const TailHandle& tail : part->tails) {
+    for (const LandmarkRun& run : tail->landmarks->runs) {
+      tails->Append(run.block, run.segment_begin, run.segment_end, landmark_bytes, tail->handle);
+    }
+  }
+  part->landmarks =
+      std::make_shared<const LandmarkSnapshot>(MergeSnapshots({own, tails}, landmark_bytes));
+  return part;
 }
 
 }  // namespace
@@ -195,10 +292,8 @@ absl::StatusOr<PastView> MemoryStore::ViewPast(absl::Span<const ReadSource> sour
   }
   PastView past;
   Levels levels;
-  // Of documents that have grown since, what is shown.
-  std::vector<DocumentCut> cuts;
-  std::vector<std::pair<DocumentId, absl::Time>> grown;
   const absl::Time now = impl.clock.Now();
+  const uint64_t generation = impl.views.generation();
   {
     absl::ReaderMutexLock lock(&impl.mutex_);
     for (const ReadSource& source : fixed) {
@@ -207,101 +302,75 @@ absl::StatusOr<PastView> MemoryStore::ViewPast(absl::Span<const ReadSource> sour
         return absl::NotFoundError(
             absl::StrCat("no memory ", static_cast<uint64_t>(source.memory)));
       }
-      AddDocuments(*memory, source.as_of, now, &levels);
+      AddLevels(*memory, source, now, &levels);
     }
     for (auto& [uid, level] : levels) {
       if (level.whole) continue;
-      for (const auto& [document, until] : level.until) {
-        const DocumentEntry& entry = *impl.catalog.FindDocument(document);
-        level.segments[document] = kAllSegments;
-        if (entry.append_time > until) {
-          grown.emplace_back(document, until);
-        } else if (until != absl::InfiniteFuture() && !entry.damaged &&
-                   entry.visible_bytes() < entry.durable_bytes) {
-          past.lagging.push_back({document, entry.durable_bytes});
-        }
+      Normalize(&level.key);
+      level.version = level.memory->changes.Version(level.until);
+      level.part = impl.views.Find(level.key, level.version, now);
+      if (level.part != nullptr) {
+        impl.views_reused.Increment();
+        continue;
       }
+      for (const ReadSource& source : level.key.sources) {
+        AddDocuments(*impl.catalog.FindLiveMemory(source.memory), source.as_of, now, &level);
+      }
+      FindGrown(&level, &past);
     }
   }
-  for (const auto& [document, until] : grown) {
-    const absl::StatusOr<int64_t> cut = impl.CutAt(document, until);
-    // Of damaged text nobody knows what was there then: the view goes on without it.
-    if (absl::IsDataLoss(cut.status())) impl.MarkTextDamaged(document, cut.status()).IgnoreError();
-    if (!cut.ok() && !absl::IsDataLoss(cut.status()) && !absl::IsNotFound(cut.status())) {
-      return cut.status();
+  for (auto& [uid, level] : levels) {
+    for (const auto& [document, until] : level.grown) {
+      const absl::StatusOr<int64_t> cut = impl.CutAt(document, until);
+      // Of damaged text nobody knows what was there then: the view goes on without it.
+      if (absl::IsDataLoss(cut.status())) {
+        impl.MarkTextDamaged(document, cut.status()).IgnoreError();
+      } else if (!cut.ok() && !absl::IsNotFound(cut.status())) {
+        return cut.status();
+      }
+      level.cuts.push_back({document, cut.ok() ? *cut : 0});
     }
-    cuts.push_back({document, cut.ok() ? *cut : 0});
   }
   {
     absl::MutexLock lock(&impl.mutex_);  // snapshots may have to be made
     for (auto& [uid, level] : levels) {
+      if (level.part != nullptr) continue;
       MemoryEntry* memory = impl.catalog.FindMemory(uid);
       level.snapshot =
           memory == nullptr ? std::make_shared<LandmarkSnapshot>() : memory->landmarks.Snapshot();
-    }
-    for (const DocumentCut& cut : cuts) {
-      const DocumentEntry* entry = impl.catalog.FindDocument(cut.document);
-      if (entry == nullptr) continue;  // deleted meanwhile
-      int64_t& segments = levels.at(entry->key.memory).segments[cut.document];
-      segments = 0;
-      if (cut.cut_bytes == 0) continue;
-      if (cut.cut_bytes == entry->durable_bytes && entry->visible_bytes() == cut.cut_bytes) {
-        segments = kAllSegments;  // what came since was the seal alone
-        continue;
+      for (const DocumentCut& cut : level.cuts) {
+        const DocumentEntry* entry = impl.catalog.FindDocument(cut.document);
+        if (entry != nullptr) FindTail(*entry, cut, &impl.tails, &level, &past);
       }
-      const auto segment_count = static_cast<int64_t>(entry->segments.size());
-      std::shared_ptr<const Tail> tail = impl.tails.Find(cut.document, cut.cut_bytes);
-      if (tail != nullptr && tail->shared_segments > 0 && tail->shared_segments <= segment_count &&
-          entry->segments[tail->shared_segments - 1].byte_end != tail->shared_bytes) {
-        tail = nullptr;
-      }
-      if (tail == nullptr) {
-        if (entry->damaged) continue;
-        (entry->visible_bytes() < cut.cut_bytes ? past.lagging : past.wanting).push_back(cut);
-        continue;
-      }
-      if (tail->shared_segments > segment_count) {
-        past.lagging.push_back({cut.document, tail->shared_bytes});
-      }
-      segments = tail->shared_segments;
-      past.tails.push_back(std::move(tail));
     }
   }
-  if (!past.wanting.empty() || !past.lagging.empty()) return past;
+  if (!past.wanting.empty() || !past.lagging.empty()) {
+    for (auto& [uid, level] : levels) {
+      std::move(level.tails.begin(), level.tails.end(), std::back_inserter(past.tails));
+    }
+    return past;
+  }
 
   const int64_t landmark_bytes = impl.options.landmark_bytes;
-  std::vector<std::shared_ptr<const LandmarkSnapshot>> snapshots;
-  for (const auto& [uid, level] : levels) {
-    if (level.whole) {
-      snapshots.push_back(level.snapshot);
-      continue;
-    }
-    const auto keep = [&shown = level.segments](const LandmarkBlock::Segment& segment) {
-      const auto it = shown.find(segment.document);
-      return it != shown.end() && segment.segment_index < it->second;
-    };
-    snapshots.push_back(std::make_shared<const LandmarkSnapshot>(
-        FilterSnapshot(*level.snapshot, keep, landmark_bytes)));
-  }
   auto view = std::make_shared<LandmarkView::Impl>();
-  std::sort(past.tails.begin(), past.tails.end(), [](const TailHandle& a, const TailHandle& b) {
-    return a->document.document < b->document.document;
-  });
-  LandmarkSnapshot all_tails;
-  for (const TailHandle& tail : past.tails) {
-    for (const LandmarkRun& run : tail->landmarks->runs) {
-      all_tails.Append(run.block, run.segment_begin, run.segment_end, landmark_bytes, tail->handle);
+  std::vector<std::shared_ptr<const LandmarkSnapshot>> snapshots;
+  for (auto& [uid, level] : levels) {
+    if (!level.whole && level.part == nullptr) {
+      level.part = MakePart(&level, landmark_bytes);
+      impl.views_made.Increment();
+      impl.views.Put(level.key, level.version, level.expire_time, level.part, generation);
     }
+    snapshots.push_back(level.whole ? level.snapshot : level.part->landmarks);
+    if (!level.whole) view->parts.push_back(level.part);
   }
-  snapshots.push_back(std::make_shared<const LandmarkSnapshot>(std::move(all_tails)));
+  std::erase_if(snapshots, [](const auto& snapshot) { return snapshot->chunk_count == 0; });
   view->snapshot =
-      std::make_shared<const LandmarkSnapshot>(MergeSnapshots(snapshots, landmark_bytes));
-  for (const DocumentCut& cut : cuts) view->cuts[cut.document] = cut.cut_bytes;
-  view->tails = std::move(past.tails);
+      snapshots.size() == 1
+          ? snapshots[0]
+          : std::make_shared<const LandmarkSnapshot>(MergeSnapshots(snapshots, landmark_bytes));
   if (impl.device_landmarks != nullptr) {
     view->device = impl.device_landmarks->Resident(*view->snapshot);
   }
-  past.tails.clear();
   past.view.emplace().impl_ = std::move(view);
   return past;
 }
@@ -325,7 +394,14 @@ absl::StatusOr<TailHandle> MemoryStore::PutTail(const DocumentCut& cut, int64_t 
                               &impl.catalog.landmark_blocks()));
     // The one before, if any, does not fit its document any more.
     gone = impl.tails.EraseOne(cut.document, cut.cut_bytes);
-    if (!impl.tails.MakeRoom(made->bytes, impl.options.tail_bytes_max, &gone)) {
+    if (!gone.empty()) impl.views.Clear();
+    bool has_room = impl.tails.MakeRoom(made->bytes, impl.options.tail_bytes_max, &gone);
+    if (!has_room) {
+      // Views that are kept, and that nobody reads, use tails too.
+      impl.views.Clear();
+      has_room = impl.tails.MakeRoom(made->bytes, impl.options.tail_bytes_max, &gone);
+    }
+    if (!has_room) {
       return absl::ResourceExhaustedError(
           absl::StrCat("the tails that questions about the past read have ", impl.tails.bytes(),
                        " bytes of landmarks, and one of ", made->bytes, " does not fit; limit ",

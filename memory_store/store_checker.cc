@@ -403,6 +403,7 @@ void StoreChecker::AddReadableAgain(const DocumentNow& document) {
     DocumentEntry* entry = impl_.catalog.FindDocument(document.key.document);
     if (entry == nullptr) return;
     entry->damaged = false;
+    impl_.views.Clear();
     finding.healed = true;
   }
   Add(std::move(finding));

@@ -409,6 +409,19 @@ std::vector<ConfigKey> MakeKeys() {
       BytesKey("store", "host_page_bytes_max", 1 << 20, kBytesMax,
                "Chunk pages (keys and values) kept in memory, at most.",
                FIELD(host_page_bytes_max)),
+      BytesKey("store", "past_tail_bytes_max", 1 << 20, kBytesMax,
+               "Landmarks of the ends of documents as they were earlier, kept in memory for "
+               "questions about forks and the past, at most.",
+               FIELD(past_tail_bytes_max)),
+      IntegerKey(
+          "store", "past_views_max", 0, 100'000,
+          "Which documents of a memory a fork or a moment shows: kept in memory so often, at "
+          "most.",
+          FIELD(past_views_max)),
+      IntegerKey("store", "snapshots_per_memory_max", 0, 1'000'000, "Snapshots of one memory.",
+                 FIELD(snapshots_per_memory_max)),
+      IntegerKey("store", "fork_depth_max", 0, 1000, "Forks of forks of a memory, at most so deep.",
+                 FIELD(fork_depth_max)),
       BytesKey("store", "device_page_bytes_max", 1 << 20, kBytesMax,
                "Chunk pages kept in a GPU's memory, at most.", FIELD(device_page_bytes_max)),
       BytesKey("store", "device_landmark_bytes_max", 0, kBytesMax,

@@ -40,6 +40,10 @@ struct ServerConfig {
   int64_t host_page_bytes_max = int64_t{1} << 30;
   int64_t device_page_bytes_max = int64_t{4} << 30;
   int64_t device_landmark_bytes_max = int64_t{32} << 30;
+  int64_t past_tail_bytes_max = int64_t{256} << 20;
+  int64_t past_views_max = 64;
+  int64_t snapshots_per_memory_max = 1000;
+  int fork_depth_max = 32;
   // "stream" or "refuse".
   std::string device_landmark_overflow = "stream";
 

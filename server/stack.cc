@@ -78,6 +78,10 @@ absl::Status Stack::OpenStores(const ServerConfig& config, Supervisor* superviso
   tiers.landmark_bytes = model_->page_layout().landmark_bytes();
   tiers.derivation_fingerprint = model_->derivation_fingerprint();
   tiers.host_page_bytes_max = config.host_page_bytes_max;
+  tiers.tail_bytes_max = config.past_tail_bytes_max;
+  tiers.past_views_max = config.past_views_max;
+  tiers.snapshots_per_memory_max = config.snapshots_per_memory_max;
+  tiers.fork_depth_max = config.fork_depth_max;
   tiers.host_landmark_bytes_max = config.engine.admission.host_landmark_bytes_max;
   tiers.disk_bytes_max = config.engine.admission.disk_bytes_max;
   if (backend_->has_own_memory()) {

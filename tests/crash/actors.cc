@@ -1,83 +1,17 @@
 #include "tests/crash/actors.h"
 
 #include <algorithm>
-#include <functional>
 #include <random>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
+#include "tests/crash/sending.h"
 
 namespace mneme {
 namespace {
 
 constexpr size_t kBackupsKept = 2;
-
-// Words, digits and a few characters of two to four bytes, so that pieces break inside sequences.
-std::string RandomText(std::mt19937& random, size_t bytes) {
-  static const char* const kWords[] = {"harbor", "the",   "lantern", "of",      "and",  "17",
-                                       "Zürich", "naïve", "река",    "日本",    "🙂", "pass",
-                                       "key",    "is",    "wind,",   "north.\n"};
-  std::string text;
-  while (text.size() < bytes) {
-    absl::StrAppend(&text, kWords[random() % 16],
-                    random() % 5 == 0 ? absl::StrCat(random() % 100000) : "", " ");
-  }
-  return text;
-}
-
-absl::Duration RandomMilliseconds(std::mt19937& random, int below) {
-  return absl::Milliseconds(1 + static_cast<int>(random() % static_cast<uint32_t>(below)));
-}
-
-// Sends one document whole. Without a time to live it must arrive.
-void SendDocument(Stage& stage, std::mt19937& random, const std::string& document, size_t bytes_max,
-                  absl::Duration ttl = absl::InfiniteDuration()) {
-  const bool expires = ttl != absl::InfiniteDuration();
-  const std::string text =
-      absl::StrCat(MarkerOf(document), " ", RandomText(random, 1 + random() % bytes_max));
-  stage.acked.AddDocument(document, text, /*may_go=*/expires);
-  StringSource source(text);
-  IngestPlan plan;
-  plan.document = document;
-  plan.ttl = ttl;
-  plan.seal = random() % 2 == 0;
-  plan.wait_visible = random() % 4 != 0;
-  plan.piece_bytes = 1 + static_cast<int64_t>(random() % 9000);
-  plan.on_progress = [&](const IngestState& state) {
-    ASSERT_LE(state.visible_bytes, state.durable_bytes);
-    stage.acked.Raise(document, state.durable_bytes);
-  };
-  const IngestOutcome outcome = stage.client.Ingest(plan, source);
-  if (expires) {
-    // It may have gone under the stream, and come again with the next attempt.
-    ASSERT_TRUE(outcome.status.ok() || absl::IsNotFound(outcome.status) ||
-                absl::IsFailedPrecondition(outcome.status))
-        << document << ": " << outcome.status;
-    return;
-  }
-  ASSERT_TRUE(outcome.status.ok()) << document << ": " << outcome.status;
-  ASSERT_EQ(outcome.state.durable_bytes, static_cast<int64_t>(text.size()));
-  stage.acked.Raise(document, outcome.state.durable_bytes);
-}
-
-v1::Memory MemoryMessage(const std::string& name, const AckedPolicy& policy) {
-  v1::Memory memory;
-  memory.set_name(name);
-  memory.set_retention(policy.keeps_pages ? v1::Memory::KEEP : v1::Memory::TEXT);
-  if (policy.ttl != absl::InfiniteDuration()) {
-    const int64_t nanos = absl::ToInt64Nanoseconds(policy.ttl);
-    memory.mutable_ttl()->set_seconds(nanos / 1'000'000'000);
-    memory.mutable_ttl()->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
-  }
-  return memory;
-}
-
-// An error that a killed server leaves behind: the operation is tried again.
-bool IsOfACrash(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsNotFound(status) || absl::IsCancelled(status) ||
-         absl::IsAborted(status) || absl::IsFailedPrecondition(status);
-}
 
 // Deletes the backups that nobody keeps.
 void DropOtherBackups(Stage& stage) {
@@ -100,15 +34,6 @@ void DropOtherBackups(Stage& stage) {
 
 }  // namespace
 
-std::string MarkerOf(const std::string& document) {
-  std::mt19937_64 random(std::hash<std::string>()(document));
-  std::string marker;
-  for (int i = 0; i < 24; ++i) {
-    marker.push_back("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"[random() % 52]);
-  }
-  return marker;
-}
-
 void StreamDocuments(Stage& stage, int index, uint32_t seed) {
   std::mt19937 random(seed);
   for (int i = 0; !stage.stop.load(); ++i) {
@@ -120,7 +45,7 @@ void StreamDocuments(Stage& stage, int index, uint32_t seed) {
     if (expires) {
       // It began before now, whichever attempt began it.
       absl::SleepFor(ttl + absl::Milliseconds(1));
-      stage.acked.Deleted(document);
+      stage.acked.Expired(document);
       ++stage.expiries;
       continue;
     }

@@ -3,13 +3,14 @@
 #ifndef MNEME_TESTS_CRASH_CHECKS_H_
 #define MNEME_TESTS_CRASH_CHECKS_H_
 
+#include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "client/client.h"
-#include "model/config.h"
-#include "model/tokenizer.h"
 #include "tests/crash/acked.h"
 #include "tests/crash/actors.h"
 
@@ -18,9 +19,10 @@ namespace mneme {
 // With what hangs: a slow machine is no failure.
 inline constexpr absl::Duration kCrashPatience = absl::Minutes(12);
 
-// Every memory and document that a server lists: each once.
+// Every memory, snapshot and document that a server lists: each once.
 struct Listed {
   std::map<std::string, v1::Memory> memories;
+  std::map<std::string, v1::Snapshot> snapshots;
   std::map<std::string, v1::Document> documents;
 };
 void List(Client& client, Listed* listed);
@@ -31,8 +33,8 @@ void ExpectAckedIsThere(Client& client, const AckedNow& before, const Acked& ack
 
 // With nothing going on any more: every document equals its source and is visible to the end, no
 // chunk is missing or doubled, and nothing else is there.
-void ExpectExactly(Client& client, const AckedNow& acked, const ModelConfig& config,
-                   const Tokenizer& tokenizer);
+void ExpectExactly(Client& client, const AckedNow& acked,
+                   const std::function<int64_t(absl::string_view)>& chunks_of);
 
 // A restored backup holds what was acked before it began, and nothing that was gone by then; all
 // text in it is of its document.

@@ -1,9 +1,10 @@
 // kill -9 of the real server, at random moments and at named points of its code, while clients
-// stream documents, resume, delete and let them expire, memories come, change and go, backups are
-// made and questions asked, against a model of what was acked: every acked byte is there, every
-// document equals its source, no chunk is missing or doubled, nothing that was deleted comes back,
-// in the end no file of the data directory has a word of it, and the last backups hold what had
-// been acked when they began.
+// stream documents, resume, delete and let them expire, memories come, change and go, are forked
+// and named by snapshots, their past is read, backups are made and questions asked, against a model
+// of what was acked, in which a fork is a copy: every acked byte is there, every document equals
+// its source, no chunk is missing or doubled, what a fork holds stays whatever becomes of it in its
+// base, nothing that was deleted comes back, in the end no file of the data directory has a word of
+// what nobody holds, and the last backups hold what had been acked when they began.
 //
 // CRASH_KILLS sets the number of kills (default 6, so that the suite stays quick), CRASH_SEED the
 // random moments, CRASH_MODEL a bundle (default: a tiny one with random weights, so that time goes
@@ -13,19 +14,24 @@
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <iterator>
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -33,6 +39,7 @@
 #include "tests/crash/actors.h"
 #include "tests/crash/checks.h"
 #include "tests/crash/crash_status.h"
+#include "tests/crash/sending.h"
 #include "tests/crash/server_process.h"
 #include "tests/memory_store/file_search.h"
 #include "tests/model/random_bundle.h"
@@ -41,8 +48,9 @@ namespace mneme {
 namespace {
 
 constexpr int kStreams = 3;
+constexpr int kForkTrees = 2;
 // Of deleted documents, as many are looked for in files.
-constexpr size_t kMarkersMax = 100;
+constexpr size_t kMarkersMax = 300;
 // How long a server may take to come to the point at which it is to end.
 constexpr absl::Duration kPointPatience = absl::Seconds(4);
 
@@ -57,9 +65,11 @@ constexpr NamedPoint kPoints[] = {
     {"document created", 2},      {"memory created", 1},        {"memory updated", 1},
     {"document deleted", 2},      {"memory deleted", 1},        {"purge flushed", 1},
     {"purge range compacted", 4}, {"purge blobs rewritten", 1}, {"purged from files", 1},
-    {"purge recorded", 1},        {"backup file copied", 6},    {"backup files copied", 1},
-    {"backup listed", 1},         {"store opened", 1},          {"close record taken", 1},
-    {"store closed", 1},
+    {"purge recorded", 1},        {"memory forked", 1},         {"snapshot created", 1},
+    {"snapshot deleted", 1},      {"document dropped", 1},      {"document cut off", 1},
+    {"memory kept for forks", 1}, {"identities reserved", 1},   {"backup file copied", 6},
+    {"backup files copied", 1},   {"backup listed", 1},         {"store opened", 1},
+    {"close record taken", 1},    {"store closed", 1},
 };
 
 // A channel that looks for the server again at once, not after gRPC's backoff of seconds: what is
@@ -70,6 +80,16 @@ std::shared_ptr<grpc::Channel> EagerChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 100);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+// Of a document of this text; the first token says that it begins.
+int64_t ChunksOf(absl::string_view text, const ModelConfig& config, const Tokenizer& tokenizer) {
+  if (text.empty()) return 0;
+  std::vector<Token> tokens;
+  tokenizer.Encode(text, &tokens);
+  const int64_t count = 1 + static_cast<int64_t>(tokens.size());
+  const int64_t whole = count / config.segment_size, rest = count % config.segment_size;
+  return whole * config.chunks_per_segment() + (rest + config.chunk_size - 1) / config.chunk_size;
 }
 
 int64_t FromEnvironment(const char* name, int64_t otherwise) {
@@ -160,8 +180,9 @@ class KillNineTest : public ::testing::Test {
 };
 
 // When the purge of a deletion has ended, so have those of all deletions before it: no file has a
-// word of them.
-void ExpectDeletedIsInNoFile(Client& client, const std::string& data_dir, const AckedNow& acked) {
+// word of what nobody holds, the ends of documents included that only their beginnings are held of.
+void ExpectDeletedIsInNoFile(Client& client, const std::string& data_dir, const AckedNow& acked,
+                             std::mt19937& random) {
   StringSource source("the last one");
   const std::string last = absl::StrCat(kCrashMemory, "/documents/last");
   ASSERT_TRUE(client.Ingest({.document = last}, source).status.ok());
@@ -169,11 +190,24 @@ void ExpectDeletedIsInNoFile(Client& client, const std::string& data_dir, const 
   ASSERT_TRUE(deletion.ok()) << deletion.status();
   const auto purged = client.WaitOperation(*deletion, {.deadline = absl::Now() + kCrashPatience});
   ASSERT_TRUE(purged.ok()) << purged.status();
-  std::vector<std::string> markers;
-  for (const auto& [document, state] : acked.documents) {
-    if (state.gone && markers.size() < kMarkersMax) markers.push_back(MarkerOf(document));
+  std::set<std::string> sent, held;
+  for (const auto& text : acked.replaced_texts) {
+    for (std::string& marker : MarkersIn(*text)) sent.insert(std::move(marker));
   }
-  EXPECT_THAT(MarkersOnDisk(data_dir, markers), ::testing::IsEmpty());
+  for (const auto& [document, state] : acked.documents) {
+    const absl::string_view text = *state.text;
+    for (std::string& marker : MarkersIn(text)) sent.insert(std::move(marker));
+    if (state.gone) continue;
+    for (std::string& marker : MarkersIn(text.substr(0, static_cast<size_t>(state.text_bytes)))) {
+      held.insert(std::move(marker));
+    }
+  }
+  std::vector<std::string> deleted;
+  std::set_difference(sent.begin(), sent.end(), held.begin(), held.end(),
+                      std::back_inserter(deleted));
+  std::shuffle(deleted.begin(), deleted.end(), random);
+  if (deleted.size() > kMarkersMax) deleted.resize(kMarkersMax);
+  EXPECT_THAT(MarkersOnDisk(data_dir, deleted), ::testing::IsEmpty());
 }
 
 TEST_F(KillNineTest, NothingAckedIsLostNothingIsDoubledAndNothingDeletedComesBack) {
@@ -199,7 +233,13 @@ TEST_F(KillNineTest, NothingAckedIsLostNothingIsDoubledAndNothingDeletedComesBac
   acked.AddMemory(kCrashMemory, {});
 
   std::atomic<bool> stop{false};
-  Stage stage{.client = client, .admin = admin, .stop = stop, .acked = acked};
+  const auto bundle = LoadBundle(model_);
+  ASSERT_TRUE(bundle.ok()) << bundle.status();
+  const std::function<int64_t(absl::string_view)> chunks_of = [&](absl::string_view text) {
+    return ChunksOf(text, (*bundle)->config, *(*bundle)->tokenizer);
+  };
+  Stage stage{
+      .client = client, .admin = admin, .stop = stop, .acked = acked, .chunks_of = chunks_of};
   // Whoever adds something that the server can do adds an actor here.
   std::vector<std::thread> actors;
   for (int i = 0; i < kStreams; ++i) {
@@ -207,6 +247,10 @@ TEST_F(KillNineTest, NothingAckedIsLostNothingIsDoubledAndNothingDeletedComesBac
         [&, i] { StreamDocuments(stage, i, seed_ + 10 + static_cast<uint32_t>(i)); });
   }
   actors.emplace_back([&] { ChangeMemories(stage, seed_ + 20); });
+  for (int i = 0; i < kForkTrees; ++i) {
+    actors.emplace_back([&, i] { GrowForkTrees(stage, i, seed_ + 40 + static_cast<uint32_t>(i)); });
+  }
+  actors.emplace_back([&] { ForkWhatChanges(stage, seed_ + 50); });
   actors.emplace_back([&] { AskQuestions(stage); });
   actors.emplace_back([&] { MakeBackups(stage, seed_ + 30); });
 
@@ -235,10 +279,8 @@ TEST_F(KillNineTest, NothingAckedIsLostNothingIsDoubledAndNothingDeletedComesBac
   stop.store(true);
   for (std::thread& actor : actors) actor.join();
 
-  const auto bundle = LoadBundle(model_);
-  ASSERT_TRUE(bundle.ok()) << bundle.status();
-  ExpectExactly(client, acked.Now(), (*bundle)->config, *(*bundle)->tokenizer);
-  ExpectDeletedIsInNoFile(client, server.data_dir(), acked.Now());
+  ExpectExactly(client, acked.Now(), chunks_of);
+  ExpectDeletedIsInNoFile(client, server.data_dir(), acked.Now(), random_);
   const auto report = admin.Check("", /*heal=*/false, nullptr);
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_EQ(report->found(), 0) << report->DebugString();
@@ -253,9 +295,11 @@ TEST_F(KillNineTest, NothingAckedIsLostNothingIsDoubledAndNothingDeletedComesBac
   for (const auto& [how, count] : ends_) std::printf("%5d %s\n", count, how.c_str());
   std::printf(
       "%zu documents sent, %d deletions, %d ends of time, %d policies changed, %d questions, "
-      "%d backups, %zu restored; %.1f s\n",
+      "%d backups, %zu restored; %d forks, %d snapshots, %d deletions of what is shared, %d "
+      "questions about forks and the past; %.1f s\n",
       acked.Now().documents.size(), stage.deletions.load(), stage.expiries.load(),
       stage.updates.load(), stage.questions.load(), stage.backups.load(), backups.size(),
+      stage.forks.load(), stage.snapshots.load(), stage.drops.load(), stage.past_questions.load(),
       absl::ToDoubleSeconds(absl::Now() - begin));
 }
 

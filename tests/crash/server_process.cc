@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -43,7 +44,9 @@ ServerProcess::~ServerProcess() {
 }
 
 pid_t ServerProcess::Spawn(const std::vector<std::string>& flags, const std::string& crash_at) {
-  const std::string program = std::string(MNEME_BIN_DIR) + "/mneme-crash-server";
+  // Beside this program: a copy of both runs on its own.
+  const std::string program =
+      std::filesystem::read_symlink("/proc/self/exe").parent_path() / "mneme-crash-server";
   // All of it before the fork: other threads of this process may hold any lock.
   std::vector<const char*> arguments = {program.c_str()};
   for (const std::string& flag : flags) arguments.push_back(flag.c_str());
@@ -62,6 +65,11 @@ pid_t ServerProcess::Spawn(const std::vector<std::string>& flags, const std::str
   const int fd = open(log.c_str(), O_CREAT | O_WRONLY | O_APPEND, 0644);
   dup2(fd, STDOUT_FILENO);
   dup2(fd, STDERR_FILENO);
+  // One that is to stop before it listens to signals stops when it does.
+  sigset_t stop_signal;
+  sigemptyset(&stop_signal);
+  sigaddset(&stop_signal, SIGTERM);
+  sigprocmask(SIG_BLOCK, &stop_signal, nullptr);
   execve(program.c_str(), const_cast<char**>(arguments.data()),
          const_cast<char**>(environment.data()));
   _exit(127);

@@ -142,6 +142,54 @@ TEST(AdmissionTest, AMemoryHasAQuotaOfItsOwnWhichCanBeChangedAndSurvivesARestart
   EXPECT_TRUE(writer.WaitDurable(1000));
 }
 
+absl::Status Fork(EngineHarness& harness, const std::string& source, const std::string& id) {
+  return harness.engine()
+      .ForkMemory(harness.Memory(id), harness.Memory(source), "", absl::InfiniteFuture())
+      .status();
+}
+
+TEST(AdmissionTest, WhatForksShareCountsOnceForTheTenantWhoeverHoldsIt) {
+  EngineHarness harness(WithTenant({.text_bytes_max = 100, .documents_max = 2}));
+  harness.CreateMemory("m");
+  harness.Ingest("m", "a", Text(60));
+  ASSERT_TRUE(Fork(harness, "m", "f").ok());
+  ASSERT_TRUE(Fork(harness, "f", "g").ok());
+  EXPECT_TRUE(harness.WaitMetric("mneme_quota_used{quota=\"text_bytes\",tenant=\"default\"}", 60));
+  harness.Ingest("f", "b", Text(40));
+  EXPECT_EQ(FactOf(harness.engine().OpenWriter(harness.Document("g", "c"), {}).status()),
+            (QuotaFact{"documents", "tenant default", 2, 2, 1}));
+  TestWriter writer(harness.engine(), harness.Document("f", "b"));
+  const QuotaFact full = {"text_bytes", "tenant default", 100, 100, 1};
+  EXPECT_EQ(FactOf(writer->Append(40, Text(1))), full);
+  // It is there as long as somebody holds it, without its memory even.
+  ASSERT_TRUE(harness.engine().DeleteDocument(harness.Document("f", "a")).ok());
+  ASSERT_TRUE(harness.engine().DeleteMemory(harness.Memory("m")).ok());
+  EXPECT_EQ(FactOf(writer->Append(40, Text(1))), full);
+  harness.Restart();
+  TestWriter again(harness.engine(), harness.Document("f", "b"));
+  EXPECT_EQ(FactOf(again->Append(40, Text(1))), full);
+  ASSERT_TRUE(harness.engine().DeleteDocument(harness.Document("g", "a")).ok());
+  EXPECT_TRUE(again->Append(40, Text(60)).ok());
+  EXPECT_EQ(FactOf(again->Append(100, Text(1))), full);
+}
+
+TEST(AdmissionTest, OfAForksQuotaWhatItSharesTakesNothing) {
+  EngineHarness harness(WithTenant({}));
+  harness.CreateMemory("m");
+  ASSERT_TRUE(harness.engine().UpdateMemory(harness.Memory("m"), {.quota_bytes = 50}).ok());
+  harness.Ingest("m", "a", Text(50));
+  ASSERT_TRUE(Fork(harness, "m", "f").ok());
+  EXPECT_EQ(harness.engine().GetMemory(harness.Memory("f"))->info.policy.quota_bytes, 50);
+  TestWriter writer(harness.engine(), harness.Document("f", "b"));
+  EXPECT_TRUE(writer->Append(0, Text(50)).ok());
+  EXPECT_EQ(FactOf(writer->Append(50, Text(1))),
+            (QuotaFact{"text_bytes", absl::StrCat("memory ", harness.Memory("f")), 50, 50, 1}));
+  // What a memory drops is no more its own, whoever holds it.
+  ASSERT_TRUE(harness.engine().DeleteDocument(harness.Document("m", "a")).ok());
+  TestWriter anew(harness.engine(), harness.Document("m", "c"));
+  EXPECT_TRUE(anew->Append(0, Text(50)).ok());
+}
+
 TEST(AdmissionTest, TheLimitOfAllHoldsOverTenants) {
   EngineOptions options = WithTenant({});
   options.admission.quotas.all.text_bytes_max = 100;

@@ -293,6 +293,10 @@ class ForkModelTest : public MemoryStoreHarness, public ::testing::WithParamInte
     ASSERT_EQ(store().totals().documents, static_cast<int64_t>(stored.size()));
     ASSERT_EQ(store().totals().memories, static_cast<int64_t>(memories_.size()));
     ASSERT_EQ(store().totals().durable_bytes, bytes);
+    // Once for the tenant too, and whoever holds it.
+    ASSERT_EQ(store().tenant_totals("default").durable_bytes, bytes);
+    ASSERT_EQ(store().tenant_totals("default").documents, static_cast<int64_t>(stored.size()));
+    ASSERT_EQ(store().tenant_totals("default").memories, static_cast<int64_t>(memories_.size()));
   }
 
   LandmarkView ViewOf(const std::vector<ReadSource>& sources) {

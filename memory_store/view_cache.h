@@ -1,0 +1,93 @@
+// What questions see of memories that they do not see whole, kept from one question to the next: to
+// find out which documents a fork has of its base, and where each ended, takes time for every one
+// of them.
+//
+// A view is kept of each memory that a question goes through (a fork, its base, the base of that),
+// so that what is written into a fork costs it nothing but its own part. It is used again as long
+// as nothing has changed that it shows: each memory notes, in a ChangeLog, how far back its changes
+// reach, so that a base that is written on does not disturb a fork that was made before. Whatever
+// is deleted ends all of them at once: a view holds the landmarks that it shows.
+
+#ifndef MNEME_MEMORY_STORE_VIEW_CACHE_H_
+#define MNEME_MEMORY_STORE_VIEW_CACHE_H_
+
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/btree_map.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "memory_store/ids.h"
+#include "memory_store/landmark_list.h"
+#include "memory_store/memory_store.h"
+
+namespace mneme {
+
+// How far back the changes of a memory reach. Thread-compatible: guarded by its owner's lock.
+class ChangeLog {
+ public:
+  // What is seen of the memory up to `from` or later is no longer what it was.
+  void Add(absl::Time from);
+  // A number that differs from an earlier one when what is seen up to `until` may have changed.
+  uint64_t Version(absl::Time until) const;
+
+ private:
+  static constexpr size_t kEntriesMax = 1024;
+
+  absl::btree_map<absl::Time, uint64_t> versions_;  // the last change that reaches back so far
+  uint64_t last_ = 0;
+};
+
+// A part of one memory as a question sees it. Immutable.
+struct PastPart {
+  std::shared_ptr<const LandmarkSnapshot> landmarks;  // shared with the views that show it
+  // Where documents end that have grown since, and their tails, which are among the landmarks.
+  absl::flat_hash_map<DocumentId, int64_t> cuts;
+  std::vector<TailHandle> tails;
+};
+
+// Thread-safe.
+class ViewCache {
+ public:
+  // What of a memory? What these sources, which are its forks or itself, show of it together.
+  struct Key {
+    MemoryId memory{};
+    std::vector<ReadSource> sources;  // ascending, each once
+
+    friend bool operator==(const Key&, const Key&) = default;
+  };
+
+  explicit ViewCache(int64_t parts_max) : parts_max_(parts_max) {}
+
+  // Null when there is none of this version, or some of it has expired.
+  std::shared_ptr<const PastPart> Find(const Key& key, uint64_t version, absl::Time now)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  // To be asked for before a part is made, and told when it is put: nothing is put that was begun
+  // before a Clear.
+  uint64_t generation() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // `expire_time`: when the first of its documents expires.
+  void Put(Key key, uint64_t version, absl::Time expire_time, std::shared_ptr<const PastPart> part,
+           uint64_t generation) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Clear() ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  struct Entry {
+    Key key;
+    uint64_t version = 0;
+    absl::Time expire_time;
+    std::shared_ptr<const PastPart> part;
+  };
+
+  const int64_t parts_max_;
+  mutable absl::Mutex mutex_;
+  std::list<Entry> entries_ ABSL_GUARDED_BY(mutex_);  // used last first; few
+  uint64_t generation_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace mneme
+
+#endif  // MNEME_MEMORY_STORE_VIEW_CACHE_H_
