@@ -169,7 +169,7 @@ absl::StatusOr<Deletion> MemoryStore::Impl::Delete(DeletionPlan plan) {
   RETURN_IF_ERROR(store.Write(batch, Durability::kSynced));
   CrashPoint(plan.id.document == DocumentId{} ? "memory deleted" : "document deleted");
 
-  absl::flat_hash_set<DocumentId> gone;
+  absl::flat_hash_set<DocumentId> gone, changed;
   std::vector<PageId> pages;  // of the ends that documents lost
   Deletion deletion;
   {
@@ -181,6 +181,7 @@ absl::StatusOr<Deletion> MemoryStore::Impl::Delete(DeletionPlan plan) {
       const std::vector<DocumentId> erased = tails.Erase(cut.key.document, cut.keep_bytes);
       gone.insert(erased.begin(), erased.end());
       CutOffEnd(cut, &pages);
+      changed.insert(cut.key.document);
     }
     for (const auto& [memory, document] : plan.drops) {
       DocumentEntry& entry = *catalog.FindDocument(document);
@@ -204,6 +205,8 @@ absl::StatusOr<Deletion> MemoryStore::Impl::Delete(DeletionPlan plan) {
     }
     for (const MemoryId memory : plan.removed_memories) catalog.RemoveMemory(memory);
     if (plan.purges()) AddPurge(plan.id, plan.record, gone);
+    changed.insert(gone.begin(), gone.end());
+    page_changes.Add(changed);
     tail_bytes_gauge.Set(static_cast<double>(tails.bytes()));
   }
   pool.Erase(pages);
