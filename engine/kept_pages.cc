@@ -1,5 +1,6 @@
 #include "engine/kept_pages.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/status_macros.h"
@@ -9,6 +10,7 @@ namespace mneme {
 absl::Status KeptPages::Find(absl::Span<const ChunkAddress> chunks, absl::Span<const float> weights,
                              std::vector<const uint8_t*>* pages) {
   ++calls_;
+  DropChanged();
   while (!groups_.empty() &&
          (groups_.front().call <= calls_ - kCalls || found_.size() > kPagesMax)) {
     DropOldest();
@@ -61,6 +63,27 @@ absl::Status KeptPages::FindMissing(absl::Span<const ChunkAddress> chunks,
   }
   groups_.push_back(std::move(group));
   return absl::OkStatus();
+}
+
+void KeptPages::DropChanged() {
+  // Read first: what changes while pages are pinned is seen by the next call.
+  const uint64_t changes = source_.changes().count();
+  const uint64_t seen = std::exchange(changes_seen_, changes);
+  if (changes == seen || groups_.empty()) return;
+  const auto changed = source_.changes().Since(seen);
+  if (!changed.has_value()) {
+    Drop();
+    return;
+  }
+  std::erase_if(groups_, [&](const Group& group) {
+    const bool drop =
+        std::any_of(group.chunks.begin(), group.chunks.end(),
+                    [&](const ChunkAddress& chunk) { return changed->contains(chunk.document); });
+    if (drop) {
+      for (const ChunkAddress& chunk : group.chunks) found_.erase(chunk);
+    }
+    return drop;
+  });
 }
 
 void KeptPages::DropOldest() {

@@ -1,5 +1,6 @@
 // KeptPages: the pages that readers attended to in the last few batches, still pinned: the next
-// tokens mostly read the same chunks, and to pin one is dearer than to find it here.
+// tokens mostly read the same chunks, and to pin one is dearer than to find it here. What was
+// deleted, or has other pages since, is not found here any more.
 
 #ifndef MNEME_ENGINE_KEPT_PAGES_H_
 #define MNEME_ENGINE_KEPT_PAGES_H_
@@ -28,6 +29,10 @@ class KeptPages {
                     std::vector<const uint8_t*>* pages);
   // The pages are memory of the device.
   bool resident() const { return resident_; }
+  // Unpins what one batch pinned together with a page of a document whose pages changed or went
+  // since the last call: a question asked after that must not read it, and whoever deleted it waits
+  // for the pins. To be called at every batch, of readers that read no pages too; Find does.
+  void DropChanged();
   // Unpins all.
   void Drop();
 
@@ -55,6 +60,7 @@ class KeptPages {
   std::vector<ChunkAddress> missing_;                        // of the present call, each once
   std::vector<float> missing_mass_;                          // of each, over all who read it
   int64_t calls_ = 0;
+  uint64_t changes_seen_ = 0;
   bool resident_ = false;
 };
 

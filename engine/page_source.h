@@ -39,6 +39,8 @@ class PageSource {
   absl::StatusOr<ReaderPages> Pin(absl::Span<const ChunkAddress> chunks,
                                   absl::Span<const float> mass);
 
+  const PageChanges& changes() const { return store_.page_changes(); }
+
  private:
   // One segment of which pages are missing.
   struct Rederivation;

@@ -14,8 +14,6 @@
 namespace mneme {
 namespace {
 
-// Rows of one batch, at most (one step always fits).
-constexpr int64_t kBatchRowsMax = 1024;
 // How long a batch waits for decode loops that are between two steps.
 constexpr absl::Duration kDecodeGather = absl::Microseconds(200);
 // With a device, whose steps are shorter than what it takes to put a thread to sleep and wake it:
@@ -277,6 +275,7 @@ void ReadBatcher::TellReaders(size_t count) {
 }
 
 void ReadBatcher::RunBatch(absl::Span<BatchedStep* const> batch) {
+  pages_.DropChanged();
   const auto passes = {&lower_only_, &best_tokens_, &last_logits_, &all_logits_};
   for (Pass* pass : passes) {
     pass->steps.clear();

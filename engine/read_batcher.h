@@ -35,6 +35,8 @@ class ReadBatcher {
  public:
   // Tokens of one step, at most: long prompts go in pieces, so that they do not hold up others.
   static constexpr int kStepTokensMax = 256;
+  // Rows of one batch, at most (one step always fits).
+  static constexpr int64_t kBatchRowsMax = 1024;
 
   ReadBatcher(const Model& model, Backend& backend, MemoryStore& store, PageSource& pages,
               EngineMetrics& metrics, Supervisor& supervisor);

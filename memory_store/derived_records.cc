@@ -269,6 +269,11 @@ absl::Status MemoryStore::PutSegments(absl::Span<const SegmentDerived> segments)
       entry.stored_segments_end = change.end;
     }
     if (!status.ok()) return status;
+    absl::flat_hash_set<DocumentId> replaced;
+    for (const auto& [document, change] : changes) {
+      if (!change.replaced.empty()) replaced.insert(document);
+    }
+    impl.page_changes.Add(replaced);
     for (const SegmentDerived& segment : segments) {
       if (!changes.contains(segment.document)) continue;
       impl.AppendSegment(*impl.catalog.FindDocument(segment.document), EntryOf(segment),

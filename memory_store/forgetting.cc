@@ -173,7 +173,7 @@ absl::StatusOr<Deletion> MemoryStore::Impl::Delete(DeletionPlan plan) {
   if (!plan.cut_off.empty()) CrashPoint("document cut off");
   if (plan.keeps_memory) CrashPoint("memory kept for forks");
 
-  absl::flat_hash_set<DocumentId> gone;
+  absl::flat_hash_set<DocumentId> gone, changed;
   std::vector<PageId> pages;  // of the ends that documents lost
   Deletion deletion;
   {
@@ -187,6 +187,7 @@ absl::StatusOr<Deletion> MemoryStore::Impl::Delete(DeletionPlan plan) {
       const std::vector<DocumentId> erased = tails.Erase(cut.key.document, cut.keep_bytes);
       gone.insert(erased.begin(), erased.end());
       CutOffEnd(cut, &pages);
+      changed.insert(cut.key.document);
     }
     for (const auto& [memory, document] : plan.drops) {
       DocumentEntry& entry = *catalog.FindDocument(document);
@@ -210,6 +211,8 @@ absl::StatusOr<Deletion> MemoryStore::Impl::Delete(DeletionPlan plan) {
     }
     for (const MemoryId memory : plan.removed_memories) catalog.RemoveMemory(memory);
     if (plan.purges()) AddPurge(plan.id, plan.record, gone);
+    changed.insert(gone.begin(), gone.end());
+    page_changes.Add(changed);
     tail_bytes_gauge.Set(static_cast<double>(tails.bytes()));
   }
   pool.Erase(pages);

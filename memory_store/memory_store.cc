@@ -686,6 +686,13 @@ MemoryStore::Totals MemoryStore::totals() const {
   return sum;
 }
 
+const PageChanges& MemoryStore::page_changes() const { return impl_->page_changes; }
+
+int64_t MemoryStore::tail_bytes() const {
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  return impl_->tails.bytes();
+}
+
 MemoryStore::Totals MemoryStore::tenant_totals(const std::string& tenant) const {
   absl::ReaderMutexLock lock(&impl_->mutex_);
   Totals sum;

@@ -27,6 +27,7 @@
 #include "memory_store/backup_directory.h"
 #include "memory_store/chunk_store.h"
 #include "memory_store/ids.h"
+#include "memory_store/page_changes.h"
 
 namespace mneme {
 
@@ -421,6 +422,10 @@ class MemoryStore {
   };
   // Each document counts once.
   Totals totals() const;
+  // Documents whose pages changed or went, since the store was opened.
+  const PageChanges& page_changes() const;
+  // Of landmarks of the ends of documents as they were, in memory (MemoryStoreOptions).
+  int64_t tail_bytes() const;
   // What one memory has, a fork with what it shares; NOT_FOUND when gone. `memories` is 1.
   absl::StatusOr<Totals> totals(MemoryId memory) const;
   // The same without what it shares with its bases.

@@ -30,6 +30,7 @@
 #include "memory_store/deletion_plan.h"
 #include "memory_store/device_landmarks.h"
 #include "memory_store/memory_store.h"
+#include "memory_store/page_changes.h"
 #include "memory_store/page_pool.h"
 #include "memory_store/records.h"
 #include "memory_store/tail_cache.h"
@@ -192,6 +193,7 @@ struct MemoryStore::Impl {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const MemoryStoreOptions options;
+  PageChanges page_changes;
   ChunkStore& store;
   Metrics& metrics;
   Clock& clock;

@@ -616,7 +616,9 @@ absl::Status RocksDbChunkStore::OpenDb(Metrics& metrics) {
   const auto block_cache =
       rocksdb::NewLRUCache(static_cast<size_t>(std::max<int64_t>(0, options_.block_cache_bytes)));
   std::vector<rocksdb::ColumnFamilyDescriptor> families;
-  families.emplace_back(rocksdb::kDefaultColumnFamilyName, rocksdb::ColumnFamilyOptions());
+  // Empty, but RocksDB tells of the block cache through it.
+  families.emplace_back(rocksdb::kDefaultColumnFamilyName,
+                        TableOptions(Table::kCatalog, block_cache));
   for (int table = 0; table < kTableCount; ++table) {
     families.emplace_back(kTableNames[table], TableOptions(static_cast<Table>(table), block_cache));
   }

@@ -117,6 +117,10 @@ class Model {
   virtual PageLayout page_layout() const = 0;
   // Identifies everything derived by this model: bundle fingerprint and storage dtype.
   virtual uint64_t derivation_fingerprint() const = 0;
+  // Of the backend's memory: what one reader's state takes, and what one pass through the network
+  // works in. There are as many passes at one time as threads that run them.
+  virtual int64_t reader_bytes() const = 0;
+  virtual int64_t pass_bytes() const = 0;
 
   // Runs a batch of segments (1 .. segment_size ids each, any documents) through the lower half and
   // the chunk encoder. A last chunk that is not whole is padded with the pad token. out[i] belongs

@@ -122,6 +122,9 @@ absl::StatusOr<std::unique_ptr<RambaModel>> RambaModel::Create(std::unique_ptr<B
   model->shape_ = PassShape::For(model->config(), model->weights_, backend.pass_rows());
   model->workspaces_ = std::make_unique<WorkspacePool>(
       model->config(), model->weights_, model->shape_, model->storage_dtype_, backend);
+  // The first one now: a device without room for it is found out before anything is served.
+  ASSIGN_OR_RETURN(const WorkspacePool::Lease first, model->workspaces_->Take());
+  model->pass_bytes_ = (*first).memory.bytes();
   return model;
 }
 
@@ -135,6 +138,10 @@ PageLayout RambaModel::page_layout() const {
 uint64_t RambaModel::derivation_fingerprint() const {
   return Mix(bundle_->fingerprint +
              Mix(kDerivationVersion * 16 + static_cast<uint64_t>(storage_dtype_)));
+}
+
+int64_t RambaModel::reader_bytes() const {
+  return (int64_t{config().n_lower_layers} + config().n_upper_layers) * LayerStateFloats() * 4;
 }
 
 int64_t RambaModel::LayerStateFloats() const {
@@ -272,9 +279,7 @@ absl::Status RambaModel::LowerPass(absl::Span<const absl::Span<const TokenId>> s
 // ---- readers -----------------------------------------------------------------------------------
 
 std::unique_ptr<ReaderState> RambaModel::NewReaderState() const {
-  const int64_t layers = int64_t{config().n_lower_layers} + config().n_upper_layers;
-  const int64_t bytes = layers * LayerStateFloats() * 4;
-  absl::StatusOr<Buffer> memory = backend_.Allocate(bytes);
+  absl::StatusOr<Buffer> memory = backend_.Allocate(reader_bytes());
   if (!memory.ok()) return nullptr;
   return std::make_unique<State>(backend_, *std::move(memory));
 }

@@ -32,6 +32,8 @@ class RambaModel : public Model {
   const Bundle& bundle() const override { return *bundle_; }
   PageLayout page_layout() const override;
   uint64_t derivation_fingerprint() const override;
+  int64_t reader_bytes() const override;
+  int64_t pass_bytes() const override { return pass_bytes_; }
   using Model::ForwardLower;
   absl::Status ForwardLower(absl::Span<const absl::Span<const TokenId>> segments,
                             absl::Span<const PageRange> pages,
@@ -125,6 +127,7 @@ class RambaModel : public Model {
   PassShape shape_;
   // Workspaces are scratch: lending one does not change the model.
   std::unique_ptr<WorkspacePool> workspaces_;
+  int64_t pass_bytes_ = 0;
 };
 
 }  // namespace mneme

@@ -2,7 +2,8 @@
 //
 // One table (ConfigKeys) describes every key: section, name, unit, help, default. Parsing,
 // --print-config, --help, the names of environment variables and docs/configuration.md all derive
-// from it.
+// from it. The keys of a section are in config_SECTION_section.cc, the file's form in
+// config_yaml.cc, the command line in config_command_line.cc.
 
 #ifndef MNEME_SERVER_CONFIG_H_
 #define MNEME_SERVER_CONFIG_H_
@@ -80,6 +81,15 @@ struct ConfigKey {
 
 // All keys, by section. Lives for the whole process.
 absl::Span<const ConfigKey> ConfigKeys();
+// Null when there is none of that name (section.name).
+const ConfigKey* FindKey(absl::string_view full_name);
+// `source` says in errors where the value comes from.
+absl::Status SetKey(const ConfigKey& key, absl::string_view value, absl::string_view source,
+                    ServerConfig* config);
+// What no key alone can tell. INVALID_ARGUMENT names the keys.
+absl::Status CheckConfig(const ServerConfig& config);
+
+inline constexpr absl::string_view kConfigEnvironmentPrefix = "MNEME_";
 
 // What the command line asks for.
 struct CommandLine {

@@ -1,10 +1,13 @@
 // mneme-server: reads the configuration, opens the stack, serves until SIGTERM or SIGINT, drains.
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -36,6 +39,18 @@ namespace {
 constexpr int kExitError = 1;
 constexpr int kExitUsage = 2;
 constexpr absl::Duration kEngineDrainMin = absl::Seconds(2);
+
+// What is freed goes back to the system. Left to itself, glibc keeps ever larger blocks in its
+// heaps (its threshold for mapping them rises with each that is freed), where what is small and
+// stays holds them: RocksDB's memtables, in blocks of 1 MiB, above all; and it makes eight heaps a
+// core. After 1.7M tokens of bench/lasting 321 MiB were resident so, of a limit of 301; with this
+// 275 MiB after 1.8M.
+void LimitHeap() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 256 << 10);
+  mallopt(M_ARENA_MAX, static_cast<int>(2 * std::max(1u, std::thread::hardware_concurrency())));
+#endif
+}
 
 // SIGTERM and SIGINT, taken by AwaitStop alone: blocked here, and so in all threads begun later.
 sigset_t BlockStopSignals() {
@@ -191,6 +206,7 @@ int Main(const std::vector<std::string>& args, const std::vector<std::string>& e
   };
   absl::StatusOr<CommandLine> command = ParseCommandLine(args, environment);
   if (!command.ok()) return fail(command.status(), kExitUsage);
+  LimitHeap();
   switch (command->action) {
     case CommandLine::Action::kHelp:
       std::fputs(HelpText().c_str(), stdout);

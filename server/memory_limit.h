@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/metrics.h"
+#include "kernels/backend.h"
 #include "memory_store/memory_store.h"
 #include "model/model.h"
 #include "server/config.h"
@@ -25,10 +26,19 @@ struct MemoryPart {
 // Resident memory of this process; 0 when the system does not say.
 int64_t ResidentBytes();
 
-// `program_bytes`: resident once the network was loaded and before a store was opened: code,
-// libraries and weights. The part "landmarks" grows with what is stored (`totals`).
-std::vector<MemoryPart> MemoryLimit(const ServerConfig& config, const PageLayout& layout,
-                                    int64_t program_bytes, const MemoryStore::Totals& totals);
+// What the parts depend on beside the configuration.
+struct MemoryUsers {
+  const Model& model;
+  const Backend& backend;
+  const MemoryStore& store;  // the part "landmarks" grows with it
+  // Resident once the network was loaded and before a store was opened: code, libraries, weights.
+  int64_t program_bytes = 0;
+};
+
+std::vector<MemoryPart> MemoryLimit(const ServerConfig& config, const MemoryUsers& users);
+
+// One line: the sum, and what it is made of.
+void LogMemoryLimit(const std::vector<MemoryPart>& parts);
 
 // Exports mneme_memory_limit_bytes, the sum, and mneme_memory_limit_part_bytes{part}, asking
 // `parts` at each scrape until the returned handle goes.

@@ -111,11 +111,16 @@ absl::StatusOr<std::unique_ptr<Stack>> Stack::Open(const ServerConfig& config,
   ASSIGN_OR_RETURN(stack->engine_, Engine::Open(options, *stack->model_, *stack->backend_,
                                                 *stack->memory_store_, metrics, clock));
   stack->memory_limit_ = std::make_unique<MemoryLimitMetric>(
-      metrics, [config, layout = stack->model_->page_layout(), bytes = stack->program_bytes_,
-                &store = *stack->memory_store_] {
-        return MemoryLimit(config, layout, bytes, store.totals());
-      });
+      metrics, [config, &stack = *stack] { return stack.MemoryParts(config); });
+  LogMemoryLimit(stack->MemoryParts(config));
   return stack;
+}
+
+std::vector<MemoryPart> Stack::MemoryParts(const ServerConfig& config) const {
+  return MemoryLimit(config, {.model = *model_,
+                              .backend = *backend_,
+                              .store = *memory_store_,
+                              .program_bytes = program_bytes_});
 }
 
 absl::StatusOr<std::unique_ptr<Stack>> Stack::OpenToRead(const ServerConfig& config,

@@ -54,6 +54,7 @@ class Stack {
   // `supervisor`: null when it opens to read alone.
   absl::Status OpenStores(const ServerConfig& config, Supervisor* supervisor, Metrics& metrics,
                           Clock& clock);
+  std::vector<MemoryPart> MemoryParts(const ServerConfig& config) const;
 
   // In the order in which they stand on each other.
   std::unique_ptr<Backend> backend_;

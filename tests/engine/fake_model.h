@@ -33,6 +33,8 @@ class FakeModel : public Model {
   const Bundle& bundle() const override { return *bundle_; }
   PageLayout page_layout() const override;
   uint64_t derivation_fingerprint() const override { return fingerprint_; }
+  int64_t reader_bytes() const override { return 64; }
+  int64_t pass_bytes() const override { return 4096; }
   using Model::ForwardLower;
   absl::Status ForwardLower(Segments segments, absl::Span<const PageRange> pages,
                             std::vector<SegmentChunks>* out) const override;

@@ -29,7 +29,7 @@ class RocksDbChunkStoreTest : public ::testing::Test {
   RocksDbOptions Options() const {
     RocksDbOptions options;
     options.data_dir = dir_.path() + "/data";
-    options.block_cache_bytes = 8 << 20;
+    options.block_cache_bytes = 3 << 20;
     options.reserve_bytes = 0;
     return options;
   }
@@ -210,6 +210,8 @@ TEST_F(RocksDbChunkStoreTest, MetricsTellOfItWhileItLivesAndNotAfter) {
   EXPECT_THAT(text, HasSubstr("mneme_rocksdb_wal_syncs_total"));
   EXPECT_THAT(text, HasSubstr("mneme_rocksdb_memtable_bytes{table=\"text\"}"));
   EXPECT_THAT(text, HasSubstr("mneme_store_synced_write_seconds_count 1"));
+  // That of our tables, not RocksDB's own of a table without options.
+  EXPECT_THAT(text, HasSubstr("mneme_rocksdb_block_cache_limit_bytes 3145728"));
   store.reset();
   EXPECT_THAT(metrics_.Expose(), Not(HasSubstr("mneme_rocksdb_wal_syncs_total")));
 }
