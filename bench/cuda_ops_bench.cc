@@ -281,7 +281,8 @@ class Bench {
 
   Step ProductStep(const std::string& name, const PackedWeight& weight, const MatmulParams& p) {
     const double cells = static_cast<double>(p.rows * weight.rows());
-    const double out_bytes = p.next.weight != nullptr      ? 10
+    const double out_bytes = p.next.unscale != nullptr     ? 4
+                             : p.next.weight != nullptr    ? 10
                              : p.accumulate                ? 8
                              : weight.swiglu()             ? 1
                              : p.out_dtype == DType::kBf16 ? 2
@@ -325,19 +326,32 @@ class Bench {
                  operand = Halves(E * std::max(c.inner(), c.ffn)), weight = Floats(wide * c.taps),
                  heads = Floats(3 * c.heads), turns = Floats((c.chunk + 1) * head_dim),
                  pages = Halves(R * 2 * head_dim), landmarks = Floats(chunks * c.landmark),
-                 scaled = Halves(E * c.d_model), squares = Floats(E * parts),
+                 scaled = Halves(R * c.d_model), squares = Floats(R * parts),
+                 encoder_scaled = Halves(E * c.d_model), encoder_squares = Floats(E * parts),
                  gate_squares = Floats(R * c.heads * ((c.head_dim + 63) / 64));
-    // In bf16 what writes rows of the residual stream leaves them ready for the next norm.
-    const NextNorm next = halves ? NextNorm{.weight = weight.as<float>(),
-                                            .scaled = scaled.data(),
-                                            .squares = squares.as<float>()}
-                                 : NextNorm{};
-    const OperandNorm ready = {.eps = 1e-5f,
-                               .squares = halves ? squares.as<float>() : nullptr,
-                               .square_parts = parts,
-                               .squares_stride = parts};
-    const void* const normed = halves ? scaled.data() : operand.data();
+    // In bf16 the residual stream is nothing but the rows that are ready for the next norm; here
+    // its weight is all ones.
     const float* w = weight.as<float>();
+    const std::vector<float> all_ones(c.d_model, 1.0f);
+    const Buffer ones = Floats(c.d_model);
+    OrDie(backend_.CopyIn(ones.data(), all_ones.data(), c.d_model * 4));
+    const auto next_of = [&](const Buffer& to, const Buffer& to_squares, bool added) {
+      if (!halves) return NextNorm{};
+      return NextNorm{.weight = ones.as<float>(),
+                      .scaled = to.data(),
+                      .squares = to_squares.as<float>(),
+                      .unscale = added ? ones.as<float>() : nullptr};
+    };
+    const auto ready_of = [&](const Buffer& from_squares) {
+      return OperandNorm{.eps = 1e-5f,
+                         .squares = halves ? from_squares.as<float>() : nullptr,
+                         .square_parts = parts,
+                         .squares_stride = parts};
+    };
+    void* const hidden_out = halves ? nullptr : hidden.data();
+    void* const encoder_out = halves ? nullptr : encoder.data();
+    const void* const normed = halves ? scaled.data() : operand.data();
+    const void* const encoder_normed = halves ? encoder_scaled.data() : operand.data();
     std::vector<int32_t> ids(R);
     for (int32_t& id : ids) id = static_cast<int32_t>(random_() % c.vocab);
     const Buffer device_ids = OrDie(backend_.Allocate(R * 4));
@@ -371,13 +385,13 @@ class Bench {
                   }};
     };
 
-    const Step embed = {"Embed", rows * d * (halves ? 7 : 5), 0, [&] {
+    const Step embed = {"Embed", rows * d * (halves ? 3 : 5), 0, [&] {
                           return backend_.Embed({.ids = device_ids.as<int32_t>(),
                                                  .rows = R,
                                                  .table = table.get(),
-                                                 .out = hidden.as<float>(),
+                                                 .out = static_cast<float*>(hidden_out),
                                                  .out_stride = c.d_model,
-                                                 .next = next});
+                                                 .next = next_of(scaled, squares, false)});
                         }};
     std::vector<Step> lower;
     if (!halves) lower.push_back(norm(hidden, R));
@@ -385,7 +399,7 @@ class Bench {
                                          .a_dtype = DType::kBf16,
                                          .a_stride = c.d_model,
                                          .rows = R,
-                                         .norm = ready,
+                                         .norm = ready_of(squares),
                                          .weight = in_proj.get(),
                                          .out = product.data(),
                                          .out_dtype = activation,
@@ -465,28 +479,34 @@ class Bench {
                                 {.a = halves ? y.data() : operand.data(),
                                  .rows = R,
                                  .norm = halves ? gated : OperandNorm{},
-                                 .out = hidden.data(),
+                                 .out = hidden_out,
                                  .accumulate = true,
-                                 .next = next}));
+                                 .next = next_of(scaled, squares, true)}));
 
-    const Step chunk_input = {"ChunkInput", (rows * 4 + erows * (halves ? 6 : 4)) * d, 0, [&] {
-                                return backend_.ChunkInput({.hidden = hidden.as<float>(),
-                                                            .hidden_stride = c.d_model,
-                                                            .weight = w,
-                                                            .eps = 1e-5f,
-                                                            .cls = w,
-                                                            .chunks = chunks,
-                                                            .chunk_tokens = c.chunk,
-                                                            .width = c.d_model,
-                                                            .out = encoder.as<float>(),
-                                                            .out_stride = c.d_model,
-                                                            .next = next});
-                              }};
+    const Step chunk_input = {
+        "ChunkInput", (rows + erows) * d * (halves ? 2 : 4), 0, [&] {
+          return backend_.ChunkInput({.hidden = hidden.as<float>(),
+                                      .hidden_stride = c.d_model,
+                                      .weight = w,
+                                      .scaled = halves ? normed : nullptr,
+                                      .squares = squares.as<float>(),
+                                      .eps = 1e-5f,
+                                      .cls = w,
+                                      .chunks = chunks,
+                                      .chunk_tokens = c.chunk,
+                                      .width = c.d_model,
+                                      .out = static_cast<float*>(encoder_out),
+                                      .out_stride = c.d_model,
+                                      .next = next_of(encoder_scaled, encoder_squares, false)});
+        }};
     std::vector<Step> layer;
     if (!halves) layer.push_back(norm(encoder, E));
-    layer.push_back(ProductStep(
-        "Matmul qkv", *qkv,
-        {.a = normed, .rows = E, .norm = ready, .out = product.data(), .out_dtype = activation}));
+    layer.push_back(ProductStep("Matmul qkv", *qkv,
+                                {.a = encoder_normed,
+                                 .rows = E,
+                                 .norm = ready_of(encoder_squares),
+                                 .out = product.data(),
+                                 .out_dtype = activation}));
     for (const int64_t column : {int64_t{0}, c.d_model}) {
       if (halves) break;
       layer.push_back({"HeadNorm with positions", erows * d * 8, 0, [&, column] {
@@ -521,13 +541,19 @@ class Bench {
                                                        .out_dtype = DType::kBf16,
                                                        .out_stride = c.d_model});
                      }});
-    layer.push_back(ProductStep(
-        "Matmul attn_out, added", *attn_out,
-        {.a = operand.data(), .rows = E, .out = encoder.data(), .accumulate = true, .next = next}));
+    layer.push_back(ProductStep("Matmul attn_out, added", *attn_out,
+                                {.a = operand.data(),
+                                 .rows = E,
+                                 .out = encoder_out,
+                                 .accumulate = true,
+                                 .next = next_of(encoder_scaled, encoder_squares, true)}));
     if (!halves) layer.push_back(norm(encoder, E));
-    layer.push_back(ProductStep(
-        halves ? "Matmul gate_up with SwiGlu" : "Matmul gate_up", *gate_up,
-        {.a = normed, .rows = E, .norm = ready, .out = product.data(), .out_dtype = activation}));
+    layer.push_back(ProductStep(halves ? "Matmul gate_up with SwiGlu" : "Matmul gate_up", *gate_up,
+                                {.a = encoder_normed,
+                                 .rows = E,
+                                 .norm = ready_of(encoder_squares),
+                                 .out = product.data(),
+                                 .out_dtype = activation}));
     const auto ffn = static_cast<double>(c.ffn);
     if (!halves) {
       layer.push_back({"SwiGlu", erows * ffn * 10, 0, [&] {
@@ -543,13 +569,16 @@ class Bench {
     layer.push_back(ProductStep("Matmul down, added", *down,
                                 {.a = halves ? product.data() : operand.data(),
                                  .rows = E,
-                                 .out = encoder.data(),
+                                 .out = encoder_out,
                                  .accumulate = true,
-                                 .next = next}));
+                                 .next = next_of(encoder_scaled, encoder_squares, true)}));
     std::vector<Step> last;
     if (!halves) last.push_back(norm(encoder, E));
     last.push_back(ProductStep("Matmul kv_proj", *kv,
-                               {.a = normed, .rows = E, .norm = ready, .out = product.data()}));
+                               {.a = encoder_normed,
+                                .rows = E,
+                                .norm = ready_of(encoder_squares),
+                                .out = product.data()}));
     last.push_back({"WritePages", rows * static_cast<double>(head_dim) * 12, 0, [&] {
                       return backend_.WritePages({.k = product.as<float>(),
                                                   .v = product.as<float>() + head_dim,
@@ -562,9 +591,11 @@ class Bench {
                                                   .pages = pages.data(),
                                                   .page_dtype = DType::kBf16});
                     }});
-    last.push_back(
-        ProductStep("Matmul landmark", *landmark,
-                    {.a = normed, .rows = chunks, .norm = ready, .out = product.data()}));
+    last.push_back(ProductStep("Matmul landmark", *landmark,
+                               {.a = encoder_normed,
+                                .rows = chunks,
+                                .norm = ready_of(encoder_squares),
+                                .out = product.data()}));
     last.push_back({"RmsNorm of landmarks", static_cast<double>(chunks * c.landmark) * 6, 0, [&] {
                       return backend_.RmsNorm({.in = product.as<float>(),
                                                .in_stride = landmark->out_columns(),
@@ -624,21 +655,22 @@ class Bench {
     const int64_t product_stride = in_proj->out_columns();
     const int64_t conv_floats = (c.taps - 1) * c.conv_dim();
     const int64_t layer_floats = conv_floats + inner * c.state;
-    const Buffer vectors = Floats(8 * (c.d_model + inner + c.conv_dim())), hidden = Floats(R * c.d_model),
-                 operand = Floats(R * inner), product = Floats(R * product_stride),
-                 conv = Floats(R * c.conv_dim()), y = Floats(R * inner),
-                 logits = Floats(R * table->out_columns()), states = Floats(R * kLayers * layer_floats),
-                 queries = Floats(R * c.landmark), ids = OrDie(backend_.Allocate(R * 4)),
+    const Buffer vectors = Floats(8 * (c.d_model + inner + c.conv_dim())),
+                 hidden = Floats(R * c.d_model), operand = Floats(R * inner),
+                 product = Floats(R * product_stride), conv = Floats(R * c.conv_dim()),
+                 y = Floats(R * inner), logits = Floats(R * table->out_columns()),
+                 states = Floats(R * kLayers * layer_floats), queries = Floats(R * c.landmark),
+                 ids = OrDie(backend_.Allocate(R * 4)),
                  pages = Halves(kPoolPages * 2 * c.chunk * attention_dim),
-                 page_table = OrDie(backend_.Allocate(R * kPages * 8)), weights = Floats(R * kPages),
-                 counts = OrDie(backend_.Allocate(R * 4)),
+                 page_table = OrDie(backend_.Allocate(R * kPages * 8)),
+                 weights = Floats(R * kPages), counts = OrDie(backend_.Allocate(R * 4)),
                  sequences_there = OrDie(backend_.Allocate(R * sizeof(SequenceRows)));
     const float* w = vectors.as<float>();
     std::vector<int32_t> host_ids(R, 17), host_counts(R, kPages);
     std::vector<const void*> host_pages;
     for (int64_t i = 0; i < R * kPages; ++i) {
-      host_pages.push_back(pages.as<Bf16>(
-          static_cast<int64_t>(random_() % kPoolPages) * 2 * c.chunk * attention_dim * 2));
+      host_pages.push_back(pages.as<Bf16>(static_cast<int64_t>(random_() % kPoolPages) * 2 *
+                                          c.chunk * attention_dim * 2));
     }
     std::vector<SequenceRows> sequences;
     for (int64_t i = 0; i < R; ++i) {
@@ -668,25 +700,25 @@ class Bench {
                   .gate_stride = product_stride,
                   .normed = operand.data()};
       } else if (normed) {
-        const absl::Status status =
-            gate == nullptr ? backend_.RmsNorm({.in = a.as<float>(),
-                                                .in_stride = stride,
-                                                .weight = w,
-                                                .eps = 1e-5f,
-                                                .rows = R,
-                                                .width = weight.cols(),
-                                                .out = operand.data(),
-                                                .out_stride = weight.cols()})
-                            : backend_.GateNorm({.y = a.as<float>(),
-                                                 .y_stride = stride,
-                                                 .z = gate,
-                                                 .z_stride = product_stride,
-                                                 .weight = w,
-                                                 .eps = 1e-5f,
-                                                 .rows = R,
-                                                 .width = weight.cols(),
-                                                 .out = operand.data(),
-                                                 .out_stride = weight.cols()});
+        const absl::Status status = gate == nullptr
+                                        ? backend_.RmsNorm({.in = a.as<float>(),
+                                                            .in_stride = stride,
+                                                            .weight = w,
+                                                            .eps = 1e-5f,
+                                                            .rows = R,
+                                                            .width = weight.cols(),
+                                                            .out = operand.data(),
+                                                            .out_stride = weight.cols()})
+                                        : backend_.GateNorm({.y = a.as<float>(),
+                                                             .y_stride = stride,
+                                                             .z = gate,
+                                                             .z_stride = product_stride,
+                                                             .weight = w,
+                                                             .eps = 1e-5f,
+                                                             .rows = R,
+                                                             .width = weight.cols(),
+                                                             .out = operand.data(),
+                                                             .out_stride = weight.cols()});
         if (!status.ok()) return status;
         p.a = operand.data();
         p.a_stride = weight.cols();
@@ -799,8 +831,9 @@ class Bench {
       return wait ? backend_.CopyOut(host_ids.data(), ids.data(), R * 4) : absl::OkStatus();
     };
     const auto floats = static_cast<double>(R * kLayers * layer_floats);
-    const double bytes = floats * 8 + static_cast<double>(kLayers * (c.in_proj() * c.d_model + c.d_model * inner) +
-                                                          c.vocab * c.d_model);
+    const double bytes =
+        floats * 8 + static_cast<double>(kLayers * (c.in_proj() * c.d_model + c.d_model * inner) +
+                                         c.vocab * c.d_model);
     for (const bool wait : {true, false}) {
       const std::string how = wait ? ", waiting" : ", queued";
       norms = convolution = false;
@@ -824,7 +857,8 @@ class Bench {
       const int64_t conv_floats = (c.taps - 1) * c.conv_dim();
       const int64_t state_floats = conv_floats + c.inner() * c.state;
       const Buffer a = Floats(readers * c.inner()), out = Floats(readers * table->out_columns()),
-                   gate = Floats(readers * c.inner()), vectors = Floats(8 * (c.inner() + c.conv_dim())),
+                   gate = Floats(readers * c.inner()),
+                   vectors = Floats(8 * (c.inner() + c.conv_dim())),
                    states = Floats(readers * state_floats * 20), y = Floats(readers * c.inner()),
                    normed = Floats(readers * c.inner()), conv = Floats(readers * c.conv_dim()),
                    there = OrDie(backend_.Allocate(readers * sizeof(SequenceRows))),
@@ -832,9 +866,8 @@ class Bench {
       const float* w = vectors.as<float>();
       std::vector<SequenceRows> sequences;
       for (int64_t i = 0; i < readers; ++i) {
-        sequences.push_back({.row_begin = i,
-                             .row_count = 1,
-                             .state = states.as<float>() + i * state_floats * 20});
+        sequences.push_back(
+            {.row_begin = i, .row_count = 1, .state = states.as<float>() + i * state_floats * 20});
       }
       OrDie(backend_.CopyIn(there.data(), sequences.data(),
                             readers * static_cast<int64_t>(sizeof(SequenceRows))));
@@ -859,7 +892,9 @@ class Bench {
                                bool normalize, bool accumulate) {
         const auto cells = static_cast<double>(readers * weight.rows());
         const auto K = static_cast<double>(weight.cols());
-        line(name, static_cast<double>(weight.rows()) * K + static_cast<double>(readers) * 4 * K + cells * 4,
+        line(name,
+             static_cast<double>(weight.rows()) * K + static_cast<double>(readers) * 4 * K +
+                 cells * 4,
              2 * cells * K, [&](int64_t) {
                MatmulParams p = {.a = a.data(),
                                  .a_stride = weight.cols(),
@@ -892,7 +927,9 @@ class Bench {
       });
       for (const bool convolution : {false, true}) {
         line(convolution ? "ConvSsmStep" : "SsmStep",
-             static_cast<double>(readers * (convolution ? state_floats : state_floats - conv_floats)) * 8,
+             static_cast<double>(readers *
+                                 (convolution ? state_floats : state_floats - conv_floats)) *
+                 8,
              static_cast<double>(readers * state_floats) * 5, [&](int64_t i) {
                const SsdParams ssd = {.xbc = conv.as<float>(),
                                       .xbc_stride = c.conv_dim(),

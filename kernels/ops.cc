@@ -116,6 +116,8 @@ absl::Status CheckNext(ShapeCheck& check, const NextNorm& next, int64_t rows, DT
       .Pointer("next.squares", next.squares, rows)
       .status();
 }
+// Rows to write, unless what `next` wants of them is all that is wanted.
+int64_t RowsOut(const NextNorm& next, int64_t rows) { return next.weight == nullptr ? rows : 0; }
 absl::Status CheckSquares(ShapeCheck& check, const MatmulParams& p, DType activation) {
   if (p.norm.squares == nullptr) return absl::OkStatus();
   if (p.norm.weight != nullptr || p.per_row) {
@@ -156,6 +158,9 @@ absl::Status CheckOutputs(ShapeCheck& check, const MatmulParams& p) {
     return absl::InvalidArgumentError(
         "Matmul: what the next norm wants goes with many rows of results that are added, without "
         "gaps");
+  }
+  if (p.next.weight == nullptr && p.next.unscale != nullptr) {
+    return absl::InvalidArgumentError("Matmul: scaled rows are added to for a norm");
   }
   if (p.swiglu != p.weight->swiglu() || (p.swiglu && p.out_dtype != DType::kBf16)) {
     return absl::InvalidArgumentError(
@@ -204,10 +209,11 @@ absl::Status Backend::Embed(const EmbedParams& p) {
                       .AtLeast("rows", p.rows, 0)
                       .Pointer("table", p.table, 1)
                       .Pointer("ids", p.ids, p.rows)
-                      .Pointer("out", p.out, p.rows)
+                      .Pointer("out", p.out, RowsOut(p.next, p.rows))
                       .status());
   ShapeCheck check("Embed");
-  RETURN_IF_ERROR(check.AtLeast("out_stride", p.out_stride, p.table->cols()).status());
+  if (p.out != nullptr) check.AtLeast("out_stride", p.out_stride, p.table->cols());
+  RETURN_IF_ERROR(check.status());
   RETURN_IF_ERROR(CheckNext(check, p.next, p.rows, activation_dtype(p.table->compute_dtype())));
   return DoEmbed(p);
 }
@@ -272,7 +278,7 @@ absl::Status Backend::Matmul(const MatmulParams& p) {
       .Equal("a_dtype", static_cast<int>(p.a_dtype), static_cast<int>(wanted))
       .FloatType("out_dtype", p.out_dtype)
       .Pointer("a", p.a, p.rows)
-      .Pointer("out", p.out, p.rows);
+      .Pointer("out", p.out, p.next.unscale == nullptr ? p.rows : 0);
   if (normed) check.Pointer("norm.normed", p.norm.normed, p.rows);
   if (normed && p.norm.gate != nullptr) {
     check.AtLeast("norm.gate_stride", p.norm.gate_stride, p.weight->cols());
@@ -385,14 +391,19 @@ absl::Status Backend::ChunkInput(const ChunkInputParams& p) {
                       .AtLeast("chunks", p.chunks, 0)
                       .AtLeast("chunk_tokens", p.chunk_tokens, 1)
                       .AtLeast("width", p.width, 1)
-                      .AtLeast("hidden_stride", p.hidden_stride, p.width)
-                      .AtLeast("out_stride", p.out_stride, p.width)
-                      .Pointer("hidden", p.hidden, p.chunks)
-                      .Pointer("weight", p.weight, 1)
                       .Pointer("cls", p.cls, 1)
-                      .Pointer("out", p.out, p.chunks)
+                      .Pointer("out", p.out, RowsOut(p.next, p.chunks))
                       .status());
   ShapeCheck check("ChunkInput");
+  if (p.out != nullptr) check.AtLeast("out_stride", p.out_stride, p.width);
+  if (p.scaled == nullptr) {
+    check.AtLeast("hidden_stride", p.hidden_stride, p.width)
+        .Pointer("hidden", p.hidden, p.chunks)
+        .Pointer("weight", p.weight, 1);
+  } else {
+    check.Pointer("squares", p.squares, p.chunks).Pointer("next.weight", p.next.weight, 1);
+  }
+  RETURN_IF_ERROR(check.status());
   RETURN_IF_ERROR(CheckNext(check, p.next, p.chunks, activation_dtype(DType::kBf16)));
   return DoChunkInput(p);
 }

@@ -37,6 +37,10 @@ struct NextNorm {
   const float* weight = nullptr;  // [width], or null: nothing is wanted
   void* scaled = nullptr;         // [rows, width] bf16, no gaps
   float* squares = nullptr;       // [rows, width / kSquareColumns, rounded up]
+  // Matmul: what is added to is not `out` but what `scaled` holds, rows times the weight of the
+  // norm before; these are 1 / that weight. So rows of a residual stream are never but in bf16,
+  // rounded once an addition (sums and squares are f32). A weight of zero would lose them.
+  const float* unscale = nullptr;  // [width], or null
 };
 
 // out[r] = row ids[r] of the table.
@@ -44,7 +48,7 @@ struct EmbedParams {
   const int32_t* ids = nullptr;  // [rows], each in [0, table rows)
   int64_t rows = 0;
   const PackedWeight* table = nullptr;  // [vocab, width]
-  float* out = nullptr;                 // [rows, width]
+  float* out = nullptr;                 // [rows, width]; with `next` it may be null
   int64_t out_stride = 0;
   NextNorm next = {};  // of out
 };
@@ -116,16 +120,16 @@ struct MatmulParams {
   DType a_dtype = DType::kF32;
   int64_t a_stride = 0;
   int64_t rows = 0;
-  // Rows that `a` (normed: norm.normed) and `out` have room for: a backend that works in blocks of rows may read and
-  // overwrite those from `rows` on. 0: just `rows`.
+  // Rows that `a` (normed: norm.normed) and `out` have room for: a backend that works in blocks of
+  // rows may read and overwrite those from `rows` on. 0: just `rows`.
   int64_t row_capacity = 0;
   OperandNorm norm = {};
   const PackedWeight* weight = nullptr;
   void* out = nullptr;  // [rows, weight->out_columns()], no gaps; columns beyond the weight's rows
-                        // hold nothing of meaning
+                        // hold nothing of meaning. With next.unscale: null, or f32
   DType out_dtype = DType::kF32;  // kBf16: not with `accumulate` or `per_row`
   bool accumulate = false;        // add to out (a residual connection)
-  NextNorm next = {};             // of out; with `accumulate`, out_columns() being the weight's rows
+  NextNorm next = {};  // of out; with `accumulate`, out_columns() being the weight's rows
   // With bf16 results, the last tail_columns outputs as f32; what `out` has of them means nothing.
   float* tail = nullptr;  // [rows, tail_columns], or null
   int64_t tail_columns = 0;
@@ -205,12 +209,16 @@ struct ChunkInputParams {
   const float* hidden = nullptr;  // [chunks * S, width]
   int64_t hidden_stride = 0;
   const float* weight = nullptr;  // [width]
+  // Instead of `hidden` and `weight`: what NextNorm of that weight left. Only with `next`, of other
+  // rows and squares.
+  const void* scaled = nullptr;    // [chunks * S, width] bf16, no gaps, or null
+  const float* squares = nullptr;  // [chunks * S, width / kSquareColumns, rounded up]
   float eps = 0;
   const float* cls = nullptr;  // [width]
   int64_t chunks = 0;
   int64_t chunk_tokens = 0;  // S
   int64_t width = 0;
-  float* out = nullptr;  // [chunks * (S + 1), width]
+  float* out = nullptr;  // [chunks * (S + 1), width]; with `next` it may be null
   int64_t out_stride = 0;
   NextNorm next = {};  // of out
 };

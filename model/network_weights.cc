@@ -10,6 +10,10 @@
 namespace mneme {
 namespace {
 
+// Rows times a weight down to this keep the bits that bf16 gives them, but for values that are
+// nothing beside the others of their row.
+constexpr float kNormLeast = 1e-15f;
+
 class WeightPacker {
  public:
   WeightPacker(const Bundle& bundle, Backend& backend, DType compute_dtype)
@@ -42,6 +46,31 @@ class WeightPacker {
     ASSIGN_OR_RETURN(const std::vector<float> values, Values(name));
     ASSIGN_OR_RETURN(*to, Upload(values));
     return absl::OkStatus();
+  }
+
+  // Inverts the norms of the lower half and of the encoder; false where one cannot be.
+  absl::StatusOr<bool> InvertNorms(NetworkWeights* weights) const {
+    bool all = true;
+    const auto invert = [&](const std::string& name, Buffer* to) -> absl::Status {
+      ASSIGN_OR_RETURN(std::vector<float> values, Values(name));
+      for (float& value : values) {
+        all &= std::fabs(value) >= kNormLeast && std::fabs(value) <= 1 / kNormLeast;
+        value = 1 / value;
+      }
+      ASSIGN_OR_RETURN(*to, Upload(values));
+      return absl::OkStatus();
+    };
+    for (size_t i = 0; i < weights->lower.size(); ++i) {
+      RETURN_IF_ERROR(
+          invert(absl::StrCat("lower.", i, ".norm.weight"), &weights->lower[i].norm_inverse));
+    }
+    for (size_t i = 0; i < weights->encoder.layers.size(); ++i) {
+      const std::string layer = absl::StrCat("chunk_encoder.layers.", i, ".");
+      EncoderLayerWeights& to = weights->encoder.layers[i];
+      RETURN_IF_ERROR(invert(layer + "attn_norm.weight", &to.attn_norm_inverse));
+      RETURN_IF_ERROR(invert(layer + "mlp_norm.weight", &to.mlp_norm_inverse));
+    }
+    return all;
   }
 
   // One matrix, or several below each other.
@@ -184,6 +213,9 @@ absl::StatusOr<NetworkWeights> PackNetworkWeights(const Bundle& bundle, Backend&
     RETURN_IF_ERROR(packer.Hsa(i, &weights.hsa[i]));
   }
   RETURN_IF_ERROR(packer.Vector("norm.weight", &weights.norm));
+  if (backend.activation_dtype(compute_dtype) == DType::kBf16) {
+    ASSIGN_OR_RETURN(weights.norms_inverted, packer.InvertNorms(&weights));
+  }
   return weights;
 }
 

@@ -14,12 +14,14 @@ namespace mneme {
 
 // Vectors are f32 in backend memory.
 struct MambaWeights {
+  Buffer norm_inverse;  // 1 / norm, where NetworkWeights::norms_inverted
   Buffer norm, conv_weight, conv_bias, dt_bias, a_log, d_skip, gate_norm;
   std::unique_ptr<PackedWeight> in_proj;  // z, x, B, C, dt
   std::unique_ptr<PackedWeight> out_proj;
 };
 
 struct EncoderLayerWeights {
+  Buffer attn_norm_inverse, mlp_norm_inverse;
   Buffer attn_norm, q_norm, k_norm, mlp_norm;
   std::unique_ptr<PackedWeight> qkv, attn_out, down;
   std::unique_ptr<PackedWeight> gate_up;  // for MatmulParams::swiglu where the backend does that
@@ -48,6 +50,9 @@ struct NetworkWeights {
   std::unique_ptr<PackedWeight> retrieval_proj;
   std::vector<HsaWeights> hsa;
   Buffer norm;
+  // Norms of the lower half and of the encoder may be taken back from rows that they scaled
+  // (NextNorm::unscale): none has a weight near zero, and the backend's activations are bf16.
+  bool norms_inverted = false;
 };
 
 // `bundle` was checked by LoadBundle. `compute_dtype`: operands of products of many rows.

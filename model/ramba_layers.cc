@@ -19,10 +19,10 @@ NextNorm RambaModel::NextNormOf(const Workspace& ws, const Buffer& weight) const
   return {.weight = weight.as<float>(), .scaled = ws.scaled, .squares = ws.squares};
 }
 
-OperandNorm RambaModel::SquaresOf(const Workspace& ws, int64_t first_row, int64_t row_step) const {
+OperandNorm RambaModel::SquaresOf(const float* squares, int64_t first_row, int64_t row_step) const {
   const int64_t parts = SquareParts(config());
   return {.eps = static_cast<float>(config().norm_eps),
-          .squares = ws.squares + first_row * parts,
+          .squares = squares + first_row * parts,
           .square_parts = parts,
           .squares_stride = row_step * parts};
 }
@@ -35,7 +35,7 @@ absl::Status RambaModel::EmbedIds(Workspace& ws, bool per_row) const {
   return backend_.Embed({.ids = ws.ids,
                          .rows = static_cast<int64_t>(ws.host_ids.size()),
                          .table = weights_.embedding.get(),
-                         .out = ws.hidden,
+                         .out = ws.stream == Workspace::Stream::kHidden ? ws.hidden : nullptr,
                          .out_stride = shape_.hidden_stride,
                          .next = per_row ? NextNorm{} : NextNormOf(ws, weights_.lower[0].norm)});
 }
@@ -50,7 +50,7 @@ absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, 
   const int64_t product_stride = weights.in_proj->out_columns();
   // What wrote the rows of the lower half has left them ready for the norm.
   const bool ready = norms_ahead() && !per_row && layer < c.n_lower_layers;
-  const OperandNorm norm = ready ? SquaresOf(ws, 0, 1)
+  const OperandNorm norm = ready ? SquaresOf(ws.squares, 0, 1)
                                  : OperandNorm{.weight = weights.norm.as<float>(),
                                                .eps = static_cast<float>(c.norm_eps),
                                                .normed = ws.operand};
@@ -122,9 +122,15 @@ absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, 
     }
     RETURN_IF_ERROR(backend_.Ssd(ssd));
   }
-  const NextNorm next = ready && layer + 1 < c.n_lower_layers
-                            ? NextNormOf(ws, weights_.lower[layer + 1].norm)
-                            : NextNorm{};
+  NextNorm next;
+  if (ready && layer + 1 < c.n_lower_layers) {
+    next = NextNormOf(ws, weights_.lower[layer + 1].norm);
+  }
+  const bool scaled = ws.stream != Workspace::Stream::kHidden;
+  if (scaled) {
+    if (layer + 1 == c.n_lower_layers) next = NextNormOf(ws, weights_.encoder.in_norm);
+    next.unscale = weights.norm_inverse.as<float>();
+  }
   return backend_.Matmul({.a = ws.y,
                           .a_dtype = activation_dtype,
                           .a_stride = c.inner(),
@@ -132,7 +138,7 @@ absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, 
                           .row_capacity = ws.row_capacity,
                           .norm = gate_norm,
                           .weight = weights.out_proj.get(),
-                          .out = ws.hidden,
+                          .out = ws.stream == Workspace::Stream::kScaled ? nullptr : ws.hidden,
                           .accumulate = true,
                           .next = next,
                           .per_row = per_row});
@@ -143,9 +149,19 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
   const ChunkEncoderWeights& encoder = weights_.encoder;
   const int64_t S = c.chunk_size, rows = chunks * (S + 1);
   const float eps = static_cast<float>(c.norm_eps);
+  // Norms ahead: ws.encoder holds the residual stream in bf16, ready for its next norm. The rows
+  // of ChunkInput come so too.
+  const bool ahead = norms_ahead();
+  const auto ready = [&](const Buffer& weight, const float* unscale = nullptr) {
+    if (!ahead) return NextNorm{};
+    return NextNorm{.weight = weight.as<float>(),
+                    .scaled = ws.encoder,
+                    .squares = ws.encoder_squares,
+                    .unscale = unscale};
+  };
   // Unless the rows are ready for it.
   const auto norm = [&](const Buffer& weight) -> absl::Status {
-    if (norms_ahead()) return absl::OkStatus();
+    if (ahead) return absl::OkStatus();
     return backend_.RmsNorm({.in = ws.encoder,
                              .in_stride = shape_.hidden_stride,
                              .weight = weight.as<float>(),
@@ -164,15 +180,15 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
          .a_stride = weight.cols(),
          .rows = rows,
          .row_capacity = ws.encoder_row_capacity,
-         .norm = norms_ahead() && a == ws.scaled ? SquaresOf(ws, 0, 1) : OperandNorm{},
+         .norm = a == ws.encoder ? SquaresOf(ws.encoder_squares, 0, 1) : OperandNorm{},
          .weight = &weight,
-         .out = out,
+         .out = out == ws.encoder && ahead ? nullptr : out,
          .out_dtype = out_dtype,
          .accumulate = out == ws.encoder,
          .next = next,
          .swiglu = weight.swiglu()});
   };
-  const void* const normed = norms_ahead() ? ws.scaled : ws.operand;
+  const void* const normed = ahead ? ws.encoder : ws.operand;
   const auto norm_of_layer = [&](size_t i) -> const Buffer& {
     return i < encoder.layers.size() ? encoder.layers[i].attn_norm : encoder.norm;
   };
@@ -181,17 +197,19 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
   RETURN_IF_ERROR(backend_.ChunkInput({.hidden = ws.hidden,
                                        .hidden_stride = shape_.hidden_stride,
                                        .weight = encoder.in_norm.as<float>(),
+                                       .scaled = ahead ? ws.scaled : nullptr,
+                                       .squares = ws.squares,
                                        .eps = eps,
                                        .cls = encoder.cls.as<float>(),
                                        .chunks = chunks,
                                        .chunk_tokens = S,
                                        .width = c.d_model,
-                                       .out = ws.encoder,
+                                       .out = ahead ? nullptr : ws.encoder,
                                        .out_stride = shape_.hidden_stride,
-                                       .next = NextNormOf(ws, norm_of_layer(0))}));
+                                       .next = ready(norm_of_layer(0))}));
   for (size_t i = 0; i < encoder.layers.size(); ++i) {
     const EncoderLayerWeights& layer = encoder.layers[i];
-    const NextNorm after_layer = NextNormOf(ws, norm_of_layer(i + 1));
+    const NextNorm after_layer = ready(norm_of_layer(i + 1), layer.mlp_norm_inverse.as<float>());
     RETURN_IF_ERROR(norm(layer.attn_norm));
     RETURN_IF_ERROR(matmul(normed, *layer.qkv, ws.product, activation_dtype_));
     const int64_t qkv_stride = layer.qkv->out_columns();
@@ -226,7 +244,7 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
                                  .out_dtype = compute_dtype_,
                                  .out_stride = c.d_model}));
     RETURN_IF_ERROR(matmul(ws.operand, *layer.attn_out, ws.encoder, DType::kF32,
-                           NextNormOf(ws, layer.mlp_norm)));
+                           ready(layer.mlp_norm, layer.attn_norm_inverse.as<float>())));
     RETURN_IF_ERROR(norm(layer.mlp_norm));
     if (layer.gate_up->swiglu()) {
       RETURN_IF_ERROR(matmul(normed, *layer.gate_up, ws.product, DType::kBf16));
@@ -259,13 +277,14 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
   // The CLS row of each chunk alone.
   const char* first_cls =
       static_cast<const char*>(normed) + S * c.d_model * DTypeBytes(compute_dtype_);
-  RETURN_IF_ERROR(backend_.Matmul({.a = first_cls,
-                                   .a_dtype = compute_dtype_,
-                                   .a_stride = (S + 1) * c.d_model,
-                                   .rows = chunks,
-                                   .norm = norms_ahead() ? SquaresOf(ws, S, S + 1) : OperandNorm{},
-                                   .weight = encoder.landmark_proj.get(),
-                                   .out = product}));
+  RETURN_IF_ERROR(
+      backend_.Matmul({.a = first_cls,
+                       .a_dtype = compute_dtype_,
+                       .a_stride = (S + 1) * c.d_model,
+                       .rows = chunks,
+                       .norm = ahead ? SquaresOf(ws.encoder_squares, S, S + 1) : OperandNorm{},
+                       .weight = encoder.landmark_proj.get(),
+                       .out = product}));
   return backend_.RmsNorm({.in = product,
                            .in_stride = encoder.landmark_proj->out_columns(),
                            .weight = encoder.landmark_norm.as<float>(),

@@ -235,6 +235,9 @@ absl::Status RambaModel::LowerPass(absl::Span<const absl::Span<const TokenId>> s
     }
     const int64_t rows = static_cast<int64_t>(ws.host_ids.size());
     RETURN_IF_ERROR(UploadIds(ws));
+    ws.stream = !norms_ahead()     ? Workspace::Stream::kHidden
+                : trace == nullptr ? Workspace::Stream::kScaled
+                                   : Workspace::Stream::kScaledAndCopied;
     RETURN_IF_ERROR(EmbedIds(ws, /*per_row=*/false));
     for (int i = 0; i < c.n_lower_layers; ++i) {
       RETURN_IF_ERROR(MambaLayer(ws, weights_.lower[i], rows, i, /*per_row=*/false));
@@ -379,6 +382,7 @@ absl::Status RambaModel::ReadLowerRange(absl::Span<const ReaderStep> steps, cons
   const bool per_row = range.decode;
   ASSIGN_OR_RETURN(WorkspacePool::Lease lease, workspaces_->Take());
   Workspace& ws = *lease;
+  ws.stream = Workspace::Stream::kHidden;
   const int64_t total =
       per_row ? range.end - range.begin : static_cast<int64_t>(steps[range.begin].ids.size());
   for (int64_t begin = 0; begin < total; begin += shape_.rows) {
@@ -522,6 +526,7 @@ absl::Status RambaModel::ReadUpperRange(absl::Span<const ReaderStep> steps, cons
   const bool per_row = range.decode;
   ASSIGN_OR_RETURN(const WorkspacePool::Lease lease, workspaces_->Take());
   Workspace& ws = *lease;
+  ws.stream = Workspace::Stream::kHidden;
   const int64_t total =
       per_row ? range.end - range.begin : static_cast<int64_t>(steps[range.begin].ids.size());
   for (int64_t begin = 0; begin < total; begin += shape_.rows) {

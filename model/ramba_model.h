@@ -74,13 +74,14 @@ class RambaModel : public Model {
                          std::vector<LayerTrace>* trace) const;
   absl::Status EncodeChunks(Workspace& ws, int64_t chunks) const;
   // Whether operations on many rows of the residual stream leave them ready for the norm that reads
-  // them next.
+  // them next. The stream of ingest is then nothing but these rows, in bf16.
   bool norms_ahead() const {
-    return activation_dtype_ == DType::kBf16 && config().d_model % 16 == 0;
+    return activation_dtype_ == DType::kBf16 && config().d_model % 16 == 0 &&
+           weights_.norms_inverted;
   }
   NextNorm NextNormOf(const Workspace& ws, const Buffer& weight) const;
   // The counterpart: of a product over rows first_row, first_row + row_step ..
-  OperandNorm SquaresOf(const Workspace& ws, int64_t first_row, int64_t row_step) const;
+  OperandNorm SquaresOf(const float* squares, int64_t first_row, int64_t row_step) const;
   absl::Status UploadIds(Workspace& ws) const;
   absl::Status EmbedIds(Workspace& ws, bool per_row) const;
   absl::Status MambaLayer(Workspace& ws, const MambaWeights& weights, int64_t rows, int64_t layer,

@@ -93,9 +93,10 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   const int64_t y = reserve(rows * inner, 4);
   const int64_t dt = reserve(rows * config.ssm_heads(), 4);
   const int64_t encoder = reserve(encoder_rows * shape.hidden_stride, 4);
-  const int64_t scaled = reserve(encoder_rows * config.d_model, 2);
+  const int64_t encoder_squares = reserve(encoder_rows * SquareParts(config), 4);
+  const int64_t scaled = reserve(rows * config.d_model, 2);
   const int64_t gate_squares = reserve(rows * GateParts(config), 4);
-  const int64_t squares = reserve(encoder_rows * SquareParts(config), 4);
+  const int64_t squares = reserve(rows * SquareParts(config), 4);
   const int64_t pages =
       reserve(chunks * 2 * config.chunk_size * config.head_dim(), DTypeBytes(storage_dtype));
   const int64_t landmarks = reserve(rows * config.landmark_dim, 4);
@@ -114,6 +115,7 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   ws->y = ws->memory.as<void>(y);
   ws->dt = ws->memory.as<float>(dt);
   ws->encoder = ws->memory.as<float>(encoder);
+  ws->encoder_squares = ws->memory.as<float>(encoder_squares);
   ws->scaled = ws->memory.as<void>(scaled);
   ws->gate_squares = ws->memory.as<float>(gate_squares);
   ws->squares = ws->memory.as<float>(squares);

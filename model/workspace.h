@@ -51,11 +51,12 @@ struct Workspace {
   void* conv = nullptr;      // [rows, conv_dim]
   void* y = nullptr;         // [rows, inner]
   float* dt = nullptr;       // [rows, H], where product is not f32
-  float* encoder = nullptr;  // [encoder_rows, hidden_stride]
-  // NextNorm of hidden or encoder, where activations are bf16.
-  void* scaled = nullptr;         // [rows or encoder_rows, d_model]
+  float* encoder = nullptr;  // [encoder_rows, hidden_stride], or NextNorm of such rows
+  float* encoder_squares = nullptr;
+  // NextNorm of hidden, where activations are bf16.
+  void* scaled = nullptr;         // [rows, d_model]
   float* gate_squares = nullptr;  // [rows, parts of a gated row]: SsdGate
-  float* squares = nullptr;       // [rows or encoder_rows, parts of d_model]
+  float* squares = nullptr;       // [rows, parts of d_model]
   void* pages = nullptr;          // [chunks, page bytes]
   void* landmarks = nullptr;      // [rows, R]: landmarks of chunks, or queries
   float* logits = nullptr;        // [rows, logits stride]
@@ -75,6 +76,11 @@ struct Workspace {
   std::vector<SequenceRows> sequences_there;  // what backend_sequences holds; empty: anything
   std::vector<char> host_selections;
   bool pages_resident = false;  // of the rows under way
+  // Where the residual stream of the lower half is, of the rows under way: in `hidden`, `scaled`
+  // following it where norms are ahead; in `scaled` alone; or there, with a copy of what each layer
+  // left in `hidden`.
+  enum class Stream { kHidden, kScaled, kScaledAndCopied };
+  Stream stream = Stream::kHidden;
 };
 
 // Lends workspaces, one to each pass that runs, and keeps them for the next. Thread-safe. There are

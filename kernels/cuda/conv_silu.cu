@@ -2,12 +2,11 @@
 //
 // Rows are cut into pieces of one sequence each; a thread does one piece for four channels (one,
 // where alignment does not allow four), walking down the rows with the last taps - 1 values in
-// registers and the next eight on their way. A piece that is a
-// whole sequence (a decode step, a short prompt) also writes the new state; for the others a second
-// kernel does, after all pieces have read the old one.
+// registers and the next eight on their way. The first piece of a sequence, which alone
+// reads its state, also writes the new one.
 
+#include <algorithm>
 #include <cstdint>
-#include <vector>
 
 #include "common/status_macros.h"
 #include "kernels/cuda/device_math.cuh"
@@ -23,7 +22,22 @@ constexpr int64_t kPieceRows = 64;
 struct Piece {
   SequenceRows sequence;
   int64_t row_begin;  // within the sequence
-  int64_t row_count;
+  int64_t row_count;  // 0 or less: there is no such piece
+};
+// How sequences are cut. Only first pieces read a state: pieces have at least taps - 1 rows.
+struct Cut {
+  const SequenceRows* sequences;
+  int64_t count;       // of sequences
+  int64_t pieces_max;  // of a sequence; of all below 2^32
+  int64_t piece_rows;
+  __device__ __forceinline__ Piece At(int64_t index) const {
+    const auto at = static_cast<uint32_t>(index), each = static_cast<uint32_t>(pieces_max);
+    Piece piece = {.sequence = sequences[at / each]};
+    piece.row_begin = at % each * piece_rows;
+    const int64_t left = piece.sequence.row_count - piece.row_begin;
+    piece.row_count = left < piece_rows ? left : piece_rows;
+    return piece;
+  }
 };
 
 // Row `row` of the sequence at channel c; rows before the first are the state.
@@ -33,6 +47,12 @@ __device__ __forceinline__ float RowValue(const ConvSiluParams& p, const Sequenc
   return row >= 0
              ? ToFloat(static_cast<const T*>(p.in)[(sequence.row_begin + row) * p.in_stride + c])
              : sequence.state[p.state_offset + (p.taps - 1 + row) * p.channels + c];
+}
+
+template <typename T>
+__device__ __forceinline__ float SiluTo(float x) {
+  if constexpr (sizeof(T) == 2) return SiluToBf16(x);
+  return Silu(x);
 }
 
 // The newest taps - 1 rows of (state, rows) become the state; ascending, as row j comes from j or
@@ -66,11 +86,12 @@ struct Place {
 // Grid: pieces * channels / 4 threads. Four channels a thread, rows and vectors aligned to them.
 template <int kTaps, typename T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 6 : 4)
-    ConvSiluFourKernel(ConvSiluParams p, const Piece* __restrict__ pieces, int64_t piece_count) {
+    ConvSiluFourKernel(ConvSiluParams p, Cut cut) {
   constexpr int kRows = 8;  // under way at a time
   const Place place(p.channels / 4, 4);
-  if (place.piece >= piece_count) return;
-  const Piece piece = pieces[place.piece];
+  if (place.piece >= cut.count * cut.pieces_max) return;
+  const Piece piece = cut.At(place.piece);
+  if (piece.row_count <= 0) return;
   const int64_t c = place.c;
   float4 weight[kTaps], window[kTaps];
 #pragma unroll
@@ -107,21 +128,22 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 6 : 4)
         sum.z = fmaf(window[t].z, weight[t].z, sum.z);
         sum.w = fmaf(window[t].w, weight[t].w, sum.w);
       }
-      StoreFour(out + (r + i) * p.out_stride, {Silu(sum.x), Silu(sum.y), Silu(sum.z), Silu(sum.w)});
+      StoreFour(out + (r + i) * p.out_stride,
+                {SiluTo<T>(sum.x), SiluTo<T>(sum.y), SiluTo<T>(sum.z), SiluTo<T>(sum.w)});
     }
   }
-  if (piece.row_count != piece.sequence.row_count) return;
+  if (piece.row_begin != 0) return;
 #pragma unroll
   for (int e = 0; e < 4; ++e) UpdateState<T>(p, piece.sequence, c + e);
 }
 
 // Grid: pieces * channels threads. A channel a thread, any alignment and number of taps.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    ConvSiluKernel(ConvSiluParams p, const Piece* __restrict__ pieces, int64_t piece_count) {
+__global__ void __launch_bounds__(kThreads) ConvSiluKernel(ConvSiluParams p, Cut cut) {
   const Place place(p.channels, 1);
-  if (place.piece >= piece_count) return;
-  const Piece piece = pieces[place.piece];
+  if (place.piece >= cut.count * cut.pieces_max) return;
+  const Piece piece = cut.At(place.piece);
+  if (piece.row_count <= 0) return;
   const int64_t c = place.c;
   T* out = static_cast<T*>(p.out) + (piece.sequence.row_begin + piece.row_begin) * p.out_stride + c;
   for (int64_t r = 0; r < piece.row_count; ++r) {
@@ -130,22 +152,13 @@ __global__ void __launch_bounds__(kThreads)
       sum = fmaf(RowValue<T>(p, piece.sequence, piece.row_begin + r - (p.taps - 1) + t, c),
                  p.weight[t * p.channels + c], sum);
     }
-    out[r * p.out_stride] = FromFloat<T>(Silu(sum));
+    out[r * p.out_stride] = FromFloat<T>(SiluTo<T>(sum));
   }
-  if (piece.row_count == piece.sequence.row_count) UpdateState<T>(p, piece.sequence, c);
-}
-
-// Grid: first pieces of the sequences of several * channels threads.
-template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    ConvStateKernel(ConvSiluParams p, const Piece* __restrict__ pieces, int64_t piece_count) {
-  const Place place(p.channels, 1);
-  if (place.piece < piece_count) UpdateState<T>(p, pieces[place.piece].sequence, place.c);
+  if (piece.row_begin == 0) UpdateState<T>(p, piece.sequence, c);
 }
 
 template <typename T>
-absl::Status LaunchConv(const ConvSiluParams& p, const Piece* table, int64_t pieces,
-                        int64_t long_sequences, cudaStream_t stream) {
+absl::Status LaunchConv(const ConvSiluParams& p, const Cut& cut, cudaStream_t stream) {
   const auto aligned = [](const void* data, int64_t bytes) {
     return reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(bytes) == 0;
   };
@@ -157,40 +170,30 @@ absl::Status LaunchConv(const ConvSiluParams& p, const Piece* table, int64_t pie
                       : p.taps == 2 ? ConvSiluFourKernel<2, T>
                       : p.taps == 3 ? ConvSiluFourKernel<3, T>
                                     : ConvSiluFourKernel<4, T>;
-  const auto blocks = [&](int64_t count, int64_t channels) {
-    return static_cast<unsigned>(CeilDiv(count * (p.channels / channels), kThreads));
-  };
-  RETURN_IF_ERROR(LaunchStatus(
-      Launch(kernel, blocks(pieces, fours ? 4 : 1), kThreads, 0, stream, p, table, pieces),
-      "ConvSilu"));
-  if (long_sequences == 0) return absl::OkStatus();
-  return LaunchStatus(Launch(ConvStateKernel<T>, blocks(long_sequences, 1), kThreads, 0, stream, p,
-                             table, long_sequences),
-                      "ConvSilu, state");
+  const int64_t threads = cut.count * cut.pieces_max * (p.channels / (fours ? 4 : 1));
+  return LaunchStatus(Launch(kernel, static_cast<unsigned>(CeilDiv(threads, kThreads)), kThreads, 0,
+                             stream, p, cut),
+                      "ConvSilu");
 }
 
 }  // namespace
 
 absl::Status CudaConvSilu(const ConvSiluParams& p, CudaStream& stream) {
-  // The long sequences' first pieces lead, so that the second kernel finds them together.
-  std::vector<Piece> pieces;
+  int64_t longest = 0;
   for (int64_t i = 0; i < p.sequence_count; ++i) {
-    if (p.sequences[i].row_count > kPieceRows) pieces.push_back({p.sequences[i], 0, kPieceRows});
+    longest = std::max(longest, p.sequences[i].row_count);
   }
-  const int64_t long_sequences = static_cast<int64_t>(pieces.size());
-  for (int64_t i = 0; i < p.sequence_count; ++i) {
-    const SequenceRows& sequence = p.sequences[i];
-    for (int64_t r = sequence.row_count > kPieceRows ? kPieceRows : 0; r < sequence.row_count;
-         r += kPieceRows) {
-      const int64_t left = sequence.row_count - r;
-      pieces.push_back({sequence, r, left < kPieceRows ? left : kPieceRows});
-    }
-  }
-  if (pieces.empty()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const Piece* const table,
-                   stream.UploadOf(pieces.data(), static_cast<int64_t>(pieces.size())));
+  if (longest == 0) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const SequenceRows* const sequences,
+                   stream.UploadOf(p.sequences, p.sequence_count));
   const auto launch = p.io_dtype == DType::kBf16 ? LaunchConv<__nv_bfloat16> : LaunchConv<float>;
-  return launch(p, table, static_cast<int64_t>(pieces.size()), long_sequences, stream.get());
+  const int64_t piece_rows = std::max(kPieceRows, p.taps - 1);
+  return launch(p,
+                {.sequences = sequences,
+                 .count = p.sequence_count,
+                 .pieces_max = CeilDiv(longest, piece_rows),
+                 .piece_rows = piece_rows},
+                stream.get());
 }
 
 }  // namespace mneme

@@ -63,6 +63,8 @@ __device__ __forceinline__ void Store(const float (&sums)[4][4], const float2 (&
       return StoreBf16<false>(sums, scales, factors, store, shared, row, output);
     case GemmStore::Kind::kSwiGlu:
       return StoreBf16<true>(sums, scales, factors, store, shared, row, output);
+    case GemmStore::Kind::kAddScaled:
+      return;  // LaunchGemm sends it another way
   }
 }
 
@@ -240,6 +242,17 @@ __global__ void __launch_bounds__(128) NextNormKernel(const float* __restrict__ 
 }
 
 // Grid: rows, rounded down to what a grid may have; a block strides over rows.
+__global__ void __launch_bounds__(128)
+    UnscaleKernel(const __nv_bfloat16* __restrict__ scaled, const float* __restrict__ unscale,
+                  int64_t rows, int64_t width, float* __restrict__ out) {
+  for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
+    for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
+      out[r * width + i] = ToFloat(scaled[r * width + i]) * unscale[i];
+    }
+  }
+}
+
+// Grid: rows, rounded down to what a grid may have; a block strides over rows.
 template <typename T>
 __global__ void CopyRowsKernel(const T* __restrict__ from, int64_t from_stride, int64_t width,
                                T* __restrict__ to, int64_t to_stride, int64_t rows) {
@@ -265,8 +278,15 @@ absl::Status LaunchGemm(const GemmParams& p, CudaStream& stream) {
   if (p.next.weight != nullptr && !(CanWgmmaGemm(p, stream.device()) && WgmmaStoresNext(p))) {
     GemmParams alone = p;
     alone.next = {};
+    if (p.next.unscale != nullptr) {
+      if (p.out == nullptr) {
+        ASSIGN_OR_RETURN(alone.out, stream.ScratchOf<float>(p.rows * p.n));
+      }
+      RETURN_IF_ERROR(LaunchUnscale(p.next.scaled, p.next.unscale, p.rows, p.n,
+                                    static_cast<float*>(alone.out), stream));
+    }
     RETURN_IF_ERROR(LaunchGemm(alone, stream));
-    return LaunchNextNorm(static_cast<const float*>(p.out), p.n, p.rows, p.n, p.next, stream);
+    return LaunchNextNorm(static_cast<const float*>(alone.out), p.n, p.rows, p.n, p.next, stream);
   }
   stream.NoteWork();
   const bool halves = p.dtype == DType::kBf16;
@@ -320,6 +340,16 @@ absl::Status LaunchNextNorm(const float* in, int64_t stride, int64_t rows, int64
   return LaunchStatus(Launch(NextNormKernel, static_cast<unsigned>(CeilDiv(rows, 4)), 128, 0,
                              stream.get(), in, stride, rows, width, next),
                       "rows for the next norm");
+}
+
+absl::Status LaunchUnscale(const void* scaled, const float* unscale, int64_t rows, int64_t width,
+                           float* out, CudaStream& stream) {
+  if (rows == 0) return absl::OkStatus();
+  stream.NoteWork();
+  const unsigned grid = static_cast<unsigned>(rows < (1 << 20) ? rows : (1 << 20));
+  return LaunchStatus(Launch(UnscaleKernel, grid, 128, 0, stream.get(),
+                             static_cast<const __nv_bfloat16*>(scaled), unscale, rows, width, out),
+                      "rows of the residual stream");
 }
 
 absl::Status LaunchCopyRows(const void* from, int64_t from_stride, int64_t width, void* to,

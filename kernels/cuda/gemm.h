@@ -37,7 +37,7 @@ struct GemmParams {
   // Outputs are eight gates and eight ups in turn; out [rows, n / 2] bf16 = silu(gate) * up.
   bool swiglu = false;
   const float* factor = nullptr;  // [rows], or null: 1
-  NextNorm next = {};             // of out; with `accumulate` only
+  NextNorm next = {};             // of out; with `accumulate` only; its unscale: out may be null
 };
 
 // Many rows: tensor cores for bf16, plain f32 arithmetic for f32.
@@ -107,6 +107,10 @@ absl::Status LaunchRowFactors(const RowFactorsParams& params, CudaStream& stream
 // NextNorm of rows that are there.
 absl::Status LaunchNextNorm(const float* in, int64_t stride, int64_t rows, int64_t width,
                             const NextNorm& next, CudaStream& stream);
+
+// out[r, i] = scaled[r, i] * unscale[i], no gaps: rows that NextNorm left.
+absl::Status LaunchUnscale(const void* scaled, const float* unscale, int64_t rows, int64_t width,
+                           float* out, CudaStream& stream);
 
 // Rows of `width` elements into rows of `to_stride`, the rest zeros. Elements of `bytes`: 2 or 4.
 absl::Status LaunchCopyRows(const void* from, int64_t from_stride, int64_t width, void* to,

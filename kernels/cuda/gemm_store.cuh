@@ -19,7 +19,8 @@ inline constexpr int kStoreRowBytes = 64 * 2 + 16;
 inline constexpr int kStoreBytes = 16 * kStoreRowBytes;
 
 struct GemmStore {
-  enum class Kind { kF32, kAdd, kBf16, kSwiGlu };
+  // kAddScaled: added to rows that NextNorm left (NextNorm::unscale).
+  enum class Kind { kF32, kAdd, kBf16, kSwiGlu, kAddScaled };
 
   Kind kind;
   const float* scale;  // [n], or null: 1
@@ -36,6 +37,7 @@ struct GemmStore {
   static GemmStore Of(const GemmParams& p) {
     const Kind kind = p.swiglu                      ? Kind::kSwiGlu
                       : p.out_dtype == DType::kBf16 ? Kind::kBf16
+                      : p.next.unscale != nullptr   ? Kind::kAddScaled
                       : p.accumulate                ? Kind::kAdd
                                                     : Kind::kF32;
     return {.kind = kind,
@@ -54,7 +56,7 @@ struct GemmStore {
   // Whether rows of `out` can be written 16 bytes (f32 that is not added: 8) at a time.
   bool aligned() const {
     const bool halves = kind == Kind::kBf16 || kind == Kind::kSwiGlu;
-    const bool wide = halves || kind == Kind::kAdd;
+    const bool wide = halves || kind == Kind::kAdd || kind == Kind::kAddScaled;
     return reinterpret_cast<uintptr_t>(out) % (wide ? 16 : 8) == 0 && stride % 8 == 0;
   }
 };
@@ -163,9 +165,9 @@ __device__ __forceinline__ void StoreBf16(const float (&sums)[kFragments][4],
         float2 v;
         if (kSwiGlu) {
           const int j = 2 * (first + i);
-          v = {Silu(sums[j][half * 2] * scales[j].x * factor) *
+          v = {SiluToBf16(sums[j][half * 2] * scales[j].x * factor) *
                    (sums[j + 1][half * 2] * scales[j + 1].x * factor),
-               Silu(sums[j][half * 2 + 1] * scales[j].y * factor) *
+               SiluToBf16(sums[j][half * 2 + 1] * scales[j].y * factor) *
                    (sums[j + 1][half * 2 + 1] * scales[j + 1].y * factor)};
         } else {
           const int j = first + i;
@@ -284,6 +286,117 @@ __device__ __forceinline__ void AddToRows(const float (&sums)[kFragments][4],
   }
 }
 
+// Rows of the residual stream that NextNorm left, before sums are added to them: of 16 rows from
+// `row` on, kCount times 32 outputs from `column` on. A lane has eight neighbours of every eighth
+// row: 64 bytes of a row at a time.
+template <int kCount>
+struct ScaledBefore {
+  uint4 values[kCount][2];
+
+  __device__ __forceinline__ void Load(const GemmStore& store, int row, int column) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int64_t row0 = row + lane / 4;
+    const int first = column + lane % 4 * 8;
+    const __nv_bfloat16* const from =
+        static_cast<const __nv_bfloat16*>(store.next.scaled) + row0 * store.n + first;
+#pragma unroll
+    for (int pass = 0; pass < kCount; ++pass) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        values[pass][i] = {0, 0, 0, 0};
+        if (row0 + i * 8 < store.rows && first + pass * 32 < store.n) {
+          values[pass][i] =
+              *reinterpret_cast<const uint4*>(from + int64_t{i} * 8 * store.n + pass * 32);
+        }
+      }
+    }
+  }
+};
+
+// Two rows' values, of a pair of bf16: times `unscale`, plus `add`; what is left of them in turn.
+__device__ __forceinline__ uint32_t AddToPair(uint32_t before, const float2& unscale,
+                                              const float2& weight, float2& v, float& squares) {
+  v.x = fmaf(__uint_as_float(before << 16), unscale.x, v.x);
+  v.y = fmaf(__uint_as_float(before & 0xffff0000u), unscale.y, v.y);
+  squares = fmaf(v.x, v.x, squares);
+  squares = fmaf(v.y, v.y, squares);
+  return PackBf16(v.x * weight.x, v.y * weight.y);
+}
+
+// AddToRows, where rows are in bf16 only (NextNorm::unscale): of fragments from number kFirst on,
+// kCount times 32 outputs, to `before` from number kBefore on.
+template <int kFirst, int kBefore, int kCount, int kAllBefore, int kFragments>
+__device__ __forceinline__ void AddToScaledRows(const float (&sums)[kFragments][4],
+                                                const float2 (&scales)[kFragments],
+                                                const float2& factors,
+                                                const ScaledBefore<kAllBefore>& before,
+                                                const GemmStore& store, unsigned char* shared,
+                                                int row, int column) {
+  static_assert(kCount * 32 == kSquareColumns && kBefore + kCount <= kAllBefore);
+  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+  float* const rows_out = static_cast<float*>(store.out);
+  float squares[2] = {0, 0};
+#pragma unroll
+  for (int pass = 0; pass < kCount; ++pass) {
+    const int output = column + (kFirst + pass * 4) * 8 + t * 8;
+    const bool inside = output < store.n;
+    float2 weight[4], unscale[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      weight[i] = unscale[i] = {0, 0};
+      if (inside) {
+        weight[i] = __ldg(reinterpret_cast<const float2*>(store.next.weight + output) + i);
+        unscale[i] = __ldg(reinterpret_cast<const float2*>(store.next.unscale + output) + i);
+      }
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int j = kFirst + pass * 4 + i;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float factor = half == 0 ? factors.x : factors.y;
+        *reinterpret_cast<float2*>(shared + (g + half * 8) * kStoreRowBytes + i * 32 + t * 8) = {
+            sums[j][half * 2] * scales[j].x * factor, sums[j][half * 2 + 1] * scales[j].y * factor};
+      }
+    }
+    __syncwarp();
+    if (!inside) continue;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int64_t r = row + i * 8 + g;
+      if (r >= store.rows) continue;
+      const auto* const add =
+          reinterpret_cast<const float4*>(shared + (i * 8 + g) * kStoreRowBytes + t * 32);
+      const float4 low = add[0], high = add[1];
+      float2 v[4] = {{low.x, low.y}, {low.z, low.w}, {high.x, high.y}, {high.z, high.w}};
+      const uint4& b = before.values[kBefore + pass][i];
+      uint4 scaled;
+      scaled.x = AddToPair(b.x, unscale[0], weight[0], v[0], squares[i]);
+      scaled.y = AddToPair(b.y, unscale[1], weight[1], v[1], squares[i]);
+      scaled.z = AddToPair(b.z, unscale[2], weight[2], v[2], squares[i]);
+      scaled.w = AddToPair(b.w, unscale[3], weight[3], v[3], squares[i]);
+      *reinterpret_cast<uint4*>(static_cast<__nv_bfloat16*>(store.next.scaled) + r * store.n +
+                                output) = scaled;
+      if (rows_out == nullptr) continue;
+      float* const to = rows_out + r * store.stride + output;
+      StoreFour(to, {v[0].x, v[0].y, v[1].x, v[1].y});
+      StoreFour(to + 4, {v[2].x, v[2].y, v[3].x, v[3].y});
+    }
+  }
+  const int part = (column + kFirst * 8) / kSquareColumns;
+  if (part * kSquareColumns >= store.n) return;
+  const int parts = (store.n + kSquareColumns - 1) / kSquareColumns;
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    squares[i] += __shfl_xor_sync(kFullWarp, squares[i], 1);
+    squares[i] += __shfl_xor_sync(kFullWarp, squares[i], 2);
+    const int64_t r = row + i * 8 + g;
+    if (t == 0 && r < store.rows) store.next.squares[r * parts + part] = squares[i];
+  }
+}
+
 // The results of the product for any alignment, one value at a time.
 template <int kColumns>
 __device__ __forceinline__ void StoreSumsByElement(const float (&sums)[kColumns / 8][4],
@@ -304,6 +417,8 @@ __device__ __forceinline__ void StoreSumsByElement(const float (&sums)[kColumns 
       float* const f32 = static_cast<float*>(store.out) + r * store.stride;
       __nv_bfloat16* const bf16 = static_cast<__nv_bfloat16*>(store.out) + r * store.stride;
       switch (store.kind) {
+        case GemmStore::Kind::kAddScaled:  // LaunchGemm sends it another way
+          break;
         case GemmStore::Kind::kF32:
           f32[output] = v;
           break;
@@ -320,7 +435,7 @@ __device__ __forceinline__ void StoreSumsByElement(const float (&sums)[kColumns 
           constexpr int kLast = kColumns / 8 - 1;
           const float up = sums[j < kLast ? j + 1 : j][e] *
                            (store.scale == nullptr ? 1.0f : store.scale[output + 8]) * factor;
-          bf16[output / 16 * 8 + output % 8] = FromFloat<__nv_bfloat16>(Silu(v) * up);
+          bf16[output / 16 * 8 + output % 8] = FromFloat<__nv_bfloat16>(SiluToBf16(v) * up);
         }
       }
     }

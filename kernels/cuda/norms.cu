@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "common/status_macros.h"
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/tensor_core.cuh"
@@ -173,6 +174,56 @@ __global__ void __launch_bounds__(kThreads) ChunkInputKernel(ChunkInputParams p)
   if (p.next.weight != nullptr) PrepareNext<kVectors>(p.next, out, r, p.width);
 }
 
+// The same from what NextNorm left, the norm being a factor of the row; kValues (4 or 1) values a
+// lane at a time.
+template <int kValues>
+__global__ void __launch_bounds__(kThreads) ScaledChunkInputKernel(ChunkInputParams p) {
+  const int64_t r = WarpRow();
+  if (r >= p.chunks * (p.chunk_tokens + 1)) return;
+  const int64_t chunk = r / (p.chunk_tokens + 1), t = r % (p.chunk_tokens + 1);
+  const int64_t from_row = chunk * p.chunk_tokens + t;
+  const bool is_cls = t == p.chunk_tokens;
+  const int64_t parts = (p.width + kSquareColumns - 1) / kSquareColumns;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float factor = 1;
+  if (!is_cls) {
+    float squares = 0;
+    for (int64_t i = 0; i < parts; ++i) squares += __ldg(p.squares + from_row * parts + i);
+    factor = 1.0f / sqrtf(squares / static_cast<float>(p.width) + p.eps);
+  }
+  const auto* const from = static_cast<const __nv_bfloat16*>(p.scaled) + from_row * p.width;
+  __nv_bfloat16* const scaled = static_cast<__nv_bfloat16*>(p.next.scaled) + r * p.width;
+  float* const out = p.out == nullptr ? nullptr : p.out + r * p.out_stride;
+  float squares = 0;
+#pragma unroll 3
+  for (int64_t i = lane * kValues; i < p.width; i += 32 * kValues) {
+    if constexpr (kValues == 1) {
+      const float v = is_cls ? p.cls[i] : ToFloat(from[i]) * factor;
+      if (out != nullptr) out[i] = v;
+      scaled[i] = FromFloat<__nv_bfloat16>(v * p.next.weight[i]);
+      squares = fmaf(v, v, squares);
+    } else {
+      float4 v;
+      if (is_cls) {
+        v = __ldg(reinterpret_cast<const float4*>(p.cls + i));
+      } else {
+        const uint2 bits = __ldg(reinterpret_cast<const uint2*>(from + i));
+        v = {__uint_as_float(bits.x << 16) * factor, __uint_as_float(bits.x & 0xffff0000u) * factor,
+             __uint_as_float(bits.y << 16) * factor,
+             __uint_as_float(bits.y & 0xffff0000u) * factor};
+      }
+      const float4 w = __ldg(reinterpret_cast<const float4*>(p.next.weight + i));
+      if (out != nullptr) StoreFour(out + i, v);
+      StoreFour(scaled + i, {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w});
+      squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+    }
+  }
+  squares = WarpSum(squares);
+  for (int64_t i = lane; i < parts; i += 32) {
+    p.next.squares[r * parts + i] = i == 0 ? squares : 0.0f;
+  }
+}
+
 // Grid: page rows (chunks * 2 * S) / kRowsPerBlock: the keys of a chunk, then its values.
 template <typename Out>
 __global__ void __launch_bounds__(kThreads) WritePagesKernel(WritePagesParams p) {
@@ -187,6 +238,34 @@ __global__ void __launch_bounds__(kThreads) WritePagesKernel(WritePagesParams p)
   }
   const float* v = p.v + (first + at - p.chunk_tokens) * p.stride;
   for (int64_t i = threadIdx.x % 32; i < p.head_dim; i += 32) out[i] = FromFloat<Out>(v[i]);
+}
+
+// The same where a row is `lanes` (a power of two up to 32) lanes of four aligned values. Grid:
+// tokens (chunks * S) times lanes, in blocks of kThreads: a lane does its four of the key and of
+// the value.
+template <typename Out>
+__global__ void __launch_bounds__(kThreads) WritePagesFourKernel(WritePagesParams p, int lanes) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t token = index / lanes;
+  const int i = static_cast<int>(index % lanes) * 4;
+  const bool valid = token < p.chunks * p.chunk_tokens;
+  const int64_t chunk = token / p.chunk_tokens, t = token % p.chunk_tokens;
+  const int64_t from = (chunk * (p.chunk_tokens + 1) + t) * p.stride + i;
+  float4 k = {0, 0, 0, 0}, v = {0, 0, 0, 0};
+  if (valid) {
+    k = LoadFour(p.k + from);
+    v = LoadFour(p.v + from);
+  }
+  const float4 w = LoadFour(p.k_norm_weight + i);
+  float squares = k.x * k.x + k.y * k.y + k.z * k.z + k.w * k.w;
+  for (int step = 1; step < lanes; step *= 2) {
+    squares += __shfl_xor_sync(kFullWarp, squares, step);
+  }
+  if (!valid) return;
+  const float scale = 1.0f / sqrtf(squares / static_cast<float>(p.head_dim) + p.eps);
+  Out* const out = static_cast<Out*>(p.pages) + (chunk * 2 * p.chunk_tokens + t) * p.head_dim + i;
+  StoreFour(out, {k.x * scale * w.x, k.y * scale * w.y, k.z * scale * w.z, k.w * scale * w.w});
+  StoreFour(out + p.chunk_tokens * p.head_dim, v);
 }
 
 // Grid: (row, head) pairs / kRowsPerBlock. A lane does the pairs (i, half + i) that a rotation
@@ -222,6 +301,19 @@ __global__ void __launch_bounds__(kThreads) HeadNormKernel(HeadNormParams p) {
     }
   }
   if (odd) x[p.head_dim - 1] *= scale * p.weight[p.head_dim - 1];
+}
+
+}  // namespace
+
+namespace {
+
+absl::Status ScaledChunkInput(const ChunkInputParams& p, CudaStream& stream) {
+  const bool aligned = p.width % 4 == 0 && Aligned(p.scaled, 0, 2, 8) &&
+                       Aligned(p.next.scaled, 0, 2, 8) && Aligned(p.next.weight, 0, 4, 16) &&
+                       Aligned(p.cls, 0, 4, 16) && Aligned(p.out, p.out_stride, 4, 16);
+  return LaunchStatus(Launch(aligned ? ScaledChunkInputKernel<4> : ScaledChunkInputKernel<1>,
+                             Blocks(p.chunks * (p.chunk_tokens + 1)), kThreads, 0, stream.get(), p),
+                      "ChunkInput");
 }
 
 }  // namespace
@@ -270,6 +362,13 @@ absl::Status CudaHeadNorm(const HeadNormParams& p, CudaStream& stream) {
 
 absl::Status CudaChunkInput(const ChunkInputParams& p, CudaStream& stream) {
   if (p.chunks == 0) return absl::OkStatus();
+  if (p.scaled != nullptr) return ScaledChunkInput(p, stream);
+  if (p.out == nullptr) {
+    ChunkInputParams whole = p;
+    ASSIGN_OR_RETURN(whole.out, stream.ScratchOf<float>(p.chunks * (p.chunk_tokens + 1) * p.width));
+    whole.out_stride = p.width;
+    return CudaChunkInput(whole, stream);
+  }
   const bool aligned = Aligned(p.hidden, p.hidden_stride, 4, 16) && Aligned(p.weight, 0, 4, 16) &&
                        Aligned(p.out, p.out_stride, 4, 16) && Aligned(p.next.weight, 0, 4, 16) &&
                        Aligned(p.next.scaled, p.width, 2, 8);
@@ -283,6 +382,17 @@ absl::Status CudaChunkInput(const ChunkInputParams& p, CudaStream& stream) {
 
 absl::Status CudaWritePages(const WritePagesParams& p, CudaStream& stream) {
   if (p.chunks == 0) return absl::OkStatus();
+  const int64_t lanes = p.head_dim / 4;
+  if (p.head_dim % 4 == 0 && lanes <= 32 && (lanes & (lanes - 1)) == 0 &&
+      Aligned(p.k, p.stride, 4, 16) && Aligned(p.v, p.stride, 4, 16) &&
+      Aligned(p.k_norm_weight, 0, 4, 16) && Aligned(p.pages, 0, 1, 4 * DTypeBytes(p.page_dtype))) {
+    const auto four = p.page_dtype == DType::kBf16 ? WritePagesFourKernel<__nv_bfloat16>
+                                                   : WritePagesFourKernel<float>;
+    return LaunchStatus(
+        Launch(four, static_cast<unsigned>(CeilDiv(p.chunks * p.chunk_tokens * lanes, kThreads)),
+               kThreads, 0, stream.get(), p, static_cast<int>(lanes)),
+        "WritePages");
+  }
   const auto kernel =
       p.page_dtype == DType::kBf16 ? WritePagesKernel<__nv_bfloat16> : WritePagesKernel<float>;
   return LaunchStatus(

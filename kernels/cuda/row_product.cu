@@ -152,15 +152,25 @@ __global__ void __launch_bounds__(128) GatherFourKernel(GatherParams p) {
   const W* const from = static_cast<const W*>(p.weight) + (known ? id : 0) * p.weight_stride;
   __nv_bfloat16* const scaled = static_cast<__nv_bfloat16*>(p.next.scaled) + r * p.k;
   float squares = 0;
-  for (int64_t i = lane * 4; i < p.k; i += 128) {
-    float stored[4] = {0, 0, 0, 0};
-    if (known) LoadFour(from + i, stored);
-    const float4 v = {stored[0] * scale, stored[1] * scale, stored[2] * scale, stored[3] * scale};
-    StoreFour(p.out + r * p.out_stride + i, v);
-    if (p.next.weight == nullptr) continue;
-    const float4 w = mneme::LoadFour(p.next.weight + i);
-    StoreFour(scaled + i, {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w});
-    squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+  constexpr int kUnderWay = 4;
+  for (int64_t first = lane * 4; first < p.k; first += 128 * kUnderWay) {
+    float stored[kUnderWay][4] = {};
+#pragma unroll
+    for (int j = 0; j < kUnderWay; ++j) {
+      if (known && first + j * 128 < p.k) LoadFour(from + first + j * 128, stored[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < kUnderWay; ++j) {
+      const int64_t i = first + j * 128;
+      if (i >= p.k) break;
+      const float4 v = {stored[j][0] * scale, stored[j][1] * scale, stored[j][2] * scale,
+                        stored[j][3] * scale};
+      if (p.out != nullptr) StoreFour(p.out + r * p.out_stride + i, v);
+      if (p.next.weight == nullptr) continue;
+      const float4 w = mneme::LoadFour(p.next.weight + i);
+      StoreFour(scaled + i, {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w});
+      squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+    }
   }
   if (p.next.weight == nullptr) return;
   squares = WarpSum(squares);
@@ -183,6 +193,12 @@ absl::Status LaunchGatherOf(const GatherParams& p, CudaStream& stream) {
   if (p.k % 4 == 0 && p.out_stride % 4 == 0 && aligned(p.out, 16) && aligned(p.next.weight, 16) &&
       aligned(p.next.scaled, 8)) {
     return launch(GatherFourKernel<W>, CeilDiv(p.rows, 4));
+  }
+  if (p.out == nullptr) {
+    GatherParams whole = p;
+    ASSIGN_OR_RETURN(whole.out, stream.ScratchOf<float>(p.rows * p.k));
+    whole.out_stride = p.k;
+    return LaunchGatherOf<W>(whole, stream);
   }
   RETURN_IF_ERROR(launch(GatherKernel<W>, p.rows < (1 << 20) ? p.rows : (1 << 20)));
   if (p.next.weight == nullptr) return absl::OkStatus();

@@ -49,6 +49,13 @@ __device__ __forceinline__ float Reciprocal(float x) {
   return y;
 }
 
+// Silu for results that are rounded to bf16: half the instructions, as what is below 2^-119 may
+// become 0.
+__device__ __forceinline__ float SiluToBf16(float x) {
+  constexpr float kLog2E = 1.44269504088896f;
+  return x * Reciprocal(1.0f + Exp2(-kLog2E * x));
+}
+
 // Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8
 // (16 bytes, aligned). r[m] holds elements (g, 2t) and (g, 2t + 1) of matrix m; transposed: (2t, g)
 // and (2t + 1, g).

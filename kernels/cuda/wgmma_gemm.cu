@@ -159,6 +159,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     constexpr int kEarly = 3;
     RowsBefore<kEarly> early;
     if (kAdd) early.Load(store, row, column);
+    constexpr bool kAddScaled = kKind == GemmStore::Kind::kAddScaled;
+    ScaledBefore<kColumns / 32> scaled;
+    if (kAddScaled) scaled.Load(store, row, column);
     const float2 factors = RowFactors(store, row);
     int before = 0;
     if (kResident > 0) NamedSync(1 + group, kGroups * kGroupThreads);
@@ -193,6 +196,12 @@ __global__ void __launch_bounds__(kThreads, 1)
         static_assert(kColumns == 2 * kEarly * 32);
         early.Load(store, row, column + kEarly * 32);
         AddToRows<kEarly * 4>(sums, scales.values, factors, early, store, way, row, column);
+      }
+    } else if constexpr (kAddScaled) {
+      AddToScaledRows<0, 0, kEarly>(sums, scales.values, factors, scaled, store, way, row, column);
+      if constexpr (kColumns > kEarly * 32) {
+        AddToScaledRows<kEarly * 4, kEarly, kEarly>(sums, scales.values, factors, scaled, store,
+                                                    way, row, column);
       }
     } else if constexpr (kKind == GemmStore::Kind::kF32) {
       const StoreBefore<kColumns / 8> nothing = {};
@@ -275,6 +284,8 @@ absl::Status LaunchKind(const GemmParams& p, CudaStream& stream) {
     if (k_tiles <= kTilesOf96 && p.next.weight != nullptr) {
       return LaunchPlan<kKind, 96, kTilesOf96>(p, stream);
     }
+  } else if constexpr (kKind == GemmStore::Kind::kAddScaled) {
+    if (k_tiles <= kTilesOf192) return LaunchPlan<kKind, 96, kTilesOf192>(p, stream);
   } else {
     if (k_tiles <= kTilesOf192) return LaunchPlan<kKind, 192, kTilesOf192>(p, stream);
   }
@@ -291,8 +302,9 @@ bool CanWgmmaGemm(const GemmParams& p, const DeviceInfo& device) {
 }
 
 bool WgmmaStoresNext(const GemmParams& p) {
-  return p.accumulate && reinterpret_cast<uintptr_t>(p.next.scaled) % 8 == 0 &&
-         reinterpret_cast<uintptr_t>(p.next.weight) % 16 == 0;
+  return p.accumulate && reinterpret_cast<uintptr_t>(p.next.scaled) % 16 == 0 &&
+         reinterpret_cast<uintptr_t>(p.next.weight) % 16 == 0 &&
+         reinterpret_cast<uintptr_t>(p.next.unscale) % 16 == 0;
 }
 
 absl::Status LaunchWgmmaGemm(const GemmParams& p, CudaStream& stream) {
@@ -305,6 +317,8 @@ absl::Status LaunchWgmmaGemm(const GemmParams& p, CudaStream& stream) {
       return LaunchKind<GemmStore::Kind::kBf16>(p, stream);
     case GemmStore::Kind::kSwiGlu:
       return LaunchKind<GemmStore::Kind::kSwiGlu>(p, stream);
+    case GemmStore::Kind::kAddScaled:
+      return LaunchKind<GemmStore::Kind::kAddScaled>(p, stream);
   }
   return absl::InternalError("Matmul of many rows: unknown kind of result");
 }

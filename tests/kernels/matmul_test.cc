@@ -448,6 +448,59 @@ TEST_P(MatmulTest, ResultsAreLeftReadyForTheNextNorm) {
   }
 }
 
+// Added to rows that the norm before left, once an addition rounded; the sums in f32 beside them
+// where they are wanted.
+TEST_P(MatmulTest, SumsAreAddedToScaledRows) {
+  if (ActivationTypes().size() == 1) GTEST_SKIP() << "norms read their rows on this backend";
+  for (const int64_t rows : {0, 1, 17, 65, 128, 300}) {
+    for (const int64_t n : {16, 112, 384, 400}) {
+      for (const int64_t cols : {int64_t{384}, int64_t{768}, int64_t{1024}, Uniform(1, 100)}) {
+        const StoredMatrix m = Matrix(DType::kI8, n, cols);
+        const auto weight =
+            backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16}).value();
+        const Input operand(Normal(rows * cols));
+        std::vector<float> unscale = Normal(n, 0.2, 1), alone(rows * n), out(rows * n);
+        ReadyRows ready(rows, n, Normal(n, 0.2, 1));
+        const std::vector<float> before = Normal(rows * n);
+        for (int64_t i = 0; i < rows * n; ++i) {
+          ready.scaled[i] = FloatToBf16(before[i]);
+          alone[i] = Bf16ToFloat(ready.scaled[i]) * unscale[i % n];
+        }
+        const bool both = Uniform(0, 1) == 1;
+        const std::vector<Bf16> scaled_before = ready.scaled;
+        MatmulParams p = {.a = operand.data(DType::kBf16),
+                          .a_dtype = DType::kBf16,
+                          .a_stride = cols,
+                          .rows = rows,
+                          .weight = weight.get(),
+                          .out = out.data(),
+                          .accumulate = true,
+                          .next = ready.Next()};
+        p.next.unscale = unscale.data();
+        ASSERT_TRUE(backend_->Matmul(p).ok());
+        ready.Expect(out.data(), n);
+        const std::vector<Bf16> with_sums = ready.scaled;
+        if (!both) {  // the same rows without their sums
+          ready.scaled = scaled_before;
+          p.out = nullptr;
+          p.next.scaled = ready.scaled.data();
+          ASSERT_TRUE(backend_->Matmul(p).ok());
+          ready.Expect(out.data(), n);
+        }
+        p.next = {};
+        p.out = alone.data();
+        ASSERT_TRUE(backend_->Matmul(p).ok());
+        double magnitude = 1e-30;
+        for (float v : alone) magnitude = std::max(magnitude, std::fabs(double{v}));
+        for (size_t i = 0; i < out.size(); ++i) {
+          ASSERT_NEAR(out[i], alone[i], kF32Tolerance * magnitude)
+              << n << " x " << cols << ", row " << i / n << " of " << rows << ", output " << i % n;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(MatmulTest, EmbedLeavesRowsReadyForTheNextNorm) {
   if (ActivationTypes().size() == 1) GTEST_SKIP() << "norms read their rows on this backend";
   for (const DType dtype : kStored) {
@@ -469,6 +522,12 @@ TEST_P(MatmulTest, EmbedLeavesRowsReadyForTheNextNorm) {
                                .next = ready.Next()})
                       .ok());
       ready.Expect(out.data(), stride);
+      ReadyRows alone(rows, cols, ready.weight);
+      ASSERT_TRUE(
+          backend_
+              ->Embed({.ids = ids.data(), .rows = rows, .table = table.get(), .next = alone.Next()})
+              .ok());
+      alone.Expect(out.data(), stride);
     }
   }
 }
@@ -495,6 +554,50 @@ TEST_P(MatmulTest, ChunkInputLeavesRowsReadyForTheNextNorm) {
                                   .next = ready.Next()})
                     .ok());
     ready.Expect(out.data(), stride);
+  }
+}
+
+// ChunkInput of rows that came scaled: their norm is a factor of the row alone.
+TEST_P(MatmulTest, ChunkInputTakesScaledRows) {
+  if (ActivationTypes().size() == 1) GTEST_SKIP() << "norms read their rows on this backend";
+  for (const int64_t width : {384, 37, 100}) {
+    const int64_t chunks = 3, tokens = 5, stride = width + Gap(), rows = chunks * (tokens + 1);
+    const std::vector<float> cls = Normal(width);
+    ReadyRows from(chunks * tokens, width, {}), ready(rows, width, Normal(width, 0.2, 1));
+    const std::vector<float> values = Normal(chunks * tokens * width);
+    for (size_t i = 0; i < values.size(); ++i) from.scaled[i] = FloatToBf16(values[i]);
+    for (float& v : from.squares) v = std::fabs(Normal(1)[0]) * 50 + 1;
+    std::vector<float> out(rows * stride);
+    ChunkInputParams p = {.scaled = from.scaled.data(),
+                          .squares = from.squares.data(),
+                          .eps = 1e-5f,
+                          .cls = cls.data(),
+                          .chunks = chunks,
+                          .chunk_tokens = tokens,
+                          .width = width,
+                          .out = out.data(),
+                          .out_stride = stride,
+                          .next = ready.Next()};
+    ASSERT_TRUE(backend_->ChunkInput(p).ok());
+    ready.Expect(out.data(), stride);
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t t = r % (tokens + 1), source = r / (tokens + 1) * tokens + t;
+      double sum = 0;
+      for (int64_t i = 0; t < tokens && i < from.parts; ++i) {
+        sum += from.squares[source * from.parts + i];
+      }
+      const double factor = 1 / std::sqrt(sum / static_cast<double>(width) + 1e-5);
+      for (int64_t c = 0; c < width; ++c) {
+        const double want =
+            t == tokens ? cls[c] : Bf16ToFloat(from.scaled[source * width + c]) * factor;
+        ASSERT_NEAR(out[r * stride + c], want, kF32Tolerance * (1 + std::fabs(want)));
+      }
+    }
+    ReadyRows alone(rows, width, ready.weight);
+    p.out = nullptr;
+    p.next = alone.Next();
+    ASSERT_TRUE(backend_->ChunkInput(p).ok());
+    alone.Expect(out.data(), stride);
   }
 }
 

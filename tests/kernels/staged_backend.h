@@ -249,9 +249,11 @@ class StagedBackend : public Backend {
   absl::Status DoChunkInput(const ChunkInputParams& params) override {
     ChunkInputParams p = params;
     Staging s(*backend_);
-    RETURN_IF_ERROR(
-        s.In(&p.hidden, Staging::Reach(p.chunks * p.chunk_tokens, p.hidden_stride, p.width)));
+    const int64_t tokens = p.chunks * p.chunk_tokens;
+    RETURN_IF_ERROR(s.In(&p.hidden, Staging::Reach(tokens, p.hidden_stride, p.width)));
     RETURN_IF_ERROR(s.In(&p.weight, p.width));
+    RETURN_IF_ERROR(s.InBytes(&p.scaled, tokens * p.width * 2));
+    RETURN_IF_ERROR(s.In(&p.squares, tokens * SquareParts(p.width)));
     RETURN_IF_ERROR(s.In(&p.cls, p.width));
     RETURN_IF_ERROR(
         s.Out(&p.out, Staging::Reach(p.chunks * (p.chunk_tokens + 1), p.out_stride, p.width)));
@@ -329,11 +331,15 @@ class StagedBackend : public Backend {
   }
 
  private:
+  static int64_t SquareParts(int64_t width) {
+    return (width + kSquareColumns - 1) / kSquareColumns;
+  }
   static absl::Status Next(Staging& s, NextNorm* next, int64_t rows, int64_t width) {
     if (next->weight == nullptr) return absl::OkStatus();
     RETURN_IF_ERROR(s.In(&next->weight, width));
+    if (next->unscale != nullptr) RETURN_IF_ERROR(s.In(&next->unscale, width));
     RETURN_IF_ERROR(s.OutBytes(&next->scaled, rows * width * 2));
-    return s.Out(&next->squares, rows * ((width + kSquareColumns - 1) / kSquareColumns));
+    return s.Out(&next->squares, rows * SquareParts(width));
   }
   static absl::Status Rows(Staging& s, void** out, DType dtype, int64_t rows, int64_t stride,
                            int64_t width) {

@@ -30,8 +30,9 @@ constexpr Tolerance kF32Tolerance = {1e-4, 1e-4, 1e-4, 1e-4, 1e-4};
 // landmarks; errors of layers add up along the residual stream. Measured on the shipped bundle: see
 // docs/model.md; the bounds are two to four times what was measured. On a GPU activations between
 // operations keep 8 bits too: by the twin with these roundings, rms of hidden 1.9e-3 grows
-// to 3.4e-3, of K 3.0e-3 to 4.1e-3, of V 2.4e-3 to 3.3e-3 (docs/kernels.md), which the same bounds
-// hold.
+// to 3.4e-3, of K 3.0e-3 to 4.1e-3, of V 2.4e-3 to 3.3e-3 (docs/kernels.md), and the residual stream
+// of ingest is rounded once an addition: largest errors on an H200 in docs/model.md, which the same
+// bounds hold.
 constexpr Tolerance kBf16Tolerance = {1e-2, 1e-2, 2e-2, 2e-2, 1e-2};
 
 std::string FromEnvironment(const char* name, const std::string& otherwise) {

@@ -18,6 +18,7 @@ inline uint32_t PackBf16(float low, float high) {
 }
 inline float Exp2(float x) { return std::exp2(x); }
 inline float Reciprocal(float x) { return 1 / x; }
+inline float SiluToBf16(float x) { return x / (1 + std::exp(-x)); }
 
 inline void CheckAligned(const void* address, const char* what) {
   if (reinterpret_cast<uintptr_t>(address) % 16 == 0) return;
