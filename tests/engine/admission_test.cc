@@ -158,13 +158,15 @@ TEST(AdmissionTest, WhatForksShareCountsOnceForTheTenantWhoeverHoldsIt) {
   harness.Ingest("f", "b", Text(40));
   EXPECT_EQ(FactOf(harness.engine().OpenWriter(harness.Document("g", "c"), {}).status()),
             (QuotaFact{"documents", "tenant default", 2, 2, 1}));
-  TestWriter writer(harness.engine(), harness.Document("f", "b"));
   const QuotaFact full = {"text_bytes", "tenant default", 100, 100, 1};
-  EXPECT_EQ(FactOf(writer->Append(40, Text(1))), full);
-  // It is there as long as somebody holds it, without its memory even.
-  ASSERT_TRUE(harness.engine().DeleteDocument(harness.Document("f", "a")).ok());
-  ASSERT_TRUE(harness.engine().DeleteMemory(harness.Memory("m")).ok());
-  EXPECT_EQ(FactOf(writer->Append(40, Text(1))), full);
+  {
+    TestWriter writer(harness.engine(), harness.Document("f", "b"));
+    EXPECT_EQ(FactOf(writer->Append(40, Text(1))), full);
+    // It is there as long as somebody holds it, without its memory even.
+    ASSERT_TRUE(harness.engine().DeleteDocument(harness.Document("f", "a")).ok());
+    ASSERT_TRUE(harness.engine().DeleteMemory(harness.Memory("m")).ok());
+    EXPECT_EQ(FactOf(writer->Append(40, Text(1))), full);
+  }
   harness.Restart();
   TestWriter again(harness.engine(), harness.Document("f", "b"));
   EXPECT_EQ(FactOf(again->Append(40, Text(1))), full);
