@@ -21,6 +21,7 @@
 #include "bench/measure.h"
 #include "bench/model_setup.h"
 #include "engine/engine.h"
+#include "memory_store/rocksdb/rocksdb_chunk_store.h"
 
 namespace mneme::bench {
 namespace {

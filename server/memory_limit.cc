@@ -12,7 +12,7 @@
 #include "absl/synchronization/mutex.h"
 #include "common/log.h"
 #include "engine/read_batcher.h"
-#include "memory_store/chunk_store.h"
+#include "memory_store/rocksdb/rocksdb_chunk_store.h"
 
 namespace mneme {
 namespace {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "memory_store/rocksdb/rocksdb_chunk_store.h"
 #include "model/bundle.h"
 
 namespace mneme {

@@ -30,6 +30,7 @@
 #include "gtest/gtest.h"
 #include "kernels/backend.h"
 #include "memory_store/backup_directory.h"
+#include "memory_store/rocksdb/rocksdb_chunk_store.h"
 #include "tests/engine/engine_harness.h"
 #include "tests/engine/fake_model.h"
 

@@ -15,6 +15,7 @@
 #include "engine/engine.h"
 #include "kernels/backend.h"
 #include "memory_store/memory_store.h"
+#include "memory_store/rocksdb/rocksdb_chunk_store.h"
 #include "tests/engine/fake_model.h"
 #include "tests/engine/fault_chunk_store.h"
 

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "engine/engine.h"
+#include "memory_store/rocksdb/rocksdb_chunk_store.h"
 
 namespace mneme {
 namespace {

@@ -8,7 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
-#include "memory_store/blob_file.h"
+#include "memory_store/rocksdb/blob_file.h"
 #include "memory_store/record_coding.h"
 #include "tests/fuzz/fuzz_target.h"
 

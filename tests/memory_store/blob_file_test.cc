@@ -1,4 +1,4 @@
-#include "memory_store/blob_file.h"
+#include "memory_store/rocksdb/blob_file.h"
 
 #include <atomic>
 #include <filesystem>

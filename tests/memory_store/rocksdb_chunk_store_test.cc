@@ -15,7 +15,6 @@
 #include "common/status_facts.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "memory_store/chunk_store.h"
 #include "tests/memory_store/temp_store.h"
 
 namespace mneme {

@@ -12,7 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "memory_store/close_record.h"
+#include "memory_store/rocksdb/close_record.h"
 #include "memory_store/store_checker.h"
 #include "tests/memory_store/derived.h"
 #include "tests/memory_store/temp_store.h"

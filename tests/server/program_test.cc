@@ -19,7 +19,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "memory_store/backup_directory.h"
-#include "memory_store/chunk_store.h"
+#include "memory_store/rocksdb/rocksdb_chunk_store.h"
 #include "mneme/v1/mneme.grpc.pb.h"
 #include "tests/server/child_program.h"
 #include "tests/server/http.h"

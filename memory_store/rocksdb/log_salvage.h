@@ -6,8 +6,8 @@
 //
 // The log's format: github.com/facebook/rocksdb/wiki, "Write Ahead Log File Format".
 
-#ifndef MNEME_MEMORY_STORE_LOG_SALVAGE_H_
-#define MNEME_MEMORY_STORE_LOG_SALVAGE_H_
+#ifndef MNEME_MEMORY_STORE_ROCKSDB_LOG_SALVAGE_H_
+#define MNEME_MEMORY_STORE_ROCKSDB_LOG_SALVAGE_H_
 
 #include <cstdint>
 #include <string>
@@ -32,4 +32,4 @@ absl::StatusOr<int64_t> SalvageLogs(const std::string& folder);
 
 }  // namespace mneme
 
-#endif  // MNEME_MEMORY_STORE_LOG_SALVAGE_H_
+#endif  // MNEME_MEMORY_STORE_ROCKSDB_LOG_SALVAGE_H_

@@ -1,4 +1,4 @@
-#include "memory_store/log_salvage.h"
+#include "memory_store/rocksdb/log_salvage.h"
 
 #include <algorithm>
 #include <filesystem>

@@ -4,8 +4,8 @@
 // is none, and then an end that was cut off is what a crash leaves. Format:
 // docs/storage_format.md, "Close record".
 
-#ifndef MNEME_MEMORY_STORE_CLOSE_RECORD_H_
-#define MNEME_MEMORY_STORE_CLOSE_RECORD_H_
+#ifndef MNEME_MEMORY_STORE_ROCKSDB_CLOSE_RECORD_H_
+#define MNEME_MEMORY_STORE_ROCKSDB_CLOSE_RECORD_H_
 
 #include <string>
 #include <vector>
@@ -26,4 +26,4 @@ absl::StatusOr<std::vector<std::string>> TakeCloseRecord(const std::string& data
 
 }  // namespace mneme
 
-#endif  // MNEME_MEMORY_STORE_CLOSE_RECORD_H_
+#endif  // MNEME_MEMORY_STORE_ROCKSDB_CLOSE_RECORD_H_

@@ -1,4 +1,4 @@
-#include "memory_store/close_record.h"
+#include "memory_store/rocksdb/close_record.h"
 
 #include <unistd.h>
 

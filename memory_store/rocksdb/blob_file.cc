@@ -1,4 +1,4 @@
-#include "memory_store/blob_file.h"
+#include "memory_store/rocksdb/blob_file.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -31,6 +31,10 @@ absl::Status Damaged(const std::string& path, int64_t offset, absl::string_view 
 }
 
 }  // namespace
+
+std::string BlobFileName(uint64_t number) {
+  return absl::StrCat(absl::Dec(number, absl::kZeroPad6), ".blob");
+}
 
 absl::Status ReadBlobFileKeys(const std::string& path,
                               const std::function<void(absl::string_view key)>& visit) {
