@@ -81,22 +81,11 @@ void ChangeMemories(Stage& stage, uint32_t seed) {
     const int updates = static_cast<int>(random() % 4);
     for (int u = 0; u < updates; ++u) {
       if (random() % 4 != 0) policy.keeps_pages = !policy.keeps_pages;
-      const bool expires = random() % 4 == 0;
-      if (expires) {
-        policy.ttl = RandomMilliseconds(random, 100);
-        stage.acked.BeginExpire(memory);
+      if (random() % 4 == 0) {
+        ASSERT_NO_FATAL_FAILURE(ExpireMemory(stage, random, memory, &policy));
+      } else {
+        ASSERT_NO_FATAL_FAILURE(UpdateMemory(stage, memory, policy));
       }
-      stage.acked.BeginUpdate(memory, policy);
-      v1::UpdateMemoryRequest update;
-      *update.mutable_memory() = MemoryMessage(memory, policy);
-      const auto updated = stage.client.UpdateMemory(update);
-      ASSERT_TRUE(updated.ok()) << memory << ": " << updated.status();
-      stage.acked.Updated(memory);
-      ++stage.updates;
-      if (!expires) continue;
-      absl::SleepFor(policy.ttl + absl::Milliseconds(1));
-      stage.acked.Expired(memory);
-      ++stage.expiries;
     }
     if (random() % 8 == 0) continue;  // this one stays
     stage.acked.BeginDelete(memory);

@@ -283,26 +283,12 @@ class ForkTree {
     const std::string memory = AnyMemory();
     AckedPolicy& policy = live_[memory];
     policy.keeps_pages = !policy.keeps_pages;
-    ASSERT_NO_FATAL_FAILURE(Update(memory, policy));
-  }
-  void Update(const std::string& memory, const AckedPolicy& policy) {
-    stage_.acked.BeginUpdate(memory, policy);
-    v1::UpdateMemoryRequest update;
-    *update.mutable_memory() = MemoryMessage(memory, policy);
-    const auto updated = stage_.client.UpdateMemory(update);
-    ASSERT_TRUE(updated.ok()) << memory << ": " << updated.status();
-    stage_.acked.Updated(memory);
-    ++stage_.updates;
+    ASSERT_NO_FATAL_FAILURE(UpdateMemory(stage_, memory, policy));
   }
   // What was written into one memory ends, wherever it is held. Nothing is written after.
   void ExpireStep() {
     const std::string memory = AnyMemory();
-    stage_.acked.BeginExpire(memory);
-    live_[memory].ttl = RandomMilliseconds(random_, 100);
-    ASSERT_NO_FATAL_FAILURE(Update(memory, live_[memory]));
-    absl::SleepFor(live_[memory].ttl + absl::Milliseconds(1));
-    stage_.acked.Expired(memory);
-    ++stage_.expiries;
+    ASSERT_NO_FATAL_FAILURE(ExpireMemory(stage_, random_, memory, &live_[memory]));
   }
 
   void AskStep() {

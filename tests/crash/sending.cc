@@ -4,6 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 
 namespace mneme {
@@ -84,6 +85,26 @@ void SendDocument(Stage& stage, std::mt19937& random, const std::string& documen
       absl::StrCat(RandomMarker(random), " ", RandomText(random, 1 + random() % bytes_max));
   stage.acked.AddDocument(document, text, /*expires=*/ttl != absl::InfiniteDuration());
   SendText(stage, random, document, text, {.ttl = ttl, .seal = random() % 2 == 0});
+}
+
+void UpdateMemory(Stage& stage, const std::string& memory, const AckedPolicy& policy) {
+  stage.acked.BeginUpdate(memory, policy);
+  v1::UpdateMemoryRequest update;
+  *update.mutable_memory() = MemoryMessage(memory, policy);
+  const auto updated = stage.client.UpdateMemory(update);
+  ASSERT_TRUE(updated.ok()) << memory << ": " << updated.status();
+  stage.acked.Updated(memory);
+  ++stage.updates;
+}
+
+void ExpireMemory(Stage& stage, std::mt19937& random, const std::string& memory,
+                  AckedPolicy* policy) {
+  stage.acked.BeginExpire(memory);
+  policy->ttl = RandomMilliseconds(random, 100);
+  ASSERT_NO_FATAL_FAILURE(UpdateMemory(stage, memory, *policy));
+  absl::SleepFor(policy->ttl + absl::Milliseconds(1));
+  stage.acked.Expired(memory);
+  ++stage.expiries;
 }
 
 v1::Memory MemoryMessage(const std::string& name, const AckedPolicy& policy) {

@@ -36,6 +36,12 @@ void SendText(Stage& stage, std::mt19937& random, const std::string& document,
 void SendDocument(Stage& stage, std::mt19937& random, const std::string& document, size_t bytes_max,
                   absl::Duration ttl = absl::InfiniteDuration());
 
+// Gives a memory another policy, and tells the model.
+void UpdateMemory(Stage& stage, const std::string& memory, const AckedPolicy& policy);
+// The same, with a time to live that is over when this returns.
+void ExpireMemory(Stage& stage, std::mt19937& random, const std::string& memory,
+                  AckedPolicy* policy);
+
 v1::Memory MemoryMessage(const std::string& name, const AckedPolicy& policy);
 
 // An error that a killed server leaves behind: the operation is tried again.
