@@ -33,6 +33,16 @@ class RecoveryTest : public ::testing::Test {
     }
   }
 
+  // From now on the network waits at the gate.
+  Gate& HoldDerivation() {
+    Gate& gate = harness_.NewGate();
+    harness_.model().OnForward([&gate](FakeModel::Segments) {
+      gate.Pass();
+      return absl::OkStatus();
+    });
+    return gate;
+  }
+
   std::vector<std::string> texts_;
   EngineHarness harness_;
 };
@@ -51,11 +61,7 @@ TEST_F(RecoveryTest, LostSegmentsAreDerivedAgainInSharedBatches) {
   harness_.Stop();
   harness_.LoseTable(Table::kSegments);
   harness_.LoseTable(Table::kPages);
-  Gate& gate = harness_.NewGate();
-  harness_.model().OnForward([&](FakeModel::Segments) {
-    gate.Pass();
-    return absl::OkStatus();
-  });
+  Gate& gate = HoldDerivation();
   const size_t before = harness_.model().forward_batches().size();
   harness_.Start();
   ASSERT_TRUE(gate.WaitArrived(1));
@@ -98,11 +104,7 @@ TEST_F(RecoveryTest, WriterMayGoOnWhileItsDocumentRecovers) {
   IngestMany(3);
   harness_.Stop();
   harness_.LoseTable(Table::kSegments);
-  Gate& gate = harness_.NewGate();
-  harness_.model().OnForward([&](FakeModel::Segments) {
-    gate.Pass();
-    return absl::OkStatus();
-  });
+  Gate& gate = HoldDerivation();
   harness_.Start();
   TestWriter writer(harness_.engine(), Name("d1"));
   EXPECT_EQ(writer->accepted_bytes(), static_cast<int64_t>(texts_[1].size()));
@@ -119,11 +121,7 @@ TEST_F(RecoveryTest, DocumentDeletedWhileItRecoversDoesNotHoldUpTheRest) {
   IngestMany(3);
   harness_.Stop();
   harness_.LoseTable(Table::kSegments);
-  Gate& gate = harness_.NewGate();
-  harness_.model().OnForward([&](FakeModel::Segments) {
-    gate.Pass();
-    return absl::OkStatus();
-  });
+  Gate& gate = HoldDerivation();
   harness_.Start();
   ASSERT_TRUE(gate.WaitArrived(1));
   ASSERT_TRUE(harness_.engine().DeleteDocument(Name("d2")).ok());
