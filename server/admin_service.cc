@@ -15,6 +15,7 @@
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
 #include "memory_store/backup_directory.h"
+#include "memory_store/table_name.h"
 #include "mneme_version.h"
 #include "server/error.h"
 #include "server/unary_call.h"
@@ -80,9 +81,8 @@ v1::CheckReport ToMessage(const StoreCheckReport& report) {
     of->set_bytes(read.bytes);
   };
   add_read("files", report.files);
-  constexpr const char* kTables[] = {"catalog", "text", "segments", "pages"};
   for (int table = 0; table < kTableCount; ++table) {
-    add_read(kTables[table], report.records[table]);
+    add_read(kTableNames[table], report.records[table]);
   }
   message.set_documents(report.documents);
   message.set_segments_without_pages(report.segments_without_pages);

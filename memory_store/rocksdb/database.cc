@@ -17,6 +17,7 @@
 #include "memory_store/rocksdb/conversions.h"
 #include "memory_store/rocksdb/forwarding_logger.h"
 #include "memory_store/rocksdb/table_options.h"
+#include "memory_store/table_name.h"
 
 namespace mneme {
 namespace {

@@ -21,7 +21,7 @@
 #include "common/status_macros.h"
 #include "memory_store/rocksdb/blob_file.h"
 #include "memory_store/rocksdb/conversions.h"
-#include "memory_store/rocksdb/table_options.h"
+#include "memory_store/table_name.h"
 
 namespace mneme {
 namespace {

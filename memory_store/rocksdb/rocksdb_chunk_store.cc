@@ -32,7 +32,7 @@
 #include "memory_store/rocksdb/purge.h"
 #include "memory_store/rocksdb/space_reclaimer.h"
 #include "memory_store/rocksdb/statistics.h"
-#include "memory_store/rocksdb/table_options.h"
+#include "memory_store/table_name.h"
 
 namespace mneme {
 namespace {

@@ -8,7 +8,7 @@
 #include <rocksdb/options.h>
 
 #include "common/log.h"
-#include "memory_store/rocksdb/table_options.h"
+#include "memory_store/table_name.h"
 
 namespace mneme {
 namespace {

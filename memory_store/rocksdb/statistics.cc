@@ -9,7 +9,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "memory_store/rocksdb/table_options.h"
+#include "memory_store/table_name.h"
 
 namespace mneme {
 namespace {

@@ -4,7 +4,6 @@
 #ifndef MNEME_MEMORY_STORE_ROCKSDB_TABLE_OPTIONS_H_
 #define MNEME_MEMORY_STORE_ROCKSDB_TABLE_OPTIONS_H_
 
-#include <array>
 #include <memory>
 
 #include <rocksdb/cache.h>
@@ -13,11 +12,6 @@
 #include "memory_store/chunk_store.h"
 
 namespace mneme {
-
-// Names of the column families, in the order of Table.
-inline constexpr std::array<const char*, kTableCount> kTableNames = {"catalog", "text", "segments",
-                                                                     "pages"};
-inline const char* TableName(Table table) { return kTableNames[static_cast<size_t>(table)]; }
 
 // `block_cache`: shared by the tables of a database, and with RocksDB.
 rocksdb::ColumnFamilyOptions TableOptions(Table table,
