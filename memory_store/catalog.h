@@ -16,10 +16,10 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/string_view.h"
+#include "memory_store/change_log.h"
 #include "memory_store/keys.h"
 #include "memory_store/landmark_list.h"
 #include "memory_store/memory_store.h"
-#include "memory_store/view_cache.h"
 
 namespace mneme {
 

@@ -4,7 +4,7 @@
 //
 // A view is kept of each memory that a question goes through (a fork, its base, the base of that),
 // so that what is written into a fork costs it nothing but its own part. It is used again as long
-// as nothing has changed that it shows: each memory notes, in a ChangeLog, how far back its changes
+// as nothing has changed that it shows: each memory notes (change_log.h) how far back its changes
 // reach, so that a base that is written on does not disturb a fork that was made before. Whatever
 // is deleted ends all of them at once: a view holds the landmarks that it shows.
 
@@ -17,7 +17,6 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -26,21 +25,6 @@
 #include "memory_store/memory_store.h"
 
 namespace mneme {
-
-// How far back the changes of a memory reach. Thread-compatible: guarded by its owner's lock.
-class ChangeLog {
- public:
-  // What is seen of the memory up to `from` or later is no longer what it was.
-  void Add(absl::Time from);
-  // A number that differs from an earlier one when what is seen up to `until` may have changed.
-  uint64_t Version(absl::Time until) const;
-
- private:
-  static constexpr size_t kEntriesMax = 1024;
-
-  absl::btree_map<absl::Time, uint64_t> versions_;  // the last change that reaches back so far
-  uint64_t last_ = 0;
-};
 
 // A part of one memory as a question sees it. Immutable.
 struct PastPart {
@@ -53,7 +37,7 @@ struct PastPart {
 // Thread-safe.
 class ViewCache {
  public:
-  // What of a memory? What these sources, which are its forks or itself, show of it together.
+  // What is shown of `memory` by these sources together, which are forks of it or itself.
   struct Key {
     MemoryId memory{};
     std::vector<ReadSource> sources;  // ascending, each once

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "memory_store/change_log.h"
 #include "tests/memory_store/harness.h"
 
 namespace mneme {
