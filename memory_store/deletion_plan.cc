@@ -136,9 +136,8 @@ absl::StatusOr<DeletionPlan> MemoryStore::Impl::PlanDocument(MemoryId memory, Do
     const DocumentEntry* found = catalog.FindDocument(document);
     // What has expired goes from every memory, also when its own has dropped it.
     const bool is_own = found != nullptr && found->memory == entry && everywhere;
-    if (entry == nullptr || found == nullptr || (!is_own && !SeenUntil(*entry, *found))) {
-      return absl::NotFoundError(absl::StrCat("no document ", static_cast<uint64_t>(document)));
-    }
+    if (entry == nullptr || found == nullptr || (!is_own && !SeenUntil(*entry, *found)))
+      return NoDocument(document);
     plan.record.tenant = entry->info.tenant;
     absl::flat_hash_set<MemoryId> by = {memory};
     if (everywhere) {
@@ -158,9 +157,7 @@ absl::StatusOr<DeletionPlan> MemoryStore::Impl::PlanMemory(MemoryId memory, bool
   {
     absl::ReaderMutexLock lock(&mutex_);
     MemoryEntry* entry = catalog.FindLiveMemory(memory);
-    if (entry == nullptr) {
-      return absl::NotFoundError(absl::StrCat("no memory ", static_cast<uint64_t>(memory)));
-    }
+    if (entry == nullptr) return NoMemory(memory);
     plan.record.tenant = entry->info.tenant;
     absl::flat_hash_set<MemoryId> by = {memory};
     if (everywhere) {

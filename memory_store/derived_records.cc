@@ -1,15 +1,10 @@
-// MemoryStore: what is derived from text: segments, their landmarks and pages. See
+// MemoryStore: what is derived from text, as it is put: segments, their landmarks and pages. See
 // memory_store_impl.h for the locks.
 
 #include <algorithm>
-#include <cstring>
-#include <optional>
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
-#include "absl/container/btree_set.h"
 #include "absl/strings/str_cat.h"
-#include "common/check.h"
 #include "common/crash_point.h"
 #include "common/status_macros.h"
 #include "memory_store/keys.h"
@@ -77,9 +72,11 @@ void PutSegmentRecord(DocumentKey document, const SegmentDerived& s, WriteBatch*
   batch->Put(Table::kSegments, key, EncodeRecord(key, record));
 }
 
+}  // namespace
+
 // What a call of PutSegments does to one document: segments [first, end) take the place of all from
 // `first` on.
-struct Change {
+struct MemoryStore::Impl::Change {
   DocumentKey document;
   int64_t first = 0;
   int64_t end = 0;
@@ -95,37 +92,6 @@ struct Change {
     return segment_index < stored_end;
   }
 };
-
-// One batch, so that a segment and its pages change together.
-WriteBatch BatchOf(absl::Span<const SegmentDerived> segments,
-                   const absl::flat_hash_map<DocumentId, Change>& changes,
-                   const MemoryStoreOptions& options) {
-  WriteBatch batch;
-  for (const auto& [id, change] : changes) {
-    if (change.stored_end <= change.end) continue;
-    const std::string end = RecordKeyRange(change.document).second;
-    batch.DeleteRange(Table::kSegments, SegmentKey(change.document, change.end), end);
-    batch.DeleteRange(Table::kPages, PageKey(change.document, change.end, 0), end);
-  }
-  for (const SegmentDerived& s : segments) {
-    const auto found = changes.find(s.document);
-    if (found == changes.end()) continue;  // deleted
-    const Change& change = found->second;
-    const int64_t page_count =
-        change.keeps_pages ? static_cast<int64_t>(s.pages.size()) / options.page_bytes : 0;
-    if (change.MayLeavePages(s.segment_index, page_count)) {
-      batch.DeleteRange(Table::kPages, PageKey(change.document, s.segment_index, page_count),
-                        PageKey(change.document, s.segment_index + 1, 0));
-    }
-    PutSegmentRecord(change.document, s, &batch);
-    if (!change.keeps_pages) continue;
-    PutPageRecords(change.document, s.segment_index, s.byte_end, s.derivation_fingerprint,
-                   options.page_bytes, s.pages, &batch);
-  }
-  return batch;
-}
-
-}  // namespace
 
 absl::Status CheckSegment(const SegmentDerived& s, const MemoryStoreOptions& options) {
   const int64_t chunk_count = ChunkCount(s);
@@ -200,50 +166,117 @@ absl::flat_hash_set<DocumentId> MemoryStore::Impl::Outdated(
   return outdated;
 }
 
+absl::StatusOr<MemoryStore::Impl::Changes> MemoryStore::Impl::ChangesOf(
+    absl::Span<const SegmentDerived> segments) const {
+  Changes changes;
+  const absl::flat_hash_set<DocumentId> outdated = Outdated(segments);
+  for (const SegmentDerived& segment : segments) {
+    const DocumentEntry* const entry = catalog.FindDocument(segment.document);
+    if (entry == nullptr || outdated.contains(segment.document)) continue;
+    const DocumentEntry& document = *entry;
+    const auto [it, is_first] = changes.try_emplace(
+        segment.document, Change{document.key, segment.segment_index, segment.segment_index});
+    Change& change = it->second;
+    const int64_t segment_count = static_cast<int64_t>(document.segments.size());
+    if (is_first) change.stored_end = document.stored_segments_end;
+    change.keeps_pages = PolicyKeepsPages(*document.memory);
+    if (is_first && segment.segment_index < segment_count) {
+      change.replaced.assign(document.segments.begin() + change.first, document.segments.end());
+    }
+    if (segment.segment_index != change.end || change.first > segment_count) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(Name(segment.document, segment.segment_index),
+                       " does not follow the segments put before it: the next would be ",
+                       is_first ? segment_count : change.end));
+    }
+    ++change.end;
+    if (segment.byte_end > document.durable_bytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(Name(segment.document, segment.segment_index), " ends at byte ",
+                       segment.byte_end, ", beyond the ", document.durable_bytes, " durable"));
+    }
+  }
+  return changes;
+}
+
+// One batch, so that a segment and its pages change together.
+WriteBatch MemoryStore::Impl::BatchOf(absl::Span<const SegmentDerived> segments,
+                                      const Changes& changes) const {
+  WriteBatch batch;
+  for (const auto& [id, change] : changes) {
+    if (change.stored_end <= change.end) continue;
+    const std::string end = RecordKeyRange(change.document).second;
+    batch.DeleteRange(Table::kSegments, SegmentKey(change.document, change.end), end);
+    batch.DeleteRange(Table::kPages, PageKey(change.document, change.end, 0), end);
+  }
+  for (const SegmentDerived& s : segments) {
+    const auto found = changes.find(s.document);
+    if (found == changes.end()) continue;  // deleted
+    const Change& change = found->second;
+    const int64_t page_count =
+        change.keeps_pages ? static_cast<int64_t>(s.pages.size()) / options.page_bytes : 0;
+    if (change.MayLeavePages(s.segment_index, page_count)) {
+      batch.DeleteRange(Table::kPages, PageKey(change.document, s.segment_index, page_count),
+                        PageKey(change.document, s.segment_index + 1, 0));
+    }
+    PutSegmentRecord(change.document, s, &batch);
+    if (!change.keeps_pages) continue;
+    PutPageRecords(change.document, s.segment_index, s.byte_end, s.derivation_fingerprint,
+                   options.page_bytes, s.pages, &batch);
+  }
+  return batch;
+}
+
+void MemoryStore::Impl::TakeIn(absl::Span<const SegmentDerived> segments, const Changes& changes) {
+  absl::flat_hash_set<DocumentId> replaced;
+  for (const auto& [document, change] : changes) {
+    DocumentEntry& entry = *catalog.FindDocument(document);
+    CountDocument(entry, -1);
+    // Who sees it up to before its newest text sees none of its open segments.
+    const bool is_open = change.first + 1 >= static_cast<int64_t>(entry.segments.size());
+    entry.memory->changes.Add(is_open ? entry.append_time : entry.create_time);
+    TruncateSegments(entry, change.first);
+    entry.stored_segments_end = change.end;
+    if (!change.replaced.empty()) replaced.insert(document);
+  }
+  page_changes.Add(replaced);
+  for (const SegmentDerived& segment : segments) {
+    if (!changes.contains(segment.document)) continue;
+    AppendSegment(*catalog.FindDocument(segment.document), EntryOf(segment),
+                  segment.chunk_byte_begin, segment.landmarks.data());
+  }
+  for (const auto& [document, change] : changes) {
+    CountDocument(*catalog.FindDocument(document), 1);
+  }
+}
+
+void MemoryStore::Impl::TakeInPages(absl::Span<const SegmentDerived> segments,
+                                    const Changes& changes) {
+  for (const auto& [document, change] : changes) {
+    for (size_t i = 0; i < change.replaced.size(); ++i) {
+      ErasePages(PageIds(document, change.first + static_cast<int64_t>(i),
+                         change.replaced[i].byte_end, change.replaced[i].chunk_count));
+    }
+  }
+  for (const SegmentDerived& s : segments) {
+    if (s.pages.empty() || !changes.contains(s.document)) continue;
+    pool.Insert(PageIds(s.document, s.segment_index, s.byte_end, ChunkCount(s)), s.pages.data());
+  }
+}
+
 absl::Status MemoryStore::PutSegments(absl::Span<const SegmentDerived> segments) {
   Impl& impl = *impl_;
+  std::vector<DocumentId> documents;
   for (const SegmentDerived& segment : segments) {
     RETURN_IF_ERROR(CheckSegment(segment, impl.options));
+    documents.push_back(segment.document);
   }
   absl::ReaderMutexLock gate(&impl.write_gate_);
-  absl::flat_hash_map<DocumentId, Change> changes;
+  Impl::Changes changes;
   {
     absl::MutexLock lock(&impl.mutex_);
-    const auto nobody_derives = [&impl, &segments]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      return std::none_of(segments.begin(), segments.end(),
-                          [&impl](const SegmentDerived& s) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-                            const DocumentEntry* document = impl.catalog.FindDocument(s.document);
-                            return document != nullptr && document->derivation_in_flight;
-                          });
-    };
-    impl.mutex_.Await(absl::Condition(&nobody_derives));
-    const absl::flat_hash_set<DocumentId> outdated = impl.Outdated(segments);
-    for (const SegmentDerived& segment : segments) {
-      const DocumentEntry* const entry = impl.catalog.FindDocument(segment.document);
-      if (entry == nullptr || outdated.contains(segment.document)) continue;
-      const DocumentEntry& document = *entry;
-      const auto [it, is_first] = changes.try_emplace(
-          segment.document, Change{document.key, segment.segment_index, segment.segment_index});
-      Change& change = it->second;
-      const int64_t segment_count = static_cast<int64_t>(document.segments.size());
-      if (is_first) change.stored_end = document.stored_segments_end;
-      change.keeps_pages = PolicyKeepsPages(*document.memory);
-      if (is_first && segment.segment_index < segment_count) {
-        change.replaced.assign(document.segments.begin() + change.first, document.segments.end());
-      }
-      if (segment.segment_index != change.end || change.first > segment_count) {
-        return absl::FailedPreconditionError(
-            absl::StrCat(Name(segment.document, segment.segment_index),
-                         " does not follow the segments put before it: the next would be ",
-                         is_first ? segment_count : change.end));
-      }
-      ++change.end;
-      if (segment.byte_end > document.durable_bytes) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(Name(segment.document, segment.segment_index), " ends at byte ",
-                         segment.byte_end, ", beyond the ", document.durable_bytes, " durable"));
-      }
-    }
+    impl.AwaitDerivations(documents);
+    ASSIGN_OR_RETURN(changes, impl.ChangesOf(segments));
     for (const auto& [document, change] : changes) {
       impl.catalog.FindDocument(document)->derivation_in_flight = true;
     }
@@ -252,51 +285,18 @@ absl::Status MemoryStore::PutSegments(absl::Span<const SegmentDerived> segments)
 
   CrashPoint("segments derived");
   const absl::Status status =
-      impl.store.Write(BatchOf(segments, changes, impl.options), Durability::kWriteBehind);
+      impl.store.Write(impl.BatchOf(segments, changes), Durability::kWriteBehind);
   CrashPoint("segments written");
   {
     absl::MutexLock lock(&impl.mutex_);
     // All still there: deletions wait at the gate.
     for (const auto& [document, change] : changes) {
-      DocumentEntry& entry = *impl.catalog.FindDocument(document);
-      entry.derivation_in_flight = false;
-      if (!status.ok()) continue;
-      CountDocument(entry, -1);
-      // Who sees it up to before its newest text sees none of its open segments.
-      const bool is_open = change.first + 1 >= static_cast<int64_t>(entry.segments.size());
-      entry.memory->changes.Add(is_open ? entry.append_time : entry.create_time);
-      impl.TruncateSegments(entry, change.first);
-      entry.stored_segments_end = change.end;
+      impl.catalog.FindDocument(document)->derivation_in_flight = false;
     }
-    if (!status.ok()) return status;
-    absl::flat_hash_set<DocumentId> replaced;
-    for (const auto& [document, change] : changes) {
-      if (!change.replaced.empty()) replaced.insert(document);
-    }
-    impl.page_changes.Add(replaced);
-    for (const SegmentDerived& segment : segments) {
-      if (!changes.contains(segment.document)) continue;
-      impl.AppendSegment(*impl.catalog.FindDocument(segment.document), EntryOf(segment),
-                         segment.chunk_byte_begin, segment.landmarks.data());
-    }
-    for (const auto& [document, change] : changes) {
-      CountDocument(*impl.catalog.FindDocument(document), 1);
-    }
+    RETURN_IF_ERROR(status);
+    impl.TakeIn(segments, changes);
   }
-  for (const auto& [document, change] : changes) {
-    for (size_t i = 0; i < change.replaced.size(); ++i) {
-      const std::vector<PageId> ids =
-          PageIds(document, change.first + static_cast<int64_t>(i), change.replaced[i].byte_end,
-                  change.replaced[i].chunk_count);
-      impl.pool.Erase(ids);
-      if (impl.device_pool != nullptr) impl.device_pool->Erase(ids);
-    }
-  }
-  for (const SegmentDerived& s : segments) {
-    if (s.pages.empty() || !changes.contains(s.document)) continue;
-    impl.pool.Insert(PageIds(s.document, s.segment_index, s.byte_end, ChunkCount(s)),
-                     s.pages.data());
-  }
+  impl.TakeInPages(segments, changes);
   return absl::OkStatus();
 }
 
@@ -310,7 +310,7 @@ absl::Status MemoryStore::PutPages(DocumentId document, int64_t segment_index,
   bool keeps_pages = true;
   {
     absl::MutexLock lock(&impl.mutex_);
-    impl.AwaitDerivation(document);
+    impl.AwaitDerivations({document});
     DocumentEntry* entry = impl.catalog.FindDocument(document);
     if (entry == nullptr || segment_index < 0 ||
         segment_index >= static_cast<int64_t>(entry->segments.size())) {
@@ -383,7 +383,7 @@ absl::Status MemoryStore::RestoreSegment(const SegmentDerived& segment) {
   DocumentKey document_key;
   {
     absl::MutexLock lock(&impl.mutex_);
-    impl.AwaitDerivation(document);
+    impl.AwaitDerivations({document});
     DocumentEntry* entry = impl.catalog.FindDocument(document);
     if (entry == nullptr || segment.segment_index < 0 ||
         segment.segment_index >= static_cast<int64_t>(entry->segments.size())) {
@@ -415,9 +415,7 @@ absl::StatusOr<SegmentDerived> MemoryStore::GetSegment(DocumentId document,
   absl::ReaderMutexLock lock(&impl_->mutex_);
   const std::shared_ptr<const Tail> tail = impl_->tails.Find(document);
   const DocumentEntry* entry = tail == nullptr ? impl_->catalog.FindDocument(document) : nullptr;
-  if (entry == nullptr && tail == nullptr) {
-    return absl::NotFoundError(absl::StrCat("no document ", static_cast<uint64_t>(document)));
-  }
+  if (entry == nullptr && tail == nullptr) return NoDocument(document);
   const int64_t first = tail == nullptr ? 0 : tail->shared_segments;
   const int64_t end =
       tail == nullptr ? static_cast<int64_t>(entry->segments.size()) : tail->segment_count();
@@ -444,265 +442,15 @@ absl::StatusOr<SegmentDerived> MemoryStore::GetSegment(DocumentId document,
   return result;
 }
 
-LandmarkView::LandmarkView() = default;
-LandmarkView::~LandmarkView() = default;
-LandmarkView::LandmarkView(const LandmarkView&) = default;
-LandmarkView& LandmarkView::operator=(const LandmarkView&) = default;
-
-int64_t LandmarkView::chunk_count() const { return impl_ ? impl_->snapshot->chunk_count : 0; }
-
-absl::Span<const LandmarkSlab> LandmarkView::slabs() const {
-  if (impl_ == nullptr) return {};
-  return impl_->device.has_value() ? impl_->device->slabs : impl_->snapshot->slabs;
-}
-
-bool LandmarkView::slabs_resident() const {
-  return impl_ != nullptr && impl_->device.has_value() && impl_->device->resident;
-}
-
-ChunkText LandmarkView::Locate(int64_t index) const {
-  MNEME_CHECK(index >= 0 && index < chunk_count());
-  const std::vector<LandmarkRun>& runs = impl_->snapshot->runs;
-  const LandmarkRun& run =
-      *(std::partition_point(runs.begin(), runs.end(),
-                             [index](const LandmarkRun& r) { return r.first_index <= index; }) -
-        1);
-  const LandmarkBlock& block = *run.block;
-  const int64_t row = block.segments[run.segment_begin].first_row + index - run.first_index;
-  const LandmarkBlock::Segment& segment = *(
-      std::partition_point(block.segments.begin(), block.segments.end(),
-                           [row](const LandmarkBlock::Segment& s) { return s.first_row <= row; }) -
-      1);
-  const bool last_of_segment = row + 1 == segment.first_row + segment.row_count;
-  ChunkText text;
-  text.address = {run.tail == DocumentId{} ? segment.document : run.tail,
-                  segment.first_chunk + row - segment.first_row};
-  text.document = segment.document;
-  text.byte_begin = block.byte_begin[row];
-  text.byte_end = last_of_segment ? segment.byte_end : block.byte_begin[row + 1];
-  for (const auto& part : impl_->parts) {
-    const auto cut = part->cuts.find(segment.document);
-    if (cut != part->cuts.end()) text.document_end = cut->second;
-  }
-  return text;
-}
-
-absl::StatusOr<LandmarkView> MemoryStore::View(absl::Span<const MemoryId> memories) const {
-  const absl::btree_set<MemoryId> distinct(memories.begin(), memories.end());
-  std::vector<std::shared_ptr<const LandmarkSnapshot>> snapshots;
-  absl::flat_hash_set<DocumentId> left_out;  // expired, or dropped
-  const absl::Time now = impl_->clock.Now();
-  {
-    absl::MutexLock lock(&impl_->mutex_);  // a snapshot may have to be made
-    for (const MemoryId memory : distinct) {
-      MemoryEntry* entry = impl_->catalog.FindLiveMemory(memory);
-      if (entry == nullptr) {
-        return absl::NotFoundError(absl::StrCat("no memory ", static_cast<uint64_t>(memory)));
-      }
-      if (entry->info.base.has_value()) {
-        return absl::FailedPreconditionError(
-            absl::StrCat("memory ", static_cast<uint64_t>(memory), " is a fork: see ViewPast"));
-      }
-      snapshots.push_back(entry->landmarks.Snapshot());
-      for (const auto& [time, document] : entry->expiring) {
-        if (time > now) break;
-        left_out.insert(document);
-      }
-      for (const auto& [id, documents] : entry->dropped_by_id) {
-        for (const DocumentEntry* document : documents) left_out.insert(document->key.document);
-      }
-    }
-  }
-  if (!left_out.empty()) {
-    for (auto& snapshot : snapshots) {
-      snapshot = std::make_shared<const LandmarkSnapshot>(FilterSnapshot(
-          *snapshot, [&left_out](const auto& s) { return !left_out.contains(s.document); },
-          impl_->options.landmark_bytes));
-    }
-  }
-  LandmarkView view;
-  auto impl = std::make_shared<LandmarkView::Impl>();
-  impl->snapshot = snapshots.size() == 1 ? snapshots[0]
-                                         : std::make_shared<const LandmarkSnapshot>(MergeSnapshots(
-                                               snapshots, impl_->options.landmark_bytes));
-  if (impl_->device_landmarks != nullptr) {
-    impl->device = impl_->device_landmarks->Resident(*impl->snapshot);
-  }
-  view.impl_ = std::move(impl);
-  return view;
-}
-
-PinnedPages::PinnedPages() = default;
-PinnedPages::~PinnedPages() = default;
-PinnedPages::PinnedPages(PinnedPages&&) noexcept = default;
-PinnedPages& PinnedPages::operator=(PinnedPages&&) noexcept = default;
-
-absl::Span<const uint8_t* const> PinnedPages::pages() const {
-  return impl_ ? absl::MakeConstSpan(impl_->pins.pages) : absl::Span<const uint8_t* const>();
-}
-
-bool PinnedPages::resident() const { return impl_ != nullptr && impl_->resident; }
-
-absl::Span<const ChunkAddress> PinnedPages::missing() const {
-  return impl_ ? absl::MakeConstSpan(impl_->missing) : absl::Span<const ChunkAddress>();
-}
-
-absl::Status MemoryStore::Impl::LoadPages(const absl::flat_hash_map<DocumentId, MemoryId>& memories,
-                                          absl::Span<const PageId> ids,
-                                          absl::Span<uint8_t* const> destinations,
-                                          std::vector<bool>* found) const {
-  std::vector<std::string> keys;
-  std::vector<size_t> places;  // of the keys' pages: those of tails are never on disk
-  for (size_t i = 0; i < ids.size(); ++i) {
-    const PageId& id = ids[i];
-    (*found)[i] = false;
-    if (IsTail(id.document)) continue;
-    keys.push_back(
-        PageKey({memories.at(id.document), id.document}, id.segment_index, id.chunk_in_segment));
-    places.push_back(i);
-  }
-  const std::vector<absl::StatusOr<std::string>> values = store.MultiGet(Table::kPages, keys);
-  for (size_t at = 0; at < values.size(); ++at) {
-    const size_t i = places[at];
-    absl::Status status = values[at].status();
-    if (absl::IsNotFound(status)) continue;
-    if (status.ok()) {
-      const absl::StatusOr<PageRecord> record = DecodePageRecord(keys[at], *values[at]);
-      status = record.status();
-      if (record.ok()) {
-        // Of another model, or of the segment before it grew: as good as none.
-        if (record->derivation_fingerprint != options.derivation_fingerprint ||
-            record->segment_byte_end != ids[i].segment_byte_end ||
-            static_cast<int64_t>(record->page.size()) != options.page_bytes) {
-          continue;
-        }
-        std::memcpy(destinations[i], record->page.data(), record->page.size());
-        (*found)[i] = true;
-        continue;
-      }
-    }
-    if (!absl::IsDataLoss(status)) return status;
-    ReportDamage(RecordKind::kPage, status);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status MemoryStore::Impl::LoadDevicePages(absl::Span<const PageId> ids,
-                                                absl::Span<uint8_t* const> destinations,
-                                                PagePool::Load load, std::vector<bool>* found) {
-  ASSIGN_OR_RETURN(const PagePool::Pins pins, pool.PinAll(ids, load));
-  const absl::Cleanup unpin = [this, &pins] { pool.Unpin(pins.slots); };
-  for (size_t i = 0; i < ids.size(); ++i) {
-    (*found)[i] = pins.pages[i] != nullptr;
-    if (pins.pages[i] == nullptr) continue;
-    RETURN_IF_ERROR(options.device->CopyIn(destinations[i], pins.pages[i], options.page_bytes));
-  }
-  return absl::OkStatus();
-}
-
-void MemoryStore::Impl::AwaitDerivation(DocumentId document) const {
-  const auto nobody_derives = [this, document]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    const DocumentEntry* entry = catalog.FindDocument(document);
-    return entry == nullptr || !entry->derivation_in_flight;
-  };
-  mutex_.Await(absl::Condition(&nobody_derives));
-}
-
-void MemoryStore::Impl::AwaitDerivations(absl::Span<const ChunkAddress> chunks) const {
-  absl::MutexLock lock(&mutex_);
-  const auto nobody_derives = [this, chunks]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    return std::none_of(chunks.begin(), chunks.end(),
-                        [this](const ChunkAddress& chunk) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-                          const DocumentEntry* document = catalog.FindDocument(chunk.document);
-                          return document != nullptr && document->derivation_in_flight;
+void MemoryStore::Impl::AwaitDerivations(absl::Span<const DocumentId> documents) const {
+  const auto nobody_derives = [this, documents]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return std::none_of(documents.begin(), documents.end(),
+                        [this](DocumentId document) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+                          const DocumentEntry* entry = catalog.FindDocument(document);
+                          return entry != nullptr && entry->derivation_in_flight;
                         });
   };
   mutex_.Await(absl::Condition(&nobody_derives));
-}
-
-absl::StatusOr<PinnedPages> MemoryStore::Pin(absl::Span<const ChunkAddress> chunks,
-                                             absl::Span<const float> mass) {
-  Impl& impl = *impl_;
-  absl::flat_hash_map<DocumentId, MemoryId> memories;
-  // The page of each chunk as its document stands now; nothing for a chunk that is not derived.
-  const auto translate = [&impl, &memories,
-                          chunks]() -> absl::StatusOr<std::vector<std::optional<PageId>>> {
-    std::vector<std::optional<PageId>> ids(chunks.size());
-    absl::ReaderMutexLock lock(&impl.mutex_);
-    for (size_t i = 0; i < chunks.size(); ++i) {
-      const auto [document, chunk_index] = chunks[i];
-      if (const std::shared_ptr<const Tail> tail = impl.tails.Find(document); tail != nullptr) {
-        const int64_t index = tail->SegmentOf(chunk_index);
-        if (index < 0) continue;
-        const SegmentEntry& of_tail = tail->segments[index - tail->shared_segments];
-        ids[i] = PageId{document, index, of_tail.byte_end, chunk_index - of_tail.first_chunk};
-        continue;
-      }
-      const DocumentEntry* entry = impl.catalog.FindDocument(document);
-      if (entry == nullptr) {
-        return absl::NotFoundError(absl::StrCat("no document ", static_cast<uint64_t>(document)));
-      }
-      memories[document] = entry->key.memory;
-      if (chunk_index < 0 || chunk_index >= entry->chunk_count()) continue;
-      const auto segment = std::partition_point(entry->segments.begin(), entry->segments.end(),
-                                                [chunk = chunk_index](const SegmentEntry& s) {
-                                                  return s.first_chunk <= chunk;
-                                                }) -
-                           1;
-      ids[i] = PageId{document, segment - entry->segments.begin(), segment->byte_end,
-                      chunk_index - segment->first_chunk};
-    }
-    return ids;
-  };
-
-  ASSIGN_OR_RETURN(std::vector<std::optional<PageId>> ids, translate());
-  while (true) {
-    std::vector<PageId> wanted;
-    std::vector<float> wanted_mass;
-    for (size_t i = 0; i < ids.size(); ++i) {
-      if (!ids[i].has_value()) continue;
-      wanted.push_back(*ids[i]);
-      wanted_mass.push_back(mass.empty() ? 0 : mass[i]);
-    }
-    auto impl_pins = std::make_unique<PinnedPages::Impl>();
-    const auto from_disk = [&impl, &memories](absl::Span<const PageId> load_ids,
-                                              absl::Span<uint8_t* const> destinations,
-                                              std::vector<bool>* found) {
-      return impl.LoadPages(memories, load_ids, destinations, found);
-    };
-    const auto from_host = [&impl, &from_disk](absl::Span<const PageId> load_ids,
-                                               absl::Span<uint8_t* const> destinations,
-                                               std::vector<bool>* found) {
-      return impl.LoadDevicePages(load_ids, destinations, from_disk, found);
-    };
-    const bool on_device = impl.device_pool != nullptr;
-    impl_pins->resident = on_device;
-    impl_pins->pool = on_device ? impl.device_pool.get() : &impl.pool;
-    ASSIGN_OR_RETURN(PagePool::Pins pins,
-                     on_device ? impl.device_pool->PinAll(wanted, from_host, wanted_mass)
-                               : impl.pool.PinAll(wanted, from_disk, wanted_mass));
-    impl_pins->pins.slots = std::move(pins.slots);
-    size_t next = 0;
-    for (size_t i = 0; i < chunks.size(); ++i) {
-      const uint8_t* page = ids[i].has_value() ? pins.pages[next++] : nullptr;
-      impl_pins->pins.pages.push_back(page);
-      if (page == nullptr) impl_pins->missing.push_back(chunks[i]);
-    }
-    if (!impl_pins->missing.empty()) {
-      // A segment that was replaced meanwhile, or is just being, has its pages under other ids; a
-      // document that is being deleted has none.
-      absl::ReaderMutexLock gate(&impl.write_gate_);
-      impl.AwaitDerivations(chunks);
-      ASSIGN_OR_RETURN(std::vector<std::optional<PageId>> ids_now, translate());
-      if (ids_now != ids) {
-        ids = std::move(ids_now);
-        continue;
-      }
-    }
-    PinnedPages result;
-    result.impl_ = std::move(impl_pins);
-    return result;
-  }
 }
 
 }  // namespace mneme

@@ -79,9 +79,7 @@ absl::StatusOr<MemoryInfo> MemoryStore::UpdateMemory(MemoryId memory, const Memo
   {
     absl::ReaderMutexLock lock(&impl.mutex_);
     const MemoryEntry* entry = impl.catalog.FindLiveMemory(memory);
-    if (entry == nullptr) {
-      return absl::NotFoundError(absl::StrCat("no memory ", static_cast<uint64_t>(memory)));
-    }
+    if (entry == nullptr) return NoMemory(memory);
     info = entry->info;
     record.pages = entry->totals.chunks + entry->dropped_totals.chunks;
   }
@@ -151,9 +149,7 @@ absl::StatusOr<Deletion> MemoryStore::DeleteDocument(DocumentId document, bool e
   {
     absl::ReaderMutexLock lock(&impl_->mutex_);
     const DocumentEntry* entry = impl_->catalog.FindDocument(document);
-    if (entry == nullptr) {
-      return absl::NotFoundError(absl::StrCat("no document ", static_cast<uint64_t>(document)));
-    }
+    if (entry == nullptr) return NoDocument(document);
     memory = entry->key.memory;
   }
   ASSIGN_OR_RETURN(DeletionPlan plan, impl_->PlanDocument(memory, document, everywhere));
@@ -215,9 +211,8 @@ absl::StatusOr<Deletion> MemoryStore::Impl::Delete(DeletionPlan plan) {
     page_changes.Add(changed);
     tail_bytes_gauge.Set(static_cast<double>(tails.bytes()));
   }
-  pool.Erase(pages);
-  if (device_pool != nullptr) device_pool->Erase(pages);
-  ErasePages(gone);
+  ErasePages(pages);
+  EraseDocumentPages(gone);
   return deletion;
 }
 

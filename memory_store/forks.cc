@@ -13,13 +13,6 @@
 #include "memory_store/records.h"
 
 namespace mneme {
-namespace {
-
-absl::Status NoMemory(MemoryId memory) {
-  return absl::NotFoundError(absl::StrCat("no memory ", static_cast<uint64_t>(memory)));
-}
-
-}  // namespace
 
 absl::StatusOr<absl::Time> MemoryStore::Impl::FixMomentOf(const ReadSource& source) {
   ASSIGN_OR_RETURN(const absl::Time as_of, FixMoment(source.as_of));

@@ -1,9 +1,8 @@
-// MemoryStore: catalog and text. See memory_store_impl.h for the locks.
+// MemoryStore: opening, identities, memories and documents. See memory_store_impl.h for the locks.
 
 #include "memory_store/memory_store.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -14,35 +13,22 @@
 #include "memory_store/keys.h"
 #include "memory_store/memory_store_impl.h"
 #include "memory_store/records.h"
+#include "memory_store/tier_collectable.h"
 
 namespace mneme {
 namespace {
 
-// A piece of the text log is at most this long, so that reading a passage reads little more.
-constexpr size_t kTextPieceBytesMax = 64 << 10;
 constexpr uint64_t kIdsReservedAtOnce = 1000;
 
-std::string ToString(DocumentId document) {
-  return absl::StrCat("document ", static_cast<uint64_t>(document));
-}
+}  // namespace
 
 absl::Status NoMemory(MemoryId memory) {
   return absl::NotFoundError(absl::StrCat("no memory ", static_cast<uint64_t>(memory)));
 }
 
 absl::Status NoDocument(DocumentId document) {
-  return absl::NotFoundError(absl::StrCat("no ", ToString(document)));
+  return absl::NotFoundError(absl::StrCat("no document ", static_cast<uint64_t>(document)));
 }
-
-void AddTo(const DocumentInfo& info, MemoryStore::Totals* sum) {
-  sum->documents += 1;
-  sum->durable_bytes += info.durable_bytes;
-  sum->visible_bytes += info.visible_bytes;
-  sum->tokens += info.token_count;
-  sum->chunks += info.chunk_count;
-}
-
-}  // namespace
 
 MemoryPolicy PolicyOf(const MemoryRecord& record) {
   return {.retention = static_cast<Retention>(record.retention),
@@ -68,54 +54,6 @@ MemoryRecord RecordOf(const MemoryInfo& info) {
           .base_as_of_us = info.base.has_value() ? absl::ToUnixMicros(info.base->as_of) : 0,
           .quota_bytes = info.policy.quota_bytes};
 }
-
-class TierCollectable : public prometheus::Collectable {
- public:
-  explicit TierCollectable(const MemoryStore* store) : store_(store) {}
-
-  void Detach() {
-    absl::MutexLock lock(&mutex_);
-    store_ = nullptr;
-  }
-
-  std::vector<prometheus::MetricFamily> Collect() const override {
-    absl::MutexLock lock(&mutex_);
-    if (store_ == nullptr) return {};
-    prometheus::MetricFamily used{
-        "mneme_tier_used_bytes", "Bytes that a tier holds.", prometheus::MetricType::Gauge, {}};
-    prometheus::MetricFamily limit{"mneme_tier_limit_bytes",
-                                   "Bytes that a tier may hold; +Inf: no limit.",
-                                   prometheus::MetricType::Gauge,
-                                   {}};
-    for (const TierUse& tier : store_->tiers()) {
-      prometheus::ClientMetric value;
-      value.label.push_back({"tier", tier.name});
-      value.gauge.value = static_cast<double>(tier.used_bytes);
-      used.metric.push_back(value);
-      value.gauge.value = tier.limit_bytes > 0 ? static_cast<double>(tier.limit_bytes)
-                                               : std::numeric_limits<double>::infinity();
-      limit.metric.push_back(std::move(value));
-    }
-    const MemoryStore::Totals totals = store_->totals();
-    const auto total = [](const char* name, const char* help, int64_t value) {
-      prometheus::ClientMetric metric;
-      metric.gauge.value = static_cast<double>(value);
-      return prometheus::MetricFamily{name, help, prometheus::MetricType::Gauge, {metric}};
-    };
-    return {
-        std::move(used),
-        std::move(limit),
-        total("mneme_memories", "Memories stored.", totals.memories),
-        total("mneme_documents", "Documents stored.", totals.documents),
-        total("mneme_chunks", "Chunks that a query can find.", totals.chunks),
-        total("mneme_durable_bytes", "Bytes of text that survive a crash.", totals.durable_bytes),
-        total("mneme_visible_bytes", "Bytes of text that a query can find.", totals.visible_bytes)};
-  }
-
- private:
-  mutable absl::Mutex mutex_;
-  const MemoryStore* store_ ABSL_GUARDED_BY(mutex_);
-};
 
 MemoryStore::Impl::Impl(const MemoryStoreOptions& options_in, ChunkStore& store_in,
                         Metrics& metrics_in, Clock& clock_in)
@@ -169,7 +107,13 @@ MemoryStore::Impl::~Impl() {
   if (collectable) collectable->Detach();
 }
 
-void MemoryStore::Impl::ErasePages(const absl::flat_hash_set<DocumentId>& documents) {
+void MemoryStore::Impl::ErasePages(absl::Span<const PageId> pages) {
+  pool.Erase(pages);
+  if (device_pool != nullptr) device_pool->Erase(pages);
+}
+
+void MemoryStore::Impl::EraseDocumentPages(const absl::flat_hash_set<DocumentId>& documents) {
+  if (documents.empty()) return;  // it would walk all slots for nothing
   pool.EraseDocuments(documents);
   if (device_pool != nullptr) device_pool->EraseDocuments(documents);
 }
@@ -178,20 +122,6 @@ void MemoryStore::Impl::ReportDamage(RecordKind kind, const absl::Status& status
   CorruptRecords(kind).Increment();
   LogWarning("memory_store", "damaged record",
              {{"kind", RecordKindName(kind)}, {"status", std::string(status.message())}});
-}
-
-absl::Status MemoryStore::Impl::MarkTextDamaged(DocumentId document, const absl::Status& damage) {
-  {
-    // A deletion under way looks like damage: let it finish.
-    absl::ReaderMutexLock gate(&write_gate_);
-    absl::MutexLock lock(&mutex_);
-    DocumentEntry* entry = catalog.FindDocument(document);
-    if (entry == nullptr) return NoDocument(document);
-    if (!entry->damaged) views.Clear();
-    entry->damaged = true;
-  }
-  ReportDamage(RecordKind::kText, damage);
-  return damage;
 }
 
 MemoryStore::MemoryStore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -473,155 +403,6 @@ std::vector<DocumentInfo> MemoryStore::AllDocuments() const {
   return list;
 }
 
-absl::Status MemoryStore::AppendText(absl::Span<const TextAppend> appends) {
-  Impl& impl = *impl_;
-  absl::ReaderMutexLock gate(&impl.write_gate_);
-  struct Growth {
-    DocumentKey key;
-    int64_t end = 0;
-    bool sealed = false;
-  };
-  absl::flat_hash_map<DocumentId, Growth> growths;
-  absl::Time moment;
-  {
-    absl::MutexLock lock(&impl.mutex_);
-    const auto nobody_appends = [&impl, appends]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      return std::none_of(appends.begin(), appends.end(),
-                          [&impl](const TextAppend& append) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-                            const DocumentEntry* document =
-                                impl.catalog.FindDocument(append.document);
-                            return document != nullptr && document->append_in_flight;
-                          });
-    };
-    impl.mutex_.Await(absl::Condition(&nobody_appends));
-    for (const TextAppend& append : appends) {
-      const DocumentEntry* document = impl.catalog.FindDocument(append.document);
-      if (document == nullptr || document->dropped) return NoDocument(append.document);
-      if (document->damaged) {
-        return absl::DataLossError(
-            absl::StrCat(ToString(append.document), " is damaged: it takes no more text"));
-      }
-      const auto [it, first] = growths.try_emplace(
-          append.document, Growth{document->key, document->durable_bytes, document->sealed});
-      Growth& growth = it->second;
-      if (growth.sealed) {
-        return absl::FailedPreconditionError(
-            absl::StrCat(ToString(append.document), " is sealed at byte ", growth.end));
-      }
-      if (append.byte_offset != growth.end) {
-        return absl::FailedPreconditionError(
-            absl::StrCat(ToString(append.document), " has ", growth.end,
-                         " durable bytes; the text is for byte ", append.byte_offset));
-      }
-      growth.end += static_cast<int64_t>(append.text.size());
-      growth.sealed = append.seal;
-    }
-    for (const auto& [uid, growth] : growths) {
-      impl.catalog.FindDocument(uid)->append_in_flight = true;
-    }
-    moment = impl.BeginWrite();
-  }
-
-  WriteBatch batch;
-  for (const TextAppend& append : appends) {
-    if (append.text.empty() && !append.seal) continue;
-    size_t position = 0;
-    do {
-      const absl::string_view piece = append.text.substr(position, kTextPieceBytesMax);
-      const std::string key = TextKey(growths[append.document].key,
-                                      append.byte_offset + static_cast<int64_t>(position));
-      position += piece.size();
-      const bool seal = append.seal && position == append.text.size();
-      batch.Put(Table::kText, key,
-                EncodeRecord(key, TextRecord{seal, piece, absl::ToUnixMicros(moment)}));
-    } while (position < append.text.size());
-  }
-  const absl::Status status =
-      batch.ops.empty() ? absl::OkStatus() : impl.store.Write(batch, Durability::kSynced);
-  CrashPoint("text written");
-
-  absl::MutexLock lock(&impl.mutex_);
-  impl.EndWrite(moment);
-  for (const auto& [uid, growth] : growths) {
-    // Still there: its deletion waits at the gate.
-    DocumentEntry& document = *impl.catalog.FindDocument(uid);
-    document.append_in_flight = false;
-    if (!status.ok()) continue;
-    document.memory->totals.durable_bytes += growth.end - document.durable_bytes;
-    const bool written = growth.end != document.durable_bytes || growth.sealed;
-    if (written) {
-      // Who sees it up to an earlier moment sees what it did.
-      document.memory->changes.Add(document.append_time);
-      document.append_time = moment;
-    }
-    document.durable_bytes = growth.end;
-    document.sealed = growth.sealed;
-  }
-  return status;
-}
-
-absl::StatusOr<std::string> MemoryStore::ReadText(DocumentId document, int64_t byte_begin,
-                                                  int64_t byte_end) const {
-  DocumentKey document_key;
-  const absl::Time now = impl_->clock.Now();
-  {
-    absl::ReaderMutexLock lock(&impl_->mutex_);
-    const std::shared_ptr<const Tail> tail = impl_->tails.Find(document);
-    if (tail != nullptr) document = tail->document.document;
-    const DocumentEntry* entry = impl_->catalog.FindDocument(document, now);
-    if (entry == nullptr) return NoDocument(document);
-    const int64_t text_end = tail == nullptr ? entry->durable_bytes : tail->cut_bytes;
-    if (byte_begin < 0 || byte_begin > byte_end || byte_end > text_end) {
-      return absl::OutOfRangeError(absl::StrCat("bytes [", byte_begin, ", ", byte_end, ") of ",
-                                                ToString(document), ", which has ", text_end));
-    }
-    document_key = entry->key;
-  }
-  if (byte_begin == byte_end) return std::string();
-
-  // Pieces come newest first; each must end where the one before it began.
-  std::string text(static_cast<size_t>(byte_end - byte_begin), '\0');
-  int64_t wanted_end = byte_end;
-  absl::Status damage;
-  const absl::Status status = impl_->store.Scan(
-      Table::kText, TextKey(document_key, byte_end - 1), RecordKeyRange(document_key).second,
-      [&](absl::string_view key, absl::string_view value) {
-        DocumentKey piece_document;
-        int64_t offset = 0;
-        if (!ParseTextKey(key, &piece_document, &offset)) {
-          damage = absl::DataLossError("text key of another shape");
-          return false;
-        }
-        const absl::StatusOr<TextRecord> record = DecodeTextRecord(key, value);
-        if (!record.ok()) {
-          damage = record.status();
-          return false;
-        }
-        const int64_t piece_end = offset + static_cast<int64_t>(record->text.size());
-        if (offset >= wanted_end || piece_end < wanted_end ||
-            (wanted_end != byte_end && piece_end != wanted_end)) {
-          damage = absl::DataLossError(absl::StrCat("text of ", ToString(document), " at byte ",
-                                                    wanted_end, ": the piece before it is [",
-                                                    offset, ", ", piece_end, ")"));
-          return false;
-        }
-        const int64_t from = std::max(offset, byte_begin);
-        record->text.copy(text.data() + (from - byte_begin), wanted_end - from, from - offset);
-        wanted_end = from;
-        return wanted_end > byte_begin;
-      });
-  if (status.ok() && damage.ok() && wanted_end > byte_begin) {
-    damage = absl::DataLossError(absl::StrCat("text of ", ToString(document), ": bytes [",
-                                              byte_begin, ", ", wanted_end, ") are missing"));
-  }
-  if (absl::IsDataLoss(status)) damage = status;
-  if (damage.ok()) {
-    RETURN_IF_ERROR(status);
-    return text;
-  }
-  return impl_->MarkTextDamaged(document, damage);
-}
-
 absl::StatusOr<BackupInfo> MemoryStore::Backup(BackupDirectory& directory,
                                                const std::string& version, const BackupStep& step) {
   BackupInfo info;
@@ -638,108 +419,6 @@ absl::StatusOr<BackupInfo> MemoryStore::Backup(BackupDirectory& directory,
 
 absl::Status MemoryStore::Flush() { return impl_->store.Flush(); }
 
-std::vector<TierUse> MemoryStore::tiers() const {
-  const int64_t disk_used = impl_->store.used_bytes();
-  std::vector<TierUse> tiers;
-  if (impl_->device_pool != nullptr) {
-    tiers.push_back(
-        {"device", impl_->device_pool->used_bytes(), impl_->device_pool->limit_bytes()});
-    tiers.push_back({"device_landmarks", impl_->device_landmarks->used_bytes(),
-                     impl_->device_landmarks->limit_bytes()});
-  }
-  tiers.push_back({"host", impl_->pool.used_bytes(), impl_->pool.limit_bytes()});
-  int64_t disk_limit = disk_used + std::max<int64_t>(0, impl_->store.free_bytes());
-  if (impl_->options.disk_bytes_max > 0) {
-    disk_limit = std::min(disk_limit, impl_->options.disk_bytes_max);
-  }
-  tiers.push_back({"disk", disk_used, disk_limit});
-  tiers.push_back({"host_landmarks", landmark_bytes(), impl_->options.host_landmark_bytes_max});
-  return tiers;
-}
-
-int64_t MemoryStore::disk_used_bytes() const { return impl_->store.used_bytes(); }
-int64_t MemoryStore::disk_free_bytes() const { return impl_->store.free_bytes(); }
-int64_t MemoryStore::landmark_bytes() const {
-  return totals().chunks * impl_->options.landmark_bytes;
-}
-
-namespace {
-
-// All that is stored of a memory: also what it has dropped and forks of it hold.
-void AddTo(const MemoryEntry& memory, MemoryStore::Totals* sum) {
-  if (!memory.deleted_before.has_value()) sum->memories += 1;
-  for (const MemoryStore::Totals* of : {&memory.totals, &memory.dropped_totals}) {
-    sum->documents += of->documents;
-    sum->durable_bytes += of->durable_bytes;
-    sum->visible_bytes += of->visible_bytes;
-    sum->tokens += of->tokens;
-    sum->chunks += of->chunks;
-  }
-}
-
-}  // namespace
-
-MemoryStore::Totals MemoryStore::totals() const {
-  absl::ReaderMutexLock lock(&impl_->mutex_);
-  Totals sum;
-  for (const auto& [uid, memory] : impl_->catalog.memories()) AddTo(*memory, &sum);
-  return sum;
-}
-
 const PageChanges& MemoryStore::page_changes() const { return impl_->page_changes; }
-
-int64_t MemoryStore::tail_bytes() const {
-  absl::ReaderMutexLock lock(&impl_->mutex_);
-  return impl_->tails.bytes();
-}
-
-MemoryStore::Totals MemoryStore::tenant_totals(const std::string& tenant) const {
-  absl::ReaderMutexLock lock(&impl_->mutex_);
-  Totals sum;
-  for (const auto& [uid, memory] : impl_->catalog.memories()) {
-    if (memory->info.tenant == tenant) AddTo(*memory, &sum);
-  }
-  return sum;
-}
-
-absl::StatusOr<int64_t> MemoryStore::quota_bytes(MemoryId memory) const {
-  absl::ReaderMutexLock lock(&impl_->mutex_);
-  const MemoryEntry* entry = impl_->catalog.FindMemory(memory);
-  if (entry == nullptr) return NoMemory(memory);
-  return entry->info.policy.quota_bytes;
-}
-
-absl::StatusOr<MemoryStore::Totals> MemoryStore::totals(MemoryId memory) const {
-  ASSIGN_OR_RETURN(Totals sum, own_totals(memory));
-  std::vector<std::pair<DocumentInfo, absl::Time>> shared;
-  {
-    absl::ReaderMutexLock lock(&impl_->mutex_);
-    const MemoryEntry* entry = impl_->catalog.FindLiveMemory(memory);
-    if (entry == nullptr) return NoMemory(memory);
-    for (const MemoryEntry* m = entry->base; m != nullptr; m = m->base) {
-      for (const auto& [uid, document] : m->documents) {
-        const std::optional<absl::Time> until = SeenUntil(*entry, *document);
-        if (!until.has_value()) continue;
-        if (document->append_time <= *until) {
-          AddTo(document->Info(), &sum);
-        } else {
-          shared.emplace_back(document->Info(), *until);
-        }
-      }
-    }
-  }
-  for (auto& [info, until] : shared) {
-    const absl::StatusOr<DocumentInfo> cut = impl_->CutInfo(std::move(info), until);
-    if (cut.ok()) AddTo(*cut, &sum);  // else it is gone by now, or cannot be read
-  }
-  return sum;
-}
-
-absl::StatusOr<MemoryStore::Totals> MemoryStore::own_totals(MemoryId memory) const {
-  absl::ReaderMutexLock lock(&impl_->mutex_);
-  const MemoryEntry* entry = impl_->catalog.FindLiveMemory(memory);
-  if (entry == nullptr) return NoMemory(memory);
-  return entry->totals;
-}
 
 }  // namespace mneme

@@ -1,12 +1,13 @@
-// The inside of MemoryStore, shared by its own files only: memory_store.cc (catalog and text),
-// forgetting.cc (deletions), derived_records.cc (segments, views and pages), past_views.cc (views
-// of the past), forks.cc (forks and snapshots) and recovery.cc (Open).
+// The inside of MemoryStore, shared by its own files only: memory_store.cc (memories and
+// documents), text_log.cc (text), derived_records.cc (segments and their pages), landmark_view.cc
+// and pinned_pages.cc (what readers get of them), past_views.cc (views of the past), forks.cc
+// (forks and snapshots), deletion_plan.cc and forgetting.cc (deletions), totals.cc (sums) and
+// recovery.cc (Open).
 //
 // Locks, in the order in which they are taken:
 // - write_gate_: shared by every write while its I/O runs, exclusive for a deletion, so that no
-// write
-//   lands after the deletion of what it belongs to. A reader takes it only to tell a deletion under
-//   way from damage.
+//   write lands after the deletion of what it belongs to. A reader takes it only to tell a deletion
+//   under way from damage.
 // - ids_mutex_: creations only.
 // - mutex_: the catalog and the landmarks. Held for memory accesses alone, never during I/O.
 
@@ -38,6 +39,10 @@
 
 namespace mneme {
 
+// NOT_FOUND.
+absl::Status NoMemory(MemoryId memory);
+absl::Status NoDocument(DocumentId document);
+
 // Of records, and back.
 MemoryPolicy PolicyOf(const MemoryRecord& record);
 absl::Time ExpireTimeOf(const DocumentRecord& record);
@@ -65,8 +70,6 @@ absl::Status CheckSegment(const SegmentDerived& segment, const MemoryStoreOption
 std::vector<PageId> PageIds(DocumentId document, int64_t segment_index, int64_t segment_byte_end,
                             int64_t count, int64_t first = 0);
 
-// Tier use and totals, read when Prometheus asks. Outlives the store inside Metrics; says nothing
-// then. Thread-safe.
 class TierCollectable;
 
 // A deletion that is not off the disk or out of memory yet.
@@ -104,13 +107,18 @@ struct MemoryStore::Impl {
   absl::Status LoadDevicePages(absl::Span<const PageId> ids,
                                absl::Span<uint8_t* const> destinations, PagePool::Load load,
                                std::vector<bool>* found);
-  // Forgets pages of these documents in all tiers of memory.
-  void ErasePages(const absl::flat_hash_set<DocumentId>& documents);
+  // Forgets these pages, or those of these documents, in all tiers of memory.
+  void ErasePages(absl::Span<const PageId> pages);
+  void EraseDocumentPages(const absl::flat_hash_set<DocumentId>& documents);
 
-  // Waits until no change of what is derived from this document is under way.
-  void AwaitDerivation(DocumentId document) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // The same of several documents.
-  void AwaitDerivations(absl::Span<const ChunkAddress> chunks) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // The page of each chunk as its document stands now; nothing for a chunk that is not derived.
+  // `memories` gets those of the documents. NOT_FOUND: a document is gone.
+  absl::StatusOr<std::vector<std::optional<PageId>>> PagesNow(
+      absl::Span<const ChunkAddress> chunks,
+      absl::flat_hash_map<DocumentId, MemoryId>* memories) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // Waits until no change of what is derived from these documents is under way.
+  void AwaitDerivations(absl::Span<const DocumentId> documents) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // past_views.cc.
   // A moment that lies behind from now on: whatever is written later is later. INVALID_ARGUMENT for
@@ -129,6 +137,15 @@ struct MemoryStore::Impl {
   // EndWrite.
   absl::Time BeginWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndWrite(absl::Time moment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // How much of a document that has grown since a view shows: nothing of one that is gone, or whose
+  // text turns out to be damaged (it is marked). Errors of the store.
+  absl::StatusOr<int64_t> ShownBytes(DocumentId document, absl::Time until)
+      ABSL_LOCKS_EXCLUDED(write_gate_, mutex_);
+  // One list of landmarks, with its copies on the device. `parts`: see LandmarkView::Impl.
+  std::shared_ptr<const LandmarkView::Impl> ShowTogether(
+      const std::vector<std::shared_ptr<const LandmarkSnapshot>>& snapshots,
+      std::vector<std::shared_ptr<const PastPart>> parts) const;
 
   // FixMoment, for a moment of that memory: INVALID_ARGUMENT also before it began, NOT_FOUND.
   absl::StatusOr<absl::Time> FixMomentOf(const ReadSource& source) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -175,6 +192,19 @@ struct MemoryStore::Impl {
   MemoryId NextMemoryId() ABSL_LOCKS_EXCLUDED(ids_mutex_);  // no memory has it or a greater one
   absl::StatusOr<DocumentId> NewDocumentId() ABSL_LOCKS_EXCLUDED(ids_mutex_);
   absl::Status ReserveIds() ABSL_EXCLUSIVE_LOCKS_REQUIRED(ids_mutex_);
+
+  // The parts of PutSegments. What it changes, by document: those that are gone, or outdated, are
+  // left out. Errors as PutSegments.
+  struct Change;
+  using Changes = absl::flat_hash_map<DocumentId, Change>;
+  absl::StatusOr<Changes> ChangesOf(absl::Span<const SegmentDerived> segments) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // One batch, so that a segment and its pages change together.
+  WriteBatch BatchOf(absl::Span<const SegmentDerived> segments, const Changes& changes) const;
+  // Makes what has been written visible, and its pages.
+  void TakeIn(absl::Span<const SegmentDerived> segments, const Changes& changes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TakeInPages(absl::Span<const SegmentDerived> segments, const Changes& changes);
 
   // Of documents whose end was taken off when their memory dropped them: those whose segments here
   // were derived from more text than is left.

@@ -75,6 +75,22 @@ void AddLevels(const MemoryEntry& reader, const ReadSource& source, absl::Time n
   }
 }
 
+// Errors as ViewPast.
+absl::StatusOr<Levels> LevelsOf(const Catalog& catalog, absl::Span<const ReadSource> sources,
+                                absl::Time now) {
+  Levels levels;
+  for (const ReadSource& source : sources) {
+    const MemoryEntry* memory = catalog.FindLiveMemory(source.memory);
+    if (memory == nullptr) return NoMemory(source.memory);
+    AddLevels(*memory, source, now, &levels);
+  }
+  for (auto& [uid, level] : levels) {
+    Normalize(&level.key);
+    level.version = level.memory->changes.Version(level.until);
+  }
+  return levels;
+}
+
 // The documents of a level's memory that one of its sources shows.
 void AddDocuments(const MemoryEntry& reader, absl::Time as_of, absl::Time now, Level* level) {
   for (const auto& [uid, document] : level->memory->documents) {
@@ -129,6 +145,18 @@ void FindTail(const DocumentEntry& entry, const DocumentCut& cut, TailCache* tai
   }
   segments = tail->shared_segments;
   level->tails.push_back(std::move(tail));
+}
+
+// The snapshot of a level's memory, and the tails of what has grown there.
+void FindTails(const Catalog& catalog, MemoryId memory, TailCache* tails, Level* level,
+               PastView* past) {
+  MemoryEntry* const entry = catalog.FindMemory(memory);
+  level->snapshot =
+      entry == nullptr ? std::make_shared<LandmarkSnapshot>() : entry->landmarks.Snapshot();
+  for (const DocumentCut& cut : level->cuts) {
+    const DocumentEntry* document = catalog.FindDocument(cut.document);
+    if (document != nullptr) FindTail(*document, cut, tails, level, past);
+  }
 }
 
 // A part of the snapshot of a memory, with tails.
@@ -193,9 +221,7 @@ absl::StatusOr<int64_t> MemoryStore::Impl::CutAt(DocumentId document, absl::Time
   {
     absl::ReaderMutexLock lock(&mutex_);
     const DocumentEntry* entry = catalog.FindDocument(document);
-    if (entry == nullptr) {
-      return absl::NotFoundError(absl::StrCat("no document ", static_cast<uint64_t>(document)));
-    }
+    if (entry == nullptr) return NoDocument(document);
     if (entry->append_time <= as_of) return entry->durable_bytes;
     if (entry->create_time > as_of) return 0;
     document_key = entry->key;
@@ -267,9 +293,7 @@ absl::StatusOr<DocumentInfo> MemoryStore::Impl::CutInfo(DocumentInfo info, absl:
   info.chunk_count = 0;
   absl::MutexLock lock(&mutex_);  // the tails are sorted by use
   const DocumentEntry* entry = catalog.FindDocument(info.uid);
-  if (entry == nullptr) {
-    return absl::NotFoundError(absl::StrCat("no document ", static_cast<uint64_t>(info.uid)));
-  }
+  if (entry == nullptr) return NoDocument(info.uid);
   const std::shared_ptr<const Tail> tail = tails.Find(info.uid, *cut);
   const auto add = [&info](const SegmentEntry& segment) {
     info.token_count += segment.token_count;
@@ -281,6 +305,17 @@ absl::StatusOr<DocumentInfo> MemoryStore::Impl::CutInfo(DocumentInfo info, absl:
   }
   if (tail != nullptr) std::for_each(tail->segments.begin(), tail->segments.end(), add);
   return info;
+}
+
+absl::StatusOr<int64_t> MemoryStore::Impl::ShownBytes(DocumentId document, absl::Time until) {
+  absl::StatusOr<int64_t> cut = CutAt(document, until);
+  // Of damaged text nobody knows what was there then: the view goes on without it.
+  if (absl::IsDataLoss(cut.status())) {
+    MarkTextDamaged(document, cut.status()).IgnoreError();
+    return 0;
+  }
+  if (absl::IsNotFound(cut.status())) return 0;
+  return cut;
 }
 
 absl::StatusOr<PastView> MemoryStore::ViewPast(absl::Span<const ReadSource> sources) const {
@@ -296,18 +331,9 @@ absl::StatusOr<PastView> MemoryStore::ViewPast(absl::Span<const ReadSource> sour
   const uint64_t generation = impl.views.generation();
   {
     absl::ReaderMutexLock lock(&impl.mutex_);
-    for (const ReadSource& source : fixed) {
-      const MemoryEntry* memory = impl.catalog.FindLiveMemory(source.memory);
-      if (memory == nullptr) {
-        return absl::NotFoundError(
-            absl::StrCat("no memory ", static_cast<uint64_t>(source.memory)));
-      }
-      AddLevels(*memory, source, now, &levels);
-    }
+    ASSIGN_OR_RETURN(levels, LevelsOf(impl.catalog, fixed, now));
     for (auto& [uid, level] : levels) {
       if (level.whole) continue;
-      Normalize(&level.key);
-      level.version = level.memory->changes.Version(level.until);
       level.part = impl.views.Find(level.key, level.version, now);
       if (level.part != nullptr) {
         impl.views_reused.Increment();
@@ -321,27 +347,14 @@ absl::StatusOr<PastView> MemoryStore::ViewPast(absl::Span<const ReadSource> sour
   }
   for (auto& [uid, level] : levels) {
     for (const auto& [document, until] : level.grown) {
-      const absl::StatusOr<int64_t> cut = impl.CutAt(document, until);
-      // Of damaged text nobody knows what was there then: the view goes on without it.
-      if (absl::IsDataLoss(cut.status())) {
-        impl.MarkTextDamaged(document, cut.status()).IgnoreError();
-      } else if (!cut.ok() && !absl::IsNotFound(cut.status())) {
-        return cut.status();
-      }
-      level.cuts.push_back({document, cut.ok() ? *cut : 0});
+      ASSIGN_OR_RETURN(const int64_t cut_bytes, impl.ShownBytes(document, until));
+      level.cuts.push_back({document, cut_bytes});
     }
   }
   {
     absl::MutexLock lock(&impl.mutex_);  // snapshots may have to be made
     for (auto& [uid, level] : levels) {
-      if (level.part != nullptr) continue;
-      MemoryEntry* memory = impl.catalog.FindMemory(uid);
-      level.snapshot =
-          memory == nullptr ? std::make_shared<LandmarkSnapshot>() : memory->landmarks.Snapshot();
-      for (const DocumentCut& cut : level.cuts) {
-        const DocumentEntry* entry = impl.catalog.FindDocument(cut.document);
-        if (entry != nullptr) FindTail(*entry, cut, &impl.tails, &level, &past);
-      }
+      if (level.part == nullptr) FindTails(impl.catalog, uid, &impl.tails, &level, &past);
     }
   }
   if (!past.wanting.empty() || !past.lagging.empty()) {
@@ -351,27 +364,19 @@ absl::StatusOr<PastView> MemoryStore::ViewPast(absl::Span<const ReadSource> sour
     return past;
   }
 
-  const int64_t landmark_bytes = impl.options.landmark_bytes;
-  auto view = std::make_shared<LandmarkView::Impl>();
   std::vector<std::shared_ptr<const LandmarkSnapshot>> snapshots;
+  std::vector<std::shared_ptr<const PastPart>> parts;
   for (auto& [uid, level] : levels) {
     if (!level.whole && level.part == nullptr) {
-      level.part = MakePart(&level, landmark_bytes);
+      level.part = MakePart(&level, impl.options.landmark_bytes);
       impl.views_made.Increment();
       impl.views.Put(level.key, level.version, level.expire_time, level.part, generation);
     }
     snapshots.push_back(level.whole ? level.snapshot : level.part->landmarks);
-    if (!level.whole) view->parts.push_back(level.part);
+    if (!level.whole) parts.push_back(level.part);
   }
   std::erase_if(snapshots, [](const auto& snapshot) { return snapshot->chunk_count == 0; });
-  view->snapshot =
-      snapshots.size() == 1
-          ? snapshots[0]
-          : std::make_shared<const LandmarkSnapshot>(MergeSnapshots(snapshots, landmark_bytes));
-  if (impl.device_landmarks != nullptr) {
-    view->device = impl.device_landmarks->Resident(*view->snapshot);
-  }
-  past.view.emplace().impl_ = std::move(view);
+  past.view.emplace().impl_ = impl.ShowTogether(snapshots, std::move(parts));
   return past;
 }
 
@@ -386,9 +391,7 @@ absl::StatusOr<TailHandle> MemoryStore::PutTail(const DocumentCut& cut, int64_t 
   {
     absl::MutexLock lock(&impl.mutex_);
     const DocumentEntry* entry = impl.catalog.FindDocument(cut.document);
-    if (entry == nullptr) {
-      return absl::NotFoundError(absl::StrCat("no document ", static_cast<uint64_t>(cut.document)));
-    }
+    if (entry == nullptr) return NoDocument(cut.document);
     ASSIGN_OR_RETURN(auto made,
                      MakeTail(*entry, cut, shared_segments, segments, impl.options.landmark_bytes,
                               &impl.catalog.landmark_blocks()));
@@ -413,7 +416,7 @@ absl::StatusOr<TailHandle> MemoryStore::PutTail(const DocumentCut& cut, int64_t 
     impl.tail_bytes_gauge.Set(static_cast<double>(impl.tails.bytes()));
   }
   impl.tails_counter.Increment();
-  impl.ErasePages({gone.begin(), gone.end()});
+  impl.EraseDocumentPages({gone.begin(), gone.end()});
   for (const SegmentDerived& segment : segments) {
     if (segment.pages.empty()) continue;
     impl.pool.Insert(PageIds(tail->handle, segment.segment_index, segment.byte_end,

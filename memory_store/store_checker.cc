@@ -505,7 +505,7 @@ absl::Status StoreChecker::CheckSegment(DocumentId document, int64_t segment_ind
     absl::ReaderMutexLock gate(&impl_.write_gate_);
     {
       absl::MutexLock lock(&impl_.mutex_);
-      impl_.AwaitDerivation(document);
+      impl_.AwaitDerivations({document});
       DocumentEntry* entry = impl_.catalog.FindDocument(document);
       *exists = entry != nullptr;
       if (!*exists) return absl::OkStatus();
