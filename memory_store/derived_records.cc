@@ -357,6 +357,8 @@ bool MemoryStore::KeepsPages(DocumentId document) const {
 
 absl::Status MemoryStore::Impl::PutTailPages(DocumentId handle, int64_t segment_index,
                                              absl::Span<const uint8_t> pages, int64_t first_chunk) {
+  // A deletion would not find pages that come after it.
+  absl::ReaderMutexLock gate(&write_gate_);
   std::vector<PageId> ids;
   {
     absl::ReaderMutexLock lock(&mutex_);

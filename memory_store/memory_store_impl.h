@@ -6,8 +6,8 @@
 //
 // Locks, in the order in which they are taken:
 // - write_gate_: shared by every write while its I/O runs, exclusive for a deletion, so that no
-//   write lands after the deletion of what it belongs to. A reader takes it only to tell a deletion
-//   under way from damage.
+//   write lands after the deletion of what it belongs to, nor a page in memory. A reader takes it
+//   only to tell a deletion under way from damage.
 // - ids_mutex_: creations only.
 // - mutex_: the catalog and the landmarks. Held for memory accesses alone, never during I/O.
 
@@ -147,6 +147,11 @@ struct MemoryStore::Impl {
       const std::vector<std::shared_ptr<const LandmarkSnapshot>>& snapshots,
       std::vector<std::shared_ptr<const PastPart>> parts) const;
 
+  // Gives a tail its handle and takes it in; `gone` gets the handles of those that went for it,
+  // also when there is no room: RESOURCE_EXHAUSTED.
+  absl::Status AddTail(std::shared_ptr<Tail> tail, absl::flat_hash_set<DocumentId>* gone)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   // FixMoment, for a moment of that memory: INVALID_ARGUMENT also before it began, NOT_FOUND.
   absl::StatusOr<absl::Time> FixMomentOf(const ReadSource& source) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -213,7 +218,7 @@ struct MemoryStore::Impl {
   // PutPages of a tail.
   absl::Status PutTailPages(DocumentId handle, int64_t segment_index,
                             absl::Span<const uint8_t> pages, int64_t first_chunk)
-      ABSL_LOCKS_EXCLUDED(mutex_);
+      ABSL_LOCKS_EXCLUDED(write_gate_, mutex_);
   // Makes a document's segments end before `segment_index`.
   void TruncateSegments(DocumentEntry& document, int64_t segment_index)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

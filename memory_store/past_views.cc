@@ -380,43 +380,54 @@ absl::StatusOr<PastView> MemoryStore::ViewPast(absl::Span<const ReadSource> sour
   return past;
 }
 
+absl::Status MemoryStore::Impl::AddTail(std::shared_ptr<Tail> tail,
+                                        absl::flat_hash_set<DocumentId>* gone) {
+  std::vector<DocumentId> handles;
+  // The one before, if any, does not fit its document any more.
+  handles = tails.EraseOne(tail->document.document, tail->cut_bytes);
+  if (!handles.empty()) views.Clear();
+  bool has_room = tails.MakeRoom(tail->bytes, options.tail_bytes_max, &handles);
+  if (!has_room) {
+    // Views that are kept, and that nobody reads, use tails too.
+    views.Clear();
+    has_room = tails.MakeRoom(tail->bytes, options.tail_bytes_max, &handles);
+  }
+  gone->insert(handles.begin(), handles.end());
+  if (has_room) {
+    tail->handle = tails.NewHandle();
+    tails.Add(tail);
+  }
+  tail_bytes_gauge.Set(static_cast<double>(tails.bytes()));
+  if (has_room) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the tails that questions about the past read have ", tails.bytes(),
+                   " bytes of landmarks, and one of ", tail->bytes, " does not fit; limit ",
+                   options.tail_bytes_max));
+}
+
 absl::StatusOr<TailHandle> MemoryStore::PutTail(const DocumentCut& cut, int64_t shared_segments,
                                                 absl::Span<const SegmentDerived> segments) {
   Impl& impl = *impl_;
   for (const SegmentDerived& segment : segments) {
     RETURN_IF_ERROR(CheckSegment(segment, impl.options));
   }
-  std::vector<DocumentId> gone;
-  TailHandle tail;
+  // A deletion would not find pages that come after it.
+  absl::ReaderMutexLock gate(&impl.write_gate_);
+  absl::flat_hash_set<DocumentId> gone;
+  std::shared_ptr<Tail> tail;
+  absl::Status added;
   {
     absl::MutexLock lock(&impl.mutex_);
     const DocumentEntry* entry = impl.catalog.FindDocument(cut.document);
     if (entry == nullptr) return NoDocument(cut.document);
-    ASSIGN_OR_RETURN(auto made,
-                     MakeTail(*entry, cut, shared_segments, segments, impl.options.landmark_bytes,
-                              &impl.catalog.landmark_blocks()));
-    // The one before, if any, does not fit its document any more.
-    gone = impl.tails.EraseOne(cut.document, cut.cut_bytes);
-    if (!gone.empty()) impl.views.Clear();
-    bool has_room = impl.tails.MakeRoom(made->bytes, impl.options.tail_bytes_max, &gone);
-    if (!has_room) {
-      // Views that are kept, and that nobody reads, use tails too.
-      impl.views.Clear();
-      has_room = impl.tails.MakeRoom(made->bytes, impl.options.tail_bytes_max, &gone);
-    }
-    if (!has_room) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("the tails that questions about the past read have ", impl.tails.bytes(),
-                       " bytes of landmarks, and one of ", made->bytes, " does not fit; limit ",
-                       impl.options.tail_bytes_max));
-    }
-    made->handle = impl.tails.NewHandle();
-    tail = made;
-    impl.tails.Add(tail);
-    impl.tail_bytes_gauge.Set(static_cast<double>(impl.tails.bytes()));
+    ASSIGN_OR_RETURN(tail, MakeTail(*entry, cut, shared_segments, segments,
+                                    impl.options.landmark_bytes, &impl.catalog.landmark_blocks()));
+    added = impl.AddTail(tail, &gone);
   }
+  // Also when there is no room: nobody knows the handles of those that went.
+  impl.EraseDocumentPages(gone);
+  RETURN_IF_ERROR(added);
   impl.tails_counter.Increment();
-  impl.EraseDocumentPages({gone.begin(), gone.end()});
   for (const SegmentDerived& segment : segments) {
     if (segment.pages.empty()) continue;
     impl.pool.Insert(PageIds(tail->handle, segment.segment_index, segment.byte_end,

@@ -4,9 +4,11 @@
 #include <atomic>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "memory_store/keys.h"
@@ -42,6 +44,23 @@ class ForkTest : public MemoryStoreHarness {
   std::vector<Deletion> Purge() {
     std::atomic<bool> cancel{false};
     return store().Purge(cancel).value();
+  }
+  // A document of one open segment, and a tail of it.
+  DocumentCut NewCutDocument(MemoryId memory, const std::string& id) {
+    const DocumentId document = NewDocument(memory, id);
+    EXPECT_TRUE(Append(document, 0, TextOf(document, 100)).ok());
+    return {document, 50};
+  }
+  absl::StatusOr<TailHandle> PutTail(const DocumentCut& cut, int chunk_count) {
+    const SegmentDerived tail =
+        MadeUpSegment(options(), cut.document, 0, 0, chunk_count, 0, cut.cut_bytes);
+    return store().PutTail(cut, 0, {&tail, 1});
+  }
+  int64_t PagesInMemory() {
+    for (const TierUse& tier : store().tiers()) {
+      if (tier.name == "host") return tier.used_bytes / options().page_bytes;
+    }
+    return -1;
   }
 };
 
@@ -178,22 +197,47 @@ TEST_F(ForkTest, TailsInUseHaveALimitAndOthersMakeRoom) {
   options().tail_bytes_max = 2 * options().landmark_bytes;
   Reopen();
   const MemoryId memory = NewMemory("m");
-  std::vector<DocumentCut> cuts;
-  for (const char* id : {"a", "b"}) {
-    const DocumentId document = NewDocument(memory, id);
-    ASSERT_TRUE(Append(document, 0, TextOf(document, 100)).ok());
-    cuts.push_back({document, 50});
-  }
-  const auto put = [&](const DocumentCut& cut) {
-    SegmentDerived tail =
-        MadeUpSegment(options(), cut.document, 0, 0, /*chunk_count=*/2, 0, cut.cut_bytes);
-    return store().PutTail(cut, 0, {&tail, 1});
-  };
+  const DocumentCut a = NewCutDocument(memory, "a");
+  const DocumentCut b = NewCutDocument(memory, "b");
   {
-    const TailHandle in_use = put(cuts[0]).value();
-    EXPECT_TRUE(absl::IsResourceExhausted(put(cuts[1]).status()));
+    const TailHandle in_use = PutTail(a, 2).value();
+    EXPECT_TRUE(absl::IsResourceExhausted(PutTail(b, 2).status()));
   }
-  EXPECT_TRUE(put(cuts[1]).ok());
+  EXPECT_TRUE(PutTail(b, 2).ok());
+}
+
+TEST_F(ForkTest, TailsThatMadeRoomInVainLeaveNoPages) {
+  options().tail_bytes_max = 2 * options().landmark_bytes;
+  Reopen();
+  const MemoryId memory = NewMemory("m");
+  const TailHandle in_use = PutTail(NewCutDocument(memory, "a"), 1).value();
+  ASSERT_TRUE(PutTail(NewCutDocument(memory, "b"), 1).ok());
+  EXPECT_EQ(PagesInMemory(), 2);
+  EXPECT_TRUE(absl::IsResourceExhausted(PutTail(NewCutDocument(memory, "c"), 2).status()));
+  EXPECT_EQ(PagesInMemory(), 1) << "a deletion of b would not find the other one any more";
+  EXPECT_EQ(Metric("mneme_tail_bytes"), static_cast<double>(options().landmark_bytes));
+}
+
+TEST_F(ForkTest, ATailThatComesDuringADeletionLeavesNoPages) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentCut cut = NewCutDocument(memory, "d");
+  absl::Notification put_has_ended;
+  absl::Status put;
+  std::thread putter;
+  faults().OnWrite([&](const WriteBatch&) {
+    putter = std::thread([&] {
+      put = PutTail(cut, 1).status();
+      put_has_ended.Notify();
+    });
+    EXPECT_FALSE(put_has_ended.WaitForNotificationWithTimeout(absl::Milliseconds(50)))
+        << "it would put its pages when the deletion has looked for them";
+  });
+  ASSERT_TRUE(store().DeleteDocument(memory, cut.document).ok());
+  faults().Heal();
+  putter.join();
+  EXPECT_TRUE(absl::IsNotFound(put)) << put;
+  EXPECT_EQ(PagesInMemory(), 0);
+  EXPECT_EQ(Purge().size(), 1u);
 }
 
 TEST_F(ForkTest, ACheckFindsNothingWrongWithWhatForksHold) {
