@@ -61,11 +61,6 @@ constexpr KeyFlag kKeyFlags[] = {
     {"--device", "model.device"},     {"--log-level", "server.log_level"},
 };
 
-struct Flag {
-  std::string name;
-  std::string value;
-};
-
 // One assignment of a key by a flag, in the order of the command line.
 struct Assignment {
   const ConfigKey* key;

@@ -6,12 +6,13 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -25,7 +26,7 @@ namespace mneme {
 inline constexpr int64_t kConfigBytesMax = int64_t{1} << 50;
 inline constexpr int kConfigThreadsMax = 1024;
 inline constexpr int kConfigQueueMax = 1'000'000;
-// The largest double below 2^63 worth of nanoseconds, with room: 10 years.
+// 10 years: what comes of it in nanoseconds, or added to a time, stays far within 64 bits.
 inline constexpr double kConfigSecondsMax = 10 * 365.0 * 86400;
 
 // The field of a ServerConfig that a key sets.
@@ -35,36 +36,59 @@ inline constexpr double kConfigSecondsMax = 10 * 365.0 * 86400;
 // INVALID_ARGUMENT.
 absl::Status NotAllowed(absl::string_view value, absl::string_view allowed);
 
+// Nothing of what is no number, or not within [min, max].
+std::optional<int64_t> ParseInteger(absl::string_view text, int64_t min, int64_t max);
 // "65536", "64KiB", "4 MiB", "1GiB", "2TiB".
-bool ParseBytes(absl::string_view text, int64_t* bytes);
+std::optional<int64_t> ParseBytes(absl::string_view text, int64_t min, int64_t max);
+std::optional<absl::Duration> ParseSeconds(absl::string_view text, double min, double max);
+
+// Of a text key that takes any text.
+inline bool IsAnything(absl::string_view) { return true; }
+
+// Any kind: `parse` makes a value of text, or nothing of text that is not allowed; `print` is the
+// way back.
+//   parse: std::optional<Value> (*)(absl::string_view)
+//   print: std::string (*)(const Value&)
+//   field: Value& (*)(ServerConfig&), where Value may be a narrower integer
+template <typename Parse, typename Print, typename Field>
+ConfigKey FieldKey(std::string section, std::string name, ConfigKey::Type type, std::string allowed,
+                   std::string help, Parse parse, Print print, Field field) {
+  return {.section = std::move(section),
+          .name = std::move(name),
+          .type = type,
+          .allowed = allowed,
+          .help = std::move(help),
+          .set = [=](ServerConfig& config, absl::string_view text) -> absl::Status {
+            auto value = parse(text);
+            if (!value.has_value()) return NotAllowed(text, allowed);
+            field(config) = static_cast<std::decay_t<decltype(field(config))>>(*std::move(value));
+            return absl::OkStatus();
+          },
+          .get = [=](const ServerConfig& config) -> std::string {
+            return print(field(const_cast<ServerConfig&>(config)));
+          }};
+}
 
 template <typename Field>  // std::string& (*)(ServerConfig&)
 ConfigKey TextKey(std::string section, std::string name, std::string allowed, std::string help,
                   std::function<bool(absl::string_view)> valid, Field field) {
-  return {section,
-          name,
-          ConfigKey::Type::kText,
-          allowed,
-          std::move(help),
-          [=](ServerConfig& config, absl::string_view value) -> absl::Status {
-            if (!valid(value)) return NotAllowed(value, allowed);
-            field(config) = std::string(value);
-            return absl::OkStatus();
-          },
-          [=](const ServerConfig& config) { return field(const_cast<ServerConfig&>(config)); }};
+  return FieldKey(
+      std::move(section), std::move(name), ConfigKey::Type::kText, std::move(allowed),
+      std::move(help),
+      [valid = std::move(valid)](absl::string_view text) {
+        return valid(text) ? std::make_optional<std::string>(text) : std::nullopt;
+      },
+      [](const std::string& value) { return value; }, field);
 }
 
-template <typename Field>
+template <typename Field>  // std::string& (*)(ServerConfig&)
 ConfigKey ChoiceKey(std::string section, std::string name, std::vector<std::string> choices,
                     std::string help, Field field) {
   std::string allowed = absl::StrJoin(choices, ", ");
   return TextKey(
       std::move(section), std::move(name), std::move(allowed), std::move(help),
-      [choices](absl::string_view value) {
-        for (const std::string& choice : choices) {
-          if (value == choice) return true;
-        }
-        return false;
+      [choices = std::move(choices)](absl::string_view text) {
+        return absl::c_linear_search(choices, text);
       },
       field);
 }
@@ -72,91 +96,45 @@ ConfigKey ChoiceKey(std::string section, std::string name, std::vector<std::stri
 template <typename Field>  // int& or int64_t& (*)(ServerConfig&)
 ConfigKey IntegerKey(std::string section, std::string name, int64_t min, int64_t max,
                      std::string help, Field field) {
-  std::string allowed = absl::StrCat(min, " .. ", max);
-  return {section,
-          name,
-          ConfigKey::Type::kInteger,
-          allowed,
-          std::move(help),
-          [=](ServerConfig& config, absl::string_view value) -> absl::Status {
-            int64_t number;
-            if (!absl::SimpleAtoi(value, &number) || number < min || number > max) {
-              return NotAllowed(value, allowed);
-            }
-            field(config) = static_cast<std::decay_t<decltype(field(config))>>(number);
-            return absl::OkStatus();
-          },
-          [=](const ServerConfig& config) {
-            return absl::StrCat(field(const_cast<ServerConfig&>(config)));
-          }};
+  return FieldKey(
+      std::move(section), std::move(name), ConfigKey::Type::kInteger,
+      absl::StrCat(min, " .. ", max), std::move(help),
+      [=](absl::string_view text) { return ParseInteger(text, min, max); },
+      [](int64_t value) { return absl::StrCat(value); }, field);
 }
 
 template <typename Field>  // int64_t& (*)(ServerConfig&)
 ConfigKey BytesKey(std::string section, std::string name, int64_t min, int64_t max,
                    std::string help, Field field) {
-  std::string allowed = absl::StrCat(min, " .. ", max, ", or with KiB, MiB, GiB, TiB");
-  return {section,
-          name,
-          ConfigKey::Type::kBytes,
-          allowed,
-          std::move(help),
-          [=](ServerConfig& config, absl::string_view value) -> absl::Status {
-            int64_t bytes;
-            if (!ParseBytes(value, &bytes) || bytes < min || bytes > max) {
-              return NotAllowed(value, allowed);
-            }
-            field(config) = bytes;
-            return absl::OkStatus();
-          },
-          [=](const ServerConfig& config) {
-            return absl::StrCat(field(const_cast<ServerConfig&>(config)));
-          }};
+  return FieldKey(
+      std::move(section), std::move(name), ConfigKey::Type::kBytes,
+      absl::StrCat(min, " .. ", max, ", or with KiB, MiB, GiB, TiB"), std::move(help),
+      [=](absl::string_view text) { return ParseBytes(text, min, max); },
+      [](int64_t value) { return absl::StrCat(value); }, field);
 }
 
 template <typename Field>  // absl::Duration& (*)(ServerConfig&)
 ConfigKey SecondsKey(std::string section, std::string name, double min, std::string help,
                      Field field) {
-  std::string allowed = absl::StrFormat("%g or more", min);
-  return {section,
-          name,
-          ConfigKey::Type::kSeconds,
-          allowed,
-          std::move(help),
-          [=](ServerConfig& config, absl::string_view value) -> absl::Status {
-            double seconds;
-            if (!absl::SimpleAtod(value, &seconds) || !(seconds >= min) ||
-                seconds > kConfigSecondsMax) {
-              return NotAllowed(value, allowed);
-            }
-            field(config) = absl::Seconds(seconds);
-            return absl::OkStatus();
-          },
-          [=](const ServerConfig& config) {
-            return absl::StrFormat("%.9g",
-                                   absl::ToDoubleSeconds(field(const_cast<ServerConfig&>(config))));
-          }};
+  return FieldKey(
+      std::move(section), std::move(name), ConfigKey::Type::kSeconds,
+      absl::StrFormat("%g .. %.0f", min, kConfigSecondsMax), std::move(help),
+      [=](absl::string_view text) { return ParseSeconds(text, min, kConfigSecondsMax); },
+      [](absl::Duration value) { return absl::StrFormat("%.9g", absl::ToDoubleSeconds(value)); },
+      field);
 }
 
 // A percentage kept as a share.
 template <typename Field>  // double& (*)(ServerConfig&)
 ConfigKey PercentKey(std::string section, std::string name, std::string help, Field field) {
-  const std::string allowed = "1 .. 100";
-  return {section,
-          name,
-          ConfigKey::Type::kInteger,
-          allowed,
-          std::move(help),
-          [=](ServerConfig& config, absl::string_view value) -> absl::Status {
-            int percent;
-            if (!absl::SimpleAtoi(value, &percent) || percent < 1 || percent > 100) {
-              return NotAllowed(value, allowed);
-            }
-            field(config) = percent / 100.0;
-            return absl::OkStatus();
-          },
-          [=](const ServerConfig& config) {
-            return absl::StrCat(std::lround(100 * field(const_cast<ServerConfig&>(config))));
-          }};
+  return FieldKey(
+      std::move(section), std::move(name), ConfigKey::Type::kInteger, "1 .. 100", std::move(help),
+      [](absl::string_view text) -> std::optional<double> {
+        const std::optional<int64_t> percent = ParseInteger(text, 1, 100);
+        if (!percent.has_value()) return std::nullopt;
+        return static_cast<double>(*percent) / 100;
+      },
+      [](double share) { return absl::StrCat(std::lround(100 * share)); }, field);
 }
 
 }  // namespace mneme

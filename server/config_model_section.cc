@@ -4,11 +4,6 @@
 #include "server/config_sections.h"
 
 namespace mneme {
-namespace {
-
-bool IsAnything(absl::string_view) { return true; }
-
-}  // namespace
 
 std::vector<ConfigKey> ModelSection() {
   return {

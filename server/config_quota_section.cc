@@ -36,12 +36,12 @@ constexpr QuotaKey kQuotaKeys[] = {
 
 // Sets a limit; INVALID_ARGUMENT says what is allowed.
 absl::Status SetLimit(const QuotaKey& key, absl::string_view value, QuotaLimits* limits) {
-  int64_t number;
-  if (!(key.is_bytes ? ParseBytes(value, &number) : absl::SimpleAtoi(value, &number)) ||
-      number < key.min || number > key.max) {
+  const std::optional<int64_t> number =
+      key.is_bytes ? ParseBytes(value, key.min, key.max) : ParseInteger(value, key.min, key.max);
+  if (!number.has_value()) {
     return NotAllowed(value, absl::StrCat(key.name, " is ", key.min, " .. ", key.max));
   }
-  limits->*key.limit = number;
+  limits->*key.limit = *number;
   return absl::OkStatus();
 }
 

@@ -11,7 +11,6 @@ namespace mneme {
 namespace {
 
 bool IsAddress(absl::string_view value) { return ParseListenAddress(value).ok(); }
-bool IsAnything(absl::string_view) { return true; }
 
 ConfigKey TenantsKey() {
   const std::string allowed = "ids, separated by commas";

@@ -6,7 +6,6 @@
 namespace mneme {
 namespace {
 
-bool IsAnything(absl::string_view) { return true; }
 bool IsNotEmpty(absl::string_view value) { return !value.empty(); }
 
 }  // namespace
