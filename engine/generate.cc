@@ -265,7 +265,7 @@ absl::StatusOr<GenerateResult> Generate(const ReadEnvironment& environment,
                                            std::move(state), std::move(memories.scope));
   }
   AnswerText answer(model.tokenizer());
-  PassageReader reader(environment.store, memories.names);
+  PassageReader reader(environment.store, memories.sources);
   PieceReads reads;
   GeneratePiece piece;
   const auto send = [&](std::string text) -> absl::Status {

@@ -7,24 +7,23 @@
 
 namespace mneme {
 
-std::optional<std::string> PassageReader::NameOf(DocumentId document, MemoryId memory) const {
-  const auto name = memory_names_.find(memory);
-  if (name == memory_names_.end()) return std::nullopt;
-  const absl::StatusOr<DocumentInfo> info = store_.GetDocument(memory, document);
-  if (!info.ok()) return std::nullopt;
-  return absl::StrCat(name->second, "/documents/", info->id);
+std::optional<std::string> PassageReader::NameOf(const ChunkText& chunk, MemoryId home) const {
+  for (const bool at_home : {true, false}) {
+    for (const NamedSource& named : sources_) {
+      if ((named.source.memory == home) != at_home) continue;
+      const absl::StatusOr<DocumentInfo> info = store_.GetDocument(named.source, chunk.document);
+      if (!info.ok() || info->durable_bytes < chunk.byte_end) continue;
+      return absl::StrCat(named.name.ToString(), "/documents/", info->id);
+    }
+  }
+  return std::nullopt;
 }
 
 std::optional<Passage> PassageReader::Read(const ChunkHit& hit, bool with_text, int context_bytes) {
   const ChunkText& chunk = hit.text;
   const absl::StatusOr<DocumentInfo> info = store_.GetDocument(chunk.document);
   if (!info.ok()) return std::nullopt;
-  // A document that several of the memories have is named by the one that it was written into, else
-  // by the oldest.
-  std::optional<std::string> name = NameOf(chunk.document, info->memory);
-  for (size_t i = 0; i < memories_.size() && !name.has_value(); ++i) {
-    name = NameOf(chunk.document, memories_[i]);
-  }
+  std::optional<std::string> name = NameOf(chunk, info->memory);
   if (!name.has_value()) return std::nullopt;
   Passage passage{.document = *std::move(name),
                   .chunk_index = chunk.address.chunk_index,

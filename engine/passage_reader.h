@@ -3,40 +3,36 @@
 #ifndef MNEME_ENGINE_PASSAGE_READER_H_
 #define MNEME_ENGINE_PASSAGE_READER_H_
 
-#include <algorithm>
 #include <optional>
 #include <string>
-#include <vector>
 
-#include "absl/container/flat_hash_map.h"
+#include "absl/types/span.h"
 #include "engine/engine.h"
 #include "engine/read_batcher.h"
+#include "engine/read_environment.h"
 #include "memory_store/memory_store.h"
 
 namespace mneme {
 
-// For one call. Thread-compatible. Borrows the store and the names.
+// For one call. Thread-compatible. Borrows the store and the sources.
 class PassageReader {
  public:
-  // `memory_names`: full names of the memories that are read.
-  PassageReader(const MemoryStore& store,
-                const absl::flat_hash_map<MemoryId, std::string>& memory_names)
-      : store_(store), memory_names_(memory_names) {
-    for (const auto& [memory, name] : memory_names_) memories_.push_back(memory);
-    std::sort(memories_.begin(), memories_.end());
-  }
+  // `sources`: what is read, ordered as ResolvedMemories has it.
+  PassageReader(const MemoryStore& store, absl::Span<const NamedSource> sources)
+      : store_(store), sources_(sources) {}
 
   // Nothing when the document is gone or its text is damaged: the answer goes on without it.
   // `context_bytes` of text on both sides are added to the text, not to the range.
   std::optional<Passage> Read(const ChunkHit& hit, bool with_text, int context_bytes);
 
  private:
-  // As this memory has it; nothing if it does not.
-  std::optional<std::string> NameOf(DocumentId document, MemoryId memory) const;
+  // Of a chunk of a document that was written into `home`: by the first source of that memory, else
+  // the first of all, that has the chunk's text. A source that has the document, but had less of it
+  // at its moment, does not name what came later. Nothing if none has it any more.
+  std::optional<std::string> NameOf(const ChunkText& chunk, MemoryId home) const;
 
   const MemoryStore& store_;
-  const absl::flat_hash_map<MemoryId, std::string>& memory_names_;
-  std::vector<MemoryId> memories_;  // ascending
+  const absl::Span<const NamedSource> sources_;
 };
 
 }  // namespace mneme

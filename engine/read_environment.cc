@@ -1,6 +1,7 @@
 #include "engine/read_environment.h"
 
 #include <algorithm>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
@@ -66,8 +67,13 @@ absl::StatusOr<ResolvedMemories> ResolveMemories(const ReadEnvironment& environm
     is_past |= named.is_fork || named.source.as_of != absl::InfiniteFuture();
     memories.push_back(named.source.memory);
     past.push_back(named.source);
-    resolved.names[named.source.memory] = named.name.ToString();
+    resolved.sources.push_back(named);
   }
+  std::sort(resolved.sources.begin(), resolved.sources.end(),
+            [](const NamedSource& a, const NamedSource& b) {
+              return std::tuple(a.source.memory, b.source.as_of) <
+                     std::tuple(b.source.memory, a.source.as_of);
+            });
   std::sort(memories.begin(), memories.end());
   memories.erase(std::unique(memories.begin(), memories.end()), memories.end());
   if (!is_past) past.clear();

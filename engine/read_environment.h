@@ -38,11 +38,6 @@ struct ReadEnvironment {
   int step_tokens_max = 0;  // tokens of a prompt that go through the network in one step
 };
 
-struct ResolvedMemories {
-  ReadScope scope;
-  absl::flat_hash_map<MemoryId, std::string> names;  // full names
-};
-
 // What a name stands for: a memory at `as_of`, or a snapshot, which has its own moment.
 // INVALID_ARGUMENT: a bad name, or a snapshot with another moment; NOT_FOUND names it.
 struct NamedSource {
@@ -52,6 +47,12 @@ struct NamedSource {
 };
 absl::StatusOr<NamedSource> ResolveSource(const MemoryStore& store, absl::string_view name,
                                           absl::Time as_of);
+
+struct ResolvedMemories {
+  ReadScope scope;
+  // What was named: ascending by memory, a memory's moments latest first.
+  std::vector<NamedSource> sources;
+};
 
 // The memories named, each once, in the order of their ids: the order of naming must not matter.
 // INVALID_ARGUMENT: none (unless `may_be_empty`), too many, a bad name, several tenants. NOT_FOUND

@@ -58,7 +58,7 @@ absl::StatusOr<RetrieveResult> Retrieve(const ReadEnvironment& environment,
   if (memories.scope.view) result.chunks_scanned = memories.scope.view->chunk_count();
 
   const absl::Time read_start = absl::Now();
-  PassageReader passages(environment.store, memories.names);
+  PassageReader passages(environment.store, memories.sources);
   absl::flat_hash_map<int64_t, size_t> passage_of;  // index in the view -> passage
   for (const ChunkHit& hit : rows.back()) {
     if (result.passages.size() == static_cast<size_t>(options.k)) break;

@@ -311,20 +311,21 @@ absl::StatusOr<DocumentInfo> MemoryStore::GetDocument(MemoryId memory,
   return impl_->CutInfo(std::move(info), until);
 }
 
-absl::StatusOr<DocumentInfo> MemoryStore::GetDocument(MemoryId memory, DocumentId document) const {
+absl::StatusOr<DocumentInfo> MemoryStore::GetDocument(const ReadSource& source,
+                                                      DocumentId document) const {
   const absl::Time now = impl_->clock.Now();
   DocumentInfo info;
   absl::Time until;
   {
     absl::ReaderMutexLock lock(&impl_->mutex_);
-    const MemoryEntry* entry = impl_->catalog.FindLiveMemory(memory);
-    if (entry == nullptr) return NoMemory(memory);
+    const MemoryEntry* entry = impl_->catalog.FindLiveMemory(source.memory);
+    if (entry == nullptr) return NoMemory(source.memory);
     const DocumentEntry* found = impl_->catalog.FindDocument(document, now);
     const std::optional<absl::Time> seen =
         found == nullptr ? std::nullopt : SeenUntil(*entry, *found);
-    if (!seen.has_value()) return NoDocument(document);
+    if (!seen.has_value() || found->create_time > source.as_of) return NoDocument(document);
     info = impl_->SharedInfo(*found, *entry);
-    until = *seen;
+    until = std::min(*seen, source.as_of);
   }
   return impl_->CutInfo(std::move(info), until);
 }

@@ -327,8 +327,8 @@ class MemoryStore {
   absl::StatusOr<DocumentInfo> GetDocument(MemoryId memory, const std::string& id) const;
   // Whatever memory has it; of a tail, as it was.
   absl::StatusOr<DocumentInfo> GetDocument(DocumentId document) const;
-  // As a memory has it; NOT_FOUND when it does not.
-  absl::StatusOr<DocumentInfo> GetDocument(MemoryId memory, DocumentId document) const;
+  // As a memory has it, or had it at a moment that has passed; NOT_FOUND when it does or did not.
+  absl::StatusOr<DocumentInfo> GetDocument(const ReadSource& source, DocumentId document) const;
   // Documents of a memory, those of its bases included, with uid > `after`, oldest first, at most
   // `limit`.
   std::vector<DocumentInfo> ListDocuments(MemoryId memory, DocumentId after, int limit) const;

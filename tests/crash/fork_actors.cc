@@ -39,7 +39,8 @@ class ExpectedAnswer {
     // Copies have as much of the text as there was when they were made.
     if (bytes > text.bytes || text.of == nullptr) text.of = document.text;
     text.bytes = std::max(text.bytes, bytes);
-    origin_of_[name] = document.origin;
+    Named& named = named_[name];
+    named = {document.origin, std::max(named.bytes, bytes)};
   }
   int64_t Chunks(const Stage& stage) const {
     int64_t chunks = 0;
@@ -51,10 +52,10 @@ class ExpectedAnswer {
   template <typename Passages>
   void ExpectFits(const Passages& passages) {
     for (const v1::Passage& passage : passages) {
-      const auto origin = origin_of_.find(passage.document());
-      ASSERT_TRUE(origin != origin_of_.end()) << passage.document() << " is not there";
-      const Text& text = texts_.at(origin->second);
-      ASSERT_LE(passage.byte_end(), text.bytes) << passage.document() << " had less text";
+      const auto named = named_.find(passage.document());
+      ASSERT_TRUE(named != named_.end()) << passage.document() << " is not there";
+      ASSERT_LE(passage.byte_end(), named->second.bytes) << passage.document() << " had less text";
+      const Text& text = texts_.at(named->second.origin);
       // What is generated carries the text of a passage the first time only.
       const bool is_told = !told_.insert({passage.document(), passage.chunk_index()}).second;
       const int64_t bytes = is_told ? 0 : passage.byte_end() - passage.byte_begin();
@@ -67,8 +68,12 @@ class ExpectedAnswer {
     std::shared_ptr<const std::string> of;
     int64_t bytes = 0;
   };
-  std::map<std::string, Text> texts_;             // by origin
-  std::map<std::string, std::string> origin_of_;  // by name
+  struct Named {
+    std::string origin;
+    int64_t bytes = 0;  // the most that it had at one of the moments asked about
+  };
+  std::map<std::string, Text> texts_;   // by origin
+  std::map<std::string, Named> named_;  // by name
   std::set<std::pair<std::string, int64_t>> told_;
 };
 

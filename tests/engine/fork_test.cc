@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -272,6 +273,31 @@ TEST_F(ForkTest, TheOrderOfMemoriesForksAndSnapshotsDoesNotMatter) {
       AskMemory("m",
                 harness_.engine().ListSnapshots(EngineHarness::Memory("m"), "", 9)->front().as_of),
       Ask({Snapshot("m", "s")}));
+}
+
+TEST_F(ForkTest, APassageIsNamedByAMemoryThatHasItsText) {
+  const std::string early = RandomText(41, 60);
+  const auto early_bytes = static_cast<int64_t>(early.size());
+  Append("m", "a", early, true);
+  ASSERT_TRUE(harness_.engine().CreateSnapshot(Snapshot("m", "s")).ok());
+  Append("m", "a", RandomText(42, 60), true);
+  Append("m", "b", RandomText(43, 60), true);
+  Fork("m", "f");
+  // At the moment of the snapshot m had the beginning of a alone; the fork has all.
+  const auto found = harness_.engine().Retrieve(
+      {.memories = {Snapshot("m", "s"), EngineHarness::Memory("f")}, .question = "x", .k = 256},
+      {.deadline = absl::Now() + kPatience});
+  ASSERT_TRUE(found.ok()) << found.status();
+  std::set<std::string> names;
+  for (const Passage& passage : found->passages) {
+    const bool is_early = passage.document.ends_with("/a") && passage.byte_end <= early_bytes;
+    const std::string id = passage.document.substr(passage.document.rfind('/') + 1);
+    EXPECT_EQ(passage.document, EngineHarness::Document(is_early ? "m" : "f", id));
+    names.insert(passage.document);
+  }
+  EXPECT_THAT(names, ElementsAre(EngineHarness::Document("f", "a"),
+                                 EngineHarness::Document("f", "b"),
+                                 EngineHarness::Document("m", "a")));
 }
 
 TEST_F(ForkTest, WrongMomentsAndNamesAreNamed) {
