@@ -25,6 +25,7 @@
 #include "common/metrics.h"
 #include "memory_store/chunk_store.h"
 #include "memory_store/memory_store.h"
+#include "memory_store/rocksdb/rocksdb_chunk_store.h"
 #include "mneme_version.h"
 
 namespace mneme {
