@@ -95,6 +95,8 @@ TEST(ConfigTest, BadValuesAreNamedWithKeyAndSource) {
   EXPECT_THAT(ErrorOf({}, {"MNEME_SERVER_READER_THREADS=0"}),
               HasSubstr("environment MNEME_SERVER_READER_THREADS: server.reader_threads: \"0\""));
   EXPECT_THAT(ErrorOf({"--set", "server.drain_seconds=nan"}), HasSubstr("nan"));
+  EXPECT_THAT(ErrorOf({"--set", "server.drain_seconds=1e12"}),
+              HasSubstr("\"1e12\" is not allowed: 0 .. 315360000"));
   EXPECT_THAT(ErrorOf({"--set", "store.reserve_bytes=9EiB"}), HasSubstr("9EiB"));
   EXPECT_THAT(ErrorOf({"--set", "store.reserve_bytes=99999999TiB"}), HasSubstr("99999999TiB"));
   EXPECT_THAT(ErrorOf({"--set", "server.tenants=a,-b"}), HasSubstr("a,-b"));
