@@ -32,7 +32,7 @@ inline constexpr int kPointwiseThreads = 256;
 __global__ void __launch_bounds__(kPointwiseThreads)
     HsaQueryKernel(const HsaAttendParams p, const PrefillArgs args, const int64_t first_row,
                    const bool vectors) {
-  WaitForKernelsBefore();
+  WaitForKernelBefore();
   if (*args.rows_of(first_row / args.slice_rows) == 0) return;
   const int heads = static_cast<int>(p.heads), threads = gridDim.x * kPointwiseThreads;
   const int count = static_cast<int>(min(args.slice_rows, p.rows - first_row)) * heads * 4;
@@ -195,7 +195,7 @@ __device__ __forceinline__ void CopyTiles(const HsaAttendParams& p, const Prefil
 __global__ void __launch_bounds__(kPagesThreads, kPagesBlocks)
     HsaPagesKernel(const HsaAttendParams p, const PrefillArgs args, const int64_t first_row) {
 #ifdef MNEME_HAS_WGMMA
-  WaitForKernelsBefore();
+  WaitForKernelBefore();
   if (static_cast<int>(blockIdx.x) >= *args.items_of(first_row / args.slice_rows)) return;
   const PagesShared shared;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes, t = lane % 4;
@@ -261,7 +261,7 @@ template <typename Out>
 __global__ void __launch_bounds__(kPointwiseThreads)
     HsaReduceKernel(const HsaAttendParams p, const PrefillArgs args, const int64_t first_row,
                     const bool vectors) {
-  WaitForKernelsBefore();
+  WaitForKernelBefore();
   if (*args.rows_of(first_row / args.slice_rows) == 0) return;
   const int heads = static_cast<int>(p.heads), threads = gridDim.x * kPointwiseThreads;
   const int count = static_cast<int>(min(args.slice_rows, p.rows - first_row)) * heads;

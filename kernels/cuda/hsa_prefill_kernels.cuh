@@ -25,7 +25,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/hsa_invert_kernel.cuh"
 #include "kernels/cuda/hsa_pages_kernels.cuh"
 #include "kernels/cuda/hsa_prefill_plan.cuh"
@@ -50,8 +49,8 @@ cudaError_t LaunchPrefill(const HsaAttendParams& p, const PrefillArgs& args, int
   error = Launch(HsaInvertKernel, blocks((p.rows + args.group_rows - 1) / args.group_rows),
                  dim3(kInvertThreads), kInvertSharedBytes, stream, p, args);
   if (error != cudaSuccess) return error;
-  error = LaunchEarly(HsaRunKernel<Out>, blocks(multiprocessors), dim3(kRunThreads),
-                      kRunSharedBytes, stream, p, args, aligned);
+  error = LaunchOverlapping(HsaRunKernel<Out>, blocks(multiprocessors), dim3(kRunThreads),
+                            kRunSharedBytes, stream, true, p, args, aligned);
   for (int64_t slice = 0; slice < slices && error == cudaSuccess; ++slice) {
     const int64_t first_row = slice * args.slice_rows;
     const int64_t rows = std::min(args.slice_rows, p.rows - first_row);
@@ -59,14 +58,17 @@ cudaError_t LaunchPrefill(const HsaAttendParams& p, const PrefillArgs& args, int
     const auto pointwise = [&](int64_t threads) {
       return blocks(std::min(most, (threads + kPointwiseThreads - 1) / kPointwiseThreads));
     };
-    error = LaunchEarly(HsaQueryKernel, pointwise(rows * p.heads * 4), dim3(kPointwiseThreads), 0,
-                        stream, p, args, first_row, aligned.q);
+    error =
+        LaunchOverlapping(HsaQueryKernel, pointwise(rows * p.heads * 4), dim3(kPointwiseThreads), 0,
+                          stream, true, p, args, first_row, aligned.q);
     if (error != cudaSuccess) break;
-    error = LaunchEarly(HsaPagesKernel, blocks(kPagesBlocks * multiprocessors), dim3(kPagesThreads),
-                        kPagesSharedBytes, stream, p, args, first_row);
+    error =
+        LaunchOverlapping(HsaPagesKernel, blocks(kPagesBlocks * multiprocessors),
+                          dim3(kPagesThreads), kPagesSharedBytes, stream, true, p, args, first_row);
     if (error != cudaSuccess) break;
-    error = LaunchEarly(HsaReduceKernel<Out>, pointwise(rows * p.heads * 8),
-                        dim3(kPointwiseThreads), 0, stream, p, args, first_row, aligned.out);
+    error = LaunchOverlapping(HsaReduceKernel<Out>, pointwise(rows * p.heads * 8),
+                              dim3(kPointwiseThreads), 0, stream, true, p, args, first_row,
+                              aligned.out);
   }
   return error;
 }

@@ -150,7 +150,7 @@ template <typename Out>
 __global__ void __launch_bounds__(kRunThreads, 1)
     HsaRunKernel(const HsaAttendParams p, const PrefillArgs args, const Alignment aligned) {
 #ifdef MNEME_HAS_WGMMA
-  WaitForKernelsBefore();
+  WaitForKernelBefore();
   unsigned char* pages = DynamicShared();
   unsigned char* queries = pages + kRunSlots * kPageBytes;
   const RunRing ring(queries + kRunQueryBytes);

@@ -9,9 +9,9 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/landmark_keys.cuh"
 #include "kernels/cuda/landmark_tiles.cuh"
+#include "kernels/cuda/tensor_core.cuh"
 
 namespace mneme::landmark_scan {
 
@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kMergeThreads)
   __shared__ uint64_t gathered[kMergeKeys];
   __shared__ int histogram[256];
   __shared__ int gathered_count, chosen, above, within;
-  WaitForKernelsBefore();
+  WaitForKernelBefore();
   const int query = blockIdx.x, thread = threadIdx.x;
   const auto for_lists = [&](auto fn) {
     for (int64_t list = thread; list < args.lists; list += kMergeThreads) {

@@ -27,7 +27,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/landmark_lists.cuh"
 #include "kernels/cuda/landmark_merge_kernel.cuh"
 #include "kernels/cuda/landmark_mma_kernel.cuh"
@@ -218,12 +217,11 @@ inline cudaError_t LaunchScan(const Plan& plan, Args args, int64_t* indices, flo
   args.counts = reinterpret_cast<int*>(args.split + plan.split_bytes);
   args.bests = reinterpret_cast<uint32_t*>(args.counts + int64_t{plan.lists} * plan.pass_queries);
   args.arrived = args.bests + int64_t{plan.pass_queries} * kBestPlaces;
-  const auto merge = [&](auto launch) {
-    return launch(MergeListsKernel, dim3(args.n_queries), dim3(kMergeThreads), 0, stream, args,
-                  indices, scores);
+  const auto merge = [&](bool overlaps) {
+    return LaunchOverlapping(MergeListsKernel, dim3(args.n_queries), dim3(kMergeThreads), 0, stream,
+                             overlaps, args, indices, scores);
   };
-  const auto plain = [](auto... values) { return Launch(values...); };
-  if (args.tile_count == 0) return merge(plain);
+  if (args.tile_count == 0) return merge(false);
   const auto scan = [&](void (*kernel)(Args)) {
     return Launch(kernel, dim3(plan.blocks), dim3(plan.threads), plan.shared_bytes, stream, args);
   };
@@ -233,8 +231,8 @@ inline cudaError_t LaunchScan(const Plan& plan, Args args, int64_t* indices, flo
         PrepareKernel, dim3(static_cast<unsigned>((items + kPrepareThreads - 1) / kPrepareThreads)),
         dim3(kPrepareThreads), 0, stream, args);
     if (error != cudaSuccess) return error;
-    return LaunchEarly(kernel, dim3(plan.blocks), dim3(plan.threads), plan.shared_bytes, stream,
-                       args);
+    return LaunchOverlapping(kernel, dim3(plan.blocks), dim3(plan.threads), plan.shared_bytes,
+                             stream, /*overlaps=*/true, args);
   };
   cudaError_t error = cudaSuccess;
   switch (plan.variant) {
@@ -265,8 +263,7 @@ inline cudaError_t LaunchScan(const Plan& plan, Args args, int64_t* indices, flo
       break;
   }
   if (error != cudaSuccess) return error;
-  if (plan.stages == 0) return merge(plain);
-  return merge([](auto... values) { return LaunchEarly(values...); });
+  return merge(plan.stages > 0);
 }
 
 }  // namespace mneme::landmark_scan

@@ -108,7 +108,7 @@ __device__ __forceinline__ uint32_t SortLanes(uint32_t mine) {
 // for [pass_queries, dim / 8].
 inline constexpr int kPrepareThreads = 128;
 __global__ void __launch_bounds__(kPrepareThreads) PrepareKernel(const Args args) {
-  LetKernelBehindStart();
+  LetNextKernelStart();
   const int i = static_cast<int>(blockIdx.x * kPrepareThreads + threadIdx.x);
   const int chunks = args.dim / 8;
   if (i < args.pass_queries * chunks) {
@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(S::kThreads, 1) ScanWgmmaKernel(const Args arg
   }
 
   TakeRegisters<232>();
-  WaitForKernelsBefore();
+  WaitForKernelBefore();
   for (int i = threadIdx.x; i < query_bytes / 16; i += S::kWarps * kWarp) {
     CopyAsync16(queries + i * 16, args.split + i * 16);
   }
