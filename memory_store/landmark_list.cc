@@ -21,6 +21,7 @@ SegmentOrder OrderOf(const S& segment) {
 }  // namespace
 
 void CacheLineBytes::Append(const uint8_t* data, int64_t size) {
+  if (size == 0) return;  // `data` may be null then
   const auto line_count = static_cast<size_t>((size_ + size + sizeof(Line) - 1) / sizeof(Line));
   if (line_count > lines_.capacity()) MoveTo(std::max(line_count, 2 * lines_.capacity()));
   lines_.resize(line_count);
