@@ -21,7 +21,6 @@ SegmentOrder OrderOf(const S& segment) {
 }  // namespace
 
 void CacheLineBytes::Append(const uint8_t* data, int64_t size) {
-  if (size == 0) return;  // `data` may be null then
   const auto line_count = static_cast<size_t>((size_ + size + sizeof(Line) - 1) / sizeof(Line));
   if (line_count > lines_.capacity()) MoveTo(std::max(line_count, 2 * lines_.capacity()));
   lines_.resize(line_count);
@@ -30,6 +29,7 @@ void CacheLineBytes::Append(const uint8_t* data, int64_t size) {
 }
 
 void CacheLineBytes::Wipe() {
+  if (lines_.empty()) return;  // there is no address then
   // Not memset: of memory that is about to be freed a compiler leaves that out.
   explicit_bzero(lines_.data(), lines_.size() * sizeof(Line));
 }

@@ -118,6 +118,13 @@ void MemoryStore::Impl::EraseDocumentPages(const absl::flat_hash_set<DocumentId>
   if (device_pool != nullptr) device_pool->EraseDocuments(documents);
 }
 
+absl::flat_hash_set<DocumentId> MemoryStore::Impl::PagesHeld(
+    const absl::flat_hash_set<DocumentId>& documents) const {
+  absl::flat_hash_set<DocumentId> held = pool.Held(documents);
+  if (device_pool != nullptr) held.merge(device_pool->Held(documents));
+  return held;
+}
+
 void MemoryStore::Impl::ReportDamage(RecordKind kind, const absl::Status& status) const {
   CorruptRecords(kind).Increment();
   LogWarning("memory_store", "damaged record",

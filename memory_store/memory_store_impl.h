@@ -110,6 +110,10 @@ struct MemoryStore::Impl {
   // Forgets these pages, or those of these documents, in all tiers of memory.
   void ErasePages(absl::Span<const PageId> pages);
   void EraseDocumentPages(const absl::flat_hash_set<DocumentId>& documents);
+  // Those of `documents` of which a page that was erased is still pinned.
+  absl::flat_hash_set<DocumentId> PagesHeld(const absl::flat_hash_set<DocumentId>& documents) const;
+  // Forgets evicted tails whose pages nobody has any more.
+  void ForgetEvictedTails() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // The page of each chunk as its document stands now; nothing for a chunk that is not derived.
   // `memories` gets those of the documents. NOT_FOUND: a document is gone.

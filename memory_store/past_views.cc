@@ -405,6 +405,18 @@ absl::Status MemoryStore::Impl::AddTail(std::shared_ptr<Tail> tail,
                    options.tail_bytes_max));
 }
 
+void MemoryStore::Impl::ForgetEvictedTails() {
+  absl::flat_hash_set<DocumentId> evicted;
+  {
+    absl::ReaderMutexLock lock(&mutex_);
+    evicted = tails.evicted();
+  }
+  if (evicted.empty()) return;
+  for (const DocumentId held : PagesHeld(evicted)) evicted.erase(held);
+  absl::MutexLock lock(&mutex_);
+  tails.ForgetEvicted(evicted);
+}
+
 absl::StatusOr<TailHandle> MemoryStore::PutTail(const DocumentCut& cut, int64_t shared_segments,
                                                 absl::Span<const SegmentDerived> segments) {
   Impl& impl = *impl_;
@@ -426,6 +438,7 @@ absl::StatusOr<TailHandle> MemoryStore::PutTail(const DocumentCut& cut, int64_t 
   }
   // Also when there is no room: nobody knows the handles of those that went.
   impl.EraseDocumentPages(gone);
+  impl.ForgetEvictedTails();
   RETURN_IF_ERROR(added);
   impl.tails_counter.Increment();
   for (const SegmentDerived& segment : segments) {

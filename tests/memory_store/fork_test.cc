@@ -2,6 +2,7 @@
 // no times, and that on a real disk what nobody holds any more leaves no byte.
 
 #include <atomic>
+#include <memory>
 #include <random>
 #include <string>
 #include <thread>
@@ -13,6 +14,7 @@
 #include "gtest/gtest.h"
 #include "memory_store/keys.h"
 #include "memory_store/store_checker.h"
+#include "memory_store/tail_cache.h"
 #include "tests/memory_store/file_search.h"
 #include "tests/memory_store/harness.h"
 #include "tests/memory_store/temp_store.h"
@@ -216,6 +218,24 @@ TEST_F(ForkTest, TailsThatMadeRoomInVainLeaveNoPages) {
   EXPECT_TRUE(absl::IsResourceExhausted(PutTail(NewCutDocument(memory, "c"), 2).status()));
   EXPECT_EQ(PagesInMemory(), 1) << "a deletion of b would not find the other one any more";
   EXPECT_EQ(Metric("mneme_tail_bytes"), static_cast<double>(options().landmark_bytes));
+}
+
+TEST_F(ForkTest, ADeletionWaitsForPinnedPagesOfATailThatMadeRoom) {
+  options().tail_bytes_max = options().landmark_bytes;
+  Reopen();
+  const MemoryId memory = NewMemory("m");
+  const DocumentCut cut = NewCutDocument(memory, "a");
+  auto pages = std::make_unique<PinnedPages>();
+  {
+    const ChunkAddress page{PutTail(cut, 1).value()->handle, 0};
+    *pages = store().Pin({&page, 1}).value();
+    ASSERT_THAT(pages->missing(), IsEmpty());
+  }
+  ASSERT_TRUE(PutTail(NewCutDocument(memory, "b"), 1).ok());
+  ASSERT_TRUE(store().DeleteDocument(memory, cut.document).ok());
+  EXPECT_THAT(Purge(), IsEmpty()) << "somebody reads a page of it";
+  pages.reset();
+  EXPECT_EQ(Purge().size(), 1u);
 }
 
 TEST_F(ForkTest, ATailThatComesDuringADeletionLeavesNoPages) {
