@@ -420,6 +420,7 @@ class MemoryStore {
     int64_t memories = 0, documents = 0, durable_bytes = 0, visible_bytes = 0, tokens = 0,
             chunks = 0;
   };
+    int64_t damaged_documents = 0;  // of `documents`
   // Each document counts once.
   Totals totals() const;
   // Documents whose pages changed or went, since the store was opened.

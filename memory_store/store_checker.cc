@@ -388,9 +388,9 @@ absl::Status StoreChecker::CheckText(const DocumentNow& document) {
     return absl::OkStatus();
   }
   // A deletion under way looks like damage.
-  const absl::Status marked =
-      impl_.MarkTextDamaged(document.key.document, absl::DataLossError(findings.front().what));
-  if (absl::IsNotFound(marked)) return absl::OkStatus();
+  const absl::Status marked = impl_.MarkTextDamaged(document.key.document, document.durable_bytes,
+                                                    absl::DataLossError(findings.front().what));
+  if (!absl::IsDataLoss(marked)) return absl::OkStatus();
   for (StoreFinding& finding : findings) Add(std::move(finding));
   return absl::OkStatus();
 }
@@ -434,7 +434,9 @@ int64_t StoreChecker::FindReadableText(const DocumentKey& key, int64_t unreadabl
   return readable_end;
 }
 
+    CountDocument(*entry, -1);
 absl::StatusOr<StoreChecker::SegmentState> StoreChecker::ReadSegment(const DocumentNow& document,
+    CountDocument(*entry, 1);
                                                                      int64_t segment_index) {
   SegmentState state;
   const SegmentEntry& visible = document.segment;

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "memory_store/keys.h"
@@ -238,6 +239,49 @@ TEST_F(ForkTest, ATailThatComesDuringADeletionLeavesNoPages) {
   EXPECT_TRUE(absl::IsNotFound(put)) << put;
   EXPECT_EQ(PagesInMemory(), 0);
   EXPECT_EQ(Purge().size(), 1u);
+}
+
+TEST_F(ForkTest, ReadsDuringADeletionThatTakesTheEndFindNoDamage) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDocument(memory, "d");
+  ASSERT_TRUE(Append(document, 0, TextOf(document, 100)).ok());
+  const MemoryId fork = Fork(memory, "f");
+  ASSERT_TRUE(Append(document, 100, TextOf(document, 100)).ok());
+  absl::Status read;
+  std::vector<DocumentInfo> listed;
+  std::vector<std::thread> readers;
+  faults().OnWrite([&](const WriteBatch& batch) {
+    // The end is off the disk, and nobody has been told yet.
+    ASSERT_TRUE(disk().Write(batch, Durability::kSynced).ok());
+    readers.emplace_back([&] { read = store().ReadText(document, 50, 200).status(); });
+    readers.emplace_back([&] { listed = store().ListDocuments(fork, DocumentId{}, 10); });
+    absl::SleepFor(absl::Milliseconds(50));
+  });
+  ASSERT_TRUE(store().DeleteDocument(memory, document).ok());
+  faults().Heal();
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_TRUE(absl::IsOutOfRange(read)) << read;
+  ASSERT_EQ(listed.size(), 1u);
+  EXPECT_FALSE(listed[0].damaged);
+  EXPECT_EQ(listed[0].durable_bytes, 100);
+  EXPECT_EQ(Metric("mneme_documents_damaged_total"), 0);
+  EXPECT_EQ(TextIn(fork, "d"), TextOf(document, 100));
+}
+
+TEST_F(ForkTest, DamageThatHidesWhereAForkEndsIsCountedOnce) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDocument(memory, "d");
+  ASSERT_TRUE(Append(document, 0, TextOf(document, 100)).ok());
+  const MemoryId fork = Fork(memory, "f");
+  ASSERT_TRUE(Append(document, 100, TextOf(document, 100)).ok());
+  WriteBatch batch;
+  batch.Put(Table::kText, TextKey({memory, document}, 100), "no record");
+  ASSERT_TRUE(disk().Write(batch, Durability::kSynced).ok());
+  for (int read = 0; read < 3; ++read) {
+    EXPECT_TRUE(store().ListDocuments(fork, DocumentId{}, 10).at(0).damaged);
+  }
+  EXPECT_TRUE(store().GetDocument(memory, "d")->damaged);
+  EXPECT_EQ(Metric("mneme_documents_damaged_total"), 1);
 }
 
 TEST_F(ForkTest, ACheckFindsNothingWrongWithWhatForksHold) {

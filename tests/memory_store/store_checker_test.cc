@@ -111,6 +111,19 @@ TEST_F(StoreCheckerTest, DamagedPieceOfTextIsNamedAndStopsItsDocumentAlone) {
   EXPECT_EQ(store().ReadText(good, 0, 100).value(), TextOf(good, 100));
 }
 
+TEST_F(StoreCheckerTest, DamagedTextIsCountedOnceHoweverManyChecksMeetIt) {
+  const DocumentId bad = NewDocument(memory_, "bad");
+  ASSERT_TRUE(Append(bad, 0, "0123456789").ok());
+  const std::string key = TextKey(Key(bad), 0);
+  FlipByte(Table::kText, key);
+  for (int check = 0; check < 3; ++check) EXPECT_EQ(Found(Check(/*heal=*/true), Kind::kText), 1);
+  EXPECT_EQ(Metric("mneme_documents_damaged_total"), 1);
+  EXPECT_EQ(Metric("mneme_damaged_documents"), 1);
+  FlipByte(Table::kText, key);  // as it was
+  EXPECT_EQ(Check(/*heal=*/true).healed_count(), 1);
+  EXPECT_EQ(Metric("mneme_damaged_documents"), 0);
+}
+
 TEST_F(StoreCheckerTest, MissingTextIsNamedInTheMiddleAndAtBothEnds) {
   for (const int missing : {0, 1, 3}) {
     const DocumentId document = NewDocument(memory_, absl::StrCat("d", missing));
