@@ -284,6 +284,44 @@ TEST_F(ForkTest, DamageThatHidesWhereAForkEndsIsCountedOnce) {
   EXPECT_EQ(Metric("mneme_documents_damaged_total"), 1);
 }
 
+TEST_F(ForkTest, AReceiptCountsNothingThatAForkHolds) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDocument(memory, "d");
+  ASSERT_TRUE(Append(document, 0, TextOf(document, 130)).ok());
+  const MemoryId fork = Fork(memory, "f");
+  ASSERT_TRUE(Append(document, 130, TextOf(document, 170)).ok());
+  // Three segments of 100 bytes, each with four chunks of 25; the last one has half its tokens.
+  std::vector<SegmentDerived> segments;
+  for (int s = 0; s < 3; ++s) segments.push_back(Segment(document, s, /*chunks=*/4));
+  segments[2].token_count -= 32;
+  ASSERT_TRUE(store().PutSegments(segments).ok());
+  const DeletionReceipt part = store().DeleteDocument(memory, document)->receipt;
+  EXPECT_EQ(part.documents, 0);
+  EXPECT_EQ(part.text_bytes, 170);
+  EXPECT_EQ(part.held_text_bytes, 130);
+  // The chunk with byte 125 is held in part: so it is not counted.
+  EXPECT_EQ(part.chunks, 2 + 4);
+  EXPECT_EQ(part.pages, 2 + 4);
+  EXPECT_EQ(part.tokens, 2 * 64 + 4 * 64 - 32);
+  const DeletionReceipt rest = store().DeleteMemory(fork)->receipt;
+  EXPECT_EQ(rest.documents, 1);
+  EXPECT_EQ(rest.text_bytes, 130);
+}
+
+TEST_F(ForkTest, AReceiptOfAFewBytesCountsNoChunkThatAForkHolds) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDocument(memory, "d");
+  ASSERT_TRUE(Append(document, 0, TextOf(document, 83)).ok());
+  Fork(memory, "f");
+  ASSERT_TRUE(Append(document, 83, TextOf(document, 17)).ok());
+  ASSERT_TRUE(PutSegment(Segment(document, 0)).ok());  // two chunks of 50 bytes
+  const DeletionReceipt part = store().DeleteDocument(memory, document)->receipt;
+  EXPECT_EQ(part.text_bytes, 17);
+  EXPECT_EQ(part.tokens, 0);
+  EXPECT_EQ(part.chunks, 0);
+  EXPECT_EQ(part.pages, 0);
+}
+
 TEST_F(ForkTest, ACheckFindsNothingWrongWithWhatForksHold) {
   const MemoryId memory = NewMemory("m");
   const DocumentId document = NewDerivedDocument(memory, "d", 3);
