@@ -337,7 +337,11 @@ class EngineImpl : public Engine {
                                                 info.durable_bytes, " durable bytes of ",
                                                 document_name));
     }
-    return store_.ReadText(info.uid, byte_begin, byte_end);
+    absl::StatusOr<std::string> text = store_.ReadText(info.uid, byte_begin, byte_end);
+    if (!absl::IsDataLoss(text.status())) return text;
+    return absl::DataLossError(absl::StrCat(document_name,
+                                            ": its stored text is damaged, somewhere in bytes ",
+                                            byte_begin, " to ", byte_end));
   }
 
   absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(absl::string_view document_name,

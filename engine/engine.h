@@ -195,6 +195,8 @@ struct RetrieveResult {
   std::vector<Passage> passages;  // best first
   std::vector<TokenExplanation> explanation;
   int64_t chunks_scanned = 0;
+  // Left out, for their text is damaged: without them they would be among `passages`.
+  int64_t damaged_passages = 0;
   StageSeconds seconds;
 };
 
@@ -221,6 +223,8 @@ enum class FinishReason { kStop, kLength };
 
 struct GenerateResult {
   FinishReason reason = FinishReason::kStop;
+  // Chunks that the answer read and no piece names, for their text is damaged.
+  int64_t damaged_passages = 0;
   StageSeconds seconds;
 };
 

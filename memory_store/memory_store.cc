@@ -62,6 +62,8 @@ MemoryStore::Impl::Impl(const MemoryStoreOptions& options_in, ChunkStore& store_
       metrics(metrics_in),
       clock(clock_in),
       pool(options_in.page_bytes, options_in.host_page_bytes_max, metrics_in),
+      documents_damaged(metrics_in.AddCounter("documents_damaged_total",
+                                              "Documents whose text was found damaged.")),
       tail_bytes_gauge(metrics_in.AddGauge(
           "tail_bytes", "Landmarks of the ends of documents as they were at earlier moments.")),
       tails_counter(metrics_in.AddCounter(

@@ -268,6 +268,22 @@ absl::StatusOr<int64_t> MemoryStore::Impl::CutAt(DocumentId document, absl::Time
   return low;
 }
 
+absl::StatusOr<int64_t> MemoryStore::Impl::FindCut(DocumentId document, absl::Time as_of) {
+  while (true) {
+    int64_t bytes = 0;
+    {
+      absl::ReaderMutexLock lock(&mutex_);
+      const DocumentEntry* entry = catalog.FindDocument(document);
+      if (entry == nullptr) return NoDocument(document);
+      bytes = entry->durable_bytes;
+    }
+    const absl::StatusOr<int64_t> cut = CutAt(document, as_of);
+    if (!absl::IsDataLoss(cut.status())) return cut;
+    const absl::Status marked = MarkTextDamaged(document, bytes, cut.status());
+    if (!absl::IsOutOfRange(marked)) return marked;
+  }
+}
+
 DocumentInfo MemoryStore::Impl::SharedInfo(const DocumentEntry& document,
                                            const MemoryEntry& memory) const {
   DocumentInfo info = document.Info();
@@ -278,9 +294,9 @@ DocumentInfo MemoryStore::Impl::SharedInfo(const DocumentEntry& document,
   return info;
 }
 
-absl::StatusOr<DocumentInfo> MemoryStore::Impl::CutInfo(DocumentInfo info, absl::Time until) const {
+absl::StatusOr<DocumentInfo> MemoryStore::Impl::CutInfo(DocumentInfo info, absl::Time until) {
   if (until == absl::InfiniteFuture()) return info;
-  const absl::StatusOr<int64_t> cut = CutAt(info.uid, until);
+  const absl::StatusOr<int64_t> cut = FindCut(info.uid, until);
   if (absl::IsDataLoss(cut.status())) {
     info.damaged = true;
     return info;
@@ -308,13 +324,9 @@ absl::StatusOr<DocumentInfo> MemoryStore::Impl::CutInfo(DocumentInfo info, absl:
 }
 
 absl::StatusOr<int64_t> MemoryStore::Impl::ShownBytes(DocumentId document, absl::Time until) {
-  absl::StatusOr<int64_t> cut = CutAt(document, until);
+  const absl::StatusOr<int64_t> cut = FindCut(document, until);
   // Of damaged text nobody knows what was there then: the view goes on without it.
-  if (absl::IsDataLoss(cut.status())) {
-    MarkTextDamaged(document, cut.status()).IgnoreError();
-    return 0;
-  }
-  if (absl::IsNotFound(cut.status())) return 0;
+  if (absl::IsDataLoss(cut.status()) || absl::IsNotFound(cut.status())) return 0;
   return cut;
 }
 

@@ -322,6 +322,7 @@ absl::Status MemoryStore::Impl::LoadTextEnds(absl::Span<DocumentEntry* const> do
     last_write = std::max(last_write, documents[i]->append_time);
     if (const absl::Status status = ends[i].Finish(); !status.ok()) {
       documents[i]->damaged = true;
+      documents_damaged.Increment();
       ReportDamage(RecordKind::kText, status);
     }
   }
@@ -361,6 +362,7 @@ absl::Status MemoryStore::Impl::LoadSegments(absl::Span<DocumentEntry* const> do
     if (record->byte_end > document.durable_bytes) {
       if (!document.damaged) {
         document.damaged = true;
+        documents_damaged.Increment();
         ReportDamage(
             RecordKind::kText,
             absl::DataLossError(absl::StrCat(

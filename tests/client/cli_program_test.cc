@@ -326,6 +326,32 @@ TEST_F(CliProgramTest, SearchForPeople) {
   EXPECT_FALSE(request.explain());
 }
 
+TEST_F(CliProgramTest, SearchSaysWhatIsDamagedAndWhatWasNotThereYet) {
+  v1::RetrieveResponse found = TwoPassages();
+  found.set_damaged_passage_count(1);
+  service().SetRetrieveResponse(found);
+  Program::Result result = Run({"search", "m", "What key?"});
+  EXPECT_EQ(result.status, 0);
+  EXPECT_EQ(result.errors,
+            "mneme: 1 passage fits and cannot be shown: the text is damaged on the server's disk "
+            "(mneme documents says which document is damaged)\n");
+  EXPECT_EQ(json::parse(Run({"search", "m", "What key?", "--json"}).output)["damaged_passages"], 1);
+
+  found.clear_passages();
+  found.set_damaged_passage_count(2);
+  service().SetRetrieveResponse(found);
+  result = Run({"search", "m", "What key?"});
+  EXPECT_EQ(result.output, "nothing found: what fits cannot be shown\n");
+  EXPECT_THAT(result.errors, StartsWith("mneme: 2 passages fit and cannot be shown"));
+
+  service().SetRetrieveResponse({});
+  result = Run({"search", "m", "What key?", "--as-of", "2020-01-01T00:00:00Z"});
+  EXPECT_EQ(result.output, "nothing found: the memory held no text at 2020-01-01T00:00:00Z\n");
+  EXPECT_EQ(result.errors, "");
+  EXPECT_EQ(Run({"search", "m", "What key?"}).output,
+            "nothing found: no text of the memory is visible yet\n");
+}
+
 TEST_F(CliProgramTest, SearchExplainedForPeople) {
   service().SetRetrieveResponse(TwoPassages());
   Program::Result result = Run({"search", "m", "What key?", "--explain"});
@@ -404,6 +430,16 @@ TEST_F(CliProgramTest, AskSaysWhenNothingWasRead) {
   EXPECT_EQ(result.status, 0);
   EXPECT_EQ(result.errors, "");
   EXPECT_EQ(json::parse(result.output)["results"], json::array());
+  EXPECT_EQ(json::parse(result.output)["damaged_passages"], 0);
+
+  responses[0].set_damaged_passage_count(1);
+  service().SetGenerateResponses(responses);
+  result = Run({"ask", "m", "What key?"});
+  EXPECT_EQ(result.status, 0);
+  EXPECT_EQ(result.output, "an answer\n");
+  EXPECT_THAT(result.errors, StartsWith("mneme: 1 passage was read and cannot be shown: the text "
+                                        "is damaged on the server's disk"));
+  EXPECT_EQ(json::parse(Run({"ask", "m", "What key?", "--json"}).output)["damaged_passages"], 1);
 }
 
 TEST_F(CliProgramTest, StatusForPeople) {
