@@ -80,6 +80,40 @@ TEST(AdmissionTest, ATenantsTextHasALimitAndDeletingMakesRoom) {
             2);
 }
 
+TEST(AdmissionTest, ARefusedTextLeavesNoDocumentThatTakesAQuota) {
+  EngineHarness harness(WithTenant({.text_bytes_max = 100, .documents_max = 2}));
+  harness.CreateMemory("m");
+  harness.Ingest("m", "a", Text(90));
+  for (int i = 0; i < 3; ++i) {
+    TestWriter writer(harness.engine(), harness.Document("m", "b"));
+    EXPECT_EQ(FactOf(writer->Append(0, Text(11))).quota, "text_bytes");
+    writer.Drop();
+    EXPECT_EQ(harness.engine().GetDocument(harness.Document("m", "b")).status().code(),
+              absl::StatusCode::kNotFound);
+  }
+  EXPECT_EQ(harness.engine().admission().quotas[kQuotaCount + 1].used, 1);
+  // Its name and its place are free; what was there before, or has text, stays.
+  {
+    TestWriter writer(harness.engine(), harness.Document("m", "b"));
+    writer.Send(Text(5));
+    EXPECT_EQ(FactOf(writer->Append(5, Text(11))).quota, "text_bytes");
+  }
+  EXPECT_EQ(harness.engine().GetDocument(harness.Document("m", "b"))->durable_bytes, 5);
+  harness.Restart();
+  EXPECT_EQ(harness.engine().ListDocuments(harness.Memory("m"), DocumentId{}, 10)->size(), 2u);
+}
+
+TEST(AdmissionTest, AnEmptyDocumentThatWasThereOutlivesARefusal) {
+  EngineHarness harness(WithTenant({.text_bytes_max = 10}));
+  harness.CreateMemory("m");
+  { const TestWriter writer(harness.engine(), harness.Document("m", "a")); }
+  {
+    TestWriter writer(harness.engine(), harness.Document("m", "a"));
+    EXPECT_FALSE(writer->Append(0, Text(11)).ok());
+  }
+  EXPECT_EQ(harness.engine().GetDocument(harness.Document("m", "a"))->durable_bytes, 0);
+}
+
 TEST(AdmissionTest, TextThatIsNotYetDurableCounts) {
   EngineHarness harness(WithTenant({.text_bytes_max = 100}));
   harness.CreateMemory("m");
