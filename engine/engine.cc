@@ -92,7 +92,7 @@ std::vector<ResourceUse> Resources(const AdmissionOptions& options, const Memory
   const int64_t landmark_bytes = store.landmark_bytes();
   std::vector<ResourceUse> uses;
   uses.push_back({.resource = "disk",
-                  .used_bytes = options.disk_bytes_max > 0 ? store.disk_used_bytes() : 0,
+                  .used_bytes = store.disk_used_bytes(),
                   .limit_bytes = options.disk_bytes_max,
                   .free_bytes = store.disk_free_bytes()});
   uses.push_back({.resource = "host",

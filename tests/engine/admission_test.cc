@@ -402,9 +402,19 @@ TEST(AdmissionTest, NearTheEndOfTheDiskIngestIsSlowedThenRefusedAndRecovers) {
   EXPECT_EQ(fact.quota, "disk");
   EXPECT_TRUE(fact.is_watermark);
   EXPECT_TRUE(fact.retry_after.has_value());
+  EXPECT_EQ(fact.asked, 1);
+  EXPECT_EQ(fact.free, kFreeHigh);
+  EXPECT_EQ(fact.free_needed, 280);
   EXPECT_TRUE(writer->Append(0, Text(100)).ok());
-  EXPECT_EQ(FactOf(harness.engine().OpenWriter(harness.Document("m", "c"), {}).status()).quota,
-            "disk");
+  const absl::Status not_created =
+      harness.engine().OpenWriter(harness.Document("m", "c"), {}).status();
+  EXPECT_EQ(FactOf(not_created).quota, "disk");
+  EXPECT_EQ(FactOf(not_created).asked, 0);
+  EXPECT_EQ(FactOf(not_created).limit, 0);
+  EXPECT_THAT(std::string(not_created.message()),
+              HasSubstr("the disk runs out: 200 bytes are free; text is taken again when more than "
+                        "280 bytes are (store.free_high_bytes and a margin)"));
+  EXPECT_EQ(harness.engine().admission().watermarks[1].free_needed_bytes, 280);
   EXPECT_TRUE(
       harness.engine().Retrieve({.memories = {harness.Memory("m")}, .question = "text"}, {}).ok());
   EXPECT_TRUE(harness.engine().DeleteDocument(harness.Document("m", "a")).ok());
@@ -430,6 +440,13 @@ TEST(AdmissionTest, TheDataDirectoryMayHaveASizeOfItsOwn) {
   harness.CreateMemory("m");
   harness.faults().SetDisk(int64_t{1} << 40, 960);
   EXPECT_TRUE(harness.WaitMetric(StateSeries("disk"), 2));
+  const absl::Status refused = harness.engine().OpenWriter(harness.Document("m", "c"), {}).status();
+  EXPECT_EQ(FactOf(refused).used, 960);
+  EXPECT_EQ(FactOf(refused).limit, 1000);
+  EXPECT_EQ(FactOf(refused).free_needed, -1);
+  EXPECT_THAT(
+      std::string(refused.message()),
+      HasSubstr("960 bytes of 1000 bytes are used; text is taken again when less than 940"));
   harness.faults().SetDisk(int64_t{1} << 40, 10);
   EXPECT_TRUE(harness.WaitMetric(StateSeries("disk"), 0));
 }
