@@ -97,6 +97,7 @@ TEST(AdmissionTest, ARefusedTextLeavesNoDocumentThatTakesAQuota) {
     TestWriter writer(harness.engine(), harness.Document("m", "b"));
     writer.Send(Text(5));
     EXPECT_EQ(FactOf(writer->Append(5, Text(11))).quota, "text_bytes");
+    EXPECT_TRUE(writer.WaitDurable(5));
   }
   EXPECT_EQ(harness.engine().GetDocument(harness.Document("m", "b"))->durable_bytes, 5);
   harness.Restart();
@@ -438,6 +439,9 @@ TEST(AdmissionTest, TheDataDirectoryMayHaveASizeOfItsOwn) {
   options.admission.disk_bytes_max = 1000;
   EngineHarness harness(options);
   harness.CreateMemory("m");
+  // The directory itself has more; from here on the test says.
+  harness.faults().SetDisk(int64_t{1} << 40, 10);
+  EXPECT_TRUE(harness.WaitMetric(StateSeries("disk"), 0));
   harness.faults().SetDisk(int64_t{1} << 40, 960);
   EXPECT_TRUE(harness.WaitMetric(StateSeries("disk"), 2));
   const absl::Status refused = harness.engine().OpenWriter(harness.Document("m", "c"), {}).status();
