@@ -309,6 +309,39 @@ TEST_F(CliProgramTest, InterruptEndsACallThatHangs) {
   }
 }
 
+TEST_F(CliProgramTest, ADeletionThatIsNotWaitedForToTheEndIsToldAsDurable) {
+  service().KeepDeletionsRunning();
+  // The fake has no operations to wait for: the wait fails, the deletion does not.
+  Program::Result result = Run({"delete", "m"});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_THAT(result.errors,
+              HasSubstr("the deletion of tenants/default/memories/m is durable, and what is left "
+                        "of it goes as operations/forget-m1"));
+  service().PutMemory(kMemory);
+  result = Run({"delete", "m", "--json"});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_EQ(json::parse(result.output)["operation"], "operations/forget-m1");
+}
+
+TEST_F(CliProgramTest, ADeletionWithoutAnAnswerIsToldAsUnknown) {
+  service().HangCalls(true);
+  const Program::Result result = Run({"delete", "m", "--timeout", "0.5"});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_THAT(result.errors, AllOf(HasSubstr("whether tenants/default/memories/m is deleted is not "
+                                             "known"),
+                                   HasSubstr("--timeout has passed")));
+  const Program::Result none = RunProgram({"delete", "m"}, "127.0.0.1:1");
+  EXPECT_THAT(none.errors, AllOf(HasSubstr("no Mneme server answers"), Not(HasSubstr("known"))));
+}
+
+TEST_F(CliProgramTest, AnEmptyIngestSaysWhatItDid) {
+  EXPECT_THAT(Run({"ingest", "m", "-", "--document", "d"}).output,
+              HasSubstr("(no text came: the document is there, empty)"));
+  service().PutDocument(DocumentName("d"), "some text");
+  EXPECT_THAT(Run({"ingest", "m", "-", "--document", "d"}).output,
+              HasSubstr("(no text came: the document is as it was)"));
+}
+
 TEST_F(CliProgramTest, SearchForPeople) {
   service().SetRetrieveResponse(TwoPassages());
   Program::Result result = Run({"search", "m", "What key?", "-k", "2", "--context", "64"});

@@ -1,6 +1,7 @@
 #include "server/config.h"
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <set>
 #include <sstream>
@@ -31,6 +32,27 @@ std::string WriteFile(const TemporaryFolder& folder, const std::string& contents
   const std::string path = folder.path() + "/config.yaml";
   std::ofstream(path) << contents;
   return path;
+}
+
+TEST(ConfigTest, BackupsBelongApartFromTheData) {
+  const TemporaryFolder folder;
+  const std::string data = folder.path() + "/data";
+  const auto error_with = [&](const std::string& backups) {
+    return ErrorOf({"--data-dir", data, "--set", "store.backup_dir=" + backups});
+  };
+  EXPECT_EQ(error_with(folder.path() + "/backups"), "no error");
+  EXPECT_EQ(error_with(folder.path() + "/data2"), "no error");
+  for (const std::string& backups : {data, data + "/", data + "/backups", data + "/../data/x",
+                                     folder.path(), std::string("/")}) {
+    const std::string error = error_with(backups);
+    EXPECT_THAT(error, HasSubstr("store.backup_dir: the backup directory " + backups));
+    EXPECT_THAT(error, HasSubstr("the data directory " + data));
+  }
+  // By another name.
+  std::filesystem::create_directory(data);
+  std::filesystem::create_directory_symlink(data, folder.path() + "/link");
+  EXPECT_THAT(error_with(folder.path() + "/link"), HasSubstr(" is the data directory "));
+  EXPECT_THAT(error_with(folder.path() + "/link/b"), HasSubstr(" lies in the data directory "));
 }
 
 TEST(ConfigTest, DefaultsAreTheDocumentedAddresses) {
