@@ -453,7 +453,7 @@ TEST_F(BackupDirectoryTest, ABackupWithDamagedDerivedDataIsRestoredWithAllText) 
     const std::string kept = dir_.path() + "/kept";
     fs::copy_file(file, kept, fs::copy_options::overwrite_existing);
     for (const std::string how : {"flipped", "short", "gone"}) {
-      // RocksDB opens no store that lacks the end of a table.
+      // Tables are tried with a flip alone.
       if (how != "flipped" && !absl::EndsWith(file, ".blob")) continue;
       SCOPED_TRACE(how + " " + file);
       fs::remove_all(restored());
