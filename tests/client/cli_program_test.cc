@@ -432,8 +432,8 @@ TEST_F(CliProgramTest, AskStreamsTheAnswerAndNamesWhatItRead) {
               StartsWith("40917\n\nread from:\n 1. book  bytes 1,000-1,250  weight 0.825"));
 
   const json object = json::parse(Run({"ask", "m", "What key?", "--json"}).output);
-  EXPECT_THAT(KeysOf(object),
-              ElementsAre("answer", "finish_reason", "results", "timing", "tokens"));
+  EXPECT_THAT(KeysOf(object), ElementsAre("answer", "damaged_passages", "finish_reason", "results",
+                                          "timing", "tokens"));
   EXPECT_EQ(object["answer"], "40917");
   EXPECT_EQ(object["finish_reason"], "stop");
   EXPECT_EQ(object["tokens"], 2);

@@ -366,8 +366,12 @@ TEST(AdmissionTest, TheRateOfOneTenantHoldsUpNoOther) {
   TestWriter writer(harness.engine(), harness.Document("m", "a"));
   TestWriter other(harness.engine(), "tenants/other/memories/m/documents/b");
   ASSERT_TRUE(writer->Append(0, Text(5000)).ok());
-  EXPECT_FALSE(writer->ready());
   ASSERT_TRUE(other->Append(0, Text(5000)).ok());
+  ASSERT_TRUE(other->Flush().ok());
+  // No queue is full any more.
+  EXPECT_TRUE(writer.WaitDurable(5000));
+  EXPECT_TRUE(other.WaitVisible(5000));
+  EXPECT_FALSE(writer->ready());
   EXPECT_TRUE(other->ready());
 }
 
