@@ -1,5 +1,6 @@
 // Ssd behind the launcher that all backends' operations have, and the choice among its kernels; how
-// they work is in ssd_walk_kernels.cuh, ssd_kernels.cuh and ssd_f32_kernel.cuh.
+// they work is in ssd_walk_kernels.cuh, ssd_states_kernel.cuh, ssd_kernels.cuh and
+// ssd_f32_kernel.cuh.
 
 #include "kernels/cuda/ssd_kernels.cuh"
 
@@ -11,6 +12,7 @@
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/ssd_f32_kernel.cuh"
 #include "kernels/cuda/ssd_gate_kernel.cuh"
+#include "kernels/cuda/ssd_states_kernel.cuh"
 #include "kernels/cuda/ssd_walk_kernels.cuh"
 
 namespace mneme {

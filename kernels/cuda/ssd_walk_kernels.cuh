@@ -7,10 +7,10 @@
 // warpgroup more brings tiles into a ring of stages and computes the decays. Of C B^T, decays and
 // the product with x nothing leaves the registers.
 //
-// The states before later runs of a sequence are computed first, by StatesKernel, so that all runs
-// go side by side. A state is the same chain of additions, tile by tile, wherever it is computed:
-// neither how a sequence is cut into runs nor into calls, at a multiple of kTile rows, changes a
-// bit.
+// The states before later runs of a sequence are computed first, by StatesKernel
+// (ssd_states_kernel.cuh), so that all runs go side by side. A state is the same chain of
+// additions, tile by tile, wherever it is computed: neither how a sequence is cut into runs nor
+// into calls, at a multiple of kTile rows, changes a bit.
 
 #ifndef MNEME_KERNELS_CUDA_SSD_WALK_KERNELS_CUH_
 #define MNEME_KERNELS_CUDA_SSD_WALK_KERNELS_CUH_
@@ -21,13 +21,12 @@
 #include "kernels/cuda/ring_place.cuh"
 #include "kernels/cuda/ssd_decays.cuh"
 #include "kernels/cuda/ssd_kernels.cuh"
+#include "kernels/cuda/ssd_panels.cuh"
+#include "kernels/cuda/ssd_state_tile.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 #include "kernels/ops.h"
 
 namespace mneme::ssd {
-
-constexpr int kTile = 64;
-constexpr int kWarpgroup = 128;  // threads
 
 // Rows of one sequence that one warpgroup goes through for a unit, and the states [H, N, P] of the
 // sequence before and after them.
@@ -37,214 +36,6 @@ struct Run {
   int64_t first_row;
   int32_t rows;
 };
-
-// The tiles of one sequence of which StatesKernel computes the states: before tile 0, `run_tiles`,
-// 2 run_tiles .., one after the other from `states` on.
-struct StateChain {
-  const float* before;  // [H, N, P]
-  float* states;        // [run_count, H, N, P]
-  int64_t first_row;
-  int32_t run_tiles;
-  int32_t run_count;  // at least 1; all but the last are whole
-};
-
-__device__ __forceinline__ const __nv_bfloat16* Rows(const void* matrix, int64_t row,
-                                                     int64_t stride) {
-  return static_cast<const __nv_bfloat16*>(matrix) + row * stride;
-}
-
-// A matrix of bf16 in shared memory, 64 rows of 64 columns (128 bytes), the groups of eight columns
-// exchanged among eight rows as Hopper's products want it. Places are bytes from the beginning of
-// the block's shared memory, of a panel a multiple of 1024.
-constexpr uint32_t kPanelBytes = kTile * 128;
-
-// `column`: a multiple of 8.
-__device__ __forceinline__ uint32_t PanelPlace(uint32_t panel, int row, int column) {
-  return panel + static_cast<uint32_t>(row * 128 + ((column * 2) ^ (row % 8 * 16)));
-}
-// Starts to copy a panel of a matrix, zeros from `rows` on, with a warp.
-__device__ __forceinline__ void CopyPanel(uint32_t panel, const __nv_bfloat16* from, int64_t stride,
-                                          int rows) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, column = lane % 8 * 8, first = lane / 8;
-  if (rows == kTile) {
-    const __nv_bfloat16* const lane_from = from + first * stride + column;
-    // Rows 4 apart take turns at two places of their eight.
-    const uint32_t even = PanelPlace(panel, first, column);
-    const uint32_t odd = PanelPlace(panel, first + 4, column);
-#pragma unroll 8
-    for (int step = 0; step < kTile / 4; ++step) {
-      const uint32_t place = (step % 2 == 0 ? even : odd) + step / 2 * 8 * 128;
-      CopyAsync16(SharedAt<void>(place), lane_from + step * 4 * stride);
-    }
-    return;
-  }
-  for (int row = first; row < kTile; row += 4) {
-    const bool valid = row < rows;
-    CopyAsync16(SharedAt<void>(PanelPlace(panel, row, column)),
-                from + (valid ? row : 0) * stride + column, valid);
-  }
-}
-
-// Before a warp that has copied ends: its copies must not outlive it.
-__device__ __forceinline__ void AwaitCopies() {
-  CopyAsyncCommit();
-  CopyAsyncWait<0>();
-}
-
-// What a stage of the ring has, kPanels panels and the decays of kUnits units, behind it the
-// barriers: `full` and `empty` of each stage.
-template <int kStages, int kPanels, int kUnits>
-struct Ring {
-  static constexpr uint32_t kDecayBytes = 4 * (kDecayArrays - 1) * kTile;  // all but `out`
-  static constexpr uint32_t kDecaysAt = kStages * kPanels * kPanelBytes;
-  static constexpr uint32_t kBarriersAt = kDecaysAt + kStages * kUnits * kDecayBytes;
-  static constexpr uint32_t kBytes = kBarriersAt + kStages * 2 * 8;
-
-  uint32_t first;  // a multiple of 1024
-
-  __device__ __forceinline__ uint32_t Panel(int stage, int panel) const {
-    return first + static_cast<uint32_t>(stage * kPanels + panel) * kPanelBytes;
-  }
-  __device__ __forceinline__ Decays DecaysOf(int stage, int unit) const {
-    return Decays(SharedAt<float>(first + kDecaysAt +
-                                  static_cast<uint32_t>(stage * kUnits + unit) * kDecayBytes),
-                  kTile);
-  }
-  __device__ __forceinline__ uint64_t* Full(int stage) const {
-    return SharedAt<uint64_t>(first + kBarriersAt) + stage;
-  }
-  __device__ __forceinline__ uint64_t* Empty(int stage) const { return Full(stage) + kStages; }
-};
-
-#ifdef MNEME_HAS_WGMMA
-// Of a ring that `units` warpgroups read and `copying` warps fill, with decays one of each unit; by
-// one thread, a barrier of the block afterwards.
-template <int kStages, int kPanels, int kUnits>
-__device__ __forceinline__ void InitPhases(const Ring<kStages, kPanels, kUnits>& ring, int units,
-                                           int copying) {
-  for (int stage = 0; stage < kStages; ++stage) {
-    PhaseInit(ring.Full(stage), copying * 32 + units);
-    PhaseInit(ring.Empty(stage), units * (kWarpgroup / 32));
-  }
-}
-
-// The panel as an operand, from its first row and column on.
-__device__ __forceinline__ uint64_t PanelOperand(uint32_t panel) {
-  return WgmmaSwappedDescriptor(SharedAt<void>(panel));
-}
-
-// What the 64 tokens of a tile add to 64 rows of the state (16 a warp), by a warpgroup: B, weighted
-// by the decay to the tile's end, times x. Commits; `added` and `weighted` belong to the product
-// until it has been waited for.
-struct StateProduct {
-  uint32_t weighted[kTile / 16][4];
-
-  __device__ __forceinline__ void Weigh(uint32_t b_panel, const Decays& decays) {
-    const int lane = Opaque(static_cast<int>(threadIdx.x) % 32), t = lane % 4;
-    const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / 32;
-    const uint32_t place =
-        PanelPlace(b_panel, lane / 16 * 8 + lane % 8, warp * 16 + lane / 8 % 2 * 8);
-    const TwoFloats last(decays.high[kTile - 1], decays.low[kTile - 1]);
-#pragma unroll
-    for (int s = 0; s < kTile / 16; ++s) {
-      uint32_t b[4];  // (n, token): B transposed
-      LoadMatrix4Transposed(b, SharedAt<void>(place + static_cast<uint32_t>(s) * 16 * 128));
-      // The decay to the end of the 16 tokens, then that from there on.
-      const TwoFloats end(decays.high[s * 16 + 15], decays.low[s * 16 + 15]);
-      const float further = Exp(last.Minus(end));
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float2 near =
-            *reinterpret_cast<const float2*>(decays.near + s * 16 + half * 8 + t * 2);
-        const float2 weight = {near.x * further, near.y * further};
-#pragma unroll
-        for (int r = half * 2; r < half * 2 + 2; ++r) {
-          weighted[s][r] = PackBf16(__uint_as_float(b[r] << 16) * weight.x,
-                                    __uint_as_float(b[r] & 0xffff0000u) * weight.y);
-        }
-      }
-    }
-  }
-  // After WgmmaFence.
-  __device__ __forceinline__ void Start(float (&added)[8][4], uint32_t x_panel) const {
-    const uint64_t x = PanelOperand(x_panel);
-    WgmmaRows<true>(added, weighted[0], x);
-#pragma unroll
-    for (int s = 1; s < kTile / 16; ++s) {
-      WgmmaRows<false>(added, weighted[s], WgmmaAdvance(x, s * 16 * 128));
-    }
-    WgmmaCommit();
-  }
-  // Behind the wait for the product.
-  __device__ __forceinline__ void Keep() const {
-#pragma unroll
-    for (int s = 0; s < kTile / 16; ++s) KeepRegisters(weighted[s]);
-  }
-};
-#endif  // MNEME_HAS_WGMMA
-
-// Where a lane's part of 64 rows of the state [H, N, P] begins: rows g and g + 8 of the warp's 16,
-// columns 2t and 2t + 1 of each eight.
-__device__ __forceinline__ int64_t StatePlace(const SsdParams& p, int unit, int slices, int row) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / 32;
-  const int64_t n = row + warp * 16 + lane / 4;
-  return (unit / slices * p.state_size + n) * p.head_dim +
-         static_cast<int64_t>(unit % slices) * kWidth + lane % 4 * 2;
-}
-__device__ __forceinline__ void LoadState(float (&state)[8][4], const float* from, int64_t P) {
-#pragma unroll
-  for (int q = 0; q < 8; ++q) {
-#pragma unroll
-    for (int e = 0; e < 4; e += 2) {
-      state[q][e] = from[e * 4 * P + q * 8];
-      state[q][e + 1] = from[e * 4 * P + q * 8 + 1];
-    }
-  }
-}
-__device__ __forceinline__ void StoreState(float* to, const float (&state)[8][4], int64_t P) {
-#pragma unroll
-  for (int q = 0; q < 8; ++q) {
-#pragma unroll
-    for (int e = 0; e < 4; e += 2) {
-      to[e * 4 * P + q * 8] = state[q][e];
-      to[e * 4 * P + q * 8 + 1] = state[q][e + 1];
-    }
-  }
-}
-
-// state = state * whole + added.
-__device__ __forceinline__ void Advance(float (&state)[8][4], float whole,
-                                        const float (&added)[8][4]) {
-#pragma unroll
-  for (int q = 0; q < 8; ++q) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) state[q][e] = fmaf(state[q][e], whole, added[q][e]);
-  }
-}
-
-// Where a lane writes (reads) of a warp's 16 rows of a panel by StoreMatrix4 (LoadMatrix4): matrix
-// m holds rows 8 (m % 2) .. and the eight columns m / 2 of a pair; pair q / 2 is at place ^ (q *
-// 16).
-__device__ __forceinline__ uint32_t PairPlace(uint32_t panel) {
-  const int lane = Opaque(static_cast<int>(threadIdx.x) % 32);
-  const int warp = static_cast<int>(threadIdx.x) % kWarpgroup / 32;
-  return PanelPlace(panel, warp * 16 + lane / 8 % 2 * 8 + lane % 8, lane / 16 * 8);
-}
-
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-// 64 rows of the state as bf16 into a panel.
-__device__ __forceinline__ void HoldState(uint32_t panel, const float (&state)[8][4]) {
-  const uint32_t place = PairPlace(panel);
-#pragma unroll
-  for (int q = 0; q < 8; q += 2) {
-    const uint32_t pair[4] = {
-        PackBf16(state[q][0], state[q][1]), PackBf16(state[q][2], state[q][3]),
-        PackBf16(state[q + 1][0], state[q + 1][1]), PackBf16(state[q + 1][2], state[q + 1][3])};
-    StoreMatrix4(SharedAt<void>(place ^ static_cast<uint32_t>(q * 16)), pair);
-  }
-}
-#endif
 
 // The operand of M x for 16 rows and the 16 tokens from `token` on, of their C B^T; rows i0 = g and
 // i0 + 8 of them have the sums of logarithms given. The tokens lie before the rows or, `diagonal`,
@@ -286,8 +77,6 @@ __device__ __forceinline__ void Mix(uint32_t (&a)[4], const float (&left)[4],
     a[half * 2 + 1] = PackBf16(product[2] * (from1 * near.x), product[3] * (from1 * near.y));
   }
 }
-
-// ---- the walk ----------------------------------------------------------------------------------
 
 // kGated: with SsdParams::gate.
 template <int kN, bool kGated>
@@ -597,115 +386,6 @@ __global__ void __launch_bounds__(Walk<kN, kGated>::kThreads, 1)
 #endif
 }
 
-// ---- states before runs ------------------------------------------------------------------------
-
-struct StatesWalk {
-  static constexpr int kThreads = 2 * kWarpgroup;
-  static constexpr int kStages = 4;
-  using Stages = Ring<kStages, 2, 1>;  // panels: B, x
-  static constexpr int64_t kSharedBytes = Stages::kBytes;
-};
-
-#ifdef MNEME_HAS_WGMMA
-// The loading warpgroup's part of StatesKernel: its first warp copies B, the others, in turn, copy
-// x and compute the decays of a tile.
-__device__ __forceinline__ void LoadStateTiles(const SsdParams& p, const StateChain& chain,
-                                               int tiles, int unit, int slices, int first_n,
-                                               const StatesWalk::Stages& ring) {
-  const int warp = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) % kWarpgroup / 32, 0);
-  constexpr int kTurns = kWarpgroup / 32 - 1;
-  const int head = unit / slices;
-  const HeadDecay decay(p, head);
-  RingPlace<StatesWalk::kStages> step;
-  for (int tile = 0; tile < tiles; ++tile, step.Next()) {
-    if (warp > 0 && tile % kTurns != warp - 1) continue;
-    const int64_t row = chain.first_row + int64_t{tile} * kTile;
-    const __nv_bfloat16* const xbc = Rows(p.xbc, row, p.xbc_stride);
-    if (warp == 0) {
-      PhaseWait(ring.Empty(step.stage), step.parity ^ 1);
-      CopyPanel(ring.Panel(step.stage, 0), xbc + p.heads * p.head_dim + first_n, p.xbc_stride,
-                kTile);
-      PhaseArriveAfterCopies(ring.Full(step.stage));
-      continue;
-    }
-    float dt[kTile / 32];
-    LoadDt(dt, p, row, kTile, head);
-    PhaseWait(ring.Empty(step.stage), step.parity ^ 1);
-    CopyPanel(ring.Panel(step.stage, 1), xbc + static_cast<int64_t>(unit) * kWidth, p.xbc_stride,
-              kTile);
-    PhaseArriveAfterCopies(ring.Full(step.stage));
-    ComputeDecays<kTile / 32, false>(dt, decay, kTile, kTile, ring.DecaysOf(step.stage, 0));
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) PhaseArrive(ring.Full(step.stage));
-  }
-  AwaitCopies();
-}
-
-// The other one's: 64 rows of the state of a unit, from `first_n` on.
-__device__ __forceinline__ void WalkStates(const SsdParams& p, const StateChain& chain, int tiles,
-                                           int unit, int slices, int first_n,
-                                           const StatesWalk::Stages& ring) {
-  const int64_t place = StatePlace(p, unit, slices, first_n);
-  float* to = chain.states + place;
-  float state[8][4], added[8][4];
-  LoadState(state, chain.before + place, p.head_dim);
-  StoreState(to, state, p.head_dim);
-  RingPlace<StatesWalk::kStages> step;
-  StateProduct product;
-  const auto prepare = [&] {
-    PhaseWait(ring.Full(step.stage), step.parity);
-    FenceAsyncProxy();
-    product.Weigh(ring.Panel(step.stage, 0), ring.DecaysOf(step.stage, 0));
-  };
-  prepare();
-  for (int tile = 0, of_run = 0; tile < tiles; ++tile) {
-    const int stage = step.stage;
-    WgmmaFence();
-    product.Start(added, ring.Panel(stage, 1));
-    const float whole = Exp(ring.DecaysOf(stage, 0).high[kTile - 1]);
-    step.Next();
-    // The product reads `weighted` from registers until it is done: the next tile's must not be
-    // computed before, or the compiler may give them the same registers.
-    WgmmaWait<0>();
-    product.Keep();
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) PhaseArrive(ring.Empty(stage));
-    if (tile + 1 < tiles) prepare();
-    Advance(state, whole, added);
-    if (++of_run == chain.run_tiles) {
-      of_run = 0;
-      to += p.heads * p.state_size * p.head_dim;
-      StoreState(to, state, p.head_dim);
-    }
-  }
-}
-#endif  // MNEME_HAS_WGMMA
-
-// Grid: units * N / 64 * chains; StatesWalk::kThreads threads, kSharedBytes of shared memory.
-__global__ void __launch_bounds__(StatesWalk::kThreads)
-    StatesKernel(SsdParams p, const StateChain* __restrict__ chains, int slices) {
-#ifdef MNEME_HAS_WGMMA
-  const int halves = static_cast<int>(p.state_size) / 64;
-  const int parts = static_cast<int>(p.heads) * slices * halves;
-  const StateChain chain = chains[static_cast<int>(blockIdx.x) / parts];
-  const int unit = static_cast<int>(blockIdx.x) % parts / halves;
-  const int first_n = static_cast<int>(blockIdx.x) % halves * 64;
-  const int tiles = chain.run_tiles * (chain.run_count - 1);
-  constexpr StatesWalk::Stages ring{0};
-  if (threadIdx.x == 0) InitPhases(ring, 1, 2);
-  __syncthreads();
-  if (__shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / kWarpgroup, 0) == 0) {
-    WalkStates(p, chain, tiles, unit, slices, first_n, ring);
-  } else {
-    LoadStateTiles(p, chain, tiles, unit, slices, first_n, ring);
-  }
-#else
-  __trap();
-#endif
-}
-
-// ---- on the host -------------------------------------------------------------------------------
-
 // Whether the walk takes these operands.
 inline bool Walks(const SsdParams& p) {
   const auto wide = [](const void* rows, int64_t stride) {
@@ -740,14 +420,6 @@ inline cudaError_t LaunchWalk(const SsdParams& p, const Run* runs, int64_t run_c
   }
   return p.state_size == 64 ? LaunchWalkOf<64, true>(p, runs, run_count, stream)
                             : LaunchWalkOf<128, true>(p, runs, run_count, stream);
-}
-
-inline cudaError_t LaunchStates(const SsdParams& p, const StateChain* chains, int64_t chain_count,
-                                cudaStream_t stream) {
-  const int64_t slices = p.head_dim / kWidth;
-  const int64_t grid = chain_count * p.heads * slices * (p.state_size / 64);
-  return Launch(StatesKernel, dim3(static_cast<unsigned>(grid)), dim3(StatesWalk::kThreads),
-                StatesWalk::kSharedBytes, stream, p, chains, static_cast<int>(slices));
 }
 
 }  // namespace mneme::ssd
