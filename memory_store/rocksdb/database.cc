@@ -92,21 +92,25 @@ rocksdb::Status Database::OpenLeniently(
   // ask for all of the log first. Where that fails, give up what is damaged and nothing else, and
   // say so: records of the log, then whole files.
   db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
-  rocksdb::Status status =
-      read_only_ ? rocksdb::DB::OpenForReadOnly(db_options, folder_, families, &handles_, &db)
-                 : rocksdb::DB::Open(db_options, folder_, families, &handles_, &db);
-  if (status.IsCorruption() && !read_only_) {
+  const auto open = [&] {
+    return read_only_ ? rocksdb::DB::OpenForReadOnly(db_options, folder_, families, &handles_, &db)
+                      : rocksdb::DB::Open(db_options, folder_, families, &handles_, &db);
+  };
+  rocksdb::Status status = open();
+  if (status.IsCorruption()) {
     LogError("memory_store", "stored data is damaged: opening without damaged records of the log",
              {{"path", folder_}, {"status", status.ToString()}});
+    const std::string damage = status.ToString();
     db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
-    status = rocksdb::DB::Open(db_options, folder_, families, &handles_, &db);
+    status = open();
+    if (status.ok()) log_damage_ = damage;
   }
-  if (status.IsCorruption() && !read_only_) {
+  if (status.IsCorruption()) {
     LogError("memory_store", "stored data is damaged: opening without damaged files",
              {{"path", folder_}, {"status", status.ToString()}});
     db_options.paranoid_checks = false;
     lenient_ = true;
-    status = rocksdb::DB::Open(db_options, folder_, families, &handles_, &db);
+    status = open();
   }
   db_.reset(db);
   return status;
