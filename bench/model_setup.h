@@ -5,34 +5,18 @@
 #define MNEME_BENCH_MODEL_SETUP_H_
 
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "bench/or_die.h"
 #include "kernels/backend.h"
 #include "model/bundle.h"
 #include "model/model.h"
 
 namespace mneme::bench {
-
-template <typename T>
-T OrDie(absl::StatusOr<T> value) {
-  if (!value.ok()) {
-    std::fprintf(stderr, "%s\n", value.status().ToString().c_str());
-    std::exit(1);
-  }
-  return *std::move(value);
-}
-
-inline void OrDie(const absl::Status& status) {
-  if (!status.ok()) {
-    std::fprintf(stderr, "%s\n", status.ToString().c_str());
-    std::exit(1);
-  }
-}
 
 struct ModelSetup {
   std::unique_ptr<Backend> backend;

@@ -111,6 +111,24 @@ absl::StatusOr<v1::ListBackupsResponse> AdminClient::ListBackups(const CallOptio
   return response;
 }
 
+absl::StatusOr<v1::VerifyBackupsResponse> AdminClient::VerifyBackups(
+    int64_t id, const std::function<void(const v1::BackupProgress&)>& progress,
+    const CallOptions& call) {
+  Operation operation;
+  {
+    Attempt attempt(call);
+    v1::VerifyBackupsRequest request;
+    request.set_id(id);
+    RETURN_IF_ERROR(StatusFromRpc(admin_->VerifyBackups(&attempt.context, request, &operation)));
+  }
+  ASSIGN_OR_RETURN(operation, Await(
+                                  std::move(operation),
+                                  [&](const Operation& now) { Tell(now, progress); }, call));
+  v1::VerifyBackupsResponse response;
+  if (operation.response().UnpackTo(&response)) return response;
+  return absl::InternalError("the operation's response is no VerifyBackupsResponse");
+}
+
 absl::Status AdminClient::DeleteBackup(int64_t id, const CallOptions& call) {
   Attempt attempt(call);
   v1::DeleteBackupRequest request;

@@ -31,6 +31,10 @@ class AdminClient {
   absl::StatusOr<v1::Backup> CreateBackup(
       const std::function<void(const v1::BackupProgress&)>& progress, const CallOptions& call = {});
   absl::StatusOr<v1::ListBackupsResponse> ListBackups(const CallOptions& call = {});
+  // Of one backup, or of all (id 0). As CreateBackup.
+  absl::StatusOr<v1::VerifyBackupsResponse> VerifyBackups(
+      int64_t id, const std::function<void(const v1::BackupProgress&)>& progress,
+      const CallOptions& call = {});
   absl::Status DeleteBackup(int64_t id, const CallOptions& call = {});
   absl::StatusOr<v1::Activity> GetActivity(int slow_requests_max, const CallOptions& call = {});
 

@@ -20,6 +20,7 @@ namespace {
 constexpr int kReceiveBytesMax = 64 << 20;
 constexpr int kPageSize = 1000;
 // Of one wait for an operation; then the next, so that a lost connection is noticed.
+constexpr int64_t kFirstWaitSeconds = 5;
 constexpr int64_t kOperationWaitSeconds = 30;
 
 std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
@@ -107,6 +108,7 @@ absl::StatusOr<google::longrunning::Operation> Client::CallDelete(
   request.set_request_id(NewRequestId());
   Retrier retrier = NewRetrier(call);
   bool repeated = false;
+  bool may_have_arrived = false;  // in an attempt that was not answered
   while (true) {
     google::longrunning::Operation response;
     absl::Status status;
@@ -117,7 +119,10 @@ absl::StatusOr<google::longrunning::Operation> Client::CallDelete(
     // An earlier attempt did it and only its answer was lost.
     if (repeated && absl::IsNotFound(status)) return google::longrunning::Operation();
     if (status.ok()) return response;
-    if (!IsRetryable(status) || !retrier.WaitForNext(status)) return status;
+    may_have_arrived |= !ErrorInfoOf(status).has_value() && !NeverConnected(status);
+    if (!IsRetryable(status) || !retrier.WaitForNext(status)) {
+      return may_have_arrived ? WithOutcomeUnknown(std::move(status)) : status;
+    }
     repeated = true;
   }
 }
@@ -185,10 +190,11 @@ absl::StatusOr<google::longrunning::Operation> Client::DeleteDocument(const std:
 }
 
 absl::StatusOr<google::longrunning::Operation> Client::WaitOperation(
-    google::longrunning::Operation operation, const CallOptions& call) {
+    google::longrunning::Operation operation, const CallOptions& call,
+    const std::function<void()>& still_waits) {
   google::longrunning::WaitOperationRequest request;
   request.set_name(operation.name());
-  request.mutable_timeout()->set_seconds(kOperationWaitSeconds);
+  request.mutable_timeout()->set_seconds(kFirstWaitSeconds);
   Retrier retrier = NewRetrier(call);
   while (!operation.done()) {
     absl::Status status;
@@ -199,6 +205,8 @@ absl::StatusOr<google::longrunning::Operation> Client::WaitOperation(
     }
     if (status.ok()) {
       retrier.NoteProgress();
+      request.mutable_timeout()->set_seconds(kOperationWaitSeconds);
+      if (!operation.done() && still_waits) still_waits();
     } else if (!IsRetryable(status) || !retrier.WaitForNext(status)) {
       return status;
     }

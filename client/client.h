@@ -90,13 +90,16 @@ class Client {
   // OK also when an earlier attempt did it.
   absl::Status DeleteSnapshot(const std::string& name, const CallOptions& call = {});
   absl::StatusOr<v1::Document> GetDocument(const std::string& name, const CallOptions& call = {});
+  // An error may be marked IsOutcomeUnknown (rpc_error.h), as DeleteMemory's.
   absl::StatusOr<google::longrunning::Operation> DeleteDocument(const std::string& name,
                                                                 const CallOptions& call = {},
                                                                 bool everywhere = false);
   // Waits until an operation has ended; its error is this call's, otherwise the response is set.
-  // NOT_FOUND: the server does not know it any more.
+  // NOT_FOUND: the server does not know it any more. `still_waits`, if any, is called after 5 s and
+  // then every 30 s.
   absl::StatusOr<google::longrunning::Operation> WaitOperation(
-      google::longrunning::Operation operation, const CallOptions& call = {});
+      google::longrunning::Operation operation, const CallOptions& call = {},
+      const std::function<void()>& still_waits = nullptr);
   absl::StatusOr<v1::RetrieveResponse> Retrieve(const v1::RetrieveRequest& request,
                                                 const CallOptions& call = {});
   absl::StatusOr<v1::ScoreResponse> Score(const v1::ScoreRequest& request,

@@ -3,12 +3,14 @@
 #include <string>
 
 #include "absl/strings/cord.h"
+#include "absl/strings/match.h"
 #include "google/rpc/status.pb.h"
 
 namespace mneme {
 namespace {
 
 constexpr char kErrorInfoUrl[] = "type.googleapis.com/google.rpc.ErrorInfo";
+constexpr char kOutcomeUnknownUrl[] = "mneme/outcome_unknown";
 constexpr char kRetryInfoUrl[] = "type.googleapis.com/google.rpc.RetryInfo";
 
 template <typename Message>
@@ -53,6 +55,23 @@ bool IsBrokenConnection(const absl::Status& status) {
   if (ErrorInfoOf(status).has_value()) return false;
   return absl::IsUnavailable(status) || absl::IsUnknown(status) || absl::IsInternal(status) ||
          absl::IsCancelled(status);
+}
+
+bool NeverConnected(const absl::Status& status) {
+  // gRPC gives it no code of its own.
+  return absl::IsUnavailable(status) && !ErrorInfoOf(status).has_value() &&
+         (absl::StrContains(status.message(), "failed to connect") ||
+          absl::StrContains(status.message(), "Connection refused") ||
+          absl::StrContains(status.message(), "DNS resolution failed"));
+}
+
+absl::Status WithOutcomeUnknown(absl::Status status) {
+  status.SetPayload(kOutcomeUnknownUrl, absl::Cord());
+  return status;
+}
+
+bool IsOutcomeUnknown(const absl::Status& status) {
+  return status.GetPayload(kOutcomeUnknownUrl).has_value();
 }
 
 }  // namespace mneme

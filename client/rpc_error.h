@@ -36,6 +36,14 @@ bool IsRetryable(const absl::Status& status);
 // the server answering.
 bool IsBrokenConnection(const absl::Status& status);
 
+// True when no connection came to be, so that the server has heard nothing of the call.
+bool NeverConnected(const absl::Status& status);
+
+// Marks the error of a call that changes something and may have been done all the same: its answer
+// was lost, or nobody waited for it.
+absl::Status WithOutcomeUnknown(absl::Status status);
+bool IsOutcomeUnknown(const absl::Status& status);
+
 }  // namespace mneme
 
 #endif  // MNEME_CLIENT_RPC_ERROR_H_

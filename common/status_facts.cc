@@ -42,7 +42,8 @@ absl::Status WithQuota(absl::Status status, const QuotaFact& fact) {
   const int64_t retry_us = fact.retry_after ? absl::ToInt64Microseconds(*fact.retry_after) : -1;
   status.SetPayload(kQuotaUrl, absl::Cord(absl::StrCat(
                                    fact.quota, "\n", fact.scope, "\n", fact.limit, "\n", fact.used,
-                                   "\n", fact.asked, "\n", retry_us, "\n", fact.is_watermark)));
+                                   "\n", fact.asked, "\n", retry_us, "\n", fact.is_watermark, "\n",
+                                   fact.free, "\n", fact.free_needed)));
   return status;
 }
 
@@ -52,9 +53,10 @@ std::optional<QuotaFact> QuotaOf(const absl::Status& status) {
   const std::vector<std::string> lines = absl::StrSplit(std::string(*payload), '\n');
   QuotaFact fact;
   int64_t retry_us = 0, is_watermark = 0;
-  if (lines.size() != 7 || !absl::SimpleAtoi(lines[2], &fact.limit) ||
+  if (lines.size() != 9 || !absl::SimpleAtoi(lines[2], &fact.limit) ||
       !absl::SimpleAtoi(lines[3], &fact.used) || !absl::SimpleAtoi(lines[4], &fact.asked) ||
-      !absl::SimpleAtoi(lines[5], &retry_us) || !absl::SimpleAtoi(lines[6], &is_watermark)) {
+      !absl::SimpleAtoi(lines[5], &retry_us) || !absl::SimpleAtoi(lines[6], &is_watermark) ||
+      !absl::SimpleAtoi(lines[7], &fact.free) || !absl::SimpleAtoi(lines[8], &fact.free_needed)) {
     return std::nullopt;
   }
   fact.quota = lines[0];

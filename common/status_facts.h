@@ -32,6 +32,9 @@ struct QuotaFact {
   std::optional<absl::Duration> retry_after;
   // It is what is left of a resource that runs out, not what somebody may use.
   bool is_watermark = false;
+  // Of a watermark of what is free: that, and how much must be; -1: it is none.
+  int64_t free = -1;
+  int64_t free_needed = -1;
 
   friend bool operator==(const QuotaFact&, const QuotaFact&) = default;
 };

@@ -42,6 +42,26 @@ absl::Status Exceeded(QuotaFact fact) {
   return WithQuota(std::move(status), fact);
 }
 
+std::string Bytes(int64_t bytes) {
+  constexpr int64_t kMebibyte = 1 << 20;
+  return bytes < 10 * kMebibyte ? absl::StrCat(bytes, " bytes")
+                                : absl::StrCat(bytes / kMebibyte, " MiB");
+}
+
+// Why a watermark refuses, and when it will not any more.
+std::string WhatIsLeft(const Watermark& mark) {
+  const ResourceUse& use = mark.use();
+  if (mark.free_needed_bytes() >= 0) {
+    return absl::StrCat(Bytes(use.free_bytes), " are free; text is taken again when more than ",
+                        Bytes(mark.free_needed_bytes()),
+                        " are (store.free_high_bytes and a margin)");
+  }
+  return absl::StrCat(Bytes(use.used_bytes), " of ", Bytes(use.limit_bytes),
+                      " are used; text is taken again when less than ",
+                      Bytes(mark.used_allowed_bytes()),
+                      " are (store.watermark_high_percent and a margin)");
+}
+
 WatermarkOptions OptionsOf(const WatermarkOptions& options, const ResourceUse& use) {
   if (use.resource == "disk") return options;
   return {.low = options.low, .high = options.high};
@@ -192,23 +212,23 @@ absl::Status Admission::CheckWatermarks(int64_t asked) {
   }
   watermark_refused_.Increment();
   const ResourceUse& use = worst->watermark.use();
+  const int64_t free_needed = worst->watermark.free_needed_bytes();
   absl::Status status = absl::ResourceExhaustedError(
-      absl::StrCat("the ", use.resource, " runs out: ", use.used_bytes, " bytes used",
-                   use.limit_bytes > 0 ? absl::StrCat(" of ", use.limit_bytes) : "",
-                   use.free_bytes >= 0 ? absl::StrCat(", ", use.free_bytes, " free") : "",
-                   "; no text is taken until it is below its high watermark again"));
+      absl::StrCat("the ", use.resource, " runs out: ", WhatIsLeft(worst->watermark)));
   return WithQuota(std::move(status), {.quota = use.resource,
                                        .scope = "all",
                                        .limit = use.limit_bytes,
                                        .used = use.used_bytes,
                                        .asked = asked,
                                        .retry_after = kRetryWatermark,
-                                       .is_watermark = true});
+                                       .is_watermark = true,
+                                       .free = free_needed >= 0 ? use.free_bytes : -1,
+                                       .free_needed = free_needed});
 }
 
 absl::StatusOr<Admission::Ticket> Admission::Enter(Quota quota, const std::string& tenant) {
   absl::MutexLock lock(&mutex_);
-  if (quota == Quota::kDocuments) RETURN_IF_ERROR(CheckWatermarks(1));
+  if (quota == Quota::kDocuments) RETURN_IF_ERROR(CheckWatermarks(0));
   RETURN_IF_ERROR(Check(all_, quota, tenant, 1));
   Account* account = nullptr;
   if (!tenant.empty()) {
@@ -281,7 +301,8 @@ AdmissionStatus Admission::status() const {
   add("", all_);
   for (const auto& [tenant, limits] : options_.quotas.tenants) add(tenant, tenants_.at(tenant));
   for (const auto& [resource, mark] : marks_) {
-    status.watermarks.push_back({mark.watermark.use(), mark.watermark.state()});
+    status.watermarks.push_back(
+        {mark.watermark.use(), mark.watermark.state(), mark.watermark.free_needed_bytes()});
   }
   return status;
 }

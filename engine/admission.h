@@ -133,7 +133,7 @@ class Admission {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckMemory(const IngestAccount& account, int64_t asked)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // RESOURCE_EXHAUSTED above a high watermark.
+  // RESOURCE_EXHAUSTED above a high watermark. `asked`: bytes of text; 0: none yet.
   absl::Status CheckWatermarks(int64_t asked) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The worst of the watermarks; null: there are none.
   const Mark* Worst() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -252,6 +252,19 @@ void DocumentWriter::OnCommitted(int64_t byte_end, int64_t text_bytes, bool seal
   if (release) released_(*this);
 }
 
+void DocumentWriter::NoteRefusal(const absl::Status& status) {
+  // A server that stops refuses nothing for good: the document is gone on with.
+  if (absl::IsUnavailable(status)) return;
+  absl::MutexLock lock(&mutex_);
+  refused_ = true;
+}
+
+bool DocumentWriter::refused_empty() const {
+  absl::MutexLock lock(&mutex_);
+  return progress_.durable_bytes == 0 &&
+         (refused_ || (!failure_.ok() && !absl::IsUnavailable(failure_)));
+}
+
 bool DocumentWriter::Crowded() const {
   if (environment_.committer.full()) return true;
   if (!environment_.admission.MayTake(account_.tenant)) return true;

@@ -60,11 +60,15 @@ class DocumentWriter : public std::enable_shared_from_this<DocumentWriter> {
   absl::Status Append(int64_t byte_offset, absl::string_view text);
   absl::Status Seal();
   absl::Status Flush();
+  // One of these three was answered with an error.
+  void NoteRefusal(const absl::Status& status);
   // After false, one ready callback comes.
   bool ready();
   IngestProgress progress() const;
   int64_t accepted_bytes() const;
   int64_t settled_bytes() const;
+  // Text or a seal of this writer was refused, or could not be stored, and the document has none.
+  bool refused_empty() const;
 
   // The handle is gone: no callback runs or comes after this.
   void Detach();
@@ -116,6 +120,7 @@ class DocumentWriter : public std::enable_shared_from_this<DocumentWriter> {
   int64_t flush_at_ ABSL_GUARDED_BY(mutex_) = 0;
   IngestProgress progress_ ABSL_GUARDED_BY(mutex_);
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  bool refused_ ABSL_GUARDED_BY(mutex_) = false;
   bool detached_ ABSL_GUARDED_BY(mutex_) = false;
   bool release_done_ ABSL_GUARDED_BY(mutex_) = false;
   bool waits_for_ready_ ABSL_GUARDED_BY(mutex_) = false;

@@ -92,7 +92,7 @@ std::vector<ResourceUse> Resources(const AdmissionOptions& options, const Memory
   const int64_t landmark_bytes = store.landmark_bytes();
   std::vector<ResourceUse> uses;
   uses.push_back({.resource = "disk",
-                  .used_bytes = options.disk_bytes_max > 0 ? store.disk_used_bytes() : 0,
+                  .used_bytes = store.disk_used_bytes(),
                   .limit_bytes = options.disk_bytes_max,
                   .free_bytes = store.disk_free_bytes()});
   uses.push_back({.resource = "host",
@@ -116,16 +116,21 @@ class WriterHandle : public Writer {
   }
 
   absl::Status Append(int64_t byte_offset, absl::string_view text) override {
-    return writer_->Append(byte_offset, text);
+    return Noted(writer_->Append(byte_offset, text));
   }
-  absl::Status Seal() override { return writer_->Seal(); }
-  absl::Status Flush() override { return writer_->Flush(); }
+  absl::Status Seal() override { return Noted(writer_->Seal()); }
+  absl::Status Flush() override { return Noted(writer_->Flush()); }
   bool ready() const override { return writer_->ready(); }
   IngestProgress progress() const override { return writer_->progress(); }
   int64_t accepted_bytes() const override { return writer_->accepted_bytes(); }
   int64_t settled_bytes() const override { return writer_->settled_bytes(); }
 
  private:
+  absl::Status Noted(absl::Status status) {
+    if (!status.ok()) writer_->NoteRefusal(status);
+    return status;
+  }
+
   WriterRegistry& registry_;
   const std::shared_ptr<DocumentWriter> writer_;  // shared as told in document_writer.h
   const Admission::Ticket ticket_;                // of an Ingest stream
@@ -337,7 +342,11 @@ class EngineImpl : public Engine {
                                                 info.durable_bytes, " durable bytes of ",
                                                 document_name));
     }
-    return store_.ReadText(info.uid, byte_begin, byte_end);
+    absl::StatusOr<std::string> text = store_.ReadText(info.uid, byte_begin, byte_end);
+    if (!absl::IsDataLoss(text.status())) return text;
+    return absl::DataLossError(absl::StrCat(document_name,
+                                            ": its stored text is damaged, somewhere in bytes ",
+                                            byte_begin, " to ", byte_end));
   }
 
   absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(absl::string_view document_name,
@@ -350,6 +359,8 @@ class EngineImpl : public Engine {
                      admission_.Enter(Quota::kIngestStreams, parsed.tenant));
     const WriterRegistry::Name name(memory.uid, parsed.document);
     RETURN_IF_ERROR(registry_.Claim(name, kDroppedWriterPatience));
+    // Nobody else creates it meanwhile: its name is claimed.
+    const bool is_new = absl::IsNotFound(store_.GetDocument(memory.uid, parsed.document).status());
     absl::StatusOr<DocumentInfo> info = GetOrCreateDocument(memory, parsed.document, ttl);
     if (info.ok() && info->damaged) {
       info = absl::DataLossError(
@@ -371,7 +382,9 @@ class EngineImpl : public Engine {
                                                            .draining = draining_,
                                                            .admission = admission_},
                                          *std::move(info), std::move(account), std::move(callbacks),
-                                         [this](const DocumentWriter& released) {
+                                         [this, is_new](const DocumentWriter& released) {
+                                           if (is_new && released.refused_empty())
+                                             TakeBack(released);
                                            scheduler_.Release(released.document());
                                            metrics_.writers.Decrement();
                                            registry_.Free(released);
@@ -522,6 +535,20 @@ class EngineImpl : public Engine {
     // Not found, and yet its name is taken: it has expired.
     ForgetExpired();
     return create();
+  }
+
+  // Deletes the document that a writer created and has no text of: what was refused leaves nothing
+  // behind, not even a name.
+  void TakeBack(const DocumentWriter& writer) {
+    const auto deletion = store_.DeleteDocument(writer.memory(), writer.document());
+    if (deletion.ok()) {
+      scheduler_.Forget(writer.document());
+      visibility_.Notify();
+      purger_.Notify();
+    } else if (!absl::IsNotFound(deletion.status())) {
+      LogWarning("engine", "a document whose text was refused stays, empty",
+                 {{"status", deletion.status().ToString()}});
+    }
   }
 
   // Deletes documents that have expired, a bounded number.

@@ -195,6 +195,8 @@ struct RetrieveResult {
   std::vector<Passage> passages;  // best first
   std::vector<TokenExplanation> explanation;
   int64_t chunks_scanned = 0;
+  // Left out, for their text is damaged: without them they would be among `passages`.
+  int64_t damaged_passages = 0;
   StageSeconds seconds;
 };
 
@@ -221,6 +223,8 @@ enum class FinishReason { kStop, kLength };
 
 struct GenerateResult {
   FinishReason reason = FinishReason::kStop;
+  // Chunks that the answer read and no piece names, for their text is damaged.
+  int64_t damaged_passages = 0;
   StageSeconds seconds;
 };
 
@@ -307,7 +311,9 @@ class Engine {
   // again changes nothing.
   // FAILED_PRECONDITION: a fork shares it with the memory that it was made of.
   // RESOURCE_EXHAUSTED with a QuotaFact: a quota of streams or documents, or a watermark.
-  // A document that it creates expires after `ttl`, if that is finite, whatever its memory says.
+  // A document that it creates expires after `ttl`, if that is finite, whatever its memory says. It
+  // is taken back when the writer is dropped with an error and none of its text is durable: what
+  // was refused leaves no document.
   virtual absl::StatusOr<std::unique_ptr<Writer>> OpenWriter(
       absl::string_view document_name, WriterCallbacks callbacks,
       absl::Duration ttl = absl::InfiniteDuration()) = 0;

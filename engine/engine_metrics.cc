@@ -93,8 +93,9 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const EngineOptions& options)
       pages_unavailable(
           metrics.AddCounter("pages_unavailable_total",
                              "Pages that a reader went on without: document deleted or damaged.")),
-      documents_damaged(metrics.AddCounter("documents_damaged_total",
-                                           "Times that the text of a document was found damaged.")),
+      passages_damaged(metrics.AddCounter(
+          "passages_damaged_total",
+          "Passages that questions chose and that were left out: their text is damaged.")),
       purges_pending(metrics.AddGauge("purges_pending",
                                       "Deletions of which some file or tier still has something.")),
       purge_oldest_seconds(metrics.AddGauge("purge_oldest_pending_seconds",

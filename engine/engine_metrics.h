@@ -64,7 +64,7 @@ struct EngineMetrics {
   Counter& pages_rederived;
   Counter& tokens_rederived;
   Counter& pages_unavailable;
-  Counter& documents_damaged;
+  Counter& passages_damaged;
 
   // Deletions that are not out of every file and tier yet, the age of the oldest; and those that
   // are.

@@ -265,7 +265,7 @@ absl::StatusOr<GenerateResult> Generate(const ReadEnvironment& environment,
                                            std::move(state), std::move(memories.scope));
   }
   AnswerText answer(model.tokenizer());
-  PassageReader reader(environment.store, memories.sources);
+  PassageReader reader(environment, memories.sources);
   PieceReads reads;
   GeneratePiece piece;
   const auto send = [&](std::string text) -> absl::Status {
@@ -284,6 +284,11 @@ absl::StatusOr<GenerateResult> Generate(const ReadEnvironment& environment,
     RETURN_IF_ERROR(context.Check());
     if (!options.ignore_eos && stop.contains(tokens->token())) {
       result.reason = FinishReason::kStop;
+      if (count == 0 && !options.omit_passages) {
+        // Nothing will be said; passages that could not be read may be why.
+        reads.Add(tokens->hits());
+        reads.Take(reader, passages_max);
+      }
       break;
     }
     environment.metrics.generated_tokens.Increment();
@@ -294,6 +299,7 @@ absl::StatusOr<GenerateResult> Generate(const ReadEnvironment& environment,
     if (!tokens->ready()) RETURN_IF_ERROR(send(std::exchange(text, {})));
   }
   RETURN_IF_ERROR(send(text + answer.Finish()));
+  result.damaged_passages = reader.damaged_count();
   result.seconds.generate = absl::ToDoubleSeconds(absl::Now() - decode_start);
   result.seconds.total = absl::ToDoubleSeconds(absl::Now() - start);
   return result;

@@ -96,7 +96,6 @@ void PageSource::TryReadTokens(Rederivation* work) const {
   StageTimer timer(metrics_.rederive_read_seconds);
   const absl::Status status = ReadTokens(work);
   if (status.ok()) return;
-  if (absl::IsDataLoss(status)) metrics_.documents_damaged.Increment();
   LogGivenUp(work->document, work->segment_index, status);
 }
 

@@ -21,6 +21,7 @@ std::optional<std::string> PassageReader::NameOf(const ChunkText& chunk, MemoryI
 
 std::optional<Passage> PassageReader::Read(const ChunkHit& hit, bool with_text, int context_bytes) {
   const ChunkText& chunk = hit.text;
+  if (damaged_.contains(chunk.address)) return std::nullopt;
   const absl::StatusOr<DocumentInfo> info = store_.GetDocument(chunk.document);
   if (!info.ok()) return std::nullopt;
   std::optional<std::string> name = NameOf(chunk, info->memory);
@@ -38,6 +39,9 @@ std::optional<Passage> PassageReader::Read(const ChunkHit& hit, bool with_text, 
     const absl::StatusOr<std::string> text =
         store_.ReadText(chunk.document, std::max<int64_t>(chunk.byte_begin - context_bytes, 0),
                         std::min<int64_t>(chunk.byte_end + context_bytes, text_end));
+    if (absl::IsDataLoss(text.status()) && damaged_.insert(chunk.address).second) {
+      damaged_counter_.Increment();
+    }
     if (!text.ok()) return std::nullopt;
     passage.text = std::string(WholeUtf8(*text));
   }

@@ -3,9 +3,11 @@
 #ifndef MNEME_ENGINE_PASSAGE_READER_H_
 #define MNEME_ENGINE_PASSAGE_READER_H_
 
+#include <cstdint>
 #include <optional>
 #include <string>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/types/span.h"
 #include "engine/engine.h"
 #include "engine/read_batcher.h"
@@ -14,16 +16,20 @@
 
 namespace mneme {
 
-// For one call. Thread-compatible. Borrows the store and the sources.
+// For one call. Thread-compatible. Borrows the environment and the sources.
 class PassageReader {
  public:
   // `sources`: what is read, ordered as ResolvedMemories has it.
-  PassageReader(const MemoryStore& store, absl::Span<const NamedSource> sources)
-      : store_(store), sources_(sources) {}
+  PassageReader(const ReadEnvironment& environment, absl::Span<const NamedSource> sources)
+      : store_(environment.store),
+        damaged_counter_(environment.metrics.passages_damaged),
+        sources_(sources) {}
 
   // Nothing when the document is gone or its text is damaged: the answer goes on without it.
   // `context_bytes` of text on both sides are added to the text, not to the range.
   std::optional<Passage> Read(const ChunkHit& hit, bool with_text, int context_bytes);
+  // Chunks left out because their text is damaged, each once.
+  int64_t damaged_count() const { return static_cast<int64_t>(damaged_.size()); }
 
  private:
   // Of a chunk of a document that was written into `home`: by the first source of that memory, else
@@ -32,7 +38,9 @@ class PassageReader {
   std::optional<std::string> NameOf(const ChunkText& chunk, MemoryId home) const;
 
   const MemoryStore& store_;
+  Counter& damaged_counter_;
   const absl::Span<const NamedSource> sources_;
+  absl::flat_hash_set<ChunkAddress> damaged_;
 };
 
 }  // namespace mneme

@@ -68,6 +68,7 @@ struct QuotaUse {
 struct WatermarkUse {
   ResourceUse use;
   Watermark::State state{};
+  int64_t free_needed_bytes = -1;  // as Watermark's
 };
 
 struct AdmissionStatus {

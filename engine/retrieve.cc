@@ -58,7 +58,7 @@ absl::StatusOr<RetrieveResult> Retrieve(const ReadEnvironment& environment,
   if (memories.scope.view) result.chunks_scanned = memories.scope.view->chunk_count();
 
   const absl::Time read_start = absl::Now();
-  PassageReader passages(environment.store, memories.sources);
+  PassageReader passages(environment, memories.sources);
   absl::flat_hash_map<int64_t, size_t> passage_of;  // index in the view -> passage
   for (const ChunkHit& hit : rows.back()) {
     if (result.passages.size() == static_cast<size_t>(options.k)) break;
@@ -68,6 +68,7 @@ absl::StatusOr<RetrieveResult> Retrieve(const ReadEnvironment& environment,
     passage_of[hit.index] = result.passages.size();
     result.passages.push_back(*std::move(passage));
   }
+  result.damaged_passages = passages.damaged_count();
   if (options.explain) {
     const std::vector<std::string> texts = TokenTexts(options.question, input.tokens);
     for (size_t i = 0; i < texts.size(); ++i) {

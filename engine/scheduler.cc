@@ -328,7 +328,6 @@ void Scheduler::FinishStep(DocumentId id, const Step& step,
   if (room) hooks_.room();
   if (status.ok()) return;
   metrics_.derive_failures.Increment();
-  if (absl::IsDataLoss(status)) metrics_.documents_damaged.Increment();
   LogWarning("engine", "text of a document could not be read back",
              {{"document", Name(id)}, {"status", status.ToString()}});
   if (lost) hooks_.failed(id, status);

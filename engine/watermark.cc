@@ -1,6 +1,7 @@
 #include "engine/watermark.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 namespace mneme {
@@ -33,6 +34,20 @@ bool Watermark::Observe(const ResourceUse& use) {
            : pressure_ > slow_from  ? State::kSlow
                                     : State::kNormal;
   return state_ != before;
+}
+
+int64_t Watermark::free_needed_bytes() const {
+  if (state_ != State::kRefuse || use_.free_bytes < 0 || options_.free_low_bytes <= 0) return -1;
+  const auto between = static_cast<double>(options_.free_low_bytes - options_.free_high_bytes);
+  const int64_t needed =
+      options_.free_low_bytes - static_cast<int64_t>(std::floor((1 - kMargin) * between));
+  return use_.free_bytes <= needed ? needed : -1;
+}
+
+int64_t Watermark::used_allowed_bytes() const {
+  if (state_ != State::kRefuse || use_.limit_bytes <= 0) return -1;
+  const double share = options_.low + (1 - kMargin) * (options_.high - options_.low);
+  return static_cast<int64_t>(std::ceil(share * static_cast<double>(use_.limit_bytes)));
 }
 
 const char* WatermarkStateName(Watermark::State state) {

@@ -46,6 +46,11 @@ class Watermark {
   // beyond them.
   double pressure() const { return pressure_; }
   const ResourceUse& use() const { return use_; }
+  // Of kRefuse: more than so much must be free before it ends; -1: what is free does not stand
+  // against it.
+  int64_t free_needed_bytes() const;
+  // Of kRefuse: less than so much must be used before it ends; -1: what is used has no limit.
+  int64_t used_allowed_bytes() const;
 
  private:
   const WatermarkOptions options_;

@@ -8,17 +8,20 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <iterator>
+#include <map>
 #include <set>
 #include <system_error>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
-#include "absl/strings/match.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
+#include "absl/strings/str_join.h"
 #include "common/crash_point.h"
 #include "common/crc32c.h"
+#include "common/log.h"
 #include "common/status_macros.h"
 #include "memory_store/data_directory.h"
 
@@ -32,26 +35,11 @@ constexpr char kFormatText[] = "mneme backups 1\n";
 constexpr char kLockFile[] = "LOCK";
 constexpr char kFilesFolder[] = "files";
 constexpr char kBackupsFolder[] = "backups";
-constexpr char kListHead[] = "mneme backup 1";
 constexpr char kUnfinished[] = ".new";
+// Damaged files that a message names.
+constexpr size_t kDamagesNamedMax = 5;
 constexpr char kRestoring[] = "rocksdb.restoring";
 constexpr int64_t kListBytesMax = int64_t{256} << 20;
-
-struct BackupFile {
-  std::string name;
-  int64_t bytes = 0;
-  uint32_t crc32c = 0;
-
-  // In files/: what the file is, so that equal names are equal files.
-  std::string SharedName() const {
-    return absl::StrCat(absl::Hex(crc32c, absl::kZeroPad8), "-", bytes, "-", name);
-  }
-};
-
-struct BackupList {
-  BackupInfo info;
-  std::vector<BackupFile> files;
-};
 
 std::string Path(const std::string& folder, absl::string_view name) {
   return absl::StrCat(folder, "/", name);
@@ -94,85 +82,6 @@ absl::Status CheckFormat(const std::string& path) {
                    text.ok() ? "its FORMAT is another" : "it has no FORMAT file"));
 }
 
-std::string EndLine(absl::string_view text) {
-  return absl::StrCat("end ", absl::Hex(Crc32c(text), absl::kZeroPad8), "\n");
-}
-
-std::string EncodeList(const BackupList& list) {
-  const BackupInfo& info = list.info;
-  std::string text = absl::StrCat(
-      kListHead, "\nid ", info.id, "\ncreated_us ", absl::ToUnixMicros(info.create_time),
-      "\nversion ", info.version, "\nstore_format ", kStoreFormat, "\nfingerprint ",
-      absl::Hex(info.fingerprint, absl::kZeroPad16), "\nmemories ", info.memories, "\ndocuments ",
-      info.documents, "\ndurable_bytes ", info.durable_bytes, "\n");
-  for (const BackupFile& file : list.files) {
-    absl::StrAppend(&text, "file ", absl::Hex(file.crc32c, absl::kZeroPad8), " ", file.bytes, " ",
-                    file.name, "\n");
-  }
-  absl::StrAppend(&text, EndLine(text));
-  return text;
-}
-
-// A file of a list. False: no such line, or a name that leads elsewhere.
-bool ParseFile(absl::string_view text, BackupFile* file) {
-  const std::vector<absl::string_view> parts = absl::StrSplit(text, absl::MaxSplits(' ', 2));
-  if (parts.size() != 3 || !absl::SimpleHexAtoi(parts[0], &file->crc32c) ||
-      !absl::SimpleAtoi(parts[1], &file->bytes) || file->bytes < 0) {
-    return false;
-  }
-  file->name = std::string(parts[2]);
-  return !file->name.empty() && !absl::StrContains(file->name, '/') && file->name[0] != '.';
-}
-
-// DATA_LOSS: damaged. FAILED_PRECONDITION: of a newer version.
-absl::StatusOr<BackupList> DecodeList(const std::string& path, absl::string_view text) {
-  const size_t end = text.rfind("end ");
-  if (end == absl::string_view::npos || text.substr(end) != EndLine(text.substr(0, end))) {
-    return absl::DataLossError(absl::StrCat(path, " is damaged: its checksum does not fit"));
-  }
-  const std::vector<absl::string_view> lines =
-      absl::StrSplit(text.substr(0, end), '\n', absl::SkipEmpty());
-  if (lines.empty() || lines[0] != kListHead) {
-    return absl::FailedPreconditionError(absl::StrCat(path, " is a backup of another format: \"",
-                                                      lines.empty() ? "" : lines[0].substr(0, 100),
-                                                      "\""));
-  }
-  BackupList list;
-  int store_format = 0;
-  for (size_t i = 1; i < lines.size(); ++i) {
-    const std::pair<absl::string_view, absl::string_view> line =
-        absl::StrSplit(lines[i], absl::MaxSplits(' ', 1));
-    const auto& [key, value] = line;
-    int64_t created_us = 0;
-    bool good = true;
-    if (key == "id") good = absl::SimpleAtoi(value, &list.info.id);
-    if (key == "version") list.info.version = std::string(value);
-    if (key == "store_format") good = absl::SimpleAtoi(value, &store_format);
-    if (key == "fingerprint") good = absl::SimpleHexAtoi(value, &list.info.fingerprint);
-    if (key == "memories") good = absl::SimpleAtoi(value, &list.info.memories);
-    if (key == "documents") good = absl::SimpleAtoi(value, &list.info.documents);
-    if (key == "durable_bytes") good = absl::SimpleAtoi(value, &list.info.durable_bytes);
-    if (key == "created_us") {
-      good = absl::SimpleAtoi(value, &created_us);
-      list.info.create_time = absl::FromUnixMicros(created_us);
-    }
-    if (key == "file") {
-      BackupFile file;
-      good = ParseFile(value, &file);
-      list.info.bytes += file.bytes;
-      list.files.push_back(std::move(file));
-    }
-    if (!good) return absl::DataLossError(absl::StrCat(path, ": line ", i + 1, " is no line"));
-  }
-  if (store_format < kOldestStoreFormat || store_format > kStoreFormat) {
-    return absl::FailedPreconditionError(absl::StrCat(path, " is of store format ", store_format,
-                                                      "; this program reads formats ",
-                                                      kOldestStoreFormat, " to ", kStoreFormat));
-  }
-  list.info.files = static_cast<int64_t>(list.files.size());
-  return list;
-}
-
 absl::StatusOr<BackupList> ReadList(const std::string& path, int64_t id) {
   const std::string file = Path(Path(path, kBackupsFolder), absl::StrCat(id));
   absl::StatusOr<std::string> text = ReadWhole(file, kListBytesMax);
@@ -180,7 +89,7 @@ absl::StatusOr<BackupList> ReadList(const std::string& path, int64_t id) {
     return absl::NotFoundError(absl::StrCat("no backup ", id, " in ", path));
   }
   RETURN_IF_ERROR(text.status());
-  ASSIGN_OR_RETURN(BackupList list, DecodeList(file, *text));
+  ASSIGN_OR_RETURN(BackupList list, DecodeBackupList(file, *text));
   if (list.info.id == id) return list;
   return absl::DataLossError(absl::StrCat(file, " says that it is backup ", list.info.id));
 }
@@ -249,9 +158,64 @@ absl::StatusOr<uint32_t> CopyFile(const std::string& from, int64_t bytes, const 
   return crc;
 }
 
-bool HasSize(const std::string& path, int64_t bytes) {
+// Why a file in files/ is not what was written; empty: it is. Errors of `step`.
+absl::StatusOr<std::string> DamageOf(const std::string& path, const BackupFile& file,
+                                     const std::function<absl::Status(int64_t)>& step) {
   std::error_code error;
-  return static_cast<int64_t>(fs::file_size(path, error)) == bytes && !error;
+  const auto bytes = static_cast<int64_t>(fs::file_size(path, error));
+  if (error) return absl::StrCat(path, " cannot be read: ", error.message());
+  if (bytes != file.bytes) {
+    return absl::StrCat(path, " has ", bytes, " bytes, recorded ", file.bytes);
+  }
+  absl::Status stopped;
+  const absl::StatusOr<uint32_t> crc = FileCrc32c(path, bytes, [&](int64_t count) {
+    stopped = step(count);
+    return stopped;
+  });
+  RETURN_IF_ERROR(stopped);
+  if (!crc.ok()) return std::string(crc.status().message());
+  if (*crc == file.crc32c) return std::string();
+  return absl::StrCat(path, " has crc ", *crc, ", recorded ", file.crc32c);
+}
+
+// Copies a file of which bytes are damaged or missing; those that cannot be read become zeros.
+absl::Status CopyAsFarAsReadable(const std::string& from, int64_t bytes, const std::string& to) {
+  FileWriter writer(to);
+  RETURN_IF_ERROR(writer.Open());
+  int64_t copied = 0;
+  absl::Status written;
+  const absl::Status read = ReadFilePieces(from, bytes, [&](absl::string_view piece) {
+    copied += static_cast<int64_t>(piece.size());
+    written = writer.Append(piece);
+    return written;
+  });
+  RETURN_IF_ERROR(written);
+  if (!read.ok()) {
+    const std::string zeros(1 << 20, '\0');
+    for (; copied < bytes; copied += static_cast<int64_t>(zeros.size())) {
+      const auto count = std::min<int64_t>(bytes - copied, static_cast<int64_t>(zeros.size()));
+      RETURN_IF_ERROR(
+          writer.Append(absl::string_view(zeros).substr(0, static_cast<size_t>(count))));
+    }
+  }
+  return writer.Close();
+}
+
+// HOST:DIRECTORY of the data directory that the files are of.
+std::string StoreName(const StoreFiles& files) {
+  char host[256] = "";
+  gethostname(host, sizeof(host) - 1);
+  std::string name = absl::StrCat(host, ":");
+  if (!files.files().empty()) {
+    std::error_code error;
+    const fs::path rocksdb = fs::path(files.files()[0].path).parent_path();
+    absl::StrAppend(&name, fs::absolute(rocksdb, error).lexically_normal().parent_path().string());
+  }
+  // A line of a list.
+  for (char& c : name) {
+    if (absl::ascii_iscntrl(static_cast<unsigned char>(c))) c = '_';
+  }
+  return name;
 }
 
 // `data_dir` as a folder in which a restore may begin.
@@ -270,7 +234,75 @@ absl::Status PrepareRestore(const std::string& data_dir) {
   return MakeFolder(Path(data_dir, kRestoring));
 }
 
+// Copies a file of a backup and says what is damaged of it; what cannot be read of it is zeros.
+// Errors of `step` and of the disk written to.
+absl::StatusOr<std::string> RestoreFile(const std::string& from, const BackupFile& file,
+                                        const std::string& to,
+                                        const std::function<absl::Status(int64_t)>& step) {
+  const absl::StatusOr<uint32_t> crc = CopyFile(from, file.bytes, to, step);
+  if (absl::IsDataLoss(crc.status()) || absl::IsNotFound(crc.status())) {
+    RETURN_IF_ERROR(CopyAsFarAsReadable(from, file.bytes, to));
+    return std::string(crc.status().message());
+  }
+  RETURN_IF_ERROR(crc.status());
+  if (*crc == file.crc32c) return std::string();
+  return absl::StrCat(from, " has crc ", *crc, ", recorded ", file.crc32c);
+}
+
+bool OnlyDerived(const CheckedBackup& backup) {
+  return backup.info.damage.empty() &&
+         std::all_of(backup.damage.begin(), backup.damage.end(),
+                     [](const BackupDamage& damage) { return damage.is_derived; });
+}
+
+// DATA_LOSS of a backup that cannot be restored: what is damaged, and what can be done.
+absl::Status DamagedBackup(const std::string& path, const CheckedBackup& backup,
+                           const BackupStep& step) {
+  ASSIGN_OR_RETURN(const std::vector<CheckedBackup> all, BackupDirectory::Check(path, 0, step));
+  std::vector<int64_t> whole;
+  for (const CheckedBackup& one : all) {
+    if (one.is_whole()) whole.push_back(one.info.id);
+  }
+  std::string message =
+      absl::StrCat("backup ", backup.info.id, " of ", path, " is damaged: ", backup.info.damage);
+  for (size_t i = 0; i < backup.damage.size() && i < kDamagesNamedMax; ++i) {
+    absl::StrAppend(&message, i == 0 ? "" : "; ", backup.damage[i].what,
+                    backup.damage[i].is_derived ? " (derived data)" : " (not derived)");
+  }
+  if (backup.damage.size() > kDamagesNamedMax) {
+    absl::StrAppend(&message, "; and ", backup.damage.size() - kDamagesNamedMax, " more files");
+  }
+  absl::StrAppend(&message, ". Whole are: ",
+                  whole.empty() ? "none" : absl::StrCat("backup ", absl::StrJoin(whole, ", ")));
+  if (OnlyDerived(backup)) {
+    absl::StrAppend(&message,
+                    ". --restore-damaged restores this one all the same: its text is whole, and "
+                    "what is damaged is derived from it again");
+  }
+  return absl::DataLossError(message);
+}
+
 }  // namespace
+
+absl::Status CheckApart(const std::string& backup_dir, const std::string& data_dir) {
+  const auto real = [](const std::string& path) {
+    std::error_code error;
+    const fs::path whole = fs::weakly_canonical(fs::absolute(path, error), error);
+    return (error ? fs::path(path).lexically_normal() : whole) / "";
+  };
+  const fs::path backups = real(backup_dir), data = real(data_dir);
+  const auto lies_in = [](const fs::path& inner, const fs::path& outer) {
+    // All of the outer one's parts but the empty last one.
+    return std::mismatch(outer.begin(), std::prev(outer.end()), inner.begin(), inner.end()).first ==
+           std::prev(outer.end());
+  };
+  const bool inside = lies_in(backups, data), around = lies_in(data, backups);
+  if (!inside && !around) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "the backup directory ", backup_dir,
+      inside && around ? " is" : (inside ? " lies in" : " is around"), " the data directory ",
+      data_dir, ": backups belong elsewhere, best on another disk"));
+}
 
 absl::StatusOr<std::unique_ptr<BackupDirectory>> BackupDirectory::Open(const std::string& path) {
   if (path.empty()) return absl::InvalidArgumentError("the backup directory's path is empty");
@@ -315,14 +347,25 @@ absl::StatusOr<BackupInfo> BackupDirectory::Create(const StoreFiles& files, Back
   BackupProgress progress;
   for (const StoreFile& file : files.files()) progress.bytes_total += file.bytes;
   BackupList list;
+  int64_t mended_files = 0;
   const std::string folder = Path(path_, kFilesFolder);
   for (const StoreFile& file : files.files()) {
-    BackupFile entry{file.name, file.bytes, file.crc32c.value_or(0)};
-    if (file.crc32c.has_value() && HasSize(Path(folder, entry.SharedName()), file.bytes)) {
-      progress.bytes_shared += file.bytes;
-      RETURN_IF_ERROR(step(progress));
-      list.files.push_back(std::move(entry));
-      continue;
+    BackupFile entry{file.name, file.bytes, file.crc32c.value_or(0), IsDerived(file)};
+    const std::string earlier = Path(folder, entry.SharedName());
+    if (file.crc32c.has_value() && access(earlier.c_str(), F_OK) == 0) {
+      const int64_t shared_before = progress.bytes_shared;
+      ASSIGN_OR_RETURN(const std::string damage, DamageOf(earlier, entry, [&](int64_t bytes) {
+                         progress.bytes_shared += bytes;
+                         return step(progress);
+                       }));
+      if (damage.empty()) {
+        list.files.push_back(std::move(entry));
+        continue;
+      }
+      progress.bytes_shared = shared_before;
+      ++mended_files;
+      LogWarning("backup", "a file of earlier backups is damaged; it is copied anew",
+                 {{"file", earlier}, {"damage", damage}});
     }
     const std::string aside = Path(folder, absl::StrCat(file.name, kUnfinished));
     if (!file.contents.empty()) {
@@ -356,10 +399,12 @@ absl::StatusOr<BackupInfo> BackupDirectory::Create(const StoreFiles& files, Back
   CrashPoint("backup files copied");
   info.id = ids.empty() ? 1 : ids.back() + 1;
   list.info = std::move(info);
-  RETURN_IF_ERROR(
-      WriteFileDurably(Path(path_, kBackupsFolder), absl::StrCat(list.info.id), EncodeList(list)));
+  list.info.store = StoreName(files);
+  RETURN_IF_ERROR(WriteFileDurably(Path(path_, kBackupsFolder), absl::StrCat(list.info.id),
+                                   EncodeBackupList(list)));
   CrashPoint("backup listed");
-  ASSIGN_OR_RETURN(const BackupList written, ReadList(path_, list.info.id));
+  ASSIGN_OR_RETURN(BackupList written, ReadList(path_, list.info.id));
+  written.info.mended_files = mended_files;
   return written.info;
 }
 
@@ -412,41 +457,98 @@ absl::StatusOr<std::vector<BackupInfo>> BackupDirectory::List(const std::string&
   return infos;
 }
 
-absl::StatusOr<BackupInfo> BackupDirectory::Restore(const std::string& path, int64_t id,
-                                                    const std::string& data_dir,
-                                                    const BackupStep& step) {
+absl::StatusOr<std::vector<CheckedBackup>> BackupDirectory::Check(const std::string& path,
+                                                                  int64_t id,
+                                                                  const BackupStep& step) {
+  std::vector<int64_t> ids = {id};
   RETURN_IF_ERROR(CheckFormat(path));
+  if (id == 0) {
+    ASSIGN_OR_RETURN(ids, Ids(path));
+  }
+  std::vector<std::pair<int64_t, absl::StatusOr<BackupList>>> lists;
+  std::map<std::string, BackupFile> files;  // each once, whichever backups have it
+  for (const int64_t one : ids) {
+    absl::StatusOr<BackupList> list = ReadList(path, one);
+    if (absl::IsNotFound(list.status())) {
+      if (id != 0) return list.status();
+      continue;  // just deleted
+    }
+    if (list.ok()) {
+      for (const BackupFile& file : list->files) files.emplace(file.SharedName(), file);
+    }
+    lists.emplace_back(one, std::move(list));
+  }
+  BackupProgress progress;
+  for (const auto& [name, file] : files) progress.bytes_total += file.bytes;
+  std::map<std::string, std::string> damage;
+  for (const auto& [name, file] : files) {
+    ASSIGN_OR_RETURN(damage[name],
+                     DamageOf(Path(Path(path, kFilesFolder), name), file, [&](int64_t bytes) {
+                       progress.bytes_shared += bytes;
+                       return step(progress);
+                     }));
+  }
+  std::vector<CheckedBackup> checked;
+  for (const auto& [one, list] : lists) {
+    // Deleted meanwhile, and its files with it.
+    if (absl::IsNotFound(ReadList(path, one).status())) continue;
+    CheckedBackup backup;
+    if (list.ok()) {
+      backup.info = list->info;
+      for (const BackupFile& file : list->files) {
+        const std::string& what = damage[file.SharedName()];
+        if (!what.empty()) backup.damage.push_back({file.name, file.is_derived, what});
+      }
+    } else {
+      backup.info.id = one;
+      backup.info.damage = std::string(list.status().message());
+    }
+    checked.push_back(std::move(backup));
+  }
+  return checked;
+}
+
+absl::StatusOr<RestoredBackup> BackupDirectory::Restore(const std::string& path,
+                                                        const RestoreOptions& options,
+                                                        const std::string& data_dir,
+                                                        const BackupStep& step) {
+  RETURN_IF_ERROR(CheckFormat(path));
+  int64_t id = options.id;
   if (id == 0) {
     ASSIGN_OR_RETURN(const std::vector<int64_t> ids, Ids(path));
     if (ids.empty()) return absl::NotFoundError(absl::StrCat("no backup in ", path));
     id = ids.back();
   }
-  ASSIGN_OR_RETURN(const BackupList list, ReadList(path, id));
+  absl::StatusOr<BackupList> list = ReadList(path, id);
+  if (absl::IsDataLoss(list.status())) {
+    CheckedBackup damaged;
+    damaged.info.id = id;
+    damaged.info.damage = std::string(list.status().message());
+    return DamagedBackup(path, damaged, step);
+  }
+  RETURN_IF_ERROR(list.status());
   RETURN_IF_ERROR(PrepareRestore(data_dir));
   const std::string aside = Path(data_dir, kRestoring);
+  CheckedBackup restored{.info = list->info};
   BackupProgress progress;
-  progress.bytes_total = list.info.bytes;
-  for (const BackupFile& file : list.files) {
+  progress.bytes_total = list->info.bytes;
+  for (const BackupFile& file : list->files) {
     const std::string from = Path(Path(path, kFilesFolder), file.SharedName());
-    absl::StatusOr<uint32_t> crc = absl::DataLossError(absl::StrCat(
-        "backup ", id, " of ", path, " is damaged: ", from, " is missing or has another size"));
-    if (HasSize(from, file.bytes)) {
-      crc = CopyFile(from, file.bytes, Path(aside, file.name), [&](int64_t bytes) {
-        progress.bytes_copied += bytes;
-        return step(progress);
-      });
-    }
-    RETURN_IF_ERROR(crc.status());
-    if (*crc != file.crc32c) {
-      return absl::DataLossError(absl::StrCat("backup ", id, " of ", path, " is damaged: ", from,
-                                              " has crc ", *crc, ", recorded ", file.crc32c));
-    }
+    ASSIGN_OR_RETURN(const std::string damage,
+                     RestoreFile(from, file, Path(aside, file.name), [&](int64_t bytes) {
+                       progress.bytes_copied += bytes;
+                       return step(progress);
+                     }));
+    if (!damage.empty()) restored.damage.push_back({file.name, file.is_derived, damage});
+  }
+  if (!restored.is_whole() && !(options.allow_derived_damage && OnlyDerived(restored))) {
+    return DamagedBackup(path, restored, step);
   }
   RETURN_IF_ERROR(SyncFolder(aside));
   const std::string place = Path(data_dir, "rocksdb");
   if (rename(aside.c_str(), place.c_str()) != 0) return FileError(errno, "cannot write", place);
   RETURN_IF_ERROR(WriteFormatFile(data_dir));
-  return list.info;
+  return RestoredBackup{std::move(restored.info), std::move(restored.damage)};
 }
 
 }  // namespace mneme

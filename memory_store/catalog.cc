@@ -105,6 +105,7 @@ void CountDocument(const DocumentEntry& document, int sign) {
   totals.visible_bytes += sign * document.visible_bytes();
   totals.tokens += sign * document.token_count;
   totals.chunks += sign * document.chunk_count();
+  totals.damaged_documents += document.damaged ? sign : 0;
 }
 
 MemoryEntry* Catalog::AddMemory(MemoryInfo info, int64_t landmark_bytes,

@@ -34,15 +34,24 @@ int64_t PagesOnDisk(const DocumentEntry& document, int64_t chunks) {
   return document.memory->info.policy.retention == Retention::kKeep ? chunks : 0;
 }
 
-// Counts what goes of a document: the segments from `first` on, and text.
-void CountGone(const DocumentEntry& document, size_t first, int64_t text_bytes,
+// Counts what goes of a document: its text from byte `keep_bytes` on, and the chunks that begin
+// there or behind. One that begins before is held, if only in part.
+void CountGone(const DocumentEntry& document, int64_t keep_bytes, int64_t chunk_tokens,
                PurgeRecord* record) {
-  record->text_bytes += text_bytes;
-  for (size_t i = first; i < document.segments.size(); ++i) {
+  record->text_bytes += document.durable_bytes - keep_bytes;
+  for (size_t i = 0; i < document.segments.size(); ++i) {
     const SegmentEntry& segment = document.segments[i];
-    record->tokens += segment.token_count;
-    record->chunks += segment.chunk_count;
-    record->pages += PagesOnDisk(document, segment.chunk_count);
+    if (segment.byte_end <= keep_bytes) continue;
+    int64_t held_chunks = 0;
+    if (segment.byte_begin < keep_bytes) {
+      const absl::Span<const int64_t> begins =
+          document.memory->landmarks.ByteBegin(document.key.document, static_cast<int64_t>(i));
+      held_chunks = std::lower_bound(begins.begin(), begins.end(), keep_bytes) - begins.begin();
+    }
+    const int64_t chunks = segment.chunk_count - held_chunks;
+    record->tokens += std::max<int64_t>(segment.token_count - held_chunks * chunk_tokens, 0);
+    record->chunks += chunks;
+    record->pages += PagesOnDisk(document, chunks);
   }
 }
 
@@ -103,7 +112,7 @@ absl::Status MemoryStore::Impl::FinishPlan(absl::Span<const Dropping> droppings,
     if (!dropping.held) {
       plan->deleted.push_back(dropping.key);
       plan->record.documents += 1;
-      CountGone(document, 0, document.durable_bytes, &plan->record);
+      CountGone(document, 0, options.chunk_tokens, &plan->record);
       if (foreign) plan->record.also.push_back(also);
       continue;
     }
@@ -117,7 +126,7 @@ absl::Status MemoryStore::Impl::FinishPlan(absl::Span<const Dropping> droppings,
       ++cut.keep_segments;
     }
     cut.keep_segments = std::max<int64_t>(cut.keep_segments - 1, 0);
-    CountGone(document, cut.keep_segments, document.durable_bytes - keep_bytes, &plan->record);
+    CountGone(document, keep_bytes, options.chunk_tokens, &plan->record);
     plan->cut_off.push_back(cut);
     if (foreign) plan->record.also.push_back(also);
   }

@@ -313,8 +313,7 @@ absl::StatusOr<std::vector<Deletion>> MemoryStore::Purge(std::atomic<bool>& canc
     }
     held = impl.catalog.landmark_blocks().Held(documents);
   }
-  held.merge(impl.pool.Held(documents));
-  if (impl.device_pool != nullptr) held.merge(impl.device_pool->Held(documents));
+  held.merge(impl.PagesHeld(documents));
   std::erase_if(off_disk, [&held](const auto& item) {
     return std::any_of(held.begin(), held.end(), [&item](DocumentId document) {
       return item.second.documents.contains(document);

@@ -52,8 +52,8 @@ absl::StatusOr<MemoryInfo> MemoryStore::ForkMemory(const ReadSource& source, con
     for (const MemoryEntry* m = base; m->base != nullptr; m = m->base) ++depth;
     if (depth > impl.options.fork_depth_max) {
       return absl::FailedPreconditionError(
-          absl::StrCat("memory \"", base->info.id, "\" is ", depth - 1,
-                       " forks away from one that is none; limit ", impl.options.fork_depth_max));
+          absl::StrCat("memory \"", base->info.id, "\" is a fork at depth ", depth - 1,
+                       " (a fork of a fork is at depth 2); limit ", impl.options.fork_depth_max));
     }
   }
   ASSIGN_OR_RETURN(info.uid, impl.NewMemoryId());

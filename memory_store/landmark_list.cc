@@ -29,6 +29,7 @@ void CacheLineBytes::Append(const uint8_t* data, int64_t size) {
 }
 
 void CacheLineBytes::Wipe() {
+  if (lines_.empty()) return;  // there is no address then
   // Not memset: of memory that is about to be freed a compiler leaves that out.
   explicit_bzero(lines_.data(), lines_.size() * sizeof(Line));
 }

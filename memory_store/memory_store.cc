@@ -62,6 +62,8 @@ MemoryStore::Impl::Impl(const MemoryStoreOptions& options_in, ChunkStore& store_
       metrics(metrics_in),
       clock(clock_in),
       pool(options_in.page_bytes, options_in.host_page_bytes_max, metrics_in),
+      documents_damaged(metrics_in.AddCounter("documents_damaged_total",
+                                              "Documents whose text was found damaged.")),
       tail_bytes_gauge(metrics_in.AddGauge(
           "tail_bytes", "Landmarks of the ends of documents as they were at earlier moments.")),
       tails_counter(metrics_in.AddCounter(
@@ -116,6 +118,13 @@ void MemoryStore::Impl::EraseDocumentPages(const absl::flat_hash_set<DocumentId>
   if (documents.empty()) return;  // it would walk all slots for nothing
   pool.EraseDocuments(documents);
   if (device_pool != nullptr) device_pool->EraseDocuments(documents);
+}
+
+absl::flat_hash_set<DocumentId> MemoryStore::Impl::PagesHeld(
+    const absl::flat_hash_set<DocumentId>& documents) const {
+  absl::flat_hash_set<DocumentId> held = pool.Held(documents);
+  if (device_pool != nullptr) held.merge(device_pool->Held(documents));
+  return held;
 }
 
 void MemoryStore::Impl::ReportDamage(RecordKind kind, const absl::Status& status) const {

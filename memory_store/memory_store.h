@@ -250,6 +250,7 @@ struct Deletion {
 struct MemoryStoreOptions {
   int64_t page_bytes = 0;      // of the model's PageLayout
   int64_t landmark_bytes = 0;  // of one row
+  int64_t chunk_tokens = 64;   // of a chunk, but for the last of a segment, which may have fewer
   uint64_t derivation_fingerprint = 0;
   // Host tier: pages in memory, at most this many bytes, pinned ones included.
   int64_t host_page_bytes_max = int64_t{1} << 30;
@@ -423,6 +424,7 @@ class MemoryStore {
   struct Totals {
     int64_t memories = 0, documents = 0, durable_bytes = 0, visible_bytes = 0, tokens = 0,
             chunks = 0;
+    int64_t damaged_documents = 0;  // of `documents`
   };
   // Each document counts once.
   Totals totals() const;

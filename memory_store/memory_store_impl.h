@@ -111,6 +111,10 @@ struct MemoryStore::Impl {
   // Forgets these pages, or those of these documents, in all tiers of memory.
   void ErasePages(absl::Span<const PageId> pages);
   void EraseDocumentPages(const absl::flat_hash_set<DocumentId>& documents);
+  // Those of `documents` of which a page that was erased is still pinned.
+  absl::flat_hash_set<DocumentId> PagesHeld(const absl::flat_hash_set<DocumentId>& documents) const;
+  // Forgets evicted tails whose pages nobody has any more.
+  void ForgetEvictedTails() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // The page of each chunk as its document stands now; nothing for a chunk that is not derived.
   // `memories` gets those of the documents. NOT_FOUND: a document is gone.
@@ -128,11 +132,15 @@ struct MemoryStore::Impl {
   // How much of a document's text was durable at a moment. DATA_LOSS: it is damaged.
   absl::StatusOr<int64_t> CutAt(DocumentId document, absl::Time as_of) const
       ABSL_LOCKS_EXCLUDED(mutex_);
-  // A document as a memory has it; CutInfo then cuts it down to the memory's moment.
+  // The same; marks a document that is damaged.
+  absl::StatusOr<int64_t> FindCut(DocumentId document, absl::Time as_of)
+      ABSL_LOCKS_EXCLUDED(write_gate_, mutex_);
+  // A document as a memory has it; CutInfo then cuts it down to the memory's moment. Where that is
+  // cannot be told of damaged text: the document is marked, and stays as it is.
   DocumentInfo SharedInfo(const DocumentEntry& document, const MemoryEntry& memory) const
       ABSL_SHARED_LOCKS_REQUIRED(mutex_);
-  absl::StatusOr<DocumentInfo> CutInfo(DocumentInfo info, absl::Time until) const
-      ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<DocumentInfo> CutInfo(DocumentInfo info, absl::Time until)
+      ABSL_LOCKS_EXCLUDED(write_gate_, mutex_);
 
   // A moment for what is written now, later than every moment that was fixed. It is under way until
   // EndWrite.
@@ -198,9 +206,11 @@ struct MemoryStore::Impl {
   // Deletes the text again of what was deleted whole.
   void DeleteAgain(PurgeId id, WriteBatch* batch) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
 
-  // The text of a document cannot be read: marks it, reports, and returns `damage`. NOT_FOUND when
-  // the document is gone: then it was none.
-  absl::Status MarkTextDamaged(DocumentId document, const absl::Status& damage)
+  // The text of a document cannot be read: marks it. When it was not marked, counts it and reports
+  // `damage` in full. Returns DATA_LOSS that names the document and no file. It was none, and
+  // nothing is marked, when the document is gone (NOT_FOUND), or has lost its end meanwhile and has
+  // not the `bytes` any more that the reader went by (OUT_OF_RANGE).
+  absl::Status MarkTextDamaged(DocumentId document, int64_t bytes, const absl::Status& damage)
       ABSL_LOCKS_EXCLUDED(write_gate_, mutex_);
 
   // Identities never given before, made sure of on disk first.
@@ -248,6 +258,8 @@ struct MemoryStore::Impl {
   std::unique_ptr<PagePool> device_pool;
   std::unique_ptr<DeviceLandmarks> device_landmarks;
   std::shared_ptr<TierCollectable> collectable;  // with Metrics
+  // Once a document, until its text can be read again.
+  Counter& documents_damaged;
 
   absl::Mutex write_gate_;
   absl::Mutex ids_mutex_ ABSL_ACQUIRED_AFTER(write_gate_);

@@ -268,6 +268,22 @@ absl::StatusOr<int64_t> MemoryStore::Impl::CutAt(DocumentId document, absl::Time
   return low;
 }
 
+absl::StatusOr<int64_t> MemoryStore::Impl::FindCut(DocumentId document, absl::Time as_of) {
+  while (true) {
+    int64_t bytes = 0;
+    {
+      absl::ReaderMutexLock lock(&mutex_);
+      const DocumentEntry* entry = catalog.FindDocument(document);
+      if (entry == nullptr) return NoDocument(document);
+      bytes = entry->durable_bytes;
+    }
+    const absl::StatusOr<int64_t> cut = CutAt(document, as_of);
+    if (!absl::IsDataLoss(cut.status())) return cut;
+    const absl::Status marked = MarkTextDamaged(document, bytes, cut.status());
+    if (!absl::IsOutOfRange(marked)) return marked;
+  }
+}
+
 DocumentInfo MemoryStore::Impl::SharedInfo(const DocumentEntry& document,
                                            const MemoryEntry& memory) const {
   DocumentInfo info = document.Info();
@@ -278,9 +294,9 @@ DocumentInfo MemoryStore::Impl::SharedInfo(const DocumentEntry& document,
   return info;
 }
 
-absl::StatusOr<DocumentInfo> MemoryStore::Impl::CutInfo(DocumentInfo info, absl::Time until) const {
+absl::StatusOr<DocumentInfo> MemoryStore::Impl::CutInfo(DocumentInfo info, absl::Time until) {
   if (until == absl::InfiniteFuture()) return info;
-  const absl::StatusOr<int64_t> cut = CutAt(info.uid, until);
+  const absl::StatusOr<int64_t> cut = FindCut(info.uid, until);
   if (absl::IsDataLoss(cut.status())) {
     info.damaged = true;
     return info;
@@ -308,13 +324,9 @@ absl::StatusOr<DocumentInfo> MemoryStore::Impl::CutInfo(DocumentInfo info, absl:
 }
 
 absl::StatusOr<int64_t> MemoryStore::Impl::ShownBytes(DocumentId document, absl::Time until) {
-  absl::StatusOr<int64_t> cut = CutAt(document, until);
+  const absl::StatusOr<int64_t> cut = FindCut(document, until);
   // Of damaged text nobody knows what was there then: the view goes on without it.
-  if (absl::IsDataLoss(cut.status())) {
-    MarkTextDamaged(document, cut.status()).IgnoreError();
-    return 0;
-  }
-  if (absl::IsNotFound(cut.status())) return 0;
+  if (absl::IsDataLoss(cut.status()) || absl::IsNotFound(cut.status())) return 0;
   return cut;
 }
 
@@ -405,6 +417,18 @@ absl::Status MemoryStore::Impl::AddTail(std::shared_ptr<Tail> tail,
                    options.tail_bytes_max));
 }
 
+void MemoryStore::Impl::ForgetEvictedTails() {
+  absl::flat_hash_set<DocumentId> evicted;
+  {
+    absl::ReaderMutexLock lock(&mutex_);
+    evicted = tails.evicted();
+  }
+  if (evicted.empty()) return;
+  for (const DocumentId held : PagesHeld(evicted)) evicted.erase(held);
+  absl::MutexLock lock(&mutex_);
+  tails.ForgetEvicted(evicted);
+}
+
 absl::StatusOr<TailHandle> MemoryStore::PutTail(const DocumentCut& cut, int64_t shared_segments,
                                                 absl::Span<const SegmentDerived> segments) {
   Impl& impl = *impl_;
@@ -426,6 +450,7 @@ absl::StatusOr<TailHandle> MemoryStore::PutTail(const DocumentCut& cut, int64_t 
   }
   // Also when there is no room: nobody knows the handles of those that went.
   impl.EraseDocumentPages(gone);
+  impl.ForgetEvictedTails();
   RETURN_IF_ERROR(added);
   impl.tails_counter.Increment();
   for (const SegmentDerived& segment : segments) {

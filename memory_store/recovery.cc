@@ -323,6 +323,7 @@ absl::Status MemoryStore::Impl::LoadTextEnds(absl::Span<DocumentEntry* const> do
     if (const absl::Status status = ends[i].Finish(); !status.ok()) {
       documents[i]->damaged = true;
       documents[i]->text_end_unknown = ends[i].pieces_seen == 0;
+      documents_damaged.Increment();
       ReportDamage(RecordKind::kText, status);
     }
   }
@@ -362,6 +363,7 @@ absl::Status MemoryStore::Impl::LoadSegments(absl::Span<DocumentEntry* const> do
     if (record->byte_end > document.durable_bytes) {
       if (!document.damaged) {
         document.damaged = true;
+        documents_damaged.Increment();
         ReportDamage(
             RecordKind::kText,
             absl::DataLossError(absl::StrCat(

@@ -64,9 +64,6 @@ int64_t StoreCheckReport::healed_count() const {
 
 struct StoreChecker::DocumentNow {
   DocumentKey key;
-  std::string tenant;
-  std::string memory_id;
-  std::string document_id;
   int64_t durable_bytes = 0;
   bool damaged = false;
   // Of one segment.
@@ -79,9 +76,6 @@ struct StoreChecker::DocumentNow {
     finding.kind = kind;
     finding.memory = key.memory;
     finding.document = key.document;
-    finding.tenant = tenant;
-    finding.memory_id = memory_id;
-    finding.document_id = document_id;
     finding.byte_begin = byte_begin;
     finding.byte_end = byte_end;
     finding.what = std::move(what);
@@ -114,7 +108,29 @@ void StoreChecker::Count(Table table, int64_t bytes) {
   read.bytes += bytes;
 }
 
+void StoreChecker::Name(StoreFinding* finding) const {
+  absl::ReaderMutexLock lock(&impl_.mutex_);
+  const DocumentEntry* document = impl_.catalog.FindDocument(finding->document);
+  if (document == nullptr) return;
+  const MemoryEntry* holder = nullptr;
+  if (options_.memory.has_value()) {
+    holder = impl_.catalog.FindLiveMemory(*options_.memory);
+  } else if (!document->dropped) {
+    holder = document->memory;
+  } else {
+    // Its own memory has let go of it, or has gone.
+    for (const MemoryEntry* other : Holders(*document, {})) {
+      if (holder == nullptr || other->info.uid < holder->info.uid) holder = other;
+    }
+  }
+  if (holder == nullptr) return;
+  finding->tenant = holder->info.tenant;
+  finding->memory_id = holder->info.id;
+  finding->document_id = document->id;
+}
+
 void StoreChecker::Add(StoreFinding finding) {
+  Name(&finding);
   ++report_.found[Index(finding.kind)];
   if (finding.healed) ++report_.healed[Index(finding.kind)];
   LogWarning("memory_store", "damage found",
@@ -136,14 +152,33 @@ absl::StatusOr<StoreCheckReport> StoreChecker::Run() {
       RETURN_IF_ERROR(CheckOrphans(table));
     }
   }
-  for (const DocumentInfo& document : store_.AllDocuments()) {
-    if (options_.memory.has_value() && document.memory != *options_.memory) continue;
-    RETURN_IF_ERROR(CheckDocument(document.uid));
+  for (const DocumentId document : Documents()) {
+    RETURN_IF_ERROR(CheckDocument(document));
     ++report_.documents;
     RETURN_IF_ERROR(Step());
   }
   RETURN_IF_ERROR(MendBlobFiles());
   return std::move(report_);
+}
+
+std::vector<DocumentId> StoreChecker::Documents() const {
+  std::vector<DocumentId> list;
+  {
+    absl::ReaderMutexLock lock(&impl_.mutex_);
+    const auto add = [&list](const MemoryEntry& home, const MemoryEntry* seen_by) {
+      for (const auto& [uid, document] : home.documents) {
+        if (seen_by == nullptr || SeenUntil(*seen_by, *document)) list.push_back(uid);
+      }
+    };
+    if (options_.memory.has_value()) {
+      const MemoryEntry* memory = impl_.catalog.FindLiveMemory(*options_.memory);
+      for (const MemoryEntry* m = memory; m != nullptr; m = m->base) add(*m, memory);
+    } else {
+      for (const auto& [uid, memory] : impl_.catalog.memories()) add(*memory, nullptr);
+    }
+  }
+  std::sort(list.begin(), list.end());
+  return list;
 }
 
 absl::Status StoreChecker::CheckFiles() {
@@ -315,9 +350,6 @@ bool StoreChecker::Find(DocumentId document, int64_t segment_index, DocumentNow*
   const DocumentEntry* entry = impl_.catalog.FindDocument(document);
   if (entry == nullptr) return false;
   now->key = entry->key;
-  now->tenant = entry->memory->info.tenant;
-  now->memory_id = entry->memory->info.id;
-  now->document_id = entry->id;
   now->durable_bytes = entry->durable_bytes;
   now->damaged = entry->damaged;
   if (segment_index < 0) return true;
@@ -399,9 +431,9 @@ absl::Status StoreChecker::CheckText(const DocumentNow& document) {
     return absl::OkStatus();
   }
   // A deletion under way looks like damage.
-  const absl::Status marked =
-      impl_.MarkTextDamaged(document.key.document, absl::DataLossError(findings.front().what));
-  if (absl::IsNotFound(marked)) return absl::OkStatus();
+  const absl::Status marked = impl_.MarkTextDamaged(document.key.document, document.durable_bytes,
+                                                    absl::DataLossError(findings.front().what));
+  if (!absl::IsDataLoss(marked)) return absl::OkStatus();
   for (StoreFinding& finding : findings) Add(std::move(finding));
   return absl::OkStatus();
 }
@@ -413,7 +445,9 @@ void StoreChecker::AddReadableAgain(const DocumentNow& document) {
     absl::MutexLock lock(&impl_.mutex_);
     DocumentEntry* entry = impl_.catalog.FindDocument(document.key.document);
     if (entry == nullptr) return;
+    CountDocument(*entry, -1);
     entry->damaged = false;
+    CountDocument(*entry, 1);
     impl_.views.Clear();
     finding.healed = true;
   }

@@ -38,9 +38,10 @@ struct StoreFinding {
   static constexpr int kKindCount = 6;
 
   Kind kind = Kind::kFile;
-  // 0 and empty where they do not apply, or are not known.
+  // 0 and empty where they do not apply, or are not known. `memory`: that it was written into.
   MemoryId memory{};
   DocumentId document{};
+  // Of a memory that has the document: the one that is checked, else the oldest.
   std::string tenant;
   std::string memory_id;
   std::string document_id;
@@ -77,7 +78,8 @@ struct StoreCheckOptions {
   // Called after every piece of work, at least once a MiB read; it may sleep. An error ends the
   // check and is its result.
   std::function<absl::Status(const StoreCheckReport& so_far)> step;
-  // Only the documents of this one; nothing: all, and files, catalog and what belongs to nobody.
+  // Only the documents of this one, those that it shares included and whole; nothing: all, and
+  // files, catalog and what belongs to nobody.
   std::optional<MemoryId> memory;
   // Mends what can be mended.
   bool heal = false;
@@ -102,6 +104,10 @@ class StoreChecker {
   absl::Status Step();
   void Count(Table table, int64_t bytes);
   void Add(StoreFinding finding);
+  // The documents to be checked, oldest first.
+  std::vector<DocumentId> Documents() const;
+  // Puts the names of the finding's document into it, as far as they are known.
+  void Name(StoreFinding* finding) const;
 
   absl::Status CheckFiles();
   // Files that can be mended only once the records in them have been written anew.

@@ -77,8 +77,7 @@ bool TailCache::MakeRoom(int64_t bytes, int64_t bytes_max, std::vector<DocumentI
     // Nobody else has it, and nobody gets it but through this cache.
     if (it->use_count() > 1) continue;
     const auto unused = it++;
-    gone->push_back((*unused)->handle);
-    Remove(unused);
+    gone->push_back(Evict(unused));
   }
   return bytes_ + bytes <= bytes_max;
 }
@@ -94,9 +93,7 @@ void TailCache::Add(std::shared_ptr<const Tail> tail) {
 std::vector<DocumentId> TailCache::EraseOne(DocumentId document, int64_t cut_bytes) {
   const auto it = by_cut_.find({document, cut_bytes});
   if (it == by_cut_.end()) return {};
-  const DocumentId handle = (*it->second)->handle;
-  Remove(it->second);
-  return {handle};
+  return {Evict(it->second)};
 }
 
 std::vector<DocumentId> TailCache::Erase(DocumentId document, int64_t beyond_bytes) {
@@ -107,7 +104,28 @@ std::vector<DocumentId> TailCache::Erase(DocumentId document, int64_t beyond_byt
     gone.push_back((*it->second)->handle);
     Remove(it->second);
   }
+  for (auto it = evicted_.lower_bound({document, DocumentId{}});
+       it != evicted_.end() && it->first == document; ++it) {
+    gone.push_back(it->second);
+  }
   return gone;
+}
+
+absl::flat_hash_set<DocumentId> TailCache::evicted() const {
+  absl::flat_hash_set<DocumentId> handles;
+  for (const auto& [document, handle] : evicted_) handles.insert(handle);
+  return handles;
+}
+
+void TailCache::ForgetEvicted(const absl::flat_hash_set<DocumentId>& handles) {
+  absl::erase_if(evicted_, [&handles](const auto& tail) { return handles.contains(tail.second); });
+}
+
+DocumentId TailCache::Evict(Tails::iterator tail) {
+  const DocumentId handle = (*tail)->handle;
+  evicted_.insert({(*tail)->document.document, handle});
+  Remove(tail);
+  return handle;
 }
 
 void TailCache::Remove(Tails::iterator tail) {

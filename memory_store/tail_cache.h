@@ -12,7 +12,9 @@
 #include <vector>
 
 #include "absl/container/btree_map.h"
+#include "absl/container/btree_set.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "memory_store/catalog.h"
@@ -65,18 +67,27 @@ class TailCache {
   void Add(std::shared_ptr<const Tail> tail);
   // Lets go of the tail of one cut, whoever uses it; its handle, if there was one.
   std::vector<DocumentId> EraseOne(DocumentId document, int64_t cut_bytes);
-  // Lets go of the tails of a document that end after a byte, whoever uses them; their handles.
+  // Lets go of the tails of a document that end after a byte, whoever uses them; their handles, and
+  // those of its evicted tails.
   std::vector<DocumentId> Erase(DocumentId document, int64_t beyond_bytes);
+
+  // Tails that made room for others, or way for one of the same cut, and whose pages somebody may
+  // still have pinned: a deletion of their document has to wait for them too.
+  absl::flat_hash_set<DocumentId> evicted() const;
+  // Nobody has pages of these.
+  void ForgetEvicted(const absl::flat_hash_set<DocumentId>& handles);
 
   int64_t bytes() const { return bytes_; }
 
  private:
   using Tails = std::list<std::shared_ptr<const Tail>>;  // shared with who reads them
+  DocumentId Evict(Tails::iterator tail);
   void Remove(Tails::iterator tail);
 
   Tails tails_;  // used last first
   absl::flat_hash_map<DocumentId, Tails::iterator> by_handle_;
   absl::btree_map<std::pair<DocumentId, int64_t>, Tails::iterator> by_cut_;
+  absl::btree_set<std::pair<DocumentId, DocumentId>> evicted_;  // document, handle
   uint64_t last_handle_ = static_cast<uint64_t>(kFirstTail);
   int64_t bytes_ = 0;
 };

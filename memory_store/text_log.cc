@@ -213,22 +213,42 @@ absl::StatusOr<std::string> MemoryStore::ReadText(DocumentId document, int64_t b
       Table::kText, TextKey(document_key, byte_end - 1), RecordKeyRange(document_key).second,
       [&range](absl::string_view key, absl::string_view value) { return range.Add(key, value); });
   absl::StatusOr<std::string> text = status.ok() ? range.Take() : status;
-  if (absl::IsDataLoss(text.status())) return impl_->MarkTextDamaged(document, text.status());
+  if (absl::IsDataLoss(text.status())) {
+    return impl_->MarkTextDamaged(document, byte_end, text.status());
+  }
   return text;
 }
 
-absl::Status MemoryStore::Impl::MarkTextDamaged(DocumentId document, const absl::Status& damage) {
+absl::Status MemoryStore::Impl::MarkTextDamaged(DocumentId document, int64_t bytes,
+                                                const absl::Status& damage) {
+  bool is_first = false;
+  absl::Status told;
   {
     // A deletion under way looks like damage: let it finish.
     absl::ReaderMutexLock gate(&write_gate_);
     absl::MutexLock lock(&mutex_);
     DocumentEntry* entry = catalog.FindDocument(document);
     if (entry == nullptr) return NoDocument(document);
-    if (!entry->damaged) views.Clear();
-    entry->damaged = true;
+    if (entry->durable_bytes < bytes) {
+      return absl::OutOfRangeError(absl::StrCat(Name(document),
+                                                " has lost its end: ", entry->durable_bytes,
+                                                " bytes are left of ", bytes));
+    }
+    told =
+        absl::DataLossError(absl::StrCat("document ", entry->id, ": its stored text is damaged"));
+    is_first = !entry->damaged;
+    if (is_first) {
+      CountDocument(*entry, -1);
+      entry->damaged = true;
+      CountDocument(*entry, 1);
+      views.Clear();
+    }
   }
-  ReportDamage(RecordKind::kText, damage);
-  return damage;
+  if (!is_first) return told;
+  documents_damaged.Increment();
+  ReportDamage(RecordKind::kText,
+               absl::DataLossError(absl::StrCat(Name(document), ": ", damage.message())));
+  return told;
 }
 
 }  // namespace mneme

@@ -40,6 +40,8 @@ std::vector<prometheus::MetricFamily> TierCollectable::Collect() const {
       std::move(limit),
       total("mneme_memories", "Memories stored.", totals.memories),
       total("mneme_documents", "Documents stored.", totals.documents),
+      total("mneme_damaged_documents", "Documents stored whose text is damaged.",
+            totals.damaged_documents),
       total("mneme_chunks", "Chunks that a query can find.", totals.chunks),
       total("mneme_durable_bytes", "Bytes of text that survive a crash.", totals.durable_bytes),
       total("mneme_visible_bytes", "Bytes of text that a query can find.", totals.visible_bytes)};

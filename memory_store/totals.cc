@@ -19,6 +19,7 @@ void AddTo(const DocumentInfo& info, MemoryStore::Totals* sum) {
   sum->visible_bytes += info.visible_bytes;
   sum->tokens += info.token_count;
   sum->chunks += info.chunk_count;
+  sum->damaged_documents += info.damaged ? 1 : 0;
 }
 
 // All that is stored of a memory: also what it has dropped and forks of it hold.
@@ -30,6 +31,7 @@ void AddTo(const MemoryEntry& memory, MemoryStore::Totals* sum) {
     sum->visible_bytes += of->visible_bytes;
     sum->tokens += of->tokens;
     sum->chunks += of->chunks;
+    sum->damaged_documents += of->damaged_documents;
   }
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <iterator>
 #include <memory>
+#include <set>
+#include <string>
 #include <utility>
 
 #include <google/protobuf/empty.pb.h>
@@ -104,6 +106,20 @@ v1::Backup ToMessage(const BackupInfo& info) {
   message.set_file_count(info.files);
   message.set_bytes(info.bytes);
   message.set_damage(info.damage);
+  message.set_store(info.store);
+  message.set_mended_file_count(info.mended_files);
+  return message;
+}
+
+v1::BackupCheck ToMessage(const CheckedBackup& checked) {
+  v1::BackupCheck message;
+  *message.mutable_backup() = ToMessage(checked.info);
+  for (const BackupDamage& damage : checked.damage) {
+    v1::DamagedBackupFile* file = message.add_damaged_files();
+    file->set_name(damage.file);
+    file->set_derived(damage.is_derived);
+    file->set_what(damage.what);
+  }
   return message;
 }
 
@@ -130,6 +146,7 @@ bool IsOfActivity(absl::string_view line) {
                                                  "mneme_writers",
                                                  "mneme_scrub_",
                                                  "mneme_backup",
+                                                 "mneme_purge",
                                                  "mneme_recovery_documents_left",
                                                  "mneme_documents",
                                                  "mneme_durable_bytes",
@@ -169,6 +186,10 @@ AdminService::AdminService(const CallEnvironment& environment, const ResourceChe
           supervisor.metrics().AddCounter("backup_failures_total", "Backups that failed.")),
       copied_bytes_(
           supervisor.metrics().AddCounter("backup_copied_bytes_total", "Bytes copied by backups.")),
+      damaged_files_(supervisor.metrics().AddCounter(
+          "backup_damaged_files_total",
+          "Files of backups that were found damaged, by a backup (which copies them anew) or by a "
+          "check of the backups.")),
       last_backup_(supervisor.metrics().AddGauge(
           "backup_last_timestamp_seconds",
           "When the newest backup was made, seconds since the epoch; 0: "
@@ -192,6 +213,9 @@ AdminService::AdminService(const CallEnvironment& environment, const ResourceChe
       Method::kCreateBackup, [this](const auto&, const auto&) { return BeginBackup(); });
   AddUnary<v1::ListBackupsRequest, v1::ListBackupsResponse>(
       Method::kListBackups, [this](const auto&, const auto&) { return ListBackups(); });
+  AddUnary<v1::VerifyBackupsRequest, Operation>(
+      Method::kVerifyBackups,
+      [this](const auto& request, const auto&) { return BeginVerifyBackups(request.id()); });
   AddUnary<v1::DeleteBackupRequest, google::protobuf::Empty>(
       Method::kDeleteBackup,
       [this](const auto& request, const auto&) -> absl::StatusOr<google::protobuf::Empty> {
@@ -288,6 +312,7 @@ absl::StatusOr<Any> AdminService::Backup(RunningOperation& operation) {
   };
   ASSIGN_OR_RETURN(const BackupInfo info, engine_.CreateBackup(*directory, kMnemeVersion, step));
   last_backup_.Set(absl::ToDoubleSeconds(info.create_time - absl::UnixEpoch()));
+  damaged_files_.Increment(static_cast<double>(info.mended_files));
   operation.SetMetadata(progress);
   return Packed(ToMessage(info));
 }
@@ -299,6 +324,40 @@ absl::StatusOr<v1::ListBackupsResponse> AdminService::ListBackups() const {
   v1::ListBackupsResponse response;
   for (const BackupInfo& info : infos) *response.add_backups() = ToMessage(info);
   return response;
+}
+
+absl::StatusOr<Operation> AdminService::BeginVerifyBackups(int64_t id) {
+  RETURN_IF_ERROR(CheckBackupDir());
+  if (id < 0) return FieldError("id", absl::StrCat(id), "must not be negative");
+  return operations_.Run(
+      {.kind = "verify-backups", .metadata = Packed(v1::BackupProgress()), .cancellable = true},
+      operation_pool_,
+      [this, id](RunningOperation& operation) { return VerifyBackups(id, operation); });
+}
+
+absl::StatusOr<Any> AdminService::VerifyBackups(int64_t id, RunningOperation& operation) {
+  const std::string& directory = environment_.options.backup_dir;
+  ASSIGN_OR_RETURN(const std::vector<BackupInfo> listed, BackupDirectory::List(directory));
+  v1::VerifyBackupsResponse response;
+  // The directory may not be there yet.
+  if (listed.empty() && id == 0) return Packed(response);
+  Pace pace;
+  ASSIGN_OR_RETURN(const std::vector<CheckedBackup> checked,
+                   BackupDirectory::Check(directory, id, [&](const BackupProgress& now) {
+                     if (operation.cancelled()) return CancelledByCaller();
+                     v1::BackupProgress progress;
+                     progress.set_bytes_total(now.bytes_total);
+                     progress.set_bytes_shared(now.bytes_shared);
+                     if (pace.Due()) operation.SetMetadata(progress);
+                     return absl::OkStatus();
+                   }));
+  std::set<std::string> damaged;  // files, each once, whichever backups have it
+  for (const CheckedBackup& backup : checked) {
+    for (const BackupDamage& damage : backup.damage) damaged.insert(damage.what);
+    *response.add_backups() = ToMessage(backup);
+  }
+  damaged_files_.Increment(static_cast<double>(damaged.size()));
+  return Packed(response);
 }
 
 absl::Status AdminService::DeleteBackup(int64_t id) const {

@@ -41,6 +41,9 @@ class AdminService final : public v1::AdminService::Service {
   // The work of a backup's operation.
   absl::StatusOr<google::protobuf::Any> Backup(RunningOperation& operation);
   absl::StatusOr<v1::ListBackupsResponse> ListBackups() const;
+  absl::StatusOr<google::longrunning::Operation> BeginVerifyBackups(int64_t id);
+  // The work of its operation.
+  absl::StatusOr<google::protobuf::Any> VerifyBackups(int64_t id, RunningOperation& operation);
   absl::Status DeleteBackup(int64_t id) const;
   absl::StatusOr<v1::Activity> GetActivity(int slow_requests_max) const;
   // FAILED_PRECONDITION without a backup directory.
@@ -55,6 +58,7 @@ class AdminService final : public v1::AdminService::Service {
   Counter& backups_;
   Counter& failed_backups_;
   Counter& copied_bytes_;
+  Counter& damaged_files_;
   Gauge& last_backup_;
 
   // Last: their threads use all of the above.

@@ -1,5 +1,6 @@
 #include "server/catalog_handlers.h"
 
+#include <algorithm>
 #include <optional>
 #include <set>
 #include <utility>
@@ -456,6 +457,7 @@ absl::StatusOr<v1::GetStatusResponse> CatalogHandlers::GetStatus(const v1::GetSt
     status->set_used_bytes(mark.use.used_bytes);
     status->set_limit_bytes(mark.use.limit_bytes);
     status->set_free_bytes(mark.use.free_bytes);
+    status->set_free_needed_bytes(std::max<int64_t>(mark.free_needed_bytes, 0));
   }
   response.set_uptime_seconds(absl::ToDoubleSeconds(clock_.Now() - start_));
   response.set_http_address(http_address_);

@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "memory_store/backup_directory.h"
 #include "server/config_sections.h"
 
 namespace mneme {
@@ -72,6 +73,12 @@ absl::Status CheckConfig(const ServerConfig& config) {
     if (!absl::c_linear_search(config.server.tenants, tenant)) {
       return absl::InvalidArgumentError(
           absl::StrCat("quota.tenants: \"", tenant, "\" is none of server.tenants"));
+    }
+  }
+  if (!config.server.backup_dir.empty()) {
+    const absl::Status apart = CheckApart(config.server.backup_dir, config.data_dir);
+    if (!apart.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat("store.backup_dir: ", apart.message()));
     }
   }
   const AdmissionOptions admission = config.Admission();

@@ -97,6 +97,8 @@ struct CommandLine {
   Action action = Action::kServe;
   // Of kRestore: DIR, or DIR:ID.
   std::string restore_from;
+  // Of kRestore: RestoreOptions::allow_derived_damage.
+  bool restore_damaged = false;
   ServerConfig config;
 };
 

@@ -103,6 +103,10 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const std::string> args,
       command.action = CommandLine::Action::kVerify;
       continue;
     }
+    if (flag == "--restore-damaged") {
+      command.restore_damaged = true;
+      continue;
+    }
     if (flag == "--print-config") {
       command.action = CommandLine::Action::kPrintConfig;
       continue;
@@ -142,6 +146,9 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const std::string> args,
       assignments.push_back({FindKey(key_flag->key), value, flag});
     }
   }
+  if (command.restore_damaged && command.action != CommandLine::Action::kRestore) {
+    return absl::InvalidArgumentError("--restore-damaged goes with --restore-from");
+  }
   if (!config_path.empty()) RETURN_IF_ERROR(ApplyFile(config_path, &command.config));
   RETURN_IF_ERROR(ApplyEnvironment(environment, &command.config));
   for (const Assignment& assignment : assignments) {
@@ -180,6 +187,9 @@ std::string HelpText() {
       "  --restore-from DIR[:ID]  Restores a backup (the newest, or the one of that id) into the "
       "data directory,\n"
       "                           which must be empty, and exits.\n"
+      "  --restore-damaged        With it: also a backup of which only derived data is damaged; "
+      "the server\n"
+      "                           derives that again (mneme repair).\n"
       "  --version                Prints version, commit and backends and exits.\n"
       "  --help                   Prints this text and exits.\n"
       "\n"

@@ -92,9 +92,14 @@ void AddQuota(const QuotaFact& fact, google::rpc::ErrorInfo* info) {
   auto& metadata = *info->mutable_metadata();
   metadata[fact.is_watermark ? "watermark" : "quota"] = fact.quota;
   metadata["scope"] = Shown(fact.scope, kValueBytesMax);
-  metadata["limit"] = absl::StrCat(fact.limit);
   metadata["used"] = absl::StrCat(fact.used);
-  metadata["value"] = absl::StrCat(fact.asked);
+  // What is not there has no number: a watermark of free space no limit, a new document no bytes.
+  if (!fact.is_watermark || fact.limit > 0) metadata["limit"] = absl::StrCat(fact.limit);
+  if (!fact.is_watermark || fact.asked > 0) metadata["value"] = absl::StrCat(fact.asked);
+  if (fact.free_needed >= 0) {
+    metadata["free"] = absl::StrCat(fact.free);
+    metadata["free_needed"] = absl::StrCat(fact.free_needed);
+  }
 }
 
 }  // namespace

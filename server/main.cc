@@ -178,8 +178,10 @@ absl::Status VerifyDirectory(const ServerConfig& config) {
   return absl::DataLossError(absl::StrCat(config.data_dir, " is damaged"));
 }
 
-// --restore-from DIR[:ID].
-absl::Status RestoreBackup(const std::string& from, const std::string& data_dir) {
+// --restore-from DIR[:ID], --restore-damaged.
+absl::Status RestoreBackup(const CommandLine& command) {
+  const std::string& from = command.restore_from;
+  const std::string& data_dir = command.config.data_dir;
   std::string directory = from;
   int64_t id = 0;
   if (const size_t colon = from.rfind(':');
@@ -189,13 +191,23 @@ absl::Status RestoreBackup(const std::string& from, const std::string& data_dir)
       return absl::InvalidArgumentError(absl::StrCat("--restore-from ", from, ": no backup id"));
     }
   }
-  ASSIGN_OR_RETURN(const BackupInfo info,
-                   BackupDirectory::Restore(directory, id, data_dir, [](const BackupProgress&) {
-                     return absl::OkStatus();
-                   }));
-  std::printf("restored backup %s of %s into %s: %s documents, %s bytes of text\n",
-              absl::StrCat(info.id).c_str(), directory.c_str(), data_dir.c_str(),
-              absl::StrCat(info.documents).c_str(), absl::StrCat(info.durable_bytes).c_str());
+  RETURN_IF_ERROR(CheckApart(directory, data_dir));
+  ASSIGN_OR_RETURN(const RestoredBackup restored,
+                   BackupDirectory::Restore(
+                       directory, {.id = id, .allow_derived_damage = command.restore_damaged},
+                       data_dir, [](const BackupProgress&) { return absl::OkStatus(); }));
+  const BackupInfo& info = restored.info;
+  std::printf("restored backup %s of %s%s into %s: %s documents, %s bytes of text\n",
+              absl::StrCat(info.id).c_str(), directory.c_str(),
+              info.store.empty() ? "" : absl::StrCat(" (made of ", info.store, ")").c_str(),
+              data_dir.c_str(), absl::StrCat(info.documents).c_str(),
+              absl::StrCat(info.durable_bytes).c_str());
+  for (const BackupDamage& damage : restored.damage) {
+    std::printf("damaged, to be derived again: %s\n", damage.what.c_str());
+  }
+  if (!restored.damage.empty()) {
+    std::printf("start the server and call mneme repair: it derives again what is damaged\n");
+  }
   return absl::OkStatus();
 }
 
@@ -234,7 +246,7 @@ int Main(const std::vector<std::string>& args, const std::vector<std::string>& e
     return verified.ok() ? 0 : fail(verified, kExitError);
   }
   if (command->action == CommandLine::Action::kRestore) {
-    const absl::Status restored = RestoreBackup(command->restore_from, command->config.data_dir);
+    const absl::Status restored = RestoreBackup(*command);
     return restored.ok() ? 0 : fail(restored, kExitError);
   }
   const absl::Status status = Serve(command->config);

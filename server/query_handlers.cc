@@ -80,6 +80,7 @@ absl::StatusOr<v1::RetrieveResponse> QueryHandlers::Retrieve(const v1::RetrieveR
     for (double weight : token.weights) explanation->add_weights(weight);
   }
   response.set_chunks_scanned(result.chunks_scanned);
+  response.set_damaged_passage_count(result.damaged_passages);
   Fill(result.seconds, response.mutable_timing());
   return response;
 }
@@ -152,6 +153,7 @@ v1::GenerateResponse ToMessage(const GenerateResult& result) {
   v1::GenerateResponse message;
   message.set_finish_reason(result.reason == FinishReason::kStop ? v1::GenerateResponse::STOP
                                                                  : v1::GenerateResponse::LENGTH);
+  message.set_damaged_passage_count(result.damaged_passages);
   Fill(result.seconds, message.mutable_timing());
   return message;
 }

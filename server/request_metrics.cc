@@ -14,7 +14,7 @@ absl::string_view MethodName(Method method) {
       "GetDocument",     "ReadDocument",   "DeleteDocument", "Ingest",         "Retrieve",
       "Generate",        "Score",          "GetStatus",      "ListOperations", "GetOperation",
       "CancelOperation", "WaitOperation",  "Verify",         "Repair",         "CreateBackup",
-      "ListBackups",     "DeleteBackup",   "GetActivity"};
+      "ListBackups",     "VerifyBackups",  "DeleteBackup",   "GetActivity"};
   return kNames[static_cast<int>(method)];
 }
 

@@ -44,6 +44,7 @@ enum class Method {
   kRepair,
   kCreateBackup,
   kListBackups,
+  kVerifyBackups,
   kDeleteBackup,
   kGetActivity,
 };

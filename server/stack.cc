@@ -77,6 +77,7 @@ absl::Status Stack::OpenStores(const ServerConfig& config, Supervisor* superviso
   MemoryStoreOptions tiers;
   tiers.page_bytes = model_->page_layout().page_bytes();
   tiers.landmark_bytes = model_->page_layout().landmark_bytes();
+  tiers.chunk_tokens = model_->page_layout().chunk_tokens;
   tiers.derivation_fingerprint = model_->derivation_fingerprint();
   tiers.host_page_bytes_max = config.host_page_bytes_max;
   tiers.tail_bytes_max = config.past_tail_bytes_max;

@@ -100,6 +100,9 @@ absl::Status Check(Session& session, bool heal) {
 absl::Status Verify(Session& session) { return Check(session, /*heal=*/false); }
 absl::Status Repair(Session& session) { return Check(session, /*heal=*/true); }
 
+constexpr char kMemoryHelp[] =
+    "only the documents of this memory, of a fork those that it shares too (default: everything, "
+    "files too)";
 constexpr char kReportNotes[] =
     "--json: {read: {files, catalog, text, segments, pages: {count, bytes}}, documents,\n"
     "segments_without_pages, found, healed,\n"
@@ -108,30 +111,28 @@ constexpr char kReportNotes[] =
 }  // namespace
 
 CommandSpec VerifyCommand() {
-  return {
-      .name = "verify",
-      .summary = "reads everything that is stored and says what is damaged",
-      .positionals = {{"M", "only the documents of this memory (default: everything, files too)"}},
-      .optional_positionals = 1,
-      .notes = absl::StrCat(
-          "Changes nothing; the server goes on meanwhile. Exit status 1 when anything is "
-          "damaged.\n\n",
-          kReportNotes),
-      .run = Verify};
+  return {.name = "verify",
+          .summary = "reads everything that is stored and says what is damaged",
+          .positionals = {{"M", kMemoryHelp}},
+          .optional_positionals = 1,
+          .notes = absl::StrCat(
+              "Changes nothing; the server goes on meanwhile. Exit status 1 when anything is "
+              "damaged.\n\n",
+              kReportNotes),
+          .run = Verify};
 }
 
 CommandSpec RepairCommand() {
-  return {
-      .name = "repair",
-      .summary = "as verify, and mends what can be mended",
-      .positionals = {{"M", "only the documents of this memory (default: everything, files too)"}},
-      .optional_positionals = 1,
-      .notes = absl::StrCat(
-          "What is derived from text is derived again. Damaged text cannot be mended: its "
-          "documents are named;\nrestore them from a backup, or forget them and send them "
-          "again. Exit status 1 when anything stays damaged.\n\n",
-          kReportNotes),
-      .run = Repair};
+  return {.name = "repair",
+          .summary = "as verify, and mends what can be mended",
+          .positionals = {{"M", kMemoryHelp}},
+          .optional_positionals = 1,
+          .notes = absl::StrCat(
+              "What is derived from text is derived again. Damaged text cannot be mended: its "
+              "documents are named;\nrestore them from a backup, or forget them and send them "
+              "again. Exit status 1 when anything stays damaged.\n\n",
+              kReportNotes),
+          .run = Repair};
 }
 
 }  // namespace mneme

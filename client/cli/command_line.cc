@@ -43,6 +43,15 @@ std::string Suggestion(absl::string_view word, const std::vector<std::string>& k
   return best.empty() ? "" : absl::StrCat("; did you mean ", best, "?");
 }
 
+// What whoever typed a command that is none may have meant.
+std::string Hint(absl::string_view word, const std::vector<std::string>& known) {
+  if (word == "restore") {
+    return ": a backup is restored offline, into an empty directory, with mneme-server "
+           "--restore-from DIR[:ID] --data-dir NEW";
+  }
+  return Suggestion(word, known);
+}
+
 // "a whole number from 1 to 64", "a number of at least 0".
 std::string Expected(const FlagSpec& flag) {
   const char* kind = flag.kind == FlagSpec::Kind::kInteger ? "whole number" : "number";
@@ -236,7 +245,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<CommandSpec>& com
         std::vector<std::string> known;
         for (const CommandSpec& command : commands) known.push_back(command.name);
         return absl::InvalidArgumentError(
-            absl::StrCat("unknown command ", word, Suggestion(word, known)));
+            absl::StrCat("unknown command ", word, Hint(word, known)));
       }
     } else {
       line.positionals.push_back(word);

@@ -84,10 +84,9 @@ absl::Status Show(Session& session) {
 
 absl::Status Forget(Session& session) {
   const std::string name = session.DocumentName(session.positional(0), session.positional(1));
-  ASSIGN_OR_RETURN(
-      const google::longrunning::Operation operation,
+  return FinishForgetting(
+      session, name, absl::StrCat("forgot ", ResourceId(name)),
       session.client().DeleteDocument(name, session.call(), session.line().Has("--everywhere")));
-  return FinishForgetting(session, name, absl::StrCat("forgot ", ResourceId(name)), operation);
 }
 
 }  // namespace

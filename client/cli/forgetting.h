@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "client/cli/command_line.h"
 #include "client/cli/session.h"
 #include "google/longrunning/operations.pb.h"
@@ -20,9 +21,11 @@ FlagSpec EverywhereFlag();
 // Of --json, for help.
 extern const char kForgettingJsonNotes[];
 
-// `name`: of what was deleted; `done`: in words, like "forgot log".
+// `name`: of what was deleted; `done`: in words, like "forgot log"; `begun`: how the call ended.
+// Waits for the receipt, says on stderr why it takes long, and what became of the deletion when
+// the call or the wait is cut off.
 absl::Status FinishForgetting(Session& session, const std::string& name, const std::string& done,
-                              const google::longrunning::Operation& operation);
+                              const absl::StatusOr<google::longrunning::Operation>& begun);
 
 }  // namespace mneme
 

@@ -35,6 +35,15 @@ std::string WaitingReason(const absl::Status& status) {
   return EscapeForTerminal(status.message());
 }
 
+// What to add to the sizes of a document to which nothing was added.
+const char* NothingNew(const IngestState& state, bool append) {
+  if (state.durable_bytes != state.durable_bytes_before) return "";
+  if (state.durable_bytes == 0) return " (no text came: the document is there, empty)";
+  const int64_t sent_from = append ? state.durable_bytes_before : 0;
+  return state.sent_bytes > sent_from ? " (was stored already)"
+                                      : " (no text came: the document is as it was)";
+}
+
 // One source on its way to one document.
 struct Job {
   // As the user named it; "-" is standard input.
@@ -187,11 +196,11 @@ void IngestRun::PrintJob(const Job& job, const IngestOutcome& outcome) {
   if (session_.json()) return;
   const IngestState& state = outcome.state;
   if (outcome.status.ok()) {
-    Print(absl::StrFormat(
-        "%s: %s durable, %s visible, %s%s\n", job.document,
-        Counted(state.durable_bytes, "byte", "bytes"), WithCommas(state.visible_bytes),
-        Counted(state.token_count, "token", "tokens"),
-        state.durable_bytes == state.durable_bytes_before ? " (was stored already)" : ""));
+    Print(absl::StrFormat("%s: %s durable, %s visible, %s%s\n", job.document,
+                          Counted(state.durable_bytes, "byte", "bytes"),
+                          WithCommas(state.visible_bytes),
+                          Counted(state.token_count, "token", "tokens"),
+                          NothingNew(state, session_.line().Has("--append"))));
     fflush(stdout);
   } else if (jobs_.size() > 1 && !session_.interrupted()) {
     absl::FPrintF(stderr, "mneme: %s: %s\n", EscapeForTerminal(job.path),

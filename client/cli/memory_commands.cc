@@ -92,12 +92,9 @@ absl::Status Memories(Session& session) {
 
 absl::Status Delete(Session& session) {
   const std::string name = session.MemoryName(session.positional(0));
-  ASSIGN_OR_RETURN(
-      const google::longrunning::Operation operation,
+  return FinishForgetting(
+      session, name, absl::StrCat("deleted ", ResourceId(name), " and all its documents"),
       session.client().DeleteMemory(name, session.call(), session.line().Has("--everywhere")));
-  return FinishForgetting(session, name,
-                          absl::StrCat("deleted ", ResourceId(name), " and all its documents"),
-                          operation);
 }
 
 }  // namespace

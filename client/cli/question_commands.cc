@@ -1,5 +1,6 @@
 // search, ask, score.
 
+#include <google/protobuf/util/time_util.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/commands.h"
@@ -20,6 +22,8 @@
 
 namespace mneme {
 namespace {
+
+using google::protobuf::util::TimeUtil;
 
 constexpr int kTextColumnsMax = 100;
 // Passages shown below an answer for people.
@@ -39,6 +43,41 @@ void PrintPassage(int rank, const v1::Passage& passage, bool with_memory) {
   Print(Paragraph(passage.text(), 4, TextColumns()));
 }
 
+// To standard error: how many passages an answer has that it cannot show, if any.
+void TellDamage(int64_t passages, absl::string_view one, absl::string_view many) {
+  if (passages == 0) return;
+  fflush(stdout);
+  absl::FPrintF(stderr,
+                "mneme: %s %s and cannot be shown: the text is damaged on the server's disk (mneme "
+                "documents says which document is damaged)\n",
+                Counted(passages, "passage", "passages"), passages == 1 ? one : many);
+}
+
+// What is asked about is the past.
+template <typename Request>
+bool AsksThePast(const Request& request) {
+  const auto is_snapshot = [](const std::string& name) {
+    return absl::StrContains(name, "/snapshots/");
+  };
+  return request.has_as_of() ||
+         std::any_of(request.memories().begin(), request.memories().end(), is_snapshot);
+}
+
+// "the memory held no text at 2026-11-22T14:00:00Z".
+template <typename Request>
+std::string HeldNothing(const Request& request) {
+  return absl::StrCat(request.memories_size() == 1 ? "the memory" : "the memories",
+                      " held no text ",
+                      request.has_as_of() ? "at " + TimeUtil::ToString(request.as_of()) : "then");
+}
+
+std::string WhyNothingWasFound(const v1::RetrieveRequest& request,
+                               const v1::RetrieveResponse& found) {
+  if (found.damaged_passage_count() > 0) return "what fits cannot be shown";
+  if (AsksThePast(request) && found.chunks_scanned() == 0) return HeldNothing(request);
+  return "no text of the memory is visible yet";
+}
+
 absl::Status Search(Session& session) {
   v1::RetrieveRequest request;
   for (const std::string& name : session.MemoryNames(session.positional(0)))
@@ -55,6 +94,7 @@ absl::Status Search(Session& session) {
     for (const auto& passage : found.passages()) results.push_back(PassageJson(passage));
     Json object = {{"results", results},
                    {"chunks_scanned", found.chunks_scanned()},
+                   {"damaged_passages", found.damaged_passage_count()},
                    {"timing", TimingJson(found.timing())}};
     if (request.explain()) {
       Json tokens = Json::array(), grouped = Json::array();
@@ -70,7 +110,9 @@ absl::Status Search(Session& session) {
     PrintJson(object);
     return absl::OkStatus();
   }
-  if (found.passages().empty()) Print("nothing found: no text of the memory is visible yet\n");
+  if (found.passages().empty()) {
+    Print(absl::StrCat("nothing found: ", WhyNothingWasFound(request, found), "\n"));
+  }
   int rank = 0;
   for (const auto& passage : found.passages()) {
     PrintPassage(++rank, passage, request.memories_size() > 1);
@@ -81,6 +123,7 @@ absl::Status Search(Session& session) {
     Print(absl::StrCat("\nweight with which each word of the question read each passage:\n",
                        WordTable(words, found.passages_size(), TextColumns())));
   }
+  TellDamage(found.damaged_passage_count(), "fits", "fit");
   return absl::OkStatus();
 }
 
@@ -127,10 +170,14 @@ class PassageSet {
 // Why an answer names no passage.
 std::string WhyNothingWasRead(Session& session, const v1::GenerateRequest& request) {
   int64_t chunks = 0;
+  bool began_later = request.has_as_of();  // all of them, and not as forks of what was there
   for (const std::string& name : request.memories()) {
     const auto memory = session.client().GetMemory(name, session.call());
     chunks += memory.ok() ? memory->chunk_count() : 1;
+    began_later = began_later && memory.ok() && !memory->has_base_time() &&
+                  memory->create_time() > request.as_of();
   }
+  if (began_later) return HeldNothing(request);
   const bool one = request.memories_size() == 1;
   if (chunks > 0) return "no passage had weight, the answer is the network's own";
   return absl::StrCat(one ? "the memory holds" : "the memories hold",
@@ -175,13 +222,14 @@ absl::Status Ask(Session& session) {
     PrintJson({{"answer", answer},
                {"results", results},
                {"tokens", read.tokens()},
+               {"damaged_passages", last.damaged_passage_count()},
                {"finish_reason", absl::AsciiStrToLower(v1::GenerateResponse::FinishReason_Name(
                                      last.finish_reason()))},
                {"timing", TimingJson(last.timing())}});
     return absl::OkStatus();
   }
   if (answer.empty()) Print("(the network gave no answer)\n");
-  if (passages.empty()) {
+  if (passages.empty() && last.damaged_passage_count() == 0) {
     fflush(stdout);
     absl::FPrintF(stderr, "mneme: no passage was read: %s\n", WhyNothingWasRead(session, request));
   }
@@ -191,6 +239,7 @@ absl::Status Ask(Session& session) {
   for (int64_t i = 0; i < shown; ++i)
     PrintPassage(static_cast<int>(i + 1), passages[static_cast<size_t>(i)],
                  request.memories_size() > 1);
+  TellDamage(last.damaged_passage_count(), "was read", "were read");
   return absl::OkStatus();
 }
 
@@ -246,7 +295,8 @@ CommandSpec SearchCommand() {
           "passage gets at the end of the question (0 for passages beyond those it reads).\n\n"
           "--json: {results: [{document, memory, name, byte_begin, byte_end, score, weight, text, "
           "chunk_index}],\n"
-          "chunks_scanned, timing}; with --explain also explanation: {words: [{word, weights}],\n"
+          "chunks_scanned, damaged_passages, timing}; with --explain also explanation: {words: "
+          "[{word, weights}],\n"
           "tokens: [{text, weights}]}, one weight a result\n\n"
           "example: mneme search demo \"What is the pass key?\" -k 3 --explain\n",
       .run = Search,
@@ -275,10 +325,12 @@ CommandSpec AskCommand() {
               "The answer is printed as it comes, then the passages it was read from, by weight: "
               "each one's share "
               "of the\nattention, averaged over the answer's tokens.\n"
-              "When there was nothing to read from, standard error says so.\n\n"
+              "When there was nothing to read from, or its text is damaged, standard error says "
+              "so.\n\n"
               "--json: {answer, results: [{document, memory, name, byte_begin, byte_end, score, "
               "weight, text,\n"
-              "chunk_index}], tokens, finish_reason, timing}; finish_reason is stop or length\n\n"
+              "chunk_index}], tokens, damaged_passages, finish_reason, timing}; finish_reason is "
+              "stop or length\n\n"
               "example: mneme ask demo \"What is the pass key? The pass key is\"\n",
           .run = Ask,
           .check = CheckAsOfFlag};

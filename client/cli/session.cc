@@ -61,7 +61,10 @@ std::string ErrorMessage(const absl::Status& status, absl::string_view address) 
     absl::string_view reason = status.message();
     const size_t colon = reason.rfind(": ");
     if (colon != absl::string_view::npos) reason.remove_prefix(colon + 2);
-    return absl::StrCat("no Mneme server answers at ", address, " (", EscapeForTerminal(reason),
+    return absl::StrCat(IsOutcomeUnknown(status) ? "the connection was lost, and no Mneme server "
+                                                   "answers at "
+                                                 : "no Mneme server answers at ",
+                        address, " (", EscapeForTerminal(reason),
                         "); start one with mneme-server or name another with --address");
   }
   if (absl::IsDeadlineExceeded(status) && !from_server)
@@ -74,6 +77,7 @@ Json ErrorJson(const absl::Status& status, absl::string_view address) {
                 {"message", ErrorMessage(status, address)},
                 {"reason", ""},
                 {"metadata", Json::object()}};
+  if (IsOutcomeUnknown(status)) error["reason"] = "OUTCOME_UNKNOWN";
   if (auto info = ErrorInfoOf(status)) {
     error["reason"] = info->reason();
     for (const auto& [key, value] : info->metadata()) error["metadata"][key] = value;

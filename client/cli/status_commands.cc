@@ -18,6 +18,17 @@ std::string StateWord(const v1::WatermarkStatus& mark) {
   return absl::AsciiStrToLower(v1::WatermarkStatus::State_Name(mark.state()));
 }
 
+std::string UseWords(const v1::WatermarkStatus& mark) {
+  const auto bytes = [](int64_t count) { return HumanBytes(static_cast<double>(count)); };
+  std::string words = absl::StrCat(bytes(mark.used_bytes()), " used");
+  if (mark.limit_bytes() > 0) absl::StrAppend(&words, " of ", bytes(mark.limit_bytes()));
+  if (mark.free_bytes() >= 0) absl::StrAppend(&words, ", ", bytes(mark.free_bytes()), " free");
+  if (mark.free_needed_bytes() > 0) {
+    absl::StrAppend(&words, ", goes on above ", bytes(mark.free_needed_bytes()), " free");
+  }
+  return words;
+}
+
 absl::Status Status(Session& session) {
   ASSIGN_OR_RETURN(v1::GetStatusResponse status, session.client().GetStatus(session.call()));
   const absl::Status ready = session.client().CheckReady(session.call());
@@ -41,7 +52,8 @@ absl::Status Status(Session& session) {
                             {"state", StateWord(mark)},
                             {"used_bytes", mark.used_bytes()},
                             {"limit_bytes", mark.limit_bytes()},
-                            {"free_bytes", mark.free_bytes()}});
+                            {"free_bytes", mark.free_bytes()},
+                            {"free_needed_bytes", mark.free_needed_bytes()}});
     }
     PrintJson({{"address", session.address()},
                {"ready", ready.ok()},
@@ -103,13 +115,8 @@ absl::Status Status(Session& session) {
   }
   for (const auto& mark : status.watermarks()) {
     if (mark.state() == v1::WatermarkStatus::NORMAL) continue;
-    line("ingest",
-         absl::StrCat(StateWord(mark) == "slow" ? "slowed" : "refused", ": the ", mark.resource(),
-                      " runs out, ", HumanBytes(static_cast<double>(mark.used_bytes())), " used",
-                      mark.free_bytes() < 0
-                          ? ""
-                          : absl::StrCat(", ", HumanBytes(static_cast<double>(mark.free_bytes())),
-                                         " free")));
+    line("ingest", absl::StrCat(StateWord(mark) == "slow" ? "slowed" : "refused", ": the ",
+                                mark.resource(), " runs out, ", UseWords(mark)));
   }
   if (!status.http_address().empty())
     line("metrics", absl::StrCat("http://", status.http_address(), "/metrics"));
@@ -135,8 +142,8 @@ CommandSpec StatusCommand() {
               "parameters, chunk_tokens,\n"
               "segment_tokens, memories, documents, durable_bytes, visible_bytes, tokens, chunks,\n"
               "tiers: [{name, used_bytes, limit_bytes}], quotas: [{tenant, quota, used, limit}],\n"
-              "watermarks: [{resource, state, used_bytes, limit_bytes, free_bytes}], "
-              "uptime_seconds, http_address}\n",
+              "watermarks: [{resource, state, used_bytes, limit_bytes, free_bytes, "
+              "free_needed_bytes}],\nuptime_seconds, http_address}\n",
           .run = Status};
 }
 

@@ -226,6 +226,27 @@ struct RowsBefore {
   }
 };
 
+// Lays four of the warp's fragments out in `shared`, from number `first` on, scaled: 16 rows of 32
+// f32, which any lane may read afterwards.
+template <int kFragments>
+__device__ __forceinline__ void StageSums(const float (&sums)[kFragments][4],
+                                          const float2 (&scales)[kFragments], const float2& factors,
+                                          int first, unsigned char* shared) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int j = first + i;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float factor = half == 0 ? factors.x : factors.y;
+      *reinterpret_cast<float2*>(shared + (g + half * 8) * kStoreRowBytes + i * 32 + t * 8) = {
+          sums[j][half * 2] * scales[j].x * factor, sums[j][half * 2 + 1] * scales[j].y * factor};
+    }
+  }
+  __syncwarp();
+}
+
 // Adds the warp's fragments from number kFirst on, kCount times 32 outputs of them, to `before`,
 // and leaves what the next RMSNorm wants: kCount times 32 outputs are a part of the squares.
 // Through `shared`, kStoreBytes of the warp's own.
@@ -235,23 +256,12 @@ __device__ __forceinline__ void AddToRows(const float (&sums)[kFragments][4],
                                           const RowsBefore<kCount>& before, const GemmStore& store,
                                           unsigned char* shared, int row, int column) {
   static_assert(kCount * 32 == kSquareColumns);
-  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   const bool next = store.next.weight != nullptr;
   float squares[4] = {0, 0, 0, 0};
 #pragma unroll
   for (int pass = 0; pass < kCount; ++pass) {
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int j = kFirst + pass * 4 + i;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float factor = half == 0 ? factors.x : factors.y;
-        *reinterpret_cast<float2*>(shared + (g + half * 8) * kStoreRowBytes + i * 32 + t * 8) = {
-            sums[j][half * 2] * scales[j].x * factor, sums[j][half * 2 + 1] * scales[j].y * factor};
-      }
-    }
-    __syncwarp();
+    StageSums(sums, scales, factors, kFirst + pass * 4, shared);
     const int output = column + (kFirst + pass * 4) * 8 + lane % 8 * 4;
     if (output >= store.n) continue;
     float4 weight = {0, 0, 0, 0};
@@ -349,18 +359,7 @@ __device__ __forceinline__ void AddToScaledRows(const float (&sums)[kFragments][
         unscale[i] = __ldg(reinterpret_cast<const float2*>(store.next.unscale + output) + i);
       }
     }
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int j = kFirst + pass * 4 + i;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float factor = half == 0 ? factors.x : factors.y;
-        *reinterpret_cast<float2*>(shared + (g + half * 8) * kStoreRowBytes + i * 32 + t * 8) = {
-            sums[j][half * 2] * scales[j].x * factor, sums[j][half * 2 + 1] * scales[j].y * factor};
-      }
-    }
-    __syncwarp();
+    StageSums(sums, scales, factors, kFirst + pass * 4, shared);
     if (!inside) continue;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {

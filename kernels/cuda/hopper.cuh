@@ -1,5 +1,5 @@
-// Hopper's own units (sm_90a): barriers that copies arrive at, matrix products of a warpgroup,
-// launches that overlap. PTX ISA 9.0.
+// Hopper's own units (sm_90a): barriers that copies arrive at, matrix products of a warpgroup. PTX
+// ISA 9.0.
 
 #ifndef MNEME_KERNELS_CUDA_HOPPER_CUH_
 #define MNEME_KERNELS_CUDA_HOPPER_CUH_
@@ -11,20 +11,6 @@
 #include "kernels/cuda/tensor_core.cuh"
 
 namespace mneme {
-
-// With LaunchEarly: waits until the kernels before in the stream are done and what they wrote is
-// seen; before it a kernel may only read what older kernels left. Without, does nothing.
-__device__ __forceinline__ void WaitForKernelsBefore() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-// Lets the kernel behind start as soon as every block has called this or ended.
-__device__ __forceinline__ void LetKernelBehindStart() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
 
 // Makes ordinary stores to shared memory (and copies of CopyAsync16) visible to the matrix units:
 // between the stores and the products, in the writing thread before a barrier or in the reading one
@@ -149,7 +135,9 @@ __device__ __forceinline__ void WgmmaBf16(float (&d)[kColumns / 8][4], uint64_t 
 #define MNEME_SUMS_2(j) MNEME_SUMS_1(j), MNEME_SUMS_1(j + 1)
 #define MNEME_SUMS_4(j) MNEME_SUMS_2(j), MNEME_SUMS_2(j + 2)
 #define MNEME_SUMS_8(j) MNEME_SUMS_4(j), MNEME_SUMS_4(j + 4)
+#define MNEME_SUMS_12(j) MNEME_SUMS_8(j), MNEME_SUMS_4(j + 8)
 #define MNEME_SUMS_16(j) MNEME_SUMS_8(j), MNEME_SUMS_8(j + 8)
+#define MNEME_SUMS_24(j) MNEME_SUMS_16(j), MNEME_SUMS_8(j + 16)
 #define MNEME_SUMS_32(j) MNEME_SUMS_16(j), MNEME_SUMS_16(j + 16)
 #define MNEME_WGMMA(columns, tiles, registers, a_place, b_place, add_place)                       \
   template <>                                                                                     \
@@ -171,11 +159,20 @@ __device__ __forceinline__ void WgmmaBf16(float (&d)[kColumns / 8][4], uint64_t 
   MNEME_REGISTERS_16       \
   ", "                     \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define MNEME_REGISTERS_48 \
+  MNEME_REGISTERS_32       \
+  ", "                     \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define MNEME_REGISTERS_64                                                           \
   MNEME_REGISTERS_32                                                                 \
   ", "                                                                               \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define MNEME_REGISTERS_96                                                           \
+  MNEME_REGISTERS_64                                                                 \
+  ", "                                                                               \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define MNEME_REGISTERS_128                                                          \
   MNEME_REGISTERS_64                                                                 \
   ", "                                                                               \
@@ -187,7 +184,9 @@ __device__ __forceinline__ void WgmmaBf16(float (&d)[kColumns / 8][4], uint64_t 
 MNEME_WGMMA(16, 2, MNEME_REGISTERS_8, "%8", "%9", "%10")
 MNEME_WGMMA(32, 4, MNEME_REGISTERS_16, "%16", "%17", "%18")
 MNEME_WGMMA(64, 8, MNEME_REGISTERS_32, "%32", "%33", "%34")
+MNEME_WGMMA(96, 12, MNEME_REGISTERS_48, "%48", "%49", "%50")
 MNEME_WGMMA(128, 16, MNEME_REGISTERS_64, "%64", "%65", "%66")
+MNEME_WGMMA(192, 24, MNEME_REGISTERS_96, "%96", "%97", "%98")
 MNEME_WGMMA(256, 32, MNEME_REGISTERS_128, "%128", "%129", "%130")
 #undef MNEME_WGMMA
 
@@ -220,31 +219,6 @@ __device__ __forceinline__ void KeepRegisters(const uint32_t (&a)[4]) {
   asm volatile("" ::"r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]));
 }
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
-
-// ---- on the host -------------------------------------------------------------------------------
-
-// As Launch, for a kernel that calls WaitForKernelsBefore: may start while the kernel before it in
-// the stream ends. sm_90 and later.
-template <typename... Params, typename... Values>
-cudaError_t LaunchEarly(void (*kernel)(Params...), dim3 grid, dim3 block, int64_t shared_bytes,
-                        cudaStream_t stream, Values... values) {
-  if (shared_bytes > 48 * 1024) {
-    const cudaError_t error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-    if (error != cudaSuccess) return error;
-  }
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(values)...);
-}
 
 }  // namespace mneme
 

@@ -18,6 +18,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/hopper.cuh"
+#include "kernels/cuda/ring_place.cuh"
 #include "kernels/cuda/ssd_decays.cuh"
 #include "kernels/cuda/ssd_kernels.cuh"
 #include "kernels/cuda/tensor_core.cuh"
@@ -113,19 +114,6 @@ struct Ring {
     return SharedAt<uint64_t>(first + kBarriersAt) + stage;
   }
   __device__ __forceinline__ uint64_t* Empty(int stage) const { return Full(stage) + kStages; }
-};
-
-// Where a walk round a ring stands.
-template <int kStages>
-struct RingStep {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void Next() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
 };
 
 #ifdef MNEME_HAS_WGMMA
@@ -338,7 +326,7 @@ __device__ __forceinline__ void LoadTiles(const SsdParams& p, const Run& run, in
   const auto rows_from = [&](int row) { return min(max(run.rows - row, 0), kTile); };
   float dt[kTile / 32], dt_next[kTile / 32];
   if (u >= 0) LoadDt(dt, p, run.first_row, rows_from(0), head);
-  RingStep<W::kStages> step;
+  RingPlace<W::kStages> step;
   for (int first = 0; first < run.rows; first += kTile, step.Next()) {
     const int rows = rows_from(first);
     const int64_t row = run.first_row + first;
@@ -499,7 +487,7 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
     if (lane == 0) PhaseArrive(ring.Empty(stage));
   };
 
-  RingStep<W::kStages> step;
+  RingPlace<W::kStages> step;
   for (int first = 0; first < run.rows; first += kTile, step.Next()) {
     const uint32_t b_panel = ring.Panel(step.stage, 0);
     const uint32_t x_panel = ring.Panel(step.stage, 2 * W::kHalves + u);
@@ -628,7 +616,7 @@ __device__ __forceinline__ void LoadStateTiles(const SsdParams& p, const StateCh
   constexpr int kTurns = kWarpgroup / 32 - 1;
   const int head = unit / slices;
   const HeadDecay decay(p, head);
-  RingStep<StatesWalk::kStages> step;
+  RingPlace<StatesWalk::kStages> step;
   for (int tile = 0; tile < tiles; ++tile, step.Next()) {
     if (warp > 0 && tile % kTurns != warp - 1) continue;
     const int64_t row = chain.first_row + int64_t{tile} * kTile;
@@ -662,7 +650,7 @@ __device__ __forceinline__ void WalkStates(const SsdParams& p, const StateChain&
   float state[8][4], added[8][4];
   LoadState(state, chain.before + place, p.head_dim);
   StoreState(to, state, p.head_dim);
-  RingStep<StatesWalk::kStages> step;
+  RingPlace<StatesWalk::kStages> step;
   StateProduct product;
   const auto prepare = [&] {
     PhaseWait(ring.Full(step.stage), step.parity);

@@ -184,8 +184,8 @@ __device__ __forceinline__ void WaitForKernelBefore() {
 #endif
 }
 // Lets the next kernel, if it is one of LaunchOverlapping, take the room that this one leaves, as
-// soon as all blocks have come here; behind WaitForKernelBefore, so that no kernel runs into one
-// two before it.
+// soon as all blocks have come here or ended; behind WaitForKernelBefore (a kernel of Launch has
+// none to wait for), so that no kernel runs into one two before it.
 __device__ __forceinline__ void LetNextKernelStart() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

@@ -21,6 +21,7 @@
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/gemm_store.cuh"
+#include "kernels/cuda/ring_place.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 #include "kernels/cuda/wgmma_tiles.cuh"
 
@@ -52,19 +53,6 @@ struct Plan {
   static constexpr int kBarrierOffset = kStoreOffset + kGroups * 4 * kStoreBytes;
   static constexpr int kSharedBytes = kBarrierOffset + (2 * kRings * kStages + 1) * 8;
   static_assert(kStages >= 3 && kSharedBytes <= kSharedMax);
-};
-
-// Position in a ring.
-template <int kStages>
-struct RingPlace {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void Next() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
 };
 
 // Grid: any; resident: a multiple of `slices`. Shared: Plan::kSharedBytes. Row tiles are pairs of
@@ -168,14 +156,14 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int t = 0; t < k_tiles; ++t) {
       const unsigned char* const stage = stages + place.stage * P::kStageBytes;
       const uint64_t a =
-          TileDescriptor(stage + (kResident > 0 ? 0 : group * kGroupRows * kTileRowBytes));
-      const uint64_t w =
-          TileDescriptor(kResident > 0 ? shared + t * P::kWeightBytes : stage + P::kRowBytes);
+          WgmmaSwappedDescriptor(stage + (kResident > 0 ? 0 : group * kGroupRows * kTileRowBytes));
+      const uint64_t w = WgmmaSwappedDescriptor(kResident > 0 ? shared + t * P::kWeightBytes
+                                                              : stage + P::kRowBytes);
       PhaseWait(full + place.stage, place.parity);
       WgmmaFence();
 #pragma unroll
       for (int i = 0; i < kTileK / 16; ++i) {
-        WgmmaShared<kColumns>(sums, a + 2 * i, w + 2 * i, t + i > 0);  // 2: 32 bytes
+        WgmmaBf16<kColumns>(sums, a + 2 * i, w + 2 * i, t + i > 0);  // 2: 32 bytes
       }
       WgmmaCommit();
       if (t > 0) {

@@ -113,6 +113,15 @@ TEST_F(AdminCliTest, BackupsAreMadeListedAndDeleted) {
   const json list = json::parse(Run({"backup", "--list", "--json"}).output);
   ASSERT_EQ(list["backups"].size(), 2u);
   EXPECT_EQ(list["backups"][1]["documents"], 1);
+  EXPECT_THAT(Run({"backup", "--list"}).output, HasSubstr("/data\n"));
+  result = Run({"backup", "--verify"});
+  EXPECT_EQ(result.status, 0) << result.errors;
+  EXPECT_THAT(result.output, AllOf(HasSubstr("1  whole, "), HasSubstr("2  whole, ")));
+  EXPECT_THAT(Run({"backup", "--verify", "2"}).output, StartsWith("2  whole, "));
+  EXPECT_EQ(json::parse(Run({"backup", "--verify", "--json"}).output)["backups"].size(), 2u);
+  EXPECT_EQ(Run({"backup", "--verify", "7"}).status, 1);
+  EXPECT_EQ(Run({"backup", "--verify", "x"}).status, 2);
+  EXPECT_EQ(Run({"backup", "1"}).status, 2);
   EXPECT_EQ(Run({"backup", "--delete", "1"}).output, "deleted backup 1\n");
   EXPECT_EQ(Run({"backup", "--delete", "1"}).status, 1);
   EXPECT_EQ(Run({"backup", "--delete", "1", "--list"}).status, 2);

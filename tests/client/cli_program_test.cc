@@ -309,6 +309,39 @@ TEST_F(CliProgramTest, InterruptEndsACallThatHangs) {
   }
 }
 
+TEST_F(CliProgramTest, ADeletionThatIsNotWaitedForToTheEndIsToldAsDurable) {
+  service().KeepDeletionsRunning();
+  // The fake has no operations to wait for: the wait fails, the deletion does not.
+  Program::Result result = Run({"delete", "m"});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_THAT(result.errors,
+              HasSubstr("the deletion of tenants/default/memories/m is durable, and what is left "
+                        "of it goes as operations/forget-m1"));
+  service().PutMemory(kMemory);
+  result = Run({"delete", "m", "--json"});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_EQ(json::parse(result.output)["operation"], "operations/forget-m1");
+}
+
+TEST_F(CliProgramTest, ADeletionWithoutAnAnswerIsToldAsUnknown) {
+  service().HangCalls(true);
+  const Program::Result result = Run({"delete", "m", "--timeout", "0.5"});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_THAT(result.errors, AllOf(HasSubstr("whether tenants/default/memories/m is deleted is not "
+                                             "known"),
+                                   HasSubstr("--timeout has passed")));
+  const Program::Result none = RunProgram({"delete", "m"}, "127.0.0.1:1");
+  EXPECT_THAT(none.errors, AllOf(HasSubstr("no Mneme server answers"), Not(HasSubstr("known"))));
+}
+
+TEST_F(CliProgramTest, AnEmptyIngestSaysWhatItDid) {
+  EXPECT_THAT(Run({"ingest", "m", "-", "--document", "d"}).output,
+              HasSubstr("(no text came: the document is there, empty)"));
+  service().PutDocument(DocumentName("d"), "some text");
+  EXPECT_THAT(Run({"ingest", "m", "-", "--document", "d"}).output,
+              HasSubstr("(no text came: the document is as it was)"));
+}
+
 TEST_F(CliProgramTest, SearchForPeople) {
   service().SetRetrieveResponse(TwoPassages());
   Program::Result result = Run({"search", "m", "What key?", "-k", "2", "--context", "64"});
@@ -324,6 +357,32 @@ TEST_F(CliProgramTest, SearchForPeople) {
   EXPECT_EQ(request.k(), 2);
   EXPECT_EQ(request.context_bytes(), 64);
   EXPECT_FALSE(request.explain());
+}
+
+TEST_F(CliProgramTest, SearchSaysWhatIsDamagedAndWhatWasNotThereYet) {
+  v1::RetrieveResponse found = TwoPassages();
+  found.set_damaged_passage_count(1);
+  service().SetRetrieveResponse(found);
+  Program::Result result = Run({"search", "m", "What key?"});
+  EXPECT_EQ(result.status, 0);
+  EXPECT_EQ(result.errors,
+            "mneme: 1 passage fits and cannot be shown: the text is damaged on the server's disk "
+            "(mneme documents says which document is damaged)\n");
+  EXPECT_EQ(json::parse(Run({"search", "m", "What key?", "--json"}).output)["damaged_passages"], 1);
+
+  found.clear_passages();
+  found.set_damaged_passage_count(2);
+  service().SetRetrieveResponse(found);
+  result = Run({"search", "m", "What key?"});
+  EXPECT_EQ(result.output, "nothing found: what fits cannot be shown\n");
+  EXPECT_THAT(result.errors, StartsWith("mneme: 2 passages fit and cannot be shown"));
+
+  service().SetRetrieveResponse({});
+  result = Run({"search", "m", "What key?", "--as-of", "2020-01-01T00:00:00Z"});
+  EXPECT_EQ(result.output, "nothing found: the memory held no text at 2020-01-01T00:00:00Z\n");
+  EXPECT_EQ(result.errors, "");
+  EXPECT_EQ(Run({"search", "m", "What key?"}).output,
+            "nothing found: no text of the memory is visible yet\n");
 }
 
 TEST_F(CliProgramTest, SearchExplainedForPeople) {
@@ -373,8 +432,8 @@ TEST_F(CliProgramTest, AskStreamsTheAnswerAndNamesWhatItRead) {
               StartsWith("40917\n\nread from:\n 1. book  bytes 1,000-1,250  weight 0.825"));
 
   const json object = json::parse(Run({"ask", "m", "What key?", "--json"}).output);
-  EXPECT_THAT(KeysOf(object),
-              ElementsAre("answer", "finish_reason", "results", "timing", "tokens"));
+  EXPECT_THAT(KeysOf(object), ElementsAre("answer", "damaged_passages", "finish_reason", "results",
+                                          "timing", "tokens"));
   EXPECT_EQ(object["answer"], "40917");
   EXPECT_EQ(object["finish_reason"], "stop");
   EXPECT_EQ(object["tokens"], 2);
@@ -404,6 +463,16 @@ TEST_F(CliProgramTest, AskSaysWhenNothingWasRead) {
   EXPECT_EQ(result.status, 0);
   EXPECT_EQ(result.errors, "");
   EXPECT_EQ(json::parse(result.output)["results"], json::array());
+  EXPECT_EQ(json::parse(result.output)["damaged_passages"], 0);
+
+  responses[0].set_damaged_passage_count(1);
+  service().SetGenerateResponses(responses);
+  result = Run({"ask", "m", "What key?"});
+  EXPECT_EQ(result.status, 0);
+  EXPECT_EQ(result.output, "an answer\n");
+  EXPECT_THAT(result.errors, StartsWith("mneme: 1 passage was read and cannot be shown: the text "
+                                        "is damaged on the server's disk"));
+  EXPECT_EQ(json::parse(Run({"ask", "m", "What key?", "--json"}).output)["damaged_passages"], 1);
 }
 
 TEST_F(CliProgramTest, StatusForPeople) {

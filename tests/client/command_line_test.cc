@@ -52,6 +52,9 @@ TEST(CommandLineTest, WhatIsWrongIsNamed) {
   EXPECT_EQ(ErrorOf({}), "no command was named");
   EXPECT_EQ(ErrorOf({"serach", "m"}), "unknown command serach; did you mean search?");
   EXPECT_EQ(ErrorOf({"zzz"}), "unknown command zzz");
+  EXPECT_EQ(ErrorOf({"restore", "3"}),
+            "unknown command restore: a backup is restored offline, into an empty directory, with "
+            "mneme-server --restore-from DIR[:ID] --data-dir NEW");
   EXPECT_EQ(ErrorOf({"search", "m", "q", "--explian"}),
             "unknown flag --explian of mneme search; did you mean --explain?");
   EXPECT_THAT(ErrorOf({"search", "m", "-q"}),

@@ -48,6 +48,11 @@ void FakeService::FailNextIngests(std::vector<grpc::Status> errors) {
   ingest_errors_.assign(errors.begin(), errors.end());
 }
 
+void FakeService::KeepDeletionsRunning() {
+  absl::MutexLock lock(&mutex_);
+  deletions_run_ = true;
+}
+
 void FakeService::HangCalls(bool hang) {
   absl::MutexLock lock(&mutex_);
   hang_ = hang;
@@ -184,8 +189,8 @@ grpc::Status FakeService::DeleteMemory(grpc::ServerContext* context,
   receipt.set_name(request->name());
   receipt.set_document_count(2);
   operation->set_name("operations/forget-m1");
-  operation->set_done(true);
-  operation->mutable_response()->PackFrom(receipt);
+  operation->set_done(!deletions_run_);
+  if (!deletions_run_) operation->mutable_response()->PackFrom(receipt);
   return known ? grpc::Status::OK
                : ServerError(grpc::NOT_FOUND, request->name(), "RESOURCE_NOT_FOUND");
 }

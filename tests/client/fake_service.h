@@ -48,6 +48,8 @@ class FakeService final : public v1::MemoryService::Service {
                           int64_t unacked_bytes_max, uint64_t seed);
   // The next Ingest streams fail at once with these.
   void FailNextIngests(std::vector<grpc::Status> errors);
+  // Deletions are answered with an operation that does not end.
+  void KeepDeletionsRunning();
   // Calls wait until their client has gone.
   void HangCalls(bool hang);
   void PutMemory(const std::string& name);
@@ -97,6 +99,7 @@ class FakeService final : public v1::MemoryService::Service {
   int64_t unacked_bytes_max_ ABSL_GUARDED_BY(mutex_) = 0;
   std::mt19937_64 random_ ABSL_GUARDED_BY(mutex_);
   bool hang_ ABSL_GUARDED_BY(mutex_) = false;
+  bool deletions_run_ ABSL_GUARDED_BY(mutex_) = false;
   std::set<std::string> memories_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, Document> documents_ ABSL_GUARDED_BY(mutex_);
   int calls_ ABSL_GUARDED_BY(mutex_) = 0;

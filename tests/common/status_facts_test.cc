@@ -25,6 +25,9 @@ TEST(StatusFactsTest, AQuotaComesBackAsItWas) {
   fact.retry_after = absl::Milliseconds(1500);
   fact.is_watermark = true;
   EXPECT_EQ(QuotaOf(WithQuota(refused, fact)), fact);
+  fact.free = 7;
+  fact.free_needed = 9;
+  EXPECT_EQ(QuotaOf(WithQuota(refused, fact)), fact);
   EXPECT_FALSE(QuotaOf(refused).has_value());
 }
 

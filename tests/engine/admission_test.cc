@@ -80,6 +80,41 @@ TEST(AdmissionTest, ATenantsTextHasALimitAndDeletingMakesRoom) {
             2);
 }
 
+TEST(AdmissionTest, ARefusedTextLeavesNoDocumentThatTakesAQuota) {
+  EngineHarness harness(WithTenant({.text_bytes_max = 100, .documents_max = 2}));
+  harness.CreateMemory("m");
+  harness.Ingest("m", "a", Text(90));
+  for (int i = 0; i < 3; ++i) {
+    TestWriter writer(harness.engine(), harness.Document("m", "b"));
+    EXPECT_EQ(FactOf(writer->Append(0, Text(11))).quota, "text_bytes");
+    writer.Drop();
+    EXPECT_EQ(harness.engine().GetDocument(harness.Document("m", "b")).status().code(),
+              absl::StatusCode::kNotFound);
+  }
+  EXPECT_EQ(harness.engine().admission().quotas[kQuotaCount + 1].used, 1);
+  // Its name and its place are free; what was there before, or has text, stays.
+  {
+    TestWriter writer(harness.engine(), harness.Document("m", "b"));
+    writer.Send(Text(5));
+    EXPECT_EQ(FactOf(writer->Append(5, Text(11))).quota, "text_bytes");
+    EXPECT_TRUE(writer.WaitDurable(5));
+  }
+  EXPECT_EQ(harness.engine().GetDocument(harness.Document("m", "b"))->durable_bytes, 5);
+  harness.Restart();
+  EXPECT_EQ(harness.engine().ListDocuments(harness.Memory("m"), DocumentId{}, 10)->size(), 2u);
+}
+
+TEST(AdmissionTest, AnEmptyDocumentThatWasThereOutlivesARefusal) {
+  EngineHarness harness(WithTenant({.text_bytes_max = 10}));
+  harness.CreateMemory("m");
+  { const TestWriter writer(harness.engine(), harness.Document("m", "a")); }
+  {
+    TestWriter writer(harness.engine(), harness.Document("m", "a"));
+    EXPECT_FALSE(writer->Append(0, Text(11)).ok());
+  }
+  EXPECT_EQ(harness.engine().GetDocument(harness.Document("m", "a"))->durable_bytes, 0);
+}
+
 TEST(AdmissionTest, TextThatIsNotYetDurableCounts) {
   EngineHarness harness(WithTenant({.text_bytes_max = 100}));
   harness.CreateMemory("m");
@@ -241,15 +276,17 @@ TEST(AdmissionTest, DocumentsOfATenantHaveALimitHoweverManyAreCreatedAtOnce) {
     harness.engine().OpenWriter(harness.Document("m", absl::StrCat("e", i)), {}).IgnoreError();
   }
   EXPECT_EQ(harness.store().totals().documents, 5);
-  // Those that are there may be written.
-  EXPECT_TRUE(
-      harness.engine()
-          .OpenWriter(
-              harness.Document(
-                  "m",
-                  harness.engine().ListDocuments(harness.Memory("m"), DocumentId{}, 1)->front().id),
-              {})
-          .ok());
+  // Those that are there may be written, in whichever memory they came to be.
+  int written = 0;
+  for (const char* memory : {"m", "n"}) {
+    const auto documents = harness.engine().ListDocuments(harness.Memory(memory), DocumentId{}, 10);
+    ASSERT_TRUE(documents.ok());
+    for (const auto& document : *documents) {
+      written +=
+          harness.engine().OpenWriter(harness.Document(memory, document.id), {}).ok() ? 1 : 0;
+    }
+  }
+  EXPECT_EQ(written, 5);
 }
 
 TEST(AdmissionTest, QuestionsAtOneTimeHaveALimit) {
@@ -331,8 +368,12 @@ TEST(AdmissionTest, TheRateOfOneTenantHoldsUpNoOther) {
   TestWriter writer(harness.engine(), harness.Document("m", "a"));
   TestWriter other(harness.engine(), "tenants/other/memories/m/documents/b");
   ASSERT_TRUE(writer->Append(0, Text(5000)).ok());
-  EXPECT_FALSE(writer->ready());
   ASSERT_TRUE(other->Append(0, Text(5000)).ok());
+  ASSERT_TRUE(other->Flush().ok());
+  // No queue is full any more.
+  EXPECT_TRUE(writer.WaitDurable(5000));
+  EXPECT_TRUE(other.WaitVisible(5000));
+  EXPECT_FALSE(writer->ready());
   EXPECT_TRUE(other->ready());
 }
 
@@ -368,9 +409,19 @@ TEST(AdmissionTest, NearTheEndOfTheDiskIngestIsSlowedThenRefusedAndRecovers) {
   EXPECT_EQ(fact.quota, "disk");
   EXPECT_TRUE(fact.is_watermark);
   EXPECT_TRUE(fact.retry_after.has_value());
+  EXPECT_EQ(fact.asked, 1);
+  EXPECT_EQ(fact.free, kFreeHigh);
+  EXPECT_EQ(fact.free_needed, 280);
   EXPECT_TRUE(writer->Append(0, Text(100)).ok());
-  EXPECT_EQ(FactOf(harness.engine().OpenWriter(harness.Document("m", "c"), {}).status()).quota,
-            "disk");
+  const absl::Status not_created =
+      harness.engine().OpenWriter(harness.Document("m", "c"), {}).status();
+  EXPECT_EQ(FactOf(not_created).quota, "disk");
+  EXPECT_EQ(FactOf(not_created).asked, 0);
+  EXPECT_EQ(FactOf(not_created).limit, 0);
+  EXPECT_THAT(std::string(not_created.message()),
+              HasSubstr("the disk runs out: 200 bytes are free; text is taken again when more than "
+                        "280 bytes are (store.free_high_bytes and a margin)"));
+  EXPECT_EQ(harness.engine().admission().watermarks[1].free_needed_bytes, 280);
   EXPECT_TRUE(
       harness.engine().Retrieve({.memories = {harness.Memory("m")}, .question = "text"}, {}).ok());
   EXPECT_TRUE(harness.engine().DeleteDocument(harness.Document("m", "a")).ok());
@@ -394,8 +445,18 @@ TEST(AdmissionTest, TheDataDirectoryMayHaveASizeOfItsOwn) {
   options.admission.disk_bytes_max = 1000;
   EngineHarness harness(options);
   harness.CreateMemory("m");
+  // The directory itself has more; from here on the test says.
+  harness.faults().SetDisk(int64_t{1} << 40, 10);
+  EXPECT_TRUE(harness.WaitMetric(StateSeries("disk"), 0));
   harness.faults().SetDisk(int64_t{1} << 40, 960);
   EXPECT_TRUE(harness.WaitMetric(StateSeries("disk"), 2));
+  const absl::Status refused = harness.engine().OpenWriter(harness.Document("m", "c"), {}).status();
+  EXPECT_EQ(FactOf(refused).used, 960);
+  EXPECT_EQ(FactOf(refused).limit, 1000);
+  EXPECT_EQ(FactOf(refused).free_needed, -1);
+  EXPECT_THAT(
+      std::string(refused.message()),
+      HasSubstr("960 bytes of 1000 bytes are used; text is taken again when less than 940"));
   harness.faults().SetDisk(int64_t{1} << 40, 10);
   EXPECT_TRUE(harness.WaitMetric(StateSeries("disk"), 0));
 }

@@ -408,7 +408,7 @@ class BitFlipTest : public ::testing::Test {
     for (const int64_t id : {1, 2}) {
       const std::string data_dir = absl::StrCat(flipped(), "/restored-", id);
       const auto restored =
-          BackupDirectory::Restore(flipped() + "/backups", id, data_dir, NoBackupStep);
+          BackupDirectory::Restore(flipped() + "/backups", {.id = id}, data_dir, NoBackupStep);
       if (!restored.ok()) {
         EXPECT_TRUE(absl::IsDataLoss(restored.status()) ||
                     absl::IsFailedPrecondition(restored.status()))

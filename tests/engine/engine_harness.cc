@@ -146,6 +146,7 @@ EngineHarness::EngineHarness(EngineOptions options) : options_(options) {
   const PageLayout layout = model_.page_layout();
   store_options_.page_bytes = layout.page_bytes();
   store_options_.landmark_bytes = layout.landmark_bytes();
+  store_options_.chunk_tokens = layout.chunk_tokens;
   auto backend = CreateCpuBackend({.threads = 1});
   MustBeOk(backend.status());
   backend_ = *std::move(backend);

@@ -376,6 +376,21 @@ TEST_F(GenerateTest, LostPagesOfAGrowingDocumentAreDerivedAsTheyWere) {
   }
 }
 
+TEST_F(GenerateTest, AnswerOutOfDamagedTextSaysSo) {
+  harness_.Ingest("m", "d", "my father went home last night", true);
+  EXPECT_EQ(Ask("my father went").result.damaged_passages, 0);
+  ASSERT_EQ(harness_.Damage(Table::kText, "father"), 1);
+  const Answer answer = Ask("my father went");
+  ASSERT_TRUE(answer.status.ok()) << answer.status;
+  EXPECT_EQ(answer.text, "home last night") << "its pages are whole";
+  for (const GeneratePiece& piece : answer.pieces) EXPECT_THAT(piece.passages, IsEmpty());
+  const int64_t chunks = harness_.engine().GetDocument(harness_.Document("m", "d"))->chunk_count;
+  EXPECT_GE(answer.result.damaged_passages, 1);
+  EXPECT_LE(answer.result.damaged_passages, chunks) << "each chunk once";
+  EXPECT_EQ(harness_.Metric("mneme_passages_damaged_total"), answer.result.damaged_passages);
+  EXPECT_EQ(Ask("my father went", {.omit_passages = true}).result.damaged_passages, 0);
+}
+
 TEST_F(GenerateTest, PagesOfDamagedTextAreDoneWithout) {
   harness_.Ingest("m", "d", "the keeper met quicksilver", true);
   ASSERT_EQ(harness_.Damage(Table::kText, "quicksilver"), 1);
@@ -386,6 +401,7 @@ TEST_F(GenerateTest, PagesOfDamagedTextAreDoneWithout) {
   ASSERT_TRUE(answer.status.ok()) << answer.status;
   EXPECT_EQ(answer.text, "");
   EXPECT_GT(harness_.Metric("mneme_pages_unavailable_total"), 0);
+  EXPECT_GE(answer.result.damaged_passages, 1);
 }
 
 TEST_F(GenerateTest, SmallHostTierMakesSmallerStepsNotOtherAnswers) {

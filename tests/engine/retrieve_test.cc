@@ -398,13 +398,20 @@ TEST_F(RetrieveTest, DeletedDocumentsAreGoneAtOnce) {
 TEST_F(RetrieveTest, DamagedTextIsLeftOutOfTheAnswer) {
   harness_.Ingest("m", "a", "the zebra met quicksilver", true);
   harness_.Ingest("m", "b", "the zebra stayed", true);
+  EXPECT_EQ(Ask("zebra")->damaged_passages, 0);
   ASSERT_EQ(harness_.Damage(Table::kText, "quicksilver"), 1);
   const auto result = Ask("zebra");
   ASSERT_TRUE(result.ok()) << result.status();
   ASSERT_THAT(result->passages, SizeIs(1));
   EXPECT_THAT(result->passages[0].text, HasSubstr("stayed"));
-  EXPECT_EQ(harness_.engine().ReadText(harness_.Document("m", "a"), 0, 5).status().code(),
-            absl::StatusCode::kDataLoss);
+  // Its chunks would all be passages: there are fewer than were asked for.
+  const int64_t chunks = harness_.engine().GetDocument(harness_.Document("m", "a"))->chunk_count;
+  EXPECT_EQ(result->damaged_passages, chunks);
+  EXPECT_EQ(harness_.Metric("mneme_passages_damaged_total"), chunks);
+  const absl::Status read = harness_.engine().ReadText(harness_.Document("m", "a"), 0, 5).status();
+  EXPECT_EQ(read.code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(read.message(), harness_.Document("m", "a") +
+                                ": its stored text is damaged, somewhere in bytes 0 to 5");
 }
 
 TEST_F(RetrieveTest, MemoryDeletedUnderAQuestionIsNotFoundOrLeftOut) {

@@ -27,6 +27,26 @@ TEST(WatermarkTest, StatesFollowTheUse) {
   EXPECT_EQ(mark.state(), State::kNormal);
 }
 
+TEST(WatermarkTest, ARefusalTellsWhatEndsIt) {
+  Watermark used({.low = 0.75, .high = 0.95});
+  used.Observe(Used(940));
+  EXPECT_EQ(used.used_allowed_bytes(), -1);
+  used.Observe(Used(951));
+  EXPECT_EQ(used.used_allowed_bytes(), 930);
+  EXPECT_EQ(used.free_needed_bytes(), -1);
+
+  Watermark free({.free_low_bytes = 1000, .free_high_bytes = 200});
+  free.Observe(Free(201));
+  EXPECT_EQ(free.free_needed_bytes(), -1);
+  free.Observe(Free(200));
+  EXPECT_EQ(free.free_needed_bytes(), 280);
+  EXPECT_EQ(free.used_allowed_bytes(), -1);
+  free.Observe(Free(free.free_needed_bytes()));
+  EXPECT_EQ(free.state(), State::kRefuse);
+  free.Observe(Free(281));
+  EXPECT_EQ(free.state(), State::kSlow);
+}
+
 TEST(WatermarkTest, TheWayBackHasAMargin) {
   Watermark mark({.low = 0.8, .high = 0.9});
   mark.Observe(Used(901));

@@ -8,8 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
-#include "memory_store/rocksdb/blob_file.h"
 #include "memory_store/record_coding.h"
+#include "memory_store/rocksdb/blob_file.h"
 #include "tests/fuzz/fuzz_target.h"
 
 namespace mneme {

@@ -8,7 +8,49 @@
 namespace mneme {
 namespace {
 
-class AttentionTest : public KernelTest {};
+// Which pages each row reads, [rows, pages_max], and how much.
+struct PageTable {
+  PageTable(int64_t row_count, int64_t row_pages)
+      : rows(row_count),
+        pages_max(row_pages),
+        pages(rows * pages_max, nullptr),
+        weights(rows * pages_max, 0.0f),
+        counts(rows, 0) {}
+
+  int64_t rows, pages_max;
+  std::vector<const void*> pages;
+  std::vector<float> weights;
+  std::vector<int32_t> counts;
+};
+
+class AttentionTest : public KernelTest {
+ protected:
+  // HsaAttend of random q.
+  void ExpectHsaMatchesTheTwin(const PageTable& table, DType page_dtype, int64_t heads,
+                               int64_t head_dim, int64_t chunk_tokens, DType out_dtype,
+                               double tolerance) {
+    const int64_t width = heads * head_dim;
+    const int64_t q_stride = width + Gap(), out_stride = width + Gap();
+    const std::vector<float> q = Normal(table.rows * q_stride);
+    Output out(out_dtype, table.rows, width, out_stride);
+    const HsaAttendParams p = {.q = q.data(),
+                               .q_stride = q_stride,
+                               .pages = table.pages.data(),
+                               .weights = table.weights.data(),
+                               .page_counts = table.counts.data(),
+                               .pages_max = table.pages_max,
+                               .page_dtype = page_dtype,
+                               .rows = table.rows,
+                               .heads = heads,
+                               .head_dim = head_dim,
+                               .chunk_tokens = chunk_tokens,
+                               .out = out.data(),
+                               .out_dtype = out_dtype,
+                               .out_stride = out_stride};
+    ASSERT_TRUE(backend_->HsaAttend(p).ok());
+    out.Expect(HsaAttendReference(p), tolerance);
+  }
+};
 
 constexpr DType kTypes[] = {DType::kF32, DType::kBf16};
 
@@ -152,45 +194,21 @@ TEST_P(AttentionTest, HsaAttendMatchesItsTwin) {
     for (const DType out_dtype : kTypes) {
       for (const int64_t head_dim : {2, 30, 64}) {
         for (const int64_t tokens : {1, 16, 33, 64}) {
-          const int64_t rows = Uniform(0, 9), heads = Uniform(1, 6), pages_max = Uniform(1, 8);
-          const int64_t width = heads * head_dim;
-          const int64_t q_stride = width + Gap(), out_stride = width + Gap();
-          const std::vector<float> q = Normal(rows * q_stride);
           const int64_t stored = 5, page_elements = 2 * tokens * head_dim;
-          const std::vector<float> floats = Normal(stored * page_elements);
-          std::vector<Bf16> halves;
-          for (float v : floats) halves.push_back(FloatToBf16(v));
-          std::vector<const void*> pages(rows * pages_max, nullptr);
-          std::vector<float> weights(rows * pages_max, 0.0f);
-          std::vector<int32_t> counts;
-          for (int64_t r = 0; r < rows; ++r) {
-            counts.push_back(static_cast<int32_t>(Uniform(0, pages_max)));
-            for (int64_t i = 0; i < counts.back(); ++i) {
-              const int64_t page = Uniform(0, stored - 1) * page_elements;
-              pages[r * pages_max + i] = page_dtype == DType::kBf16
-                                             ? static_cast<const void*>(halves.data() + page)
-                                             : static_cast<const void*>(floats.data() + page);
-              weights[r * pages_max + i] = 1.0f / static_cast<float>(i + 2);
+          const Input values(Normal(stored * page_elements));
+          PageTable table(Uniform(0, 9), Uniform(1, 8));
+          for (int64_t r = 0; r < table.rows; ++r) {
+            table.counts[r] = static_cast<int32_t>(Uniform(0, table.pages_max));
+            for (int64_t i = 0; i < table.counts[r]; ++i) {
+              table.pages[r * table.pages_max + i] =
+                  static_cast<const char*>(values.data(page_dtype)) +
+                  Uniform(0, stored - 1) * page_elements * DTypeBytes(page_dtype);
+              table.weights[r * table.pages_max + i] = 1.0f / static_cast<float>(i + 2);
             }
           }
-          Output out(out_dtype, rows, width, out_stride);
-          const HsaAttendParams p = {.q = q.data(),
-                                     .q_stride = q_stride,
-                                     .pages = pages.data(),
-                                     .weights = weights.data(),
-                                     .page_counts = counts.data(),
-                                     .pages_max = pages_max,
-                                     .page_dtype = page_dtype,
-                                     .rows = rows,
-                                     .heads = heads,
-                                     .head_dim = head_dim,
-                                     .chunk_tokens = tokens,
-                                     .out = out.data(),
-                                     .out_dtype = out_dtype,
-                                     .out_stride = out_stride};
-          ASSERT_TRUE(backend_->HsaAttend(p).ok());
           // With bf16 pages q and the probabilities may be bf16 too: at most 2^-8 each.
-          out.Expect(HsaAttendReference(p), page_dtype == DType::kF32 ? kF32Tolerance : 2e-2);
+          ExpectHsaMatchesTheTwin(table, page_dtype, Uniform(1, 6), head_dim, tokens, out_dtype,
+                                  page_dtype == DType::kF32 ? kF32Tolerance : 2e-2);
         }
       }
     }
@@ -202,42 +220,22 @@ TEST_P(AttentionTest, HsaAttendMatchesItsTwin) {
 TEST_P(AttentionTest, HsaAttendOfManyRowsMatchesItsTwin) {
   for (const DType out_dtype : kTypes) {
     constexpr int64_t kDim = 64, kTokens = 64, kStored = 50, kPageElements = 2 * kTokens * kDim;
-    const int64_t rows = 2048 + Uniform(0, 300), heads = Uniform(1, 3), pages_max = Uniform(1, 9);
-    const int64_t width = heads * kDim;
-    const int64_t q_stride = width + Gap(), out_stride = width + Gap();
-    const std::vector<float> q = Normal(rows * q_stride);
     std::vector<Bf16> stored;
     for (const float v : Normal(kStored * kPageElements)) stored.push_back(FloatToBf16(v));
-    std::vector<const void*> pages(rows * pages_max, nullptr);
-    std::vector<float> weights(rows * pages_max, 0.0f);
-    std::vector<int32_t> counts;
-    for (int64_t r = 0; r < rows; ++r) {
-      const bool same = r > 0 && Uniform(0, r < rows / 2 ? 300 : 2) != 0;
-      counts.push_back(same ? counts.back() : static_cast<int32_t>(Uniform(0, pages_max)));
-      for (int64_t i = 0; i < counts.back(); ++i) {
-        pages[r * pages_max + i] = same ? pages[(r - 1) * pages_max + i]
-                                        : stored.data() + Uniform(0, kStored - 1) * kPageElements;
-        weights[r * pages_max + i] = 1.0f / static_cast<float>(Uniform(2, 9));
+    PageTable table(2048 + Uniform(0, 300), Uniform(1, 9));
+    for (int64_t r = 0; r < table.rows; ++r) {
+      const bool same = r > 0 && Uniform(0, r < table.rows / 2 ? 300 : 2) != 0;
+      table.counts[r] =
+          same ? table.counts[r - 1] : static_cast<int32_t>(Uniform(0, table.pages_max));
+      for (int64_t i = 0; i < table.counts[r]; ++i) {
+        const int64_t at = r * table.pages_max + i;
+        table.pages[at] = same ? table.pages[at - table.pages_max]
+                               : stored.data() + Uniform(0, kStored - 1) * kPageElements;
+        table.weights[at] = 1.0f / static_cast<float>(Uniform(2, 9));
       }
     }
-    Output out(out_dtype, rows, width, out_stride);
-    const HsaAttendParams p = {.q = q.data(),
-                               .q_stride = q_stride,
-                               .pages = pages.data(),
-                               .weights = weights.data(),
-                               .page_counts = counts.data(),
-                               .pages_max = pages_max,
-                               .page_dtype = DType::kBf16,
-                               .rows = rows,
-                               .heads = heads,
-                               .head_dim = kDim,
-                               .chunk_tokens = kTokens,
-                               .out = out.data(),
-                               .out_dtype = out_dtype,
-                               .out_stride = out_stride};
-    ASSERT_TRUE(backend_->HsaAttend(p).ok());
     // q, the probabilities and each page's result may be bf16: at most 2^-8 each.
-    out.Expect(HsaAttendReference(p), 2e-2);
+    ExpectHsaMatchesTheTwin(table, DType::kBf16, Uniform(1, 3), kDim, kTokens, out_dtype, 2e-2);
   }
 }
 

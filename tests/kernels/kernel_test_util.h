@@ -97,6 +97,14 @@ class KernelTest : public testing::TestWithParam<BackendCase> {
   std::unique_ptr<Backend> backend_;
 };
 
+// The largest magnitude, never zero: what tolerances are relative to.
+template <typename Values>
+double LargestOf(const Values& values) {
+  double largest = 1e-30;
+  for (const auto v : values) largest = std::max(largest, std::fabs(static_cast<double>(v)));
+  return largest;
+}
+
 // The same values (rounded) in both types.
 class Input {
  public:
@@ -131,9 +139,7 @@ class Output {
   // plus the rounding of the result itself), and the gaps between rows are untouched.
   void Expect(const std::vector<double>& want, double tolerance) const {
     ASSERT_EQ(static_cast<int64_t>(want.size()), rows_ * width_);
-    double magnitude = 1e-30;
-    for (double v : want) magnitude = std::max(magnitude, std::fabs(v));
-    ExpectWithin(want, std::vector<double>(want.size(), magnitude), tolerance);
+    ExpectWithin(want, std::vector<double>(want.size(), LargestOf(want)), tolerance);
   }
   // The same with a magnitude for each value.
   void ExpectWithin(const std::vector<double>& want, const std::vector<double>& magnitudes,

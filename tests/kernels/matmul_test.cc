@@ -1,40 +1,15 @@
 // Matrix products and embedding on every backend against their double twins.
 
-#include "tests/kernels/kernel_test_util.h"
+#include "tests/kernels/product_test.h"
 #include "tests/reference/matmul_reference.h"
 #include "tests/reference/norm_reference.h"
 
 namespace mneme {
 namespace {
 
-// A random stored matrix.
-struct StoredMatrix {
-  std::vector<int8_t> bytes;
-  std::vector<Bf16> halves;
-  std::vector<float> floats, scale;
-  WeightSource source;
-};
-
-class MatmulTest : public KernelTest {
+class MatmulTest : public ProductTest {
  protected:
-  StoredMatrix Matrix(DType dtype, int64_t rows, int64_t cols) {
-    StoredMatrix m;
-    m.floats = Normal(rows * cols);
-    for (float v : m.floats) m.halves.push_back(FloatToBf16(v));
-    for (int64_t i = 0; i < rows * cols; ++i)
-      m.bytes.push_back(static_cast<int8_t>(Uniform(-127, 127)));
-    for (float v : Normal(rows)) m.scale.push_back(0.01f * std::fabs(v) + 1e-4f);
-    m.source = {.dtype = dtype, .rows = rows, .cols = cols, .data = m.floats.data()};
-    if (dtype == DType::kBf16) m.source.data = m.halves.data();
-    if (dtype == DType::kI8) {
-      m.source.data = m.bytes.data();
-      m.source.scale = m.scale.data();
-    }
-    return m;
-  }
-
-  // Products of `rows` random rows with `m`, as `p` says otherwise; the operand is exact in its
-  // dtype.
+  // Products of `rows` random rows with `m`; the operand is exact in its dtype.
   void Check(const StoredMatrix& m, DType compute, int64_t rows, bool accumulate, bool per_row,
              double tolerance) {
     const WeightSource source = m.source;
@@ -86,8 +61,6 @@ class MatmulTest : public KernelTest {
     }
   }
 };
-
-constexpr DType kStored[] = {DType::kI8, DType::kBf16, DType::kF32};
 
 TEST_P(MatmulTest, ManyRowsInF32MatchTheTwin) {
   for (const DType dtype : kStored) {
@@ -146,32 +119,22 @@ TEST_P(MatmulTest, ResultsInBf16AndTheirTailMatchTheTwin) {
         const int64_t n = m.source.rows, tail_columns = Uniform(0, 20);
         const auto weight =
             backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16}).value();
-        const std::vector<float> a = Normal(rows * cols);
-        const Input operand(a);
-        std::vector<double> dense, values = WeightReference(m.source);
-        for (int64_t i = 0; i < rows * cols; ++i) {
-          dense.push_back(ElementReference(operand.data(DType::kBf16), DType::kBf16, i));
-        }
+        const Input operand(Normal(rows * cols));
+        std::vector<double> values = WeightReference(m.source);
         if (dtype == DType::kF32) {
           for (double& v : values) v = Bf16ToFloat(FloatToBf16(static_cast<float>(v)));
         }
-        const std::vector<double> want = MatmulReference(dense, values, rows, n, cols);
-        double magnitude = 1e-30;
-        for (double v : want) magnitude = std::max(magnitude, std::fabs(v));
+        const std::vector<double> want =
+            MatmulReference(Dense(operand, rows * cols), values, rows, n, cols);
+        const double magnitude = LargestOf(want);
         std::vector<Bf16> out(rows * weight->out_columns());
         std::vector<float> tail(rows * (tail_columns + 1), 7.0f);
-        ASSERT_TRUE(backend_
-                        ->Matmul({.a = operand.data(DType::kBf16),
-                                  .a_dtype = DType::kBf16,
-                                  .a_stride = cols,
-                                  .rows = rows,
-                                  .weight = weight.get(),
-                                  .out = out.data(),
-                                  .out_dtype = DType::kBf16,
-                                  .tail = tail_columns > 0 ? tail.data() : nullptr,
-                                  .tail_columns = tail_columns,
-                                  .tail_stride = tail_columns + 1})
-                        .ok());
+        MatmulParams p = ManyRows(operand, rows, *weight, out.data());
+        p.out_dtype = DType::kBf16;
+        p.tail = tail_columns > 0 ? tail.data() : nullptr;
+        p.tail_columns = tail_columns;
+        p.tail_stride = tail_columns + 1;
+        ASSERT_TRUE(backend_->Matmul(p).ok());
         for (int64_t r = 0; r < rows; ++r) {
           for (int64_t c = 0; c < n; ++c) {
             const double w = want[r * n + c];
@@ -201,12 +164,8 @@ TEST_P(MatmulTest, GatedProductsMatchTheTwin) {
             backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16, .swiglu = true})
                 .value();
         const Input operand(Normal(rows * cols));
-        std::vector<double> dense;
-        for (int64_t i = 0; i < rows * cols; ++i) {
-          dense.push_back(ElementReference(operand.data(DType::kBf16), DType::kBf16, i));
-        }
-        const std::vector<double> products =
-            MatmulReference(dense, WeightReference(m.source), rows, 2 * width, cols);
+        const std::vector<double> products = MatmulReference(
+            Dense(operand, rows * cols), WeightReference(m.source), rows, 2 * width, cols);
         std::vector<double> want;
         for (int64_t r = 0; r < rows; ++r) {
           for (int64_t c = 0; c < width; ++c) {
@@ -216,16 +175,10 @@ TEST_P(MatmulTest, GatedProductsMatchTheTwin) {
         }
         ASSERT_EQ(weight->out_columns(), 2 * width);
         Output out(DType::kBf16, rows, width, width);
-        ASSERT_TRUE(backend_
-                        ->Matmul({.a = operand.data(DType::kBf16),
-                                  .a_dtype = DType::kBf16,
-                                  .a_stride = cols,
-                                  .rows = rows,
-                                  .weight = weight.get(),
-                                  .out = out.data(),
-                                  .out_dtype = DType::kBf16,
-                                  .swiglu = true})
-                        .ok());
+        MatmulParams p = ManyRows(operand, rows, *weight, out.data());
+        p.out_dtype = DType::kBf16;
+        p.swiglu = true;
+        ASSERT_TRUE(backend_->Matmul(p).ok());
         out.Expect(want, kF32Tolerance);
       }
     }
@@ -375,232 +328,6 @@ TEST_P(MatmulTest, NormedOperandsMatchTheTwin) {
   }
 }
 
-// Rows that operations leave ready for their next norm: the values with its weight, rounded, and
-// the sums of their squares.
-struct ReadyRows {
-  ReadyRows(int64_t row_count, int64_t row_width, std::vector<float> norm_weight)
-      : rows(row_count),
-        width(row_width),
-        parts((row_width + kSquareColumns - 1) / kSquareColumns),
-        weight(std::move(norm_weight)),
-        scaled(rows * width + 1),
-        squares(rows * parts + 1, -1.0f) {
-    scaled.back() = FloatToBf16(7.0f);
-  }
-  NextNorm Next() {
-    return {.weight = weight.data(), .scaled = scaled.data(), .squares = squares.data()};
-  }
-  // Against the rows [rows, stride] that the operation wrote.
-  void Expect(const float* out, int64_t stride) const {
-    for (int64_t r = 0; r < rows; ++r) {
-      double sum = 0, want = 0;
-      for (int64_t i = 0; i < parts; ++i) sum += squares[r * parts + i];
-      for (int64_t c = 0; c < width; ++c) {
-        const float v = out[r * stride + c];
-        want += static_cast<double>(v) * v;
-        const float product = v * weight[c];
-        ASSERT_EQ(Bf16ToFloat(scaled[r * width + c]), Bf16ToFloat(FloatToBf16(product)))
-            << "row " << r << " of " << rows << ", column " << c << " of " << width;
-      }
-      ASSERT_NEAR(sum, want, kF32Tolerance * want) << "row " << r << " of " << rows;
-    }
-    ASSERT_EQ(Bf16ToFloat(scaled.back()), 7.0f);
-    ASSERT_EQ(squares.back(), -1.0f);
-  }
-
-  int64_t rows, width, parts;
-  std::vector<float> weight;
-  std::vector<Bf16> scaled;
-  std::vector<float> squares;
-};
-
-TEST_P(MatmulTest, ResultsAreLeftReadyForTheNextNorm) {
-  if (ActivationTypes().size() == 1) GTEST_SKIP() << "norms read their rows on this backend";
-  for (const int64_t rows : {0, 1, 17, 65, 128, 300}) {
-    for (const int64_t n : {16, 112, 384, 400}) {
-      for (const int64_t cols : {int64_t{384}, int64_t{768}, Uniform(1, 100)}) {
-        const StoredMatrix m = Matrix(DType::kI8, n, cols);
-        const auto weight =
-            backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16}).value();
-        const Input operand(Normal(rows * cols));
-        std::vector<float> out = Normal(rows * n), alone = out;
-        ReadyRows ready(rows, n, Normal(n, 0.2, 1));
-        MatmulParams p = {.a = operand.data(DType::kBf16),
-                          .a_dtype = DType::kBf16,
-                          .a_stride = cols,
-                          .rows = rows,
-                          .weight = weight.get(),
-                          .out = out.data(),
-                          .accumulate = true,
-                          .next = ready.Next()};
-        ASSERT_TRUE(backend_->Matmul(p).ok());
-        p.next = {};
-        p.out = alone.data();
-        ASSERT_TRUE(backend_->Matmul(p).ok());
-        double magnitude = 1e-30;
-        for (float v : alone) magnitude = std::max(magnitude, std::fabs(double{v}));
-        for (size_t i = 0; i < out.size(); ++i) {
-          ASSERT_NEAR(out[i], alone[i], kF32Tolerance * magnitude);
-        }
-        ready.Expect(out.data(), n);
-      }
-    }
-  }
-}
-
-// Added to rows that the norm before left, once an addition rounded; the sums in f32 beside them
-// where they are wanted.
-TEST_P(MatmulTest, SumsAreAddedToScaledRows) {
-  if (ActivationTypes().size() == 1) GTEST_SKIP() << "norms read their rows on this backend";
-  for (const int64_t rows : {0, 1, 17, 65, 128, 300}) {
-    for (const int64_t n : {16, 112, 384, 400}) {
-      for (const int64_t cols : {int64_t{384}, int64_t{768}, int64_t{1024}, Uniform(1, 100)}) {
-        const StoredMatrix m = Matrix(DType::kI8, n, cols);
-        const auto weight =
-            backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16}).value();
-        const Input operand(Normal(rows * cols));
-        std::vector<float> unscale = Normal(n, 0.2, 1), alone(rows * n), out(rows * n);
-        ReadyRows ready(rows, n, Normal(n, 0.2, 1));
-        const std::vector<float> before = Normal(rows * n);
-        for (int64_t i = 0; i < rows * n; ++i) {
-          ready.scaled[i] = FloatToBf16(before[i]);
-          alone[i] = Bf16ToFloat(ready.scaled[i]) * unscale[i % n];
-        }
-        const bool both = Uniform(0, 1) == 1;
-        const std::vector<Bf16> scaled_before = ready.scaled;
-        MatmulParams p = {.a = operand.data(DType::kBf16),
-                          .a_dtype = DType::kBf16,
-                          .a_stride = cols,
-                          .rows = rows,
-                          .weight = weight.get(),
-                          .out = out.data(),
-                          .accumulate = true,
-                          .next = ready.Next()};
-        p.next.unscale = unscale.data();
-        ASSERT_TRUE(backend_->Matmul(p).ok());
-        ready.Expect(out.data(), n);
-        const std::vector<Bf16> with_sums = ready.scaled;
-        if (!both) {  // the same rows without their sums
-          ready.scaled = scaled_before;
-          p.out = nullptr;
-          p.next.scaled = ready.scaled.data();
-          ASSERT_TRUE(backend_->Matmul(p).ok());
-          ready.Expect(out.data(), n);
-        }
-        p.next = {};
-        p.out = alone.data();
-        ASSERT_TRUE(backend_->Matmul(p).ok());
-        double magnitude = 1e-30;
-        for (float v : alone) magnitude = std::max(magnitude, std::fabs(double{v}));
-        for (size_t i = 0; i < out.size(); ++i) {
-          ASSERT_NEAR(out[i], alone[i], kF32Tolerance * magnitude)
-              << n << " x " << cols << ", row " << i / n << " of " << rows << ", output " << i % n;
-        }
-      }
-    }
-  }
-}
-
-TEST_P(MatmulTest, EmbedLeavesRowsReadyForTheNextNorm) {
-  if (ActivationTypes().size() == 1) GTEST_SKIP() << "norms read their rows on this backend";
-  for (const DType dtype : kStored) {
-    for (const int64_t cols : {384, 37}) {
-      const StoredMatrix m = Matrix(dtype, 50, cols);
-      const auto table =
-          backend_->PackWeight({m.source}, {.compute_dtype = DType::kBf16, .embed = true}).value();
-      const int64_t rows = 30, stride = cols + Gap();
-      std::vector<int32_t> ids;
-      for (int64_t r = 0; r < rows; ++r) ids.push_back(static_cast<int32_t>(Uniform(0, 49)));
-      std::vector<float> out(rows * stride);
-      ReadyRows ready(rows, cols, Normal(cols, 0.2, 1));
-      ASSERT_TRUE(backend_
-                      ->Embed({.ids = ids.data(),
-                               .rows = rows,
-                               .table = table.get(),
-                               .out = out.data(),
-                               .out_stride = stride,
-                               .next = ready.Next()})
-                      .ok());
-      ready.Expect(out.data(), stride);
-      ReadyRows alone(rows, cols, ready.weight);
-      ASSERT_TRUE(
-          backend_
-              ->Embed({.ids = ids.data(), .rows = rows, .table = table.get(), .next = alone.Next()})
-              .ok());
-      alone.Expect(out.data(), stride);
-    }
-  }
-}
-
-TEST_P(MatmulTest, ChunkInputLeavesRowsReadyForTheNextNorm) {
-  if (ActivationTypes().size() == 1) GTEST_SKIP() << "norms read their rows on this backend";
-  for (const int64_t width : {384, 37}) {
-    const int64_t chunks = 3, tokens = 5, stride = width + Gap(), rows = chunks * (tokens + 1);
-    const std::vector<float> hidden = Normal(chunks * tokens * width), cls = Normal(width),
-                             norm = Normal(width, 0.2, 1);
-    std::vector<float> out(rows * stride);
-    ReadyRows ready(rows, width, Normal(width, 0.2, 1));
-    ASSERT_TRUE(backend_
-                    ->ChunkInput({.hidden = hidden.data(),
-                                  .hidden_stride = width,
-                                  .weight = norm.data(),
-                                  .eps = 1e-5f,
-                                  .cls = cls.data(),
-                                  .chunks = chunks,
-                                  .chunk_tokens = tokens,
-                                  .width = width,
-                                  .out = out.data(),
-                                  .out_stride = stride,
-                                  .next = ready.Next()})
-                    .ok());
-    ready.Expect(out.data(), stride);
-  }
-}
-
-// ChunkInput of rows that came scaled: their norm is a factor of the row alone.
-TEST_P(MatmulTest, ChunkInputTakesScaledRows) {
-  if (ActivationTypes().size() == 1) GTEST_SKIP() << "norms read their rows on this backend";
-  for (const int64_t width : {384, 37, 100}) {
-    const int64_t chunks = 3, tokens = 5, stride = width + Gap(), rows = chunks * (tokens + 1);
-    const std::vector<float> cls = Normal(width);
-    ReadyRows from(chunks * tokens, width, {}), ready(rows, width, Normal(width, 0.2, 1));
-    const std::vector<float> values = Normal(chunks * tokens * width);
-    for (size_t i = 0; i < values.size(); ++i) from.scaled[i] = FloatToBf16(values[i]);
-    for (float& v : from.squares) v = std::fabs(Normal(1)[0]) * 50 + 1;
-    std::vector<float> out(rows * stride);
-    ChunkInputParams p = {.scaled = from.scaled.data(),
-                          .squares = from.squares.data(),
-                          .eps = 1e-5f,
-                          .cls = cls.data(),
-                          .chunks = chunks,
-                          .chunk_tokens = tokens,
-                          .width = width,
-                          .out = out.data(),
-                          .out_stride = stride,
-                          .next = ready.Next()};
-    ASSERT_TRUE(backend_->ChunkInput(p).ok());
-    ready.Expect(out.data(), stride);
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t t = r % (tokens + 1), source = r / (tokens + 1) * tokens + t;
-      double sum = 0;
-      for (int64_t i = 0; t < tokens && i < from.parts; ++i) {
-        sum += from.squares[source * from.parts + i];
-      }
-      const double factor = 1 / std::sqrt(sum / static_cast<double>(width) + 1e-5);
-      for (int64_t c = 0; c < width; ++c) {
-        const double want =
-            t == tokens ? cls[c] : Bf16ToFloat(from.scaled[source * width + c]) * factor;
-        ASSERT_NEAR(out[r * stride + c], want, kF32Tolerance * (1 + std::fabs(want)));
-      }
-    }
-    ReadyRows alone(rows, width, ready.weight);
-    p.out = nullptr;
-    p.next = alone.Next();
-    ASSERT_TRUE(backend_->ChunkInput(p).ok());
-    alone.Expect(out.data(), stride);
-  }
-}
-
 // Every form of results, of operands that came with squares: those of the product alone, times a
 // factor of the row.
 TEST_P(MatmulTest, SquaresOfRowsScaleTheResults) {
@@ -618,12 +345,8 @@ TEST_P(MatmulTest, SquaresOfRowsScaleTheResults) {
         const Input operand(Normal(rows * cols));
         std::vector<float> squares;
         for (float v : Normal(rows * stride)) squares.push_back(std::fabs(v) * 50 + 1);
-        std::vector<double> dense;
-        for (int64_t i = 0; i < rows * cols; ++i) {
-          dense.push_back(ElementReference(operand.data(DType::kBf16), DType::kBf16, i));
-        }
         std::vector<double> products =
-            MatmulReference(dense, WeightReference(m.source), rows, n, cols);
+            MatmulReference(Dense(operand, rows * cols), WeightReference(m.source), rows, n, cols);
         for (int64_t r = 0; r < rows; ++r) {
           double sum = 0;
           for (int64_t i = 0; i < parts; ++i) sum += squares[r * stride + i];
@@ -646,21 +369,15 @@ TEST_P(MatmulTest, SquaresOfRowsScaleTheResults) {
             }
           }
         }
-        ASSERT_TRUE(backend_
-                        ->Matmul({.a = operand.data(DType::kBf16),
-                                  .a_dtype = DType::kBf16,
-                                  .a_stride = cols,
-                                  .rows = rows,
-                                  .norm = {.eps = 1e-5f,
-                                           .squares = squares.data(),
-                                           .square_parts = parts,
-                                           .squares_stride = stride},
-                                  .weight = weight.get(),
-                                  .out = out.data(),
-                                  .out_dtype = halves ? DType::kBf16 : DType::kF32,
-                                  .accumulate = form == Form::kAdd,
-                                  .swiglu = swiglu})
-                        .ok());
+        MatmulParams p = ManyRows(operand, rows, *weight, out.data());
+        p.norm = {.eps = 1e-5f,
+                  .squares = squares.data(),
+                  .square_parts = parts,
+                  .squares_stride = stride};
+        p.out_dtype = halves ? DType::kBf16 : DType::kF32;
+        p.accumulate = form == Form::kAdd;
+        p.swiglu = swiglu;
+        ASSERT_TRUE(backend_->Matmul(p).ok());
         out.Expect(want, kF32Tolerance);
       }
     }

@@ -28,8 +28,7 @@ class RecurrenceTest : public KernelTest {
                     const std::vector<std::vector<double>>& scale, int64_t offset,
                     double tolerance) {
     for (size_t s = 0; s < want.size(); ++s) {
-      double magnitude = 1e-30;
-      for (double v : scale[s]) magnitude = std::max(magnitude, std::fabs(v));
+      const double magnitude = LargestOf(scale[s]);
       for (size_t i = 0; i < want[s].size(); ++i) {
         ASSERT_NEAR(states_[s][offset + i], want[s][i], tolerance * magnitude)
             << "state of sequence " << s << " at " << i;
@@ -60,6 +59,15 @@ class RecurrenceTest : public KernelTest {
   // most so much of its terms' magnitudes.
   static constexpr double kRounding = 4.03 / 256;
 
+  // Rounds xbc_ to bf16, into `halves` too; returns those as SsdParams takes them.
+  const float* RoundXbc(std::vector<Bf16>* halves) {
+    for (float& v : xbc_) {
+      halves->push_back(FloatToBf16(v));
+      v = Bf16ToFloat(halves->back());
+    }
+    return static_cast<const float*>(static_cast<const void*>(halves->data()));
+  }
+
   // Runs p in bf16, inputs and outputs in `io_dtype`.
   void ExpectBf16MatchesTheTwin(const SsdParams& p, DType io_dtype = DType::kF32) {
     Output out(io_dtype, rows_, p.heads * p.head_dim, p.y_stride);
@@ -68,13 +76,7 @@ class RecurrenceTest : public KernelTest {
     run.io_dtype = io_dtype;
     run.y = static_cast<float*>(out.data());
     std::vector<Bf16> halves;
-    if (io_dtype == DType::kBf16) {
-      for (float& v : xbc_) {
-        halves.push_back(FloatToBf16(v));
-        v = Bf16ToFloat(halves.back());
-      }
-      run.xbc = static_cast<const float*>(static_cast<const void*>(halves.data()));
-    }
+    if (io_dtype == DType::kBf16) run.xbc = RoundXbc(&halves);
     const RecurrenceResult want = SsmReference(p), terms = TermMagnitudes(p);
     ASSERT_TRUE(backend_->Ssd(run).ok());
     out.ExpectWithin(want.out, terms.out, kRounding);
@@ -96,13 +98,9 @@ class RecurrenceTest : public KernelTest {
     Output out(DType::kBf16, rows_, width, p.y_stride);
     std::vector<float> squares(rows_ * units, -1);
     std::vector<Bf16> halves;
-    for (float& v : xbc_) {
-      halves.push_back(FloatToBf16(v));
-      v = Bf16ToFloat(halves.back());
-    }
     SsdParams run = p;
     run.compute_dtype = run.io_dtype = DType::kBf16;
-    run.xbc = static_cast<const float*>(static_cast<const void*>(halves.data()));
+    run.xbc = RoundXbc(&halves);
     run.y = static_cast<float*>(out.data());
     run.gate = {.z = z.data(DType::kBf16),
                 .z_stride = z_stride,
@@ -133,6 +131,34 @@ class RecurrenceTest : public KernelTest {
       }
     }
     out.ExpectWithin(want.out, terms.out, kRounding);
+  }
+
+  // Of random rows of `dtype`: what comes out, and the states behind `offset` floats of others,
+  // which keep the newest rows.
+  void ExpectConvSiluMatchesTheTwin(const std::vector<int64_t>& lengths, int64_t taps,
+                                    int64_t channels, int64_t in_stride, int64_t out_stride,
+                                    int64_t offset, DType dtype) {
+    MakeSequences(lengths, offset, (taps - 1) * channels);
+    const Input in(Normal(rows_ * in_stride));
+    const std::vector<float> weight = Normal(taps * channels), bias = Normal(channels);
+    Output out(dtype, rows_, channels, out_stride);
+    const ConvSiluParams p = {.in = in.data(dtype),
+                              .in_stride = in_stride,
+                              .weight = weight.data(),
+                              .bias = bias.data(),
+                              .taps = taps,
+                              .channels = channels,
+                              .sequences = sequences_.data(),
+                              .sequence_count = static_cast<int64_t>(sequences_.size()),
+                              .state_offset = offset,
+                              .rows = rows_,
+                              .out = out.data(),
+                              .out_stride = out_stride,
+                              .io_dtype = dtype};
+    const RecurrenceResult want = ConvSiluReference(p);
+    ASSERT_TRUE(backend_->ConvSilu(p).ok());
+    out.Expect(want.out, kF32Tolerance);  // inputs are exact
+    ExpectStates(want.states, want.states, offset, 0);
   }
 
   // `gap`: of the rows of xbc; -1: any.
@@ -180,27 +206,8 @@ TEST_P(RecurrenceTest, ConvSiluMatchesItsTwinAndKeepsTheNewestRows) {
     for (const int64_t channels : {1, 15, 32, 50, 896}) {
       for (const std::vector<int64_t>& lengths :
            std::vector<std::vector<int64_t>>{{}, {1}, {2, 0, 1}, {3}, {40, 7}, {130}}) {
-        const int64_t offset = Uniform(0, 9);
-        MakeSequences(lengths, offset, (taps - 1) * channels);
-        const std::vector<float> in = Normal(rows_ * (channels + 3)),
-                                 weight = Normal(taps * channels), bias = Normal(channels);
-        Output out(DType::kF32, rows_, channels, channels + 2);
-        const ConvSiluParams p = {.in = in.data(),
-                                  .in_stride = channels + 3,
-                                  .weight = weight.data(),
-                                  .bias = bias.data(),
-                                  .taps = taps,
-                                  .channels = channels,
-                                  .sequences = sequences_.data(),
-                                  .sequence_count = static_cast<int64_t>(sequences_.size()),
-                                  .state_offset = offset,
-                                  .rows = rows_,
-                                  .out = static_cast<float*>(out.data()),
-                                  .out_stride = channels + 2};
-        const RecurrenceResult want = ConvSiluReference(p);
-        ASSERT_TRUE(backend_->ConvSilu(p).ok());
-        out.Expect(want.out, kF32Tolerance);
-        ExpectStates(want.states, want.states, offset, 0);
+        ExpectConvSiluMatchesTheTwin(lengths, taps, channels, channels + 3, channels + 2,
+                                     Uniform(0, 9), DType::kF32);
       }
     }
   }
@@ -211,27 +218,8 @@ TEST_P(RecurrenceTest, ConvSiluOfActivationsMatchesItsTwin) {
     for (const int64_t taps : {1, 2, 3, 4, 5}) {
       for (const int64_t channels : {1, 32, 50, 896}) {
         for (const int64_t gap : {0, 3, 4}) {
-          MakeSequences({1, 0, 40, 130, 64}, 2, (taps - 1) * channels);
-          const Input in(Normal(rows_ * (channels + gap)));
-          const std::vector<float> weight = Normal(taps * channels), bias = Normal(channels);
-          Output out(dtype, rows_, channels, channels + gap);
-          const ConvSiluParams p = {.in = in.data(dtype),
-                                    .in_stride = channels + gap,
-                                    .weight = weight.data(),
-                                    .bias = bias.data(),
-                                    .taps = taps,
-                                    .channels = channels,
-                                    .sequences = sequences_.data(),
-                                    .sequence_count = static_cast<int64_t>(sequences_.size()),
-                                    .state_offset = 2,
-                                    .rows = rows_,
-                                    .out = out.data(),
-                                    .out_stride = channels + gap,
-                                    .io_dtype = dtype};
-          const RecurrenceResult want = ConvSiluReference(p);
-          ASSERT_TRUE(backend_->ConvSilu(p).ok());
-          out.Expect(want.out, kF32Tolerance);  // inputs are exact
-          ExpectStates(want.states, want.states, 2, 0);
+          ExpectConvSiluMatchesTheTwin({1, 0, 40, 130, 64}, taps, channels, channels + gap,
+                                       channels + gap, 2, dtype);
         }
       }
     }

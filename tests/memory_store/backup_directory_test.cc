@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
@@ -26,6 +27,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 absl::Status NoStep(const BackupProgress&) { return absl::OkStatus(); }
 
@@ -64,7 +66,43 @@ class BackupDirectoryTest : public ::testing::Test {
     return temp_.store().Backup(**directory, "1.2.3", step);
   }
   absl::StatusOr<BackupInfo> Restore(int64_t id, const BackupStep& step = NoStep) {
-    return BackupDirectory::Restore(backups(), id, restored(), step);
+    const auto restored_backup = BackupDirectory::Restore(backups(), {.id = id}, restored(), step);
+    if (!restored_backup.ok()) return restored_backup.status();
+    return restored_backup->info;
+  }
+  // Flips a bit in the middle of a file.
+  static void FlipIn(const std::string& path) {
+    const auto at = static_cast<std::streamoff>(fs::file_size(path) / 2);
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(at);
+    const char byte = static_cast<char>(file.get() ^ 1);
+    file.seekp(at);
+    file.put(byte);
+  }
+  // A file in files/ that ends so and has the most bytes.
+  std::string LargestFile(const std::string& ending) {
+    std::string largest;
+    uintmax_t bytes = 0;
+    for (const std::string& name : FilesIn(backups() + "/files")) {
+      const std::string path = backups() + "/files/" + name;
+      if (!absl::EndsWith(name, ending) || fs::file_size(path) < bytes) continue;
+      bytes = fs::file_size(path);
+      largest = path;
+    }
+    EXPECT_NE(largest, "");
+    return largest;
+  }
+  // The files of the newest backup that hold a table, in files/.
+  std::vector<std::string> FilesOfTable(Table table) {
+    std::vector<std::string> paths;
+    const StoreFiles files = temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).value();
+    for (const StoreFile& file : files.files()) {
+      if (file.table != table || file.kind != StoreFile::Kind::kTable) continue;
+      paths.push_back(backups() + "/files/" +
+                      BackupFile{file.name, file.bytes, *file.crc32c}.SharedName());
+    }
+    EXPECT_FALSE(paths.empty());
+    return paths;
   }
   // That the restored directory holds the first `count` documents, whole.
   void ExpectRestored(size_t count, uint64_t fingerprint = 0) {
@@ -86,6 +124,28 @@ class BackupDirectoryTest : public ::testing::Test {
       EXPECT_FALSE(info.damaged);
     }
     EXPECT_EQ(StoreChecker(**store, {}).Run()->found_count(), 0);
+  }
+  // That the restored directory holds all documents and some damage, all of which can be mended.
+  void ExpectHealed() {
+    RocksDbOptions disk = temp_.rocksdb_options();
+    disk.data_dir = restored();
+    Metrics metrics;
+    auto chunk_store = OpenRocksDbChunkStore(disk, metrics);
+    ASSERT_TRUE(chunk_store.ok()) << chunk_store.status();
+    auto store = MemoryStore::Open(temp_.options(), **chunk_store, metrics, temp_.clock());
+    ASSERT_TRUE(store.ok()) << store.status();
+    StoreCheckOptions heal;
+    heal.heal = true;
+    heal.derive = [&](DocumentId document, int64_t, bool) {
+      return (*store)->RestoreSegment(MadeUpSegment(temp_.options(), document, 0, 0, 4, 0, 3000));
+    };
+    EXPECT_GT(StoreChecker(**store, heal).Run()->found_count(), 0);
+    EXPECT_EQ(StoreChecker(**store, {}).Run()->found_count(), 0);
+    const MemoryId memory = (*store)->GetMemory("default", "m").value().uid;
+    for (size_t i = 0; i < texts_.size(); ++i) {
+      const DocumentInfo info = (*store)->GetDocument(memory, absl::StrCat("d", i)).value();
+      EXPECT_EQ((*store)->ReadText(info.uid, 0, 3000).value(), texts_[i]);
+    }
   }
   std::set<std::string> FilesIn(const std::string& folder) {
     std::set<std::string> names;
@@ -306,6 +366,120 @@ TEST_F(BackupDirectoryTest, DamagedBackupIsFoundBeforeAnythingIsPutInPlace) {
   ExpectRestored(5);
 }
 
+TEST_F(BackupDirectoryTest, ABackupFindsDamageInFilesOfEarlierOnesAndMendsThem) {
+  AddDocuments(5);
+  ASSERT_TRUE(Backup().ok());
+  FlipIn(LargestFile(".blob"));
+  fs::resize_file(FilesOfTable(Table::kText)[0], 10);
+  EXPECT_TRUE(absl::IsDataLoss(Restore(1).status()));
+  AddDocuments(1);
+  EXPECT_EQ(Backup()->mended_files, 2);
+  EXPECT_EQ(Backup()->mended_files, 0);
+  ASSERT_TRUE(Restore(1).ok());
+  ExpectRestored(5);
+  fs::remove_all(restored());
+  ASSERT_TRUE(Restore(2).ok());
+  ExpectRestored(6);
+}
+
+TEST_F(BackupDirectoryTest, CheckSaysWhichBackupsAreWholeAndWhatIsDamaged) {
+  EXPECT_FALSE(BackupDirectory::Check(backups(), 0, NoStep).ok());
+  AddDocuments(5);
+  ASSERT_TRUE(Backup().ok());
+  const std::string of_first = LargestFile(".blob");
+  AddDocuments(5);
+  ASSERT_TRUE(Backup().ok());
+  {
+    auto directory = BackupDirectory::Open(backups()).value();
+    ASSERT_TRUE(directory->Delete(1).ok());
+  }
+  AddDocuments(1);
+  ASSERT_TRUE(Backup().ok());
+  int64_t read = 0, total = 0;
+  auto checked = BackupDirectory::Check(backups(), 0, [&](const BackupProgress& progress) {
+                   read = progress.bytes_shared;
+                   total = progress.bytes_total;
+                   return absl::OkStatus();
+                 }).value();
+  ASSERT_EQ(checked.size(), 2u);
+  EXPECT_TRUE(checked[0].is_whole());
+  EXPECT_TRUE(checked[1].is_whole());
+  EXPECT_GT(total, 0);
+  EXPECT_EQ(read, total) << "each file once";
+  EXPECT_TRUE(absl::IsNotFound(BackupDirectory::Check(backups(), 1, NoStep).status()));
+  EXPECT_TRUE(absl::IsCancelled(BackupDirectory::Check(backups(), 0, [](const BackupProgress&) {
+                                  return absl::CancelledError("enough");
+                                }).status()));
+  // What both have, and what the newer one alone has.
+  FlipIn(of_first);
+  ASSERT_TRUE(fs::remove(FilesOfTable(Table::kCatalog)[0]));
+  checked = BackupDirectory::Check(backups(), 0, NoStep).value();
+  ASSERT_FALSE(checked[0].damage.empty());
+  EXPECT_TRUE(checked[0].damage[0].is_derived);
+  EXPECT_THAT(checked[0].damage[0].what, HasSubstr(of_first));
+  EXPECT_GE(checked[1].damage.size(), 2u);
+  EXPECT_EQ(BackupDirectory::Check(backups(), 3, NoStep)->size(), 1u);
+}
+
+TEST_F(BackupDirectoryTest, ADamagedBackupSaysWhichAreWholeAndWhatCanBeDone) {
+  AddDocuments(3);
+  ASSERT_TRUE(Backup().ok());
+  const auto of_first = FilesIn(backups() + "/files");
+  AddDocuments(3);
+  ASSERT_TRUE(Backup().ok());
+  std::string of_second;
+  for (const std::string& name : FilesIn(backups() + "/files")) {
+    if (absl::EndsWith(name, ".blob") && !of_first.contains(name)) of_second = name;
+  }
+  ASSERT_NE(of_second, "");
+  FlipIn(backups() + "/files/" + of_second);
+  std::string message(Restore(2).status().message());
+  EXPECT_THAT(message, HasSubstr(of_second));
+  EXPECT_THAT(message, HasSubstr("Whole are: backup 1. --restore-damaged restores this one"));
+  FlipIn(FilesOfTable(Table::kText)[0]);
+  message = std::string(Restore(2).status().message());
+  EXPECT_THAT(message, HasSubstr("(not derived)"));
+  EXPECT_THAT(message, Not(HasSubstr("--restore-damaged")));
+  EXPECT_TRUE(
+      absl::IsDataLoss(BackupDirectory::Restore(backups(), {.id = 2, .allow_derived_damage = true},
+                                                restored(), NoStep)
+                           .status()));
+}
+
+TEST_F(BackupDirectoryTest, ABackupWithDamagedDerivedDataIsRestoredWithAllText) {
+  AddDocuments(5);
+  ASSERT_TRUE(Backup().ok());
+  for (const std::string& file : {LargestFile(".blob"), FilesOfTable(Table::kSegments)[0]}) {
+    const std::string kept = dir_.path() + "/kept";
+    fs::copy_file(file, kept, fs::copy_options::overwrite_existing);
+    for (const std::string how : {"flipped", "short", "gone"}) {
+      // Tables are tried with a flip alone.
+      if (how != "flipped" && !absl::EndsWith(file, ".blob")) continue;
+      SCOPED_TRACE(how + " " + file);
+      fs::remove_all(restored());
+      fs::copy_file(kept, file, fs::copy_options::overwrite_existing);
+      if (how == "flipped") FlipIn(file);
+      if (how == "short") fs::resize_file(file, fs::file_size(file) / 2);
+      if (how == "gone") fs::remove(file);
+      EXPECT_TRUE(absl::IsDataLoss(Restore(1).status()));
+      const auto made =
+          BackupDirectory::Restore(backups(), {.allow_derived_damage = true}, restored(), NoStep);
+      ASSERT_TRUE(made.ok()) << made.status();
+      EXPECT_EQ(made->damage.size(), 1u);
+      ExpectHealed();
+    }
+    fs::copy_file(kept, file, fs::copy_options::overwrite_existing);
+  }
+}
+
+TEST_F(BackupDirectoryTest, ABackupNamesTheStoreItIsOf) {
+  AddDocuments(1);
+  const BackupInfo made = Backup().value();
+  EXPECT_THAT(made.store, ::testing::EndsWith(":" + fs::absolute(temp_.data_dir()).string()));
+  EXPECT_EQ(BackupDirectory::List(backups())->at(0).store, made.store);
+  EXPECT_EQ(Restore(1)->store, made.store);
+}
+
 TEST_F(BackupDirectoryTest, DamagedListIsToldAndKeepsAllFiles) {
   AddDocuments(5);
   ASSERT_TRUE(Backup().ok());
@@ -346,7 +520,7 @@ TEST_F(BackupDirectoryTest, DirectoriesThatHoldSomethingElseAreRefusedAndLeftAlo
   EXPECT_EQ(FilesIn(restored()), std::set<std::string>{"precious"});
   // A data directory in use, or any other.
   EXPECT_TRUE(absl::IsFailedPrecondition(
-      BackupDirectory::Restore(backups(), 1, temp_.data_dir(), NoStep).status()));
+      BackupDirectory::Restore(backups(), {.id = 1}, temp_.data_dir(), NoStep).status()));
   std::ofstream(backups() + "/FORMAT") << "mneme backups 99\n";
   EXPECT_TRUE(absl::IsFailedPrecondition(BackupDirectory::Open(backups()).status()));
 }

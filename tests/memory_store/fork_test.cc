@@ -2,6 +2,7 @@
 // no times, and that on a real disk what nobody holds any more leaves no byte.
 
 #include <atomic>
+#include <memory>
 #include <random>
 #include <string>
 #include <thread>
@@ -9,10 +10,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "memory_store/keys.h"
 #include "memory_store/store_checker.h"
+#include "memory_store/tail_cache.h"
 #include "tests/memory_store/file_search.h"
 #include "tests/memory_store/harness.h"
 #include "tests/memory_store/temp_store.h"
@@ -218,6 +221,24 @@ TEST_F(ForkTest, TailsThatMadeRoomInVainLeaveNoPages) {
   EXPECT_EQ(Metric("mneme_tail_bytes"), static_cast<double>(options().landmark_bytes));
 }
 
+TEST_F(ForkTest, ADeletionWaitsForPinnedPagesOfATailThatMadeRoom) {
+  options().tail_bytes_max = options().landmark_bytes;
+  Reopen();
+  const MemoryId memory = NewMemory("m");
+  const DocumentCut cut = NewCutDocument(memory, "a");
+  auto pages = std::make_unique<PinnedPages>();
+  {
+    const ChunkAddress page{PutTail(cut, 1).value()->handle, 0};
+    *pages = store().Pin({&page, 1}).value();
+    ASSERT_THAT(pages->missing(), IsEmpty());
+  }
+  ASSERT_TRUE(PutTail(NewCutDocument(memory, "b"), 1).ok());
+  ASSERT_TRUE(store().DeleteDocument(memory, cut.document).ok());
+  EXPECT_THAT(Purge(), IsEmpty()) << "somebody reads a page of it";
+  pages.reset();
+  EXPECT_EQ(Purge().size(), 1u);
+}
+
 TEST_F(ForkTest, ATailThatComesDuringADeletionLeavesNoPages) {
   const MemoryId memory = NewMemory("m");
   const DocumentCut cut = NewCutDocument(memory, "d");
@@ -238,6 +259,87 @@ TEST_F(ForkTest, ATailThatComesDuringADeletionLeavesNoPages) {
   EXPECT_TRUE(absl::IsNotFound(put)) << put;
   EXPECT_EQ(PagesInMemory(), 0);
   EXPECT_EQ(Purge().size(), 1u);
+}
+
+TEST_F(ForkTest, ReadsDuringADeletionThatTakesTheEndFindNoDamage) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDocument(memory, "d");
+  ASSERT_TRUE(Append(document, 0, TextOf(document, 100)).ok());
+  const MemoryId fork = Fork(memory, "f");
+  ASSERT_TRUE(Append(document, 100, TextOf(document, 100)).ok());
+  absl::Status read;
+  std::vector<DocumentInfo> listed;
+  std::vector<std::thread> readers;
+  faults().OnWrite([&](const WriteBatch& batch) {
+    // The end is off the disk, and nobody has been told yet.
+    ASSERT_TRUE(disk().Write(batch, Durability::kSynced).ok());
+    readers.emplace_back([&] { read = store().ReadText(document, 50, 200).status(); });
+    readers.emplace_back([&] { listed = store().ListDocuments(fork, DocumentId{}, 10); });
+    absl::SleepFor(absl::Milliseconds(50));
+  });
+  ASSERT_TRUE(store().DeleteDocument(memory, document).ok());
+  faults().Heal();
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_TRUE(absl::IsOutOfRange(read)) << read;
+  ASSERT_EQ(listed.size(), 1u);
+  EXPECT_FALSE(listed[0].damaged);
+  EXPECT_EQ(listed[0].durable_bytes, 100);
+  EXPECT_EQ(Metric("mneme_documents_damaged_total"), 0);
+  EXPECT_EQ(TextIn(fork, "d"), TextOf(document, 100));
+}
+
+TEST_F(ForkTest, DamageThatHidesWhereAForkEndsIsCountedOnce) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDocument(memory, "d");
+  ASSERT_TRUE(Append(document, 0, TextOf(document, 100)).ok());
+  const MemoryId fork = Fork(memory, "f");
+  ASSERT_TRUE(Append(document, 100, TextOf(document, 100)).ok());
+  WriteBatch batch;
+  batch.Put(Table::kText, TextKey({memory, document}, 100), "no record");
+  ASSERT_TRUE(disk().Write(batch, Durability::kSynced).ok());
+  for (int read = 0; read < 3; ++read) {
+    EXPECT_TRUE(store().ListDocuments(fork, DocumentId{}, 10).at(0).damaged);
+  }
+  EXPECT_TRUE(store().GetDocument(memory, "d")->damaged);
+  EXPECT_EQ(Metric("mneme_documents_damaged_total"), 1);
+}
+
+TEST_F(ForkTest, AReceiptCountsNothingThatAForkHolds) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDocument(memory, "d");
+  ASSERT_TRUE(Append(document, 0, TextOf(document, 130)).ok());
+  const MemoryId fork = Fork(memory, "f");
+  ASSERT_TRUE(Append(document, 130, TextOf(document, 170)).ok());
+  // Three segments of 100 bytes, each with four chunks of 25; the last one has half its tokens.
+  std::vector<SegmentDerived> segments;
+  for (int s = 0; s < 3; ++s) segments.push_back(Segment(document, s, /*chunks=*/4));
+  segments[2].token_count -= 32;
+  ASSERT_TRUE(store().PutSegments(segments).ok());
+  const DeletionReceipt part = store().DeleteDocument(memory, document)->receipt;
+  EXPECT_EQ(part.documents, 0);
+  EXPECT_EQ(part.text_bytes, 170);
+  EXPECT_EQ(part.held_text_bytes, 130);
+  // The chunk with byte 125 is held in part: so it is not counted.
+  EXPECT_EQ(part.chunks, 2 + 4);
+  EXPECT_EQ(part.pages, 2 + 4);
+  EXPECT_EQ(part.tokens, 2 * 64 + 4 * 64 - 32);
+  const DeletionReceipt rest = store().DeleteMemory(fork)->receipt;
+  EXPECT_EQ(rest.documents, 1);
+  EXPECT_EQ(rest.text_bytes, 130);
+}
+
+TEST_F(ForkTest, AReceiptOfAFewBytesCountsNoChunkThatAForkHolds) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDocument(memory, "d");
+  ASSERT_TRUE(Append(document, 0, TextOf(document, 83)).ok());
+  Fork(memory, "f");
+  ASSERT_TRUE(Append(document, 83, TextOf(document, 17)).ok());
+  ASSERT_TRUE(PutSegment(Segment(document, 0)).ok());  // two chunks of 50 bytes
+  const DeletionReceipt part = store().DeleteDocument(memory, document)->receipt;
+  EXPECT_EQ(part.text_bytes, 17);
+  EXPECT_EQ(part.tokens, 0);
+  EXPECT_EQ(part.chunks, 0);
+  EXPECT_EQ(part.pages, 0);
 }
 
 TEST_F(ForkTest, ACheckFindsNothingWrongWithWhatForksHold) {

@@ -134,9 +134,14 @@ TEST_F(RecoveryTest, DamagedTextMarksItsDocumentAndEverythingElseServes) {
   EXPECT_FALSE(Info(b).damaged);
   EXPECT_EQ(store().ReadText(b, 5, 25).value(), "56789012345678901234");
   EXPECT_TRUE(Info(c).damaged);
+  // Found at Open, and counted there: reads find nothing new.
+  EXPECT_EQ(Metric("mneme_documents_damaged_total"), 2);
   EXPECT_TRUE(absl::IsDataLoss(store().ReadText(c, 0, 30).status()));
+  EXPECT_EQ(Metric("mneme_documents_damaged_total"), 2);
+  EXPECT_EQ(Metric("mneme_damaged_documents"), 2);
   EXPECT_TRUE(store().DeleteDocument(a).ok());
-  EXPECT_EQ(Metric("mneme_store_corrupt_records_total{kind=\"text\"}"), 4);
+  EXPECT_EQ(Metric("mneme_damaged_documents"), 1);
+  EXPECT_EQ(Metric("mneme_store_corrupt_records_total{kind=\"text\"}"), 2);
 }
 
 TEST_F(RecoveryTest, TextWithoutItsBeginningIsDamaged) {

@@ -111,6 +111,61 @@ TEST_F(StoreCheckerTest, DamagedPieceOfTextIsNamedAndStopsItsDocumentAlone) {
   EXPECT_EQ(store().ReadText(good, 0, 100).value(), TextOf(good, 100));
 }
 
+TEST_F(StoreCheckerTest, DamagedTextIsCountedOnceHoweverManyChecksMeetIt) {
+  const DocumentId bad = NewDocument(memory_, "bad");
+  ASSERT_TRUE(Append(bad, 0, "0123456789").ok());
+  const std::string key = TextKey(Key(bad), 0);
+  FlipByte(Table::kText, key);
+  for (int check = 0; check < 3; ++check) EXPECT_EQ(Found(Check(/*heal=*/true), Kind::kText), 1);
+  EXPECT_EQ(Metric("mneme_documents_damaged_total"), 1);
+  EXPECT_EQ(Metric("mneme_damaged_documents"), 1);
+  FlipByte(Table::kText, key);  // as it was
+  EXPECT_EQ(Check(/*heal=*/true).healed_count(), 1);
+  EXPECT_EQ(Metric("mneme_damaged_documents"), 0);
+}
+
+TEST_F(StoreCheckerTest, ACheckOfAForkReadsWhatItSharesAndNamesItThere) {
+  const DocumentId shared = NewDerivedDocument(memory_, "base.txt", /*segments=*/2);
+  const DocumentId dropped = NewDerivedDocument(memory_, "dropped");
+  const auto fork = [this](MemoryId source, const std::string& id) {
+    return store().ForkMemory({source}, id, "").value().uid;
+  };
+  const MemoryId first = fork(memory_, "f1");
+  const MemoryId second = fork(first, "f2");
+  NewDerivedDocument(memory_, "later");
+  NewDerivedDocument(second, "own");
+  ASSERT_TRUE(store().DeleteDocument(second, dropped).ok());
+  FlipByte(Table::kText, TextKey(Key(shared), 0));
+  Remove(Table::kSegments, SegmentKey(Key(shared), 1));
+  const auto check = [this](std::optional<MemoryId> memory) {
+    StoreCheckOptions options;
+    options.memory = memory;
+    return StoreChecker(store(), options).Run().value();
+  };
+  const auto memories_named = [](const StoreCheckReport& report) {
+    std::vector<std::string> names;
+    for (const StoreFinding& finding : report.findings) {
+      EXPECT_EQ(finding.tenant, "default");
+      EXPECT_EQ(finding.document_id, "base.txt");
+      names.push_back(finding.memory_id);
+    }
+    return names;
+  };
+  EXPECT_EQ(check(memory_).documents, 3);
+  EXPECT_EQ(check(first).documents, 2);
+  StoreCheckReport report = check(second);
+  EXPECT_EQ(report.documents, 2) << "without what it dropped, with its own";
+  EXPECT_THAT(memories_named(report), testing::ElementsAre("f2", "f2"));
+  EXPECT_THAT(memories_named(check(std::nullopt)), testing::ElementsAre("m", "m"));
+  // Then the oldest that has it.
+  ASSERT_TRUE(store().DeleteDocument(memory_, shared).ok());
+  EXPECT_THAT(memories_named(check(std::nullopt)), testing::ElementsAre("f1", "f1"));
+  ASSERT_TRUE(store().DeleteMemory(memory_).ok());
+  ASSERT_TRUE(store().DeleteMemory(first).ok());
+  EXPECT_THAT(memories_named(check(std::nullopt)), testing::ElementsAre("f2", "f2"));
+  EXPECT_EQ(check(second).documents, 2);
+}
+
 TEST_F(StoreCheckerTest, MissingTextIsNamedInTheMiddleAndAtBothEnds) {
   for (const int missing : {0, 1, 3}) {
     const DocumentId document = NewDocument(memory_, absl::StrCat("d", missing));

@@ -152,7 +152,13 @@ TEST_F(AdminRpcTest, BackupsAreMadeListedAndDeleted) {
   EXPECT_FALSE(backup->version().empty());
   EXPECT_EQ(admin_->CreateBackup(nullptr)->id(), 2);
   EXPECT_EQ(admin_->ListBackups()->backups_size(), 2);
+  EXPECT_FALSE(backup->store().empty());
   EXPECT_THAT(server_->metrics().Expose(), HasSubstr("\nmneme_backups_total 2\n"));
+  EXPECT_EQ(admin_->VerifyBackups(0, nullptr)->backups_size(), 2);
+  EXPECT_EQ(admin_->VerifyBackups(2, nullptr)->backups(0).backup().id(), 2);
+  EXPECT_EQ(admin_->VerifyBackups(0, nullptr)->backups(0).damaged_files_size(), 0);
+  EXPECT_TRUE(absl::IsNotFound(admin_->VerifyBackups(3, nullptr).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(admin_->VerifyBackups(-1, nullptr).status()));
   EXPECT_TRUE(admin_->DeleteBackup(1).ok());
   EXPECT_EQ(admin_->ListBackups()->backups(0).id(), 2);
   EXPECT_TRUE(absl::IsNotFound(admin_->DeleteBackup(1)));
@@ -260,7 +266,7 @@ TEST(AdminEndToEndTest, DamageIsFoundAndMendedAndABackupBringsAllBack) {
     EXPECT_TRUE(admin.CreateBackup(nullptr).ok());
   }
   const auto restored =
-      BackupDirectory::Restore(config.server.backup_dir, 1, folder.path() + "/restored",
+      BackupDirectory::Restore(config.server.backup_dir, {.id = 1}, folder.path() + "/restored",
                                [](const BackupProgress&) { return absl::OkStatus(); });
   ASSERT_TRUE(restored.ok()) << restored.status();
   auto server = TestServer::StartReal(config, folder.path() + "/restored");

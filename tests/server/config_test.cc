@@ -1,6 +1,7 @@
 #include "server/config.h"
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <set>
 #include <sstream>
@@ -31,6 +32,27 @@ std::string WriteFile(const TemporaryFolder& folder, const std::string& contents
   const std::string path = folder.path() + "/config.yaml";
   std::ofstream(path) << contents;
   return path;
+}
+
+TEST(ConfigTest, BackupsBelongApartFromTheData) {
+  const TemporaryFolder folder;
+  const std::string data = folder.path() + "/data";
+  const auto error_with = [&](const std::string& backups) {
+    return ErrorOf({"--data-dir", data, "--set", "store.backup_dir=" + backups});
+  };
+  EXPECT_EQ(error_with(folder.path() + "/backups"), "no error");
+  EXPECT_EQ(error_with(folder.path() + "/data2"), "no error");
+  for (const std::string& backups : {data, data + "/", data + "/backups", data + "/../data/x",
+                                     folder.path(), std::string("/")}) {
+    const std::string error = error_with(backups);
+    EXPECT_THAT(error, HasSubstr("store.backup_dir: the backup directory " + backups));
+    EXPECT_THAT(error, HasSubstr("the data directory " + data));
+  }
+  // By another name.
+  std::filesystem::create_directory(data);
+  std::filesystem::create_directory_symlink(data, folder.path() + "/link");
+  EXPECT_THAT(error_with(folder.path() + "/link"), HasSubstr(" is the data directory "));
+  EXPECT_THAT(error_with(folder.path() + "/link/b"), HasSubstr(" lies in the data directory "));
 }
 
 TEST(ConfigTest, DefaultsAreTheDocumentedAddresses) {
@@ -95,6 +117,8 @@ TEST(ConfigTest, BadValuesAreNamedWithKeyAndSource) {
   EXPECT_THAT(ErrorOf({}, {"MNEME_SERVER_READER_THREADS=0"}),
               HasSubstr("environment MNEME_SERVER_READER_THREADS: server.reader_threads: \"0\""));
   EXPECT_THAT(ErrorOf({"--set", "server.drain_seconds=nan"}), HasSubstr("nan"));
+  EXPECT_THAT(ErrorOf({"--set", "server.drain_seconds=1e12"}),
+              HasSubstr("\"1e12\" is not allowed: 0 .. 315360000"));
   EXPECT_THAT(ErrorOf({"--set", "store.reserve_bytes=9EiB"}), HasSubstr("9EiB"));
   EXPECT_THAT(ErrorOf({"--set", "store.reserve_bytes=99999999TiB"}), HasSubstr("99999999TiB"));
   EXPECT_THAT(ErrorOf({"--set", "server.tenants=a,-b"}), HasSubstr("a,-b"));

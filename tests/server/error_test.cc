@@ -56,6 +56,18 @@ TEST(ErrorTest, AQuotaIsNamedAndOnlyWhereWaitingHelpsThereIsARetryInfo) {
   details = DetailsOf(ToGrpcStatus(WithQuota(refused, fact), "Ingest", "x"));
   EXPECT_EQ(details.info->reason(), "RESOURCE_LOW");
   EXPECT_EQ(details.info->metadata().at("watermark"), "disk");
+  EXPECT_EQ(details.info->metadata().at("limit"), "100");
+  EXPECT_FALSE(details.info->metadata().contains("free"));
+
+  fact.limit = fact.asked = 0;
+  fact.free = 7;
+  fact.free_needed = 9;
+  details = DetailsOf(ToGrpcStatus(WithQuota(refused, fact), "Ingest", "x"));
+  EXPECT_EQ(details.info->metadata().at("free"), "7");
+  EXPECT_EQ(details.info->metadata().at("free_needed"), "9");
+  EXPECT_EQ(details.info->metadata().at("used"), "90");
+  EXPECT_FALSE(details.info->metadata().contains("limit"));
+  EXPECT_FALSE(details.info->metadata().contains("value"));
 }
 
 TEST(ErrorTest, AFieldErrorNamesFieldAndValue) {

@@ -77,6 +77,7 @@ TEST_F(QueryRpcTest, RetrieveHandsEverythingOverAndBack) {
     // A token may be half a character.
     result.explanation.push_back({.text = "\xe2\x82", .weights = {0.5}});
     result.chunks_scanned = 7;
+    result.damaged_passages = 2;
     result.seconds.total = 0.125;
     return result;
   };
@@ -103,6 +104,7 @@ TEST_F(QueryRpcTest, RetrieveHandsEverythingOverAndBack) {
   EXPECT_EQ(response.passages(0).byte_end(), 20);
   EXPECT_EQ(response.passages(0).weight(), 0.25);
   EXPECT_EQ(response.chunks_scanned(), 7);
+  EXPECT_EQ(response.damaged_passage_count(), 2);
   EXPECT_EQ(response.explanation(0).weights(0), 0.5);
   EXPECT_EQ(response.timing().total_seconds(), 0.125);
 }
@@ -235,7 +237,7 @@ TEST_F(QueryRpcTest, GenerateStreamsPiecesAndEndsWithTheReason) {
       if (i == 0) piece.passages.push_back({.document = "d", .text = "passage"});
       EXPECT_TRUE(emit(std::move(piece)));
     }
-    return GenerateResult{.reason = FinishReason::kLength};
+    return GenerateResult{.reason = FinishReason::kLength, .damaged_passages = 1};
   };
   v1::GenerateRequest request = Prompt();
   request.set_max_tokens(100);
@@ -257,6 +259,8 @@ TEST_F(QueryRpcTest, GenerateStreamsPiecesAndEndsWithTheReason) {
   EXPECT_EQ(pieces[99].text(), "w99 ");
   EXPECT_EQ(pieces[99].finish_reason(), v1::GenerateResponse::FINISH_REASON_UNSPECIFIED);
   EXPECT_EQ(pieces[100].finish_reason(), v1::GenerateResponse::LENGTH);
+  EXPECT_EQ(pieces[99].damaged_passage_count(), 0);
+  EXPECT_EQ(pieces[100].damaged_passage_count(), 1);
 }
 
 TEST_F(QueryRpcTest, BadGenerateRequestsAreInvalid) {

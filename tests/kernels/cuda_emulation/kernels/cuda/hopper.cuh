@@ -9,8 +9,6 @@
 
 namespace mneme {
 
-inline void WaitForKernelsBefore() {}
-inline void LetKernelBehindStart() {}
 inline void FenceAsyncProxy() {}
 
 template <int kRegisters>
@@ -134,12 +132,6 @@ void WgmmaRows(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
 }
 
 inline void KeepRegisters(const uint32_t (&)[4]) {}
-
-template <typename... Params, typename... Values>
-cudaError_t LaunchEarly(void (*kernel)(Params...), dim3 grid, dim3 block, int64_t shared_bytes,
-                        cudaStream_t stream, Values... values) {
-  return Launch(kernel, grid, block, shared_bytes, stream, values...);
-}
 
 }  // namespace mneme
 
