@@ -137,7 +137,7 @@ absl::Status MemoryStore::Impl::GiveUpRecords(const LostRecords& lost) {
   for (const Affected& document : documents) {
     if (document.holes.empty()) continue;
     const auto& [first, last] = document.holes.front();
-    MarkTextDamaged(document.key.document,
+    MarkTextDamaged(document.key.document, last,
                     absl::DataLossError(absl::StrCat("text [", first, ", ", last, ") of document ",
                                                      static_cast<uint64_t>(document.key.document),
                                                      " was lost with ", lost.file)))

@@ -26,7 +26,6 @@ namespace mneme {
 namespace {
 
 constexpr char kCopy[] = "/table";
-constexpr int64_t kTrailerBytes = 5;  // compression u8, crc u32
 constexpr int64_t kBlockBytesMin = 8;
 // More than this many damaged blocks of a file are not mended one by one.
 constexpr size_t kBlocksMax = 256;
@@ -84,12 +83,13 @@ std::optional<TableBlock> DamagedBlockOf(const rocksdb::Status& status) {
 absl::Status EmptyBlock(TableBlock block, std::string* table) {
   const auto table_bytes = static_cast<int64_t>(table->size());
   if (block.offset < 0 || block.bytes < kBlockBytesMin || block.offset > table_bytes ||
-      block.bytes > table_bytes - block.offset - kTrailerBytes) {
+      block.bytes > table_bytes - block.offset - kTableBlockTrailerBytes) {
     return absl::DataLossError(absl::StrCat("no block of ", block.bytes, " bytes at byte ",
                                             block.offset, " of ", table_bytes));
   }
-  const absl::string_view now = absl::string_view(*table).substr(
-      static_cast<size_t>(block.offset), static_cast<size_t>(block.bytes + kTrailerBytes));
+  const absl::string_view now =
+      absl::string_view(*table).substr(static_cast<size_t>(block.offset),
+                                       static_cast<size_t>(block.bytes + kTableBlockTrailerBytes));
   RecordReader trailer(now.substr(static_cast<size_t>(block.bytes) + 1));
   uint32_t crc = 0;
   if (!trailer.ReadU32(&crc) || crc == CrcOf(now.substr(0, static_cast<size_t>(block.bytes) + 1))) {
@@ -126,7 +126,7 @@ absl::Status DamagedTable::EmptyInFile(const std::string& path, TableBlock block
   rocksdb::SstFileReader reader(ReaderOptions(rocksdb::Env::Default()));
   RETURN_IF_ERROR(ToStatus(reader.Open(path), absl::StrCat("cannot open ", path)));
   RETURN_IF_ERROR(EmptyBlock(block, &table.table_));
-  table.changed_.push_back({block.offset, block.bytes + kTrailerBytes});
+  table.changed_.push_back({block.offset, block.bytes + kTableBlockTrailerBytes});
   return table.Apply();
 }
 
@@ -176,7 +176,7 @@ absl::Status DamagedTable::MendAfter(const rocksdb::Status& status) {
   const std::optional<TableBlock> block = DamagedBlockOf(status);
   if (!block.has_value() || changed_.size() >= kBlocksMax) return damage;
   RETURN_IF_ERROR(EmptyBlock(*block, &table_));
-  changed_.push_back({block->offset, block->bytes + kTrailerBytes});
+  changed_.push_back({block->offset, block->bytes + kTableBlockTrailerBytes});
   return absl::OkStatus();
 }
 

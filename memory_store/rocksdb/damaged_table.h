@@ -5,8 +5,8 @@
 // size without records. All else in the file, its tombstones and the order of its records, stays as
 // it is, RocksDB has nothing to forget about the file, and its next compaction writes it anew. That
 // is first done to a copy in memory, which tells between which keys records were lost and what can
-// still be read; the file itself is changed by Apply alone. A table that cannot even be opened (its
-// footer, index, properties or tombstones are damaged) is not mended so.
+// still be read; the file itself is changed by Apply alone. A table that cannot even be opened
+// comes to be one that can first (unopenable_table.h).
 //
 // Format: RocksDB 7.8, table/format.cc, table/block_based/block.cc (blocks of format_version 5,
 // crc32c); where a damaged block lies RocksDB says in its error.
@@ -30,6 +30,8 @@
 #include "absl/strings/string_view.h"
 
 namespace mneme {
+
+inline constexpr int64_t kTableBlockTrailerBytes = 5;  // compression u8, crc u32
 
 // The contents of a block, without its trailer.
 struct TableBlock {

@@ -17,6 +17,7 @@
 #include "memory_store/rocksdb/conversions.h"
 #include "memory_store/rocksdb/forwarding_logger.h"
 #include "memory_store/rocksdb/table_options.h"
+#include "memory_store/rocksdb/unopenable_table.h"
 #include "memory_store/table_name.h"
 
 namespace mneme {
@@ -60,6 +61,7 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const RocksDbOptions& o
         absl::StrCat("cannot open ", folder, ": ", status.ToString()));
   }
   RETURN_IF_ERROR(ToStatus(status, absl::StrCat("cannot open ", folder)));
+  RETURN_IF_ERROR(MakeNewestTablesOpen(*database));
   CrashPoint("store opened");
   return database;
 }
@@ -79,6 +81,8 @@ rocksdb::DBOptions Database::DbOptions(const RocksDbOptions& options, Metrics& m
   db_options.info_log = std::make_shared<ForwardingLogger>();
   // Of all bytes of each table and blob file: what the checksums of blocks and records leave out.
   db_options.file_checksum_gen_factory = rocksdb::GetFileChecksumGenCrc32cFactory();
+  // Those say more, and a file that MakeTableOpen made can be opened.
+  db_options.verify_sst_unique_id_in_manifest = false;
   if (options.env != nullptr) db_options.env = options.env;
   db_options.statistics = statistics_;
   db_options.listeners.push_back(std::make_shared<BackgroundListener>(metrics, guard_));

@@ -8,7 +8,6 @@
 #include <utility>
 #include <vector>
 
-#include <rocksdb/convenience.h>
 #include <rocksdb/db.h>
 #include <rocksdb/metadata.h>
 #include <rocksdb/options.h>
@@ -25,6 +24,7 @@
 #include "memory_store/rocksdb/conversions.h"
 #include "memory_store/rocksdb/damaged_table.h"
 #include "memory_store/rocksdb/live_files.h"
+#include "memory_store/rocksdb/unopenable_table.h"
 #include "memory_store/table_name.h"
 
 namespace mneme {
@@ -153,32 +153,17 @@ absl::Status DropDamagedBlocks(Database& database, const rocksdb::LiveFileMetaDa
   return ToStatus(status, absl::StrCat("rewrite of ", file.relative_filename));
 }
 
-// Makes RocksDB forget a table file, and with it whatever else lies wholly within its keys, or is
-// older and on level 0. A file that is being compacted stays.
-absl::Status DropTableFile(Database& database, const rocksdb::LiveFileMetaData& file) {
-  rocksdb::DB& db = database.db();
-  rocksdb::ColumnFamilyHandle* const handle = HandleOf(database, file);
-  if (file.level > 0) {
-    const rocksdb::Slice begin(file.smallestkey), end(file.largestkey);
-    return ToStatus(rocksdb::DeleteFilesInRange(&db, handle, &begin, &end),
-                    absl::StrCat("drop of ", file.name));
+// Whether it has been made one that can be opened. What is not derived from others nobody gives up.
+absl::StatusOr<bool> MakeOpen(Database& database, const rocksdb::LiveFileMetaData& file) {
+  const std::string path = absl::StrCat(database.folder(), file.name);
+  const absl::Status opens = CheckTableOpens(path);
+  if (opens.ok()) return false;
+  if (!absl::IsDataLoss(opens) || file.column_family_name == TableName(Table::kCatalog)) {
+    return opens;
   }
-  // Of level 0 RocksDB gives up the oldest file alone.
-  while (true) {
-    rocksdb::ColumnFamilyMetaData family;
-    db.GetColumnFamilyMetaData(handle, &family);
-    const std::vector<rocksdb::SstFileMetaData>& newest_first = family.levels[0].files;
-    const auto is_it = [&](const rocksdb::SstFileMetaData& other) {
-      return other.relative_filename == file.relative_filename;
-    };
-    if (std::none_of(newest_first.begin(), newest_first.end(), is_it)) return absl::OkStatus();
-    const std::string oldest = newest_first.back().relative_filename;
-    const size_t count = newest_first.size();
-    RETURN_IF_ERROR(ToStatus(db.DeleteFile(oldest), absl::StrCat("drop of ", oldest)));
-    db.GetColumnFamilyMetaData(handle, &family);
-    // One that is just being compacted stays.
-    if (family.levels[0].files.size() >= count) return absl::OkStatus();
-  }
+  RETURN_IF_ERROR(
+      MakeTableOpen(path, static_cast<int64_t>(file.size), file.smallestkey, file.largestkey));
+  return true;
 }
 
 absl::Status MendTableFile(Database& database, const StoreFile& file, const GiveUp& give_up) {
@@ -188,15 +173,13 @@ absl::Status MendTableFile(Database& database, const StoreFile& file, const Give
   if (!FindTableFile(database, file.name).has_value()) return absl::OkStatus();
   ASSIGN_OR_RETURN(const bool damaged, IsDamaged(file));
   if (!damaged) return ToStatus(status, absl::StrCat("rewrite of ", file.name));
-  absl::Status mended = file.table == Table::kPages
-                            ? DropDamagedBlocks(database, *live, status)
-                            : GiveUpDamagedBlocks(database, file.table, *live, give_up);
-  if (mended.ok()) status = RewriteTableFile(database, *live);
-  // One that cannot be opened goes as a whole, unless it holds what is not derived.
-  if (absl::IsDataLoss(mended) && (!file.table.has_value() || IsDerived(file.table))) {
-    mended = DropTableFile(database, *live);
-  }
-  RETURN_IF_ERROR(mended);
+  ASSIGN_OR_RETURN(const bool made_open, MakeOpen(database, *live));
+  if (made_open) status = RewriteTableFile(database, *live);
+  RETURN_IF_ERROR(file.table == Table::kPages
+                      ? DropDamagedBlocks(database, *live, status)
+                      : GiveUpDamagedBlocks(database, file.table, *live, give_up));
+  if (!FindTableFile(database, file.name).has_value()) return absl::OkStatus();
+  status = RewriteTableFile(database, *live);
   if (!FindTableFile(database, file.name).has_value()) return absl::OkStatus();
   return absl::DataLossError(
       absl::StrCat(file.name, " cannot be written anew: ", status.ToString()));

@@ -118,7 +118,7 @@ class DamagedPurgeTest : public ::testing::Test {
 };
 
 TEST_F(DamagedPurgeTest, DamagedBlockOfTextSpoilsNoDeletion) {
-  for (const int64_t where : {2000, 50000, 100000}) {
+  for (const int64_t where : {2000, 50000, 100000, -300, -10}) {
     SCOPED_TRACE(where);
     documents_.clear();
     memories_.clear();
@@ -243,6 +243,53 @@ TEST_F(DamagedPurgeTest, DamagedDerivedTablesAndTheDefaultOneAreMended) {
       EXPECT_TRUE(Unreadable().empty());
     }
   }
+}
+
+// RocksDB 7.8 frees the tombstones of the file before it twice.
+TEST_F(DamagedPurgeTest, TableBehindTombstonesThatCannotBeOpenedCrashesNothing) {
+  for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
+    for (const int64_t from_end : {10, 300}) {
+      SCOPED_TRACE(absl::StrCat(static_cast<int>(table), " ", from_end));
+      memories_.clear();
+      documents_.clear();
+      Fill();
+      ASSERT_FALSE(HasFatalFailure());
+      ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+      const StoreFile file = TableFile(table);
+      ASSERT_TRUE(temp_.store().DeleteDocument(documents_.front()).ok());
+      ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+      ASSERT_NE(TableFile(table).name, file.name);  // the newer one comes first
+      temp_.Close();
+      FlipByte(file.path, file.bytes - from_end);
+      temp_.Open();
+      const bool text_went = table == Table::kText;
+      EXPECT_EQ(Unreadable().size(), text_went ? documents_.size() - 1 : 0);
+      Check(/*heal=*/false);
+      EXPECT_GE(Purge().size(), 1u);
+      EXPECT_TRUE(MarkersOnDisk(temp_.data_dir(), {Marker(documents_.front())}).empty());
+      Check(/*heal=*/true);
+      temp_.Reopen();
+      EXPECT_EQ(FoundFiles(Check(/*heal=*/false)), 0);
+      EXPECT_EQ(Unreadable().size(), text_went ? documents_.size() - 1 : 0);
+      for (const MemoryId memory : memories_) ASSERT_TRUE(temp_.store().DeleteMemory(memory).ok());
+      EXPECT_EQ(Purge().size(), 2u);
+    }
+  }
+}
+
+TEST_F(DamagedPurgeTest, CatalogThatCannotBeOpenedIsRefusedAndNotChanged) {
+  Fill();
+  ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+  const StoreFile file = TableFile(Table::kCatalog);
+  temp_.Close();
+  FlipByte(file.path, file.bytes - 10);
+  const absl::Status refused =
+      OpenRocksDbChunkStore(temp_.rocksdb_options(), temp_.metrics()).status();
+  EXPECT_TRUE(absl::IsDataLoss(refused)) << refused;
+  EXPECT_TRUE(absl::StrContains(refused.message(), file.name.substr(1))) << refused;
+  FlipByte(file.path, file.bytes - 10);
+  temp_.Open();
+  EXPECT_TRUE(Unreadable().empty());
 }
 
 TEST_F(DamagedPurgeTest, DamagedCatalogHoldsUpTheDeletionsThatLieThereAndSaysSo) {
