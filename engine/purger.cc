@@ -96,17 +96,26 @@ void Purger::PurgeOnce(BackgroundThread& thread) {
     }
   }
   worker.join();
+  absl::Status left = done.status();
+  int64_t waiting = 0;
+  for (const Deletion& deletion : store_.PendingDeletions()) {
+    if (deletion.waits_for.empty()) continue;
+    ++waiting;
+    left.Update(absl::DataLossError(deletion.waits_for));
+  }
   if (done.ok()) {
-    retry_after_ = absl::ZeroDuration();
     if (!done->empty()) metrics_.purge_seconds.Observe(absl::ToDoubleSeconds(absl::Now() - begin));
     Done(*done);
+  }
+  if (left.ok()) {
+    retry_after_ = absl::ZeroDuration();
     return;
   }
   retry_after_ = std::clamp(2 * retry_after_, kRetryMin, kRetryMax);
   if (cancel_) return;
   metrics_.purge_failures.Increment();
   LogWarning("engine", "deleted data could not be purged; trying again",
-             {{"status", done.status().ToString()}});
+             {{"deletions", absl::StrCat(waiting)}, {"status", left.ToString()}});
 }
 
 void Purger::Done(const std::vector<Deletion>& deletions) {

@@ -49,6 +49,8 @@ struct DocumentEntry {
   absl::Time append_time;  // of its newest piece of text; of its beginning without any
   bool sealed = false;
   bool damaged = false;
+  // Damaged, and its newest text could not be read when the store was opened: it may be longer.
+  bool text_end_unknown = false;
   // Its memory has let it go, or is gone: forks that were made before hold it. It takes no more
   // text.
   bool dropped = false;

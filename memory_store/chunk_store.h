@@ -58,6 +58,22 @@ struct KeyRange {
   std::string end;
 };
 
+// Records that are lost with the damaged part of a file: what they were nobody can tell any more.
+struct LostRecords {
+  std::string file;  // its name
+  KeyRange range;    // in which their keys lie, beside those of records that are not lost
+  // Calls `visit` with the records of the table in [begin, end) that files other than the damaged
+  // part of that one hold, in no order, deleted ones perhaps among them. `newer`: written after
+  // that file.
+  std::function<absl::Status(
+      absl::string_view begin, absl::string_view end,
+      const std::function<void(absl::string_view key, absl::string_view value, bool newer)>& visit)>
+      scan;
+};
+// Before records are given up: writes, synced, what has to stand in their place. An error: they
+// must not be.
+using GiveUp = std::function<absl::Status(const LostRecords&)>;
+
 enum class Durability {
   kSynced,       // on stable storage when Write returns
   kWriteBehind,  // survives a crash of the process soon, of the machine later
@@ -101,11 +117,18 @@ class ChunkStore {
   // Write.
   virtual absl::StatusOr<StoreFiles> Files(FilesFor /*purpose*/) { return StoreFiles(); }
   // Mends a file whose bytes are damaged, as far as that can be done: writes what can be read of it
-  // anew, or, where `may_drop` is set and it cannot be read, gives up the records in it (some of
-  // them may then be there as they were earlier). NOT_FOUND: the store has no such file (any more);
-  // DATA_LOSS: nothing was changed.
-  virtual absl::Status MendFile(const StoreFile& file, bool /*may_drop*/) {
+  // anew and gives up the rest, of tables that are not derived once `give_up` agrees (some of what
+  // was given up may then be there as it was earlier). NOT_FOUND: the store has no such file (any
+  // more); DATA_LOSS: nothing was changed; errors of `give_up`; others as Write.
+  virtual absl::Status MendFile(const StoreFile& file, const GiveUp& /*give_up*/) {
     return absl::NotFoundError(file.name);
+  }
+  // MendFile of every damaged file that keeps Purge from taking something in these ranges off the
+  // disk; of large values, derived all of them, those that cannot be read are deleted. Goes on past
+  // a file that cannot be mended, and returns the error of the first; CANCELLED as Purge.
+  virtual absl::Status MendForPurge(absl::Span<const KeyRange> /*ranges*/,
+                                    const GiveUp& /*give_up*/, std::atomic<bool>& /*cancel*/) {
+    return absl::OkStatus();
   }
 };
 

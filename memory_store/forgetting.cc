@@ -238,24 +238,63 @@ std::vector<Deletion> MemoryStore::PendingDeletions() const {
   std::vector<Deletion> pending;
   for (const auto& [id, purge] : impl_->purges) {
     pending.push_back(impl_->DeletionOf(id, purge.record));
+    pending.back().waits_for = purge.waits_for;
   }
   return pending;
+}
+
+absl::Status MemoryStore::Impl::PurgeFiles(const std::map<PurgeId, std::vector<KeyRange>>& ranges,
+                                           std::atomic<bool>& cancel,
+                                           std::map<PurgeId, std::string>* waiting) {
+  std::vector<KeyRange> all;
+  for (const auto& [id, of_one] : ranges) all.insert(all.end(), of_one.begin(), of_one.end());
+  absl::Status status = store.Purge(all, cancel);
+  if (!absl::IsDataLoss(status)) return status;
+  const absl::Status mended = store.MendForPurge(
+      all, [this](const LostRecords& lost) { return GiveUpRecords(lost); }, cancel);
+  if (absl::IsCancelled(mended)) return mended;
+  status = store.Purge(all, cancel);
+  if (!absl::IsDataLoss(status)) return status;
+  // Damage spoils what lies there alone.
+  for (const auto& [id, of_one] : ranges) {
+    const absl::Status purged = store.Purge(of_one, cancel);
+    if (absl::IsDataLoss(purged)) {
+      (*waiting)[id] = std::string((mended.ok() ? purged : mended).message());
+    } else if (!purged.ok()) {
+      return purged;
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<Deletion>> MemoryStore::Purge(std::atomic<bool>& cancel) {
   Impl& impl = *impl_;
   std::map<PurgeId, uint64_t> numbers;
-  std::vector<KeyRange> ranges;
+  std::map<PurgeId, std::vector<KeyRange>> ranges;
   {
     absl::ReaderMutexLock lock(&impl.mutex_);
     for (const auto& [id, purge] : impl.purges) {
       if (purge.off_disk) continue;
       numbers[id] = purge.number;
-      AppendRanges(id, purge.record, &ranges);
+      AppendRanges(id, purge.record, &ranges[id]);
     }
   }
-  RETURN_IF_ERROR(impl.store.Purge(ranges, cancel));
-  if (!ranges.empty()) CrashPoint("purged from files");
+  std::map<PurgeId, std::string> waiting;
+  if (!ranges.empty()) {
+    const absl::Status purged = impl.PurgeFiles(ranges, cancel, &waiting);
+    if (!purged.ok()) {
+      for (const auto& [id, number] : numbers) waiting[id] = std::string(purged.message());
+    }
+    {
+      absl::MutexLock lock(&impl.mutex_);
+      for (const auto& [id, number] : numbers) {
+        const auto it = impl.purges.find(id);
+        if (it != impl.purges.end()) it->second.waits_for = waiting[id];
+      }
+    }
+    RETURN_IF_ERROR(purged);
+    CrashPoint("purged from files");
+  }
 
   // Nothing of the same id is deleted anew from here on.
   absl::ReaderMutexLock gate(&impl.write_gate_);
@@ -266,7 +305,8 @@ absl::StatusOr<std::vector<Deletion>> MemoryStore::Purge(std::atomic<bool>& canc
     absl::MutexLock lock(&impl.mutex_);
     for (auto& [id, purge] : impl.purges) {
       const auto it = numbers.find(id);
-      purge.off_disk |= it != numbers.end() && it->second == purge.number;
+      purge.off_disk |=
+          it != numbers.end() && it->second == purge.number && purge.waits_for.empty();
       if (!purge.off_disk) continue;
       off_disk.emplace_back(id, purge);
       documents.insert(purge.documents.begin(), purge.documents.end());

@@ -239,6 +239,8 @@ struct Deletion {
   DeletionReceipt receipt;
   // Something has to leave the disk or memory yet: see Purge.
   bool pending = true;
+  // Of one that is pending: what kept it on the disk at the last try; empty: nothing did.
+  std::string waits_for;
   // Of the call itself: documents that are gone, and those that take no more text, or have lost
   // their end, but that others hold.
   std::vector<DocumentId> deleted_documents;
@@ -346,8 +348,10 @@ class MemoryStore {
   // Deletions, also of earlier starts, that are not off the disk or out of memory yet.
   std::vector<Deletion> PendingDeletions() const;
   // Takes all of them out of every file, and returns those of which no byte is left there, in the
-  // host tier's pages or among landmarks; what running questions still read stays pending. One call
-  // at a time. Long; see ChunkStore::Purge for `cancel` and errors, after which all stay pending.
+  // host tier's pages or among landmarks; what running questions still read stays pending. Damaged
+  // files that are in the way are mended; those deletions alone stay pending that lie in one that
+  // cannot be (Deletion::waits_for). One call at a time. Long; see ChunkStore::Purge for `cancel`
+  // and other errors, after which all stay pending.
   absl::StatusOr<std::vector<Deletion>> Purge(std::atomic<bool>& cancel);
 
   // Appends to any number of documents in one synced write: all or nothing. FAILED_PRECONDITION

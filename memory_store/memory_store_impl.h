@@ -78,6 +78,7 @@ struct PendingPurge {
   uint64_t number = 0;                        // tells it from a later one of the same id
   absl::flat_hash_set<DocumentId> documents;  // that may be in memory
   bool off_disk = false;
+  std::string waits_for;  // why the last purge left it, empty: it did not
 };
 
 struct MemoryStore::Impl {
@@ -181,6 +182,11 @@ struct MemoryStore::Impl {
   // forgetting.cc. Carries it out.
   absl::StatusOr<Deletion> Delete(DeletionPlan plan) ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_gate_)
       ABSL_LOCKS_EXCLUDED(mutex_);
+  // Takes ranges off the disk, mending what is damaged; `waiting` gets the deletions that lie in
+  // what cannot be mended, and why. Other errors as ChunkStore::Purge.
+  absl::Status PurgeFiles(const std::map<PurgeId, std::vector<KeyRange>>& ranges,
+                          std::atomic<bool>& cancel, std::map<PurgeId, std::string>* waiting)
+      ABSL_LOCKS_EXCLUDED(write_gate_, mutex_);
   // `pages` gets those of the segments that go.
   void CutOffEnd(const DeletionPlan::CutOff& cut, std::vector<PageId>* pages)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -194,6 +200,11 @@ struct MemoryStore::Impl {
   // Counts a record that failed its checks, and logs it.
   Counter& CorruptRecords(RecordKind kind) const;
   void ReportDamage(RecordKind kind, const absl::Status& status) const;
+
+  // lost_text.cc. GiveUp of a ChunkStore. DATA_LOSS: they are of the catalog.
+  absl::Status GiveUpRecords(const LostRecords& lost) ABSL_LOCKS_EXCLUDED(write_gate_, mutex_);
+  // Deletes the text again of what was deleted whole.
+  void DeleteAgain(PurgeId id, WriteBatch* batch) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
 
   // The text of a document cannot be read: marks it. When it was not marked, counts it and reports
   // `damage` in full. Returns DATA_LOSS that names the document and no file. It was none, and

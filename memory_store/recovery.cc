@@ -322,6 +322,7 @@ absl::Status MemoryStore::Impl::LoadTextEnds(absl::Span<DocumentEntry* const> do
     last_write = std::max(last_write, documents[i]->append_time);
     if (const absl::Status status = ends[i].Finish(); !status.ok()) {
       documents[i]->damaged = true;
+      documents[i]->text_end_unknown = ends[i].pieces_seen == 0;
       documents_damaged.Increment();
       ReportDamage(RecordKind::kText, status);
     }

@@ -1,6 +1,8 @@
 #include "memory_store/store_checker.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <tuple>
 #include <utility>
 
@@ -187,6 +189,15 @@ absl::Status StoreChecker::CheckFiles() {
     files = now.files();
   }
   for (const StoreFile& file : files) {
+    if (!file.damage.empty()) {
+      StoreFinding finding;
+      finding.kind = StoreFinding::Kind::kFile;
+      finding.file = file.name;
+      finding.what = absl::StrCat("when the store was opened: ", file.damage);
+      std::error_code unknown;
+      finding.healed = !std::filesystem::exists(file.path, unknown);  // given up at Open
+      Add(std::move(finding));
+    }
     if (!file.crc32c.has_value()) continue;
     absl::Status stopped;
     const absl::StatusOr<uint32_t> crc = FileCrc32c(file.path, file.bytes, [&](int64_t bytes) {
@@ -206,9 +217,9 @@ absl::Status StoreChecker::CheckFiles() {
     if (options_.heal && file.kind == StoreFile::Kind::kBlobs) {
       blob_files_.push_back(file);
     } else if (options_.heal) {
-      // What is derived may be given up with the file: the documents are checked after it.
-      const bool may_drop = file.table == Table::kSegments || file.table == Table::kPages;
-      const absl::Status mended = impl_.store.MendFile(file, may_drop);
+      // The documents are checked after it: what is derived is derived again.
+      const absl::Status mended = impl_.store.MendFile(
+          file, [this](const LostRecords& lost) { return impl_.GiveUpRecords(lost); });
       finding.healed = mended.ok();
       if (!mended.ok()) absl::StrAppend(&finding.what, "; ", mended.message());
     }
@@ -219,7 +230,7 @@ absl::Status StoreChecker::CheckFiles() {
 
 absl::Status StoreChecker::MendBlobFiles() {
   for (const StoreFile& file : blob_files_) {
-    const absl::Status mended = impl_.store.MendFile(file, /*may_drop=*/true);
+    const absl::Status mended = impl_.store.MendFile(file, {});
     if (!mended.ok()) {
       LogWarning("memory_store", "damaged file not mended",
                  {{"file", file.name}, {"status", mended.ToString()}});

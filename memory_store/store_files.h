@@ -36,6 +36,9 @@ struct StoreFile {
   std::string contents;
   // Of kTable and kBlobs; nothing: a table that nobody reads.
   std::optional<Table> table;
+  // Of kOther, when not empty: what was wrong with it when the store was opened. Unless the store
+  // is open for reading alone, the file has gone since, what could be read of it being in others.
+  std::string damage;
 };
 
 // The files of a store at one moment. None of them goes away before this does. Move-only;

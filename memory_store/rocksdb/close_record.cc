@@ -88,7 +88,7 @@ absl::Status WriteCloseRecord(const std::string& data_dir) {
   return WriteFileDurably(folder, kCloseFile, text);
 }
 
-absl::StatusOr<std::vector<std::string>> TakeCloseRecord(const std::string& data_dir) {
+absl::StatusOr<std::vector<std::string>> CheckCloseRecord(const std::string& data_dir) {
   const std::string folder = absl::StrCat(data_dir, "/rocksdb");
   const std::string path = absl::StrCat(folder, "/", kCloseFile);
   const absl::StatusOr<std::string> text = ReadFile(path);
@@ -98,7 +98,6 @@ absl::StatusOr<std::vector<std::string>> TakeCloseRecord(const std::string& data
   if (!absl::StartsWith(*text, kHead) || end == std::string::npos ||
       text->substr(end) != EndLine(absl::string_view(*text).substr(0, end))) {
     // Of the files themselves that says nothing.
-    RETURN_IF_ERROR(Remove(folder));
     return std::vector<std::string>{kCloseFile};
   }
   std::vector<std::string> damaged;
@@ -114,7 +113,16 @@ absl::StatusOr<std::vector<std::string>> TakeCloseRecord(const std::string& data
     }
     damaged.push_back(parts[2]);
   }
-  RETURN_IF_ERROR(Remove(folder));
+  return damaged;
+}
+
+absl::StatusOr<std::vector<std::string>> TakeCloseRecord(const std::string& data_dir) {
+  ASSIGN_OR_RETURN(std::vector<std::string> damaged, CheckCloseRecord(data_dir));
+  const std::string folder = absl::StrCat(data_dir, "/rocksdb");
+  std::error_code error;
+  if (std::filesystem::exists(absl::StrCat(folder, "/", kCloseFile), error)) {
+    RETURN_IF_ERROR(Remove(folder));
+  }
   return damaged;
 }
 

@@ -20,8 +20,9 @@ absl::Status WriteCloseRecord(const std::string& data_dir);
 
 // Names of the files that are not what they were when the store was closed (the record itself among
 // them when it is damaged); none without a record. DATA_LOSS: without one of them the store cannot
-// be opened whole (MANIFEST, CURRENT); then the record stays. Otherwise it is gone when this
-// returns.
+// be opened whole (MANIFEST, CURRENT).
+absl::StatusOr<std::vector<std::string>> CheckCloseRecord(const std::string& data_dir);
+// The same; but for a DATA_LOSS the record is gone when this returns.
 absl::StatusOr<std::vector<std::string>> TakeCloseRecord(const std::string& data_dir);
 
 }  // namespace mneme

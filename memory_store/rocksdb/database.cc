@@ -17,6 +17,7 @@
 #include "memory_store/rocksdb/conversions.h"
 #include "memory_store/rocksdb/forwarding_logger.h"
 #include "memory_store/rocksdb/table_options.h"
+#include "memory_store/rocksdb/unopenable_table.h"
 #include "memory_store/table_name.h"
 
 namespace mneme {
@@ -60,6 +61,7 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const RocksDbOptions& o
         absl::StrCat("cannot open ", folder, ": ", status.ToString()));
   }
   RETURN_IF_ERROR(ToStatus(status, absl::StrCat("cannot open ", folder)));
+  RETURN_IF_ERROR(MakeNewestTablesOpen(*database));
   CrashPoint("store opened");
   return database;
 }
@@ -79,6 +81,8 @@ rocksdb::DBOptions Database::DbOptions(const RocksDbOptions& options, Metrics& m
   db_options.info_log = std::make_shared<ForwardingLogger>();
   // Of all bytes of each table and blob file: what the checksums of blocks and records leave out.
   db_options.file_checksum_gen_factory = rocksdb::GetFileChecksumGenCrc32cFactory();
+  // Those say more, and a file that MakeTableOpen made can be opened.
+  db_options.verify_sst_unique_id_in_manifest = false;
   if (options.env != nullptr) db_options.env = options.env;
   db_options.statistics = statistics_;
   db_options.listeners.push_back(std::make_shared<BackgroundListener>(metrics, guard_));
@@ -92,21 +96,25 @@ rocksdb::Status Database::OpenLeniently(
   // ask for all of the log first. Where that fails, give up what is damaged and nothing else, and
   // say so: records of the log, then whole files.
   db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
-  rocksdb::Status status =
-      read_only_ ? rocksdb::DB::OpenForReadOnly(db_options, folder_, families, &handles_, &db)
-                 : rocksdb::DB::Open(db_options, folder_, families, &handles_, &db);
-  if (status.IsCorruption() && !read_only_) {
+  const auto open = [&] {
+    return read_only_ ? rocksdb::DB::OpenForReadOnly(db_options, folder_, families, &handles_, &db)
+                      : rocksdb::DB::Open(db_options, folder_, families, &handles_, &db);
+  };
+  rocksdb::Status status = open();
+  if (status.IsCorruption()) {
     LogError("memory_store", "stored data is damaged: opening without damaged records of the log",
              {{"path", folder_}, {"status", status.ToString()}});
+    const std::string damage = status.ToString();
     db_options.wal_recovery_mode = rocksdb::WALRecoveryMode::kSkipAnyCorruptedRecords;
-    status = rocksdb::DB::Open(db_options, folder_, families, &handles_, &db);
+    status = open();
+    if (status.ok()) log_damage_ = damage;
   }
-  if (status.IsCorruption() && !read_only_) {
+  if (status.IsCorruption()) {
     LogError("memory_store", "stored data is damaged: opening without damaged files",
              {{"path", folder_}, {"status", status.ToString()}});
     db_options.paranoid_checks = false;
     lenient_ = true;
-    status = rocksdb::DB::Open(db_options, folder_, families, &handles_, &db);
+    status = open();
   }
   db_.reset(db);
   return status;

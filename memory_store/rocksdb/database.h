@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "common/metrics.h"
 #include "memory_store/chunk_store.h"
 #include "memory_store/rocksdb/memtable_guard.h"
@@ -50,6 +52,8 @@ class Database {
   bool read_only() const { return read_only_; }
   // Opened without RocksDB's paranoid_checks, because whole files are damaged.
   bool lenient() const { return lenient_; }
+  // Records of the log were left out: what RocksDB says of them.
+  const std::optional<std::string>& log_damage() const { return log_damage_; }
   rocksdb::DB& db() { return *db_; }
   rocksdb::ColumnFamilyHandle* Handle(Table table) const {
     return handles_[static_cast<size_t>(table)];
@@ -68,6 +72,9 @@ class Database {
   // values in blob files too. Long; CANCELLED once `cancel` is true.
   absl::Status Rewrite(const KeyRange& range, bool rewrite_blobs, std::atomic<bool>& cancel);
 
+  // Held while a damaged file is mended. Taken before any lock of the memory store.
+  absl::Mutex& mend_mutex() { return mend_mutex_; }
+
  private:
   Database(const RocksDbOptions& options, std::string folder);
   rocksdb::DBOptions DbOptions(const RocksDbOptions& options, Metrics& metrics);
@@ -78,12 +85,14 @@ class Database {
   const std::string folder_;
   const bool read_only_;
   bool lenient_ = false;
+  std::optional<std::string> log_damage_;
   // Shared with RocksDB.
   std::shared_ptr<rocksdb::WriteBufferManager> memtables_;
   std::shared_ptr<rocksdb::Statistics> statistics_;
   MemtableGuard guard_;  // used by RocksDB's threads until db_ is closed
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<rocksdb::ColumnFamilyHandle*> handles_;  // [kTableCount + 1]
+  absl::Mutex mend_mutex_;
 };
 
 }  // namespace mneme

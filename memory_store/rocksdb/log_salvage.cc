@@ -119,8 +119,8 @@ LogSalvage SalvageLog(absl::string_view log) {
   return result;
 }
 
-absl::StatusOr<int64_t> SalvageLogs(const std::string& folder) {
-  int64_t damaged_bytes = 0;
+absl::StatusOr<std::vector<SalvagedLog>> SalvageLogs(const std::string& folder, bool write) {
+  std::vector<SalvagedLog> salvaged;
   std::error_code error;
   std::vector<std::string> names;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
@@ -144,10 +144,10 @@ absl::StatusOr<int64_t> SalvageLogs(const std::string& folder) {
              {{"path", path},
               {"bytes", absl::StrCat(salvage.damaged_bytes)},
               {"good_records", absl::StrCat(salvage.records)}});
-    RETURN_IF_ERROR(WriteFileDurably(folder, name, salvage.log));
-    damaged_bytes += salvage.damaged_bytes;
+    if (write) RETURN_IF_ERROR(WriteFileDurably(folder, name, salvage.log));
+    salvaged.push_back({name, salvage.damaged_bytes});
   }
-  return damaged_bytes;
+  return salvaged;
 }
 
 }  // namespace mneme

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -26,9 +27,14 @@ struct LogSalvage {
 // Any bytes give a result.
 LogSalvage SalvageLog(absl::string_view log);
 
-// Salvages every log in a folder of RocksDB that nobody uses; returns the damaged bytes, which are
-// gone from the logs then. Errors as FileError: nothing but whole logs has been changed.
-absl::StatusOr<int64_t> SalvageLogs(const std::string& folder);
+// A log that was salvaged.
+struct SalvagedLog {
+  std::string name;
+  int64_t damaged_bytes = 0;  // left out of it
+};
+// Salvages every log in a folder of RocksDB that nobody uses, or with `write` false only looks;
+// returns those that are damaged. Errors as FileError: nothing but whole logs has been changed.
+absl::StatusOr<std::vector<SalvagedLog>> SalvageLogs(const std::string& folder, bool write);
 
 }  // namespace mneme
 

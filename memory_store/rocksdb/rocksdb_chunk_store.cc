@@ -8,6 +8,7 @@
 
 #include "memory_store/rocksdb/rocksdb_chunk_store.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <utility>
 #include <vector>
@@ -29,6 +30,7 @@
 #include "memory_store/rocksdb/database.h"
 #include "memory_store/rocksdb/live_files.h"
 #include "memory_store/rocksdb/log_salvage.h"
+#include "memory_store/rocksdb/mend.h"
 #include "memory_store/rocksdb/purge.h"
 #include "memory_store/rocksdb/space_reclaimer.h"
 #include "memory_store/rocksdb/statistics.h"
@@ -60,7 +62,9 @@ class RocksDbChunkStore : public ChunkStore {
   int64_t used_bytes() override { return directory_->used_bytes(); }
   int64_t free_bytes() override { return directory_->free_bytes(); }
   absl::StatusOr<StoreFiles> Files(FilesFor purpose) override;
-  absl::Status MendFile(const StoreFile& file, bool may_drop) override;
+  absl::Status MendFile(const StoreFile& file, const GiveUp& give_up) override;
+  absl::Status MendForPurge(absl::Span<const KeyRange> ranges, const GiveUp& give_up,
+                            std::atomic<bool>& cancel) override;
 
  private:
   RocksDbChunkStore(const RocksDbOptions& options, Metrics& metrics)
@@ -73,8 +77,11 @@ class RocksDbChunkStore : public ChunkStore {
 
   // Of RocksDB's files.
   std::string folder() const { return absl::StrCat(directory_->path(), "/rocksdb"); }
-  // Compares with the last close, and salvages damaged logs.
+  // Compares with the last close, and, unless nothing is to be written, salvages damaged logs.
   absl::Status CheckBeforeOpen(Metrics& metrics);
+  // Takes what is in memory out of logs that RocksDB cannot list any more.
+  absl::Status LeaveDamagedLogs();
+  void AddDamagedFile(std::string name, std::string damage);
   // OK when writing `bytes` leaves the reserve free.
   absl::Status CheckSpace(int64_t bytes);
   // A lenient database would go on after a write that failed half way: stop here instead, until a
@@ -87,6 +94,7 @@ class RocksDbChunkStore : public ChunkStore {
   std::unique_ptr<Database> database_;
   std::shared_ptr<StatisticsCollectable> statistics_;  // with Metrics
   std::unique_ptr<SpaceReclaimer> reclaimer_;          // null when nothing is written
+  std::vector<StoreFile> damaged_files_;               // logs, found at Open
   absl::Mutex lenient_mutex_;
   absl::Status lenient_status_ ABSL_GUARDED_BY(lenient_mutex_);  // of the write that failed
   Histogram& synced_write_seconds_;
@@ -98,9 +106,14 @@ absl::StatusOr<std::unique_ptr<ChunkStore>> RocksDbChunkStore::Open(const RocksD
   std::unique_ptr<RocksDbChunkStore> store(new RocksDbChunkStore(options, metrics));
   if (options.read_only) RETURN_IF_ERROR(DataDirectory::CheckExists(options.data_dir));
   ASSIGN_OR_RETURN(store->directory_, DataDirectory::Open(options.data_dir));
-  if (!options.read_only) RETURN_IF_ERROR(store->CheckBeforeOpen(metrics));
+  RETURN_IF_ERROR(store->CheckBeforeOpen(metrics));
   ASSIGN_OR_RETURN(store->database_, Database::Open(options, store->folder(), metrics));
+  if (store->database_->log_damage().has_value() && store->damaged_files_.empty()) {
+    // Which, RocksDB does not say.
+    store->AddDamagedFile(options.read_only ? "" : "*.log", *store->database_->log_damage());
+  }
   if (!options.read_only) {
+    RETURN_IF_ERROR(store->LeaveDamagedLogs());
     store->reclaimer_ = std::make_unique<SpaceReclaimer>(*store->database_, options.supervisor);
     RETURN_IF_ERROR(store->directory_->TakeOver());
   }
@@ -113,19 +126,47 @@ absl::Status RocksDbChunkStore::CheckBeforeOpen(Metrics& metrics) {
   Counter& mismatches = metrics.AddCounter(
       "store_close_mismatches_total",
       "Files that were not at Open what they were at the last close: text may have lost its end.");
-  ASSIGN_OR_RETURN(const std::vector<std::string> damaged, TakeCloseRecord(directory_->path()));
+  ASSIGN_OR_RETURN(const std::vector<std::string> damaged,
+                   options_.read_only ? CheckCloseRecord(directory_->path())
+                                      : TakeCloseRecord(directory_->path()));
   CrashPoint("close record taken");
   for (const std::string& name : damaged) {
     mismatches.Increment();
     LogError("memory_store", "stored data is damaged: a file is not what it was at the last close",
              {{"path", directory_->path()}, {"file", name}});
+    AddDamagedFile(name, "is not what it was at the last close; what was written last may be lost");
   }
   Counter& damaged_bytes = metrics.AddCounter(
       "store_damaged_log_bytes_total", "Bytes of the log that were damaged and left out at Open.");
   if (!std::filesystem::exists(folder())) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const int64_t left_out, SalvageLogs(folder()));
-  damaged_bytes.Increment(static_cast<double>(left_out));
+  ASSIGN_OR_RETURN(const std::vector<SalvagedLog> salvaged,
+                   SalvageLogs(folder(), /*write=*/!options_.read_only));
+  for (const SalvagedLog& log : salvaged) {
+    damaged_bytes.Increment(static_cast<double>(log.damaged_bytes));
+    AddDamagedFile(log.name, absl::StrCat(log.damaged_bytes, " damaged bytes are left out"));
+  }
   return absl::OkStatus();
+}
+
+void RocksDbChunkStore::AddDamagedFile(std::string name, std::string damage) {
+  const auto is_it = [&name](const StoreFile& file) { return file.name == name; };
+  if (std::any_of(damaged_files_.begin(), damaged_files_.end(), is_it)) return;
+  StoreFile file;
+  file.path = absl::StrCat(folder(), "/", name);
+  file.name = std::move(name);
+  file.damage = std::move(damage);
+  damaged_files_.push_back(std::move(file));
+}
+
+absl::Status RocksDbChunkStore::LeaveDamagedLogs() {
+  rocksdb::VectorLogPtr logs;
+  const rocksdb::Status listed = database_->db().GetSortedWalFiles(logs);
+  if (damaged_files_.empty() && listed.ok()) return absl::OkStatus();
+  RETURN_IF_ERROR(database_->FlushTables());
+  // The end of a pause of deletions deletes what is due, in this thread.
+  rocksdb::Status status = database_->db().DisableFileDeletions();
+  if (status.ok()) status = database_->db().EnableFileDeletions(/*force=*/false);
+  return ToStatus(status, "deletion of damaged logs");
 }
 
 RocksDbChunkStore::~RocksDbChunkStore() {
@@ -264,12 +305,17 @@ absl::Status RocksDbChunkStore::Purge(absl::Span<const KeyRange> ranges,
 }
 
 absl::StatusOr<StoreFiles> RocksDbChunkStore::Files(FilesFor purpose) {
-  return LiveFiles(*database_, purpose);
+  return LiveFiles(*database_, purpose, damaged_files_);
 }
 
-absl::Status RocksDbChunkStore::MendFile(const StoreFile& file, bool may_drop) {
+absl::Status RocksDbChunkStore::MendFile(const StoreFile& file, const GiveUp& give_up) {
   if (options_.read_only) return absl::NotFoundError(file.name);
-  return MendLiveFile(*database_, file, may_drop);
+  return MendLiveFile(*database_, file, give_up);
+}
+
+absl::Status RocksDbChunkStore::MendForPurge(absl::Span<const KeyRange> ranges,
+                                             const GiveUp& give_up, std::atomic<bool>& cancel) {
+  return MendRanges(*database_, ranges, give_up, cancel);
 }
 
 }  // namespace

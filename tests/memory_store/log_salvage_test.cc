@@ -125,7 +125,7 @@ TEST(LogSalvageTest, StoreOpensWithAllButTheDamagedWrite) {
 }
 
 TEST(LogSalvageTest, FolderThatIsNotThereIsAnError) {
-  EXPECT_TRUE(absl::IsNotFound(SalvageLogs("/nonexistent/folder").status()));
+  EXPECT_TRUE(absl::IsNotFound(SalvageLogs("/nonexistent/folder", /*write=*/true).status()));
 }
 
 }  // namespace

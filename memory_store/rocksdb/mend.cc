@@ -1,0 +1,326 @@
+#include "memory_store/rocksdb/mend.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <rocksdb/db.h>
+#include <rocksdb/metadata.h>
+#include <rocksdb/options.h>
+#include <rocksdb/sst_file_reader.h>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "common/crash_point.h"
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "memory_store/rocksdb/blob_file.h"
+#include "memory_store/rocksdb/conversions.h"
+#include "memory_store/rocksdb/damaged_table.h"
+#include "memory_store/rocksdb/live_files.h"
+#include "memory_store/rocksdb/unopenable_table.h"
+#include "memory_store/table_name.h"
+
+namespace mneme {
+namespace {
+
+// Blocks of a file that are put out of the way one after another, a compaction each.
+constexpr int kRoundsMax = 256;
+const std::string* const kLastKey = new std::string(64, '\xff');
+
+std::string After(absl::string_view key) { return absl::StrCat(key, absl::string_view("\0", 1)); }
+
+bool IsDerived(std::optional<Table> table) {
+  return table == Table::kSegments || table == Table::kPages;
+}
+
+// As it is now; nothing when it is not part of the store any more.
+std::optional<rocksdb::LiveFileMetaData> FindTableFile(Database& database,
+                                                       const std::string& name) {
+  std::vector<rocksdb::LiveFileMetaData> files;
+  database.db().GetLiveFilesMetaData(&files);
+  for (rocksdb::LiveFileMetaData& file : files) {
+    if (file.relative_filename == name) return std::move(file);
+  }
+  return std::nullopt;
+}
+
+rocksdb::ColumnFamilyHandle* HandleOf(Database& database, const rocksdb::LiveFileMetaData& file) {
+  for (rocksdb::ColumnFamilyHandle* handle : database.handles()) {
+    if (handle->GetName() == file.column_family_name) return handle;
+  }
+  return database.handles().back();
+}
+
+// Its records, by a compaction.
+rocksdb::Status RewriteTableFile(Database& database, const rocksdb::LiveFileMetaData& file) {
+  rocksdb::CompactRangeOptions rewrite;
+  rewrite.exclusive_manual_compaction = false;
+  rewrite.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForceOptimized;
+  const rocksdb::Slice begin(file.smallestkey), end(file.largestkey);
+  return database.db().CompactRange(rewrite, HandleOf(database, file), &begin, &end);
+}
+
+// Whether the file is not as it was written.
+absl::StatusOr<bool> IsDamaged(const StoreFile& file) {
+  if (!file.crc32c.has_value()) return false;
+  const absl::StatusOr<uint32_t> crc =
+      FileCrc32c(file.path, file.bytes, [](int64_t) { return absl::OkStatus(); });
+  if (absl::IsNotFound(crc.status())) return false;
+  if (absl::IsDataLoss(crc.status())) return true;
+  RETURN_IF_ERROR(crc.status());
+  return *crc != *file.crc32c;
+}
+
+// The records of a table in [begin, end) in table files other than `lost_name`.
+absl::Status ScanOtherFiles(
+    Database& database, const rocksdb::LiveFileMetaData& lost, absl::string_view begin,
+    absl::string_view end,
+    const std::function<void(absl::string_view, absl::string_view, bool)>& visit) {
+  RETURN_IF_ERROR(database.FlushTables());  // what is in memory too
+  RETURN_IF_ERROR(ToStatus(database.db().DisableFileDeletions(), "keep files"));
+  const absl::Cleanup let_files_go = [&database] {
+    database.db().EnableFileDeletions(/*force=*/false).PermitUncheckedError();
+  };
+  std::vector<rocksdb::LiveFileMetaData> files;
+  database.db().GetLiveFilesMetaData(&files);
+  for (const rocksdb::LiveFileMetaData& file : files) {
+    if (file.column_family_name != lost.column_family_name ||
+        file.relative_filename == lost.relative_filename || file.largestkey < begin ||
+        file.smallestkey >= end) {
+      continue;
+    }
+    const bool newer = file.largest_seqno > lost.largest_seqno;
+    // Another one that is damaged: as far as it can be read.
+    const auto table = DamagedTable::Read(absl::StrCat(database.folder(), file.name),
+                                          file.smallestkey, After(file.largestkey));
+    RETURN_IF_ERROR(table.status());
+    RETURN_IF_ERROR(table->Scan(begin, end, [&](absl::string_view key, absl::string_view value) {
+      visit(key, value, newer);
+    }));
+  }
+  return absl::OkStatus();
+}
+
+// Of a table without blobs: gives up what cannot be read.
+absl::Status GiveUpDamagedBlocks(Database& database, std::optional<Table> table,
+                                 const rocksdb::LiveFileMetaData& file, const GiveUp& give_up) {
+  const std::string path = absl::StrCat(database.folder(), file.name);
+  ASSIGN_OR_RETURN(const DamagedTable damaged,
+                   DamagedTable::Read(path, file.smallestkey, After(file.largestkey)));
+  for (const DamagedTable::Gap& gap : damaged.gaps()) {
+    LogWarning("memory_store", "records of a damaged file are given up",
+               {{"file", file.relative_filename},
+                {"table", file.column_family_name},
+                {"keys", absl::StrCat(gap.begin.size(), " bytes long")}});
+    if (!table.has_value() || IsDerived(table)) continue;
+    LostRecords lost;
+    lost.file = file.relative_filename;
+    lost.range = {*table, gap.begin, gap.end};
+    lost.scan = [&](absl::string_view begin, absl::string_view end, const auto& visit) {
+      RETURN_IF_ERROR(damaged.Scan(begin, end, [&](absl::string_view key, absl::string_view value) {
+        visit(key, value, false);
+      }));
+      return ScanOtherFiles(database, file, begin, end, visit);
+    };
+    RETURN_IF_ERROR(give_up(lost));
+  }
+  CrashPoint("damaged records given up");
+  return damaged.Apply();
+}
+
+// Of the table with blobs, derived all of it: puts the blocks out of the way that a compaction
+// names, until it succeeds.
+absl::Status DropDamagedBlocks(Database& database, const rocksdb::LiveFileMetaData& file,
+                               rocksdb::Status status) {
+  const std::string path = absl::StrCat(database.folder(), file.name);
+  for (int round = 0; round < kRoundsMax; ++round) {
+    const std::string text = status.ToString();
+    const std::optional<TableBlock> block = DamagedBlockOf(status);
+    if (block.has_value() && !absl::StrContains(text, file.relative_filename)) break;
+    if (!block.has_value()) break;
+    RETURN_IF_ERROR(DamagedTable::EmptyInFile(path, *block));
+    if (!FindTableFile(database, file.relative_filename).has_value()) return absl::OkStatus();
+    status = RewriteTableFile(database, file);
+    if (status.ok() || !status.IsCorruption()) break;
+  }
+  return ToStatus(status, absl::StrCat("rewrite of ", file.relative_filename));
+}
+
+// Whether it has been made one that can be opened. What is not derived from others nobody gives up.
+absl::StatusOr<bool> MakeOpen(Database& database, const rocksdb::LiveFileMetaData& file) {
+  const std::string path = absl::StrCat(database.folder(), file.name);
+  const absl::Status opens = CheckTableOpens(path);
+  if (opens.ok()) return false;
+  if (!absl::IsDataLoss(opens) || file.column_family_name == TableName(Table::kCatalog)) {
+    return opens;
+  }
+  RETURN_IF_ERROR(
+      MakeTableOpen(path, static_cast<int64_t>(file.size), file.smallestkey, file.largestkey));
+  return true;
+}
+
+absl::Status MendTableFile(Database& database, const StoreFile& file, const GiveUp& give_up) {
+  const auto live = FindTableFile(database, file.name);
+  if (!live.has_value()) return absl::NotFoundError(file.name);
+  rocksdb::Status status = RewriteTableFile(database, *live);
+  if (!FindTableFile(database, file.name).has_value()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const bool damaged, IsDamaged(file));
+  if (!damaged) return ToStatus(status, absl::StrCat("rewrite of ", file.name));
+  ASSIGN_OR_RETURN(const bool made_open, MakeOpen(database, *live));
+  if (made_open) status = RewriteTableFile(database, *live);
+  RETURN_IF_ERROR(file.table == Table::kPages
+                      ? DropDamagedBlocks(database, *live, status)
+                      : GiveUpDamagedBlocks(database, file.table, *live, give_up));
+  if (!FindTableFile(database, file.name).has_value()) return absl::OkStatus();
+  status = RewriteTableFile(database, *live);
+  if (!FindTableFile(database, file.name).has_value()) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat(file.name, " cannot be written anew: ", status.ToString()));
+}
+
+// Writes the values of a damaged blob file anew, those that could not be read having been put
+// again: then RocksDB has no use for it.
+absl::Status MoveOutOfBlobFile(Database& database, const StoreFile& file) {
+  std::vector<KeyRange> ranges = {{Table::kPages, *kLastKey, ""}};
+  const absl::Status read = ReadBlobFileKeys(file.path, [&](absl::string_view key) {
+    if (key < ranges[0].begin) ranges[0].begin = std::string(key);
+    if (key > ranges[0].end) ranges[0].end = std::string(key);
+  });
+  if (absl::IsNotFound(read)) return absl::OkStatus();
+  if (!read.ok()) ranges.clear();
+  // Its keys may be damaged as well.
+  ranges.push_back({Table::kPages, "", *kLastKey});
+  for (const KeyRange& range : ranges) {
+    std::atomic<bool> cancel{false};
+    RETURN_IF_ERROR(database.Rewrite(range, /*rewrite_blobs=*/true, cancel));
+    rocksdb::ColumnFamilyMetaData metadata;
+    database.db().GetColumnFamilyMetaData(database.Handle(Table::kPages), &metadata);
+    const auto is_it = [&file](const rocksdb::BlobMetaData& blobs) {
+      return absl::EndsWith(file.name, BlobFileName(blobs.blob_file_number));
+    };
+    if (std::none_of(metadata.blob_files.begin(), metadata.blob_files.end(), is_it)) {
+      return absl::OkStatus();
+    }
+  }
+  return absl::DataLossError(absl::StrCat(file.name, " is still in use"));
+}
+
+// A key not long after `unreadable` from which on records can be read.
+std::string NextReadable(rocksdb::Iterator& it, const std::string& unreadable) {
+  for (size_t at = unreadable.size(); at-- > 0;) {
+    for (int more = 1; more <= 8; ++more) {
+      const int byte = static_cast<uint8_t>(unreadable[at]) + more;
+      if (byte > 0xff) break;
+      std::string key = unreadable.substr(0, at);
+      key.push_back(static_cast<char>(byte));
+      it.Seek(key);
+      if (it.Valid() || it.status().ok()) return key;
+    }
+  }
+  return *kLastKey;
+}
+
+// Deletes pages in [begin, end] that cannot be read: they are derived again when they are needed.
+absl::Status DeleteUnreadablePages(Database& database, const KeyRange& range,
+                                   std::atomic<bool>& cancel) {
+  rocksdb::ReadOptions options;
+  options.fill_cache = false;
+  std::string from = range.begin;
+  while (from <= range.end) {
+    if (cancel) return absl::CancelledError("the mending was cancelled");
+    const std::unique_ptr<rocksdb::Iterator> it(
+        database.db().NewIterator(options, database.Handle(Table::kPages)));
+    for (it->Seek(from); it->Valid() && it->key().compare(range.end) <= 0; it->Next()) {
+      from = After(ToView(it->key()));
+      if (cancel) return absl::CancelledError("the mending was cancelled");
+    }
+    if (it->Valid() || it->status().ok()) return absl::OkStatus();
+    if (!it->status().IsCorruption()) return ToStatus(it->status(), "read of pages");
+    const std::string next = NextReadable(*it, from);
+    rocksdb::WriteBatch batch;
+    rocksdb::Status status = batch.DeleteRange(database.Handle(Table::kPages), from, next);
+    if (status.ok()) status = database.Write(rocksdb::WriteOptions(), &batch);
+    RETURN_IF_ERROR(ToStatus(status, "deletion of unreadable pages"));
+    LogWarning("memory_store", "pages that cannot be read are given up", {});
+    from = next;
+  }
+  return absl::OkStatus();
+}
+
+// So that the live values of a damaged blob file can be written anew.
+absl::Status GiveUpUnreadableBlobs(Database& database, const StoreFile& file,
+                                   std::atomic<bool>& cancel) {
+  KeyRange range{Table::kPages, *kLastKey, ""};
+  const absl::Status read = ReadBlobFileKeys(file.path, [&](absl::string_view key) {
+    if (key < range.begin) range.begin = std::string(key);
+    if (key > range.end) range.end = std::string(key);
+  });
+  if (absl::IsNotFound(read)) return absl::OkStatus();
+  if (!read.ok()) range = {Table::kPages, "", *kLastKey};
+  RETURN_IF_ERROR(DeleteUnreadablePages(database, range, cancel));
+  return MoveOutOfBlobFile(database, file);
+}
+
+bool Overlaps(Database& database, const StoreFile& file, absl::Span<const KeyRange> ranges) {
+  if (file.kind == StoreFile::Kind::kBlobs) {
+    return std::any_of(ranges.begin(), ranges.end(),
+                       [](const KeyRange& range) { return range.table == Table::kPages; });
+  }
+  const auto live = FindTableFile(database, file.name);
+  if (!live.has_value()) return false;
+  return std::any_of(ranges.begin(), ranges.end(), [&](const KeyRange& range) {
+    return range.table == file.table && live->smallestkey < range.end &&
+           live->largestkey >= range.begin;
+  });
+}
+
+}  // namespace
+
+absl::Status MendLiveFile(Database& database, const StoreFile& file, const GiveUp& give_up) {
+  absl::MutexLock lock(&database.mend_mutex());
+  switch (file.kind) {
+    case StoreFile::Kind::kTable:
+      return MendTableFile(database, file, give_up);
+    case StoreFile::Kind::kBlobs:
+      return MoveOutOfBlobFile(database, file);
+    case StoreFile::Kind::kOther:
+      break;
+  }
+  return absl::NotFoundError(file.name);
+}
+
+absl::Status MendRanges(Database& database, absl::Span<const KeyRange> ranges,
+                        const GiveUp& give_up, std::atomic<bool>& cancel) {
+  absl::MutexLock lock(&database.mend_mutex());
+  std::vector<StoreFile> files;
+  {
+    ASSIGN_OR_RETURN(const StoreFiles now, LiveFiles(database, ChunkStore::FilesFor::kCheck));
+    files = now.files();
+  }
+  absl::Status first;
+  for (const StoreFile& file : files) {
+    if (cancel) return absl::CancelledError("the mending was cancelled");
+    if (file.kind == StoreFile::Kind::kOther || !Overlaps(database, file, ranges)) continue;
+    ASSIGN_OR_RETURN(const bool damaged, IsDamaged(file));
+    if (!damaged) continue;
+    const absl::Status mended = file.kind == StoreFile::Kind::kTable
+                                    ? MendTableFile(database, file, give_up)
+                                    : GiveUpUnreadableBlobs(database, file, cancel);
+    if (absl::IsNotFound(mended)) continue;
+    LogWarning("memory_store", "a damaged file stood in the way of a deletion",
+               {{"file", file.name},
+                {"mended", mended.ok() ? "true" : "false"},
+                {"status", mended.ToString()}});
+    first.Update(mended);
+  }
+  return first;
+}
+
+}  // namespace mneme

@@ -1,0 +1,312 @@
+// Forgetting with damaged files of RocksDB: what lies elsewhere goes, what lies there goes too, and
+// nobody else loses what can be read.
+
+#include <algorithm>
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "memory_store/store_checker.h"
+#include "tests/memory_store/derived.h"
+#include "tests/memory_store/file_search.h"
+#include "tests/memory_store/temp_store.h"
+
+namespace mneme {
+namespace {
+
+void FlipByte(const std::string& path, int64_t at) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(at);
+  const char byte = static_cast<char>(file.get() ^ 0x5a);
+  file.seekp(at);
+  file.put(byte);
+}
+
+class DamagedPurgeTest : public ::testing::Test {
+ protected:
+  static constexpr int kDocuments = 12;
+  static constexpr int64_t kBytes = 12000;  // a block of a table holds one or two
+
+  // Does not compress.
+  std::string Text(DocumentId document) const {
+    std::mt19937_64 random(static_cast<uint64_t>(document));
+    std::string text;
+    while (static_cast<int64_t>(text.size()) < kBytes) {
+      text.push_back(static_cast<char>(' ' + random() % 95));
+    }
+    return text;
+  }
+  std::string Marker(DocumentId document) const { return Text(document).substr(100, 40); }
+
+  void Fill() {
+    for (const char* name : {"m", "other"}) {
+      memories_.push_back(temp_.store().CreateMemory("default", name, "").value().uid);
+    }
+    for (int i = 0; i < kDocuments; ++i) {
+      const MemoryId memory = memories_[i % 2];
+      const DocumentId document =
+          temp_.store().CreateDocument(memory, absl::StrCat("d", i)).value().uid;
+      memory_of_[document] = memory;
+      documents_.push_back(document);
+      const std::string text = Text(document);
+      // Every third takes more text.
+      const TextAppend append{document, 0, text, i % 3 != 0};
+      ASSERT_TRUE(temp_.store().AppendText({&append, 1}).ok());
+      std::vector<SegmentDerived> segments;
+      segments.push_back(MadeUpSegment(temp_.options(), document, 0, 0, 4, 0, kBytes));
+      ASSERT_TRUE(temp_.store().PutSegments(segments).ok());
+    }
+  }
+
+  // The file of a table; tables' files are numbered in their order, the default one comes last.
+  StoreFile TableFile(std::optional<Table> table) {
+    const auto files = temp_.chunk_store().Files(ChunkStore::FilesFor::kCheck);
+    for (const StoreFile& file : files->files()) {
+      if (file.kind == StoreFile::Kind::kTable && file.table == table) return file;
+    }
+    ADD_FAILURE() << "no such table file";
+    return {};
+  }
+  std::vector<Deletion> Purge() {
+    auto purged = temp_.store().Purge(cancel_);
+    EXPECT_TRUE(purged.ok()) << purged.status();
+    return purged.value_or(std::vector<Deletion>());
+  }
+  StoreCheckReport Check(bool heal) {
+    StoreCheckOptions options;
+    options.heal = heal;
+    options.derive = [this](DocumentId document, int64_t, bool) {
+      return temp_.store().RestoreSegment(
+          MadeUpSegment(temp_.options(), document, 0, 0, 4, 0, kBytes));
+    };
+    return StoreChecker(temp_.store(), options).Run().value();
+  }
+  static int64_t FoundFiles(const StoreCheckReport& report) {
+    return report.found[static_cast<size_t>(StoreFinding::Kind::kFile)];
+  }
+  // Reads all documents that are there: those that cannot be, in their order. No wrong text.
+  std::vector<DocumentId> Unreadable() {
+    std::vector<DocumentId> unreadable;
+    for (const DocumentId document : documents_) {
+      if (!temp_.store().GetDocument(document).ok()) continue;
+      const auto text = temp_.store().ReadText(document, 0, kBytes);
+      if (text.ok()) {
+        EXPECT_EQ(*text, Text(document));
+      } else {
+        EXPECT_TRUE(absl::IsDataLoss(text.status()) || absl::IsOutOfRange(text.status()))
+            << text.status();
+        EXPECT_TRUE(temp_.store().GetDocument(document)->damaged);
+        unreadable.push_back(document);
+      }
+    }
+    return unreadable;
+  }
+
+  TempStore temp_;
+  std::atomic<bool> cancel_{false};
+  std::vector<MemoryId> memories_;
+  std::vector<DocumentId> documents_;
+  std::map<DocumentId, MemoryId> memory_of_;
+};
+
+TEST_F(DamagedPurgeTest, DamagedBlockOfTextSpoilsNoDeletion) {
+  for (const int64_t where : {2000, 50000, 100000, -300, -10}) {
+    SCOPED_TRACE(where);
+    documents_.clear();
+    memories_.clear();
+    Fill();
+    ASSERT_FALSE(HasFatalFailure());
+    ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+    temp_.Reopen();
+    const StoreFile file = TableFile(Table::kText);
+    temp_.Close();
+    FlipByte(file.path, where > 0 ? where : file.bytes + where);
+    temp_.Open();
+    const std::vector<DocumentId> damaged = Unreadable();
+    EXPECT_LE(damaged.size(), where > 0 ? 4u : size_t{kDocuments});
+
+    // One that has nothing to do with it.
+    const auto whole = std::find_if(documents_.begin(), documents_.end(), [&](DocumentId document) {
+      return !temp_.store().GetDocument(document)->damaged;
+    });
+    if (whole != documents_.end()) {
+      ASSERT_TRUE(temp_.store().DeleteDocument(*whole).ok());
+      EXPECT_EQ(Purge().size(), 1u);
+      EXPECT_TRUE(MarkersOnDisk(temp_.data_dir(), {Marker(*whole)}).empty());
+      // Nobody else lost anything by it, nor came to look whole, also not after the next start.
+      EXPECT_EQ(Unreadable(), damaged);
+      temp_.Reopen();
+      EXPECT_EQ(Unreadable(), damaged);
+      EXPECT_EQ(FoundFiles(Check(/*heal=*/false)), 0);
+    }
+    // The damaged ones.
+    for (const DocumentId document : damaged) {
+      ASSERT_TRUE(temp_.store().DeleteDocument(document).ok());
+    }
+    Purge();
+    EXPECT_TRUE(temp_.store().PendingDeletions().empty());
+    for (const DocumentId document : damaged) {
+      EXPECT_TRUE(MarkersOnDisk(temp_.data_dir(), {Marker(document)}).empty());
+    }
+    EXPECT_TRUE(Unreadable().empty());
+    Check(/*heal=*/true);
+    EXPECT_EQ(Check(/*heal=*/false).found_count(), 0);
+    temp_.Reopen();
+    EXPECT_EQ(Check(/*heal=*/false).found_count(), 0);
+    for (const MemoryId memory : memories_) ASSERT_TRUE(temp_.store().DeleteMemory(memory).ok());
+    EXPECT_EQ(Purge().size(), 2u);
+  }
+}
+
+TEST_F(DamagedPurgeTest, TextWrittenSinceIsNotLostWithTheFile) {
+  Fill();
+  ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+  const StoreFile file = TableFile(Table::kText);
+  FlipByte(file.path, 2000);
+  // Open documents grow, new ones come, among the keys of the damaged block or not.
+  const std::string more = "and more";
+  std::map<DocumentId, int64_t> bytes;
+  for (const DocumentId document : documents_) {
+    bytes[document] = kBytes;
+    if (temp_.store().GetDocument(document)->sealed) continue;
+    const TextAppend append{document, kBytes, more, false};
+    ASSERT_TRUE(temp_.store().AppendText({&append, 1}).ok());
+    bytes[document] += static_cast<int64_t>(more.size());
+  }
+  std::vector<DocumentId> fresh;
+  for (const MemoryId memory : memories_) {
+    fresh.push_back(temp_.store().CreateDocument(memory, "fresh").value().uid);
+    const TextAppend append{fresh.back(), 0, more, false};
+    ASSERT_TRUE(temp_.store().AppendText({&append, 1}).ok());
+  }
+  ASSERT_TRUE(temp_.store().DeleteDocument(documents_.back()).ok());
+  EXPECT_EQ(Purge().size(), 1u);
+  for (const bool reopened : {false, true}) {
+    if (reopened) temp_.Reopen();
+    int damaged = 0;
+    for (const DocumentId document : documents_) {
+      const auto info = temp_.store().GetDocument(document);
+      if (!info.ok()) continue;
+      EXPECT_EQ(info->durable_bytes, bytes[document]);
+      damaged += !temp_.store().ReadText(document, 0, kBytes).ok();
+      if (bytes[document] > kBytes) {
+        EXPECT_EQ(temp_.store().ReadText(document, kBytes, bytes[document]).value(), more);
+      }
+    }
+    EXPECT_GE(damaged, 1);
+    EXPECT_LE(damaged, 2);
+    for (const DocumentId document : fresh) {
+      EXPECT_EQ(temp_.store().ReadText(document, 0, more.size()).value(), more);
+      EXPECT_FALSE(temp_.store().GetDocument(document)->damaged);
+    }
+  }
+}
+
+TEST_F(DamagedPurgeTest, DamagedDerivedTablesAndTheDefaultOneAreMended) {
+  Fill();
+  for (const std::optional<Table> table :
+       {std::optional(Table::kSegments), std::optional(Table::kPages), std::optional<Table>()}) {
+    for (const int64_t where : {45, -300, -10}) {
+      SCOPED_TRACE(absl::StrCat(table.has_value() ? static_cast<int>(*table) : -1, " ", where));
+      // The purge writes tables of one file each.
+      for (const DocumentId document : documents_) {
+        if (!temp_.store().GetDocument(document).ok()) continue;
+        // The engine derives anew what was left out at Open.
+        const SegmentDerived segment = MadeUpSegment(temp_.options(), document, 0, 0, 4, 0, kBytes);
+        const absl::Status derived = temp_.store().GetDocument(document)->visible_bytes > 0
+                                         ? temp_.store().RestoreSegment(segment)
+                                         : temp_.store().PutSegments({&segment, 1});
+        ASSERT_TRUE(derived.ok()) << derived;
+      }
+      ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+      const StoreFile file = TableFile(table);
+      temp_.Close();
+      FlipByte(file.path, where > 0 ? where : file.bytes + where);
+      temp_.Open();
+      const DocumentId victim = documents_.back();
+      documents_.pop_back();
+      ASSERT_TRUE(temp_.store().DeleteDocument(victim).ok());
+      Purge();
+      EXPECT_TRUE(temp_.store().PendingDeletions().empty());
+      EXPECT_TRUE(MarkersOnDisk(temp_.data_dir(), {Marker(victim)}).empty());
+      Check(/*heal=*/true);
+      temp_.Reopen();
+      EXPECT_EQ(FoundFiles(Check(/*heal=*/false)), 0);
+      EXPECT_TRUE(Unreadable().empty());
+    }
+  }
+}
+
+// RocksDB 7.8 frees the tombstones of the file before it twice.
+TEST_F(DamagedPurgeTest, TableBehindTombstonesThatCannotBeOpenedCrashesNothing) {
+  for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
+    for (const int64_t from_end : {10, 300}) {
+      SCOPED_TRACE(absl::StrCat(static_cast<int>(table), " ", from_end));
+      memories_.clear();
+      documents_.clear();
+      Fill();
+      ASSERT_FALSE(HasFatalFailure());
+      ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+      const StoreFile file = TableFile(table);
+      ASSERT_TRUE(temp_.store().DeleteDocument(documents_.front()).ok());
+      ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+      ASSERT_NE(TableFile(table).name, file.name);  // the newer one comes first
+      temp_.Close();
+      FlipByte(file.path, file.bytes - from_end);
+      temp_.Open();
+      const bool text_went = table == Table::kText;
+      EXPECT_EQ(Unreadable().size(), text_went ? documents_.size() - 1 : 0);
+      Check(/*heal=*/false);
+      EXPECT_GE(Purge().size(), 1u);
+      EXPECT_TRUE(MarkersOnDisk(temp_.data_dir(), {Marker(documents_.front())}).empty());
+      Check(/*heal=*/true);
+      temp_.Reopen();
+      EXPECT_EQ(FoundFiles(Check(/*heal=*/false)), 0);
+      EXPECT_EQ(Unreadable().size(), text_went ? documents_.size() - 1 : 0);
+      for (const MemoryId memory : memories_) ASSERT_TRUE(temp_.store().DeleteMemory(memory).ok());
+      EXPECT_EQ(Purge().size(), 2u);
+    }
+  }
+}
+
+TEST_F(DamagedPurgeTest, CatalogThatCannotBeOpenedIsRefusedAndNotChanged) {
+  Fill();
+  ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+  const StoreFile file = TableFile(Table::kCatalog);
+  temp_.Close();
+  FlipByte(file.path, file.bytes - 10);
+  const absl::Status refused =
+      OpenRocksDbChunkStore(temp_.rocksdb_options(), temp_.metrics()).status();
+  EXPECT_TRUE(absl::IsDataLoss(refused)) << refused;
+  EXPECT_TRUE(absl::StrContains(refused.message(), file.name.substr(1))) << refused;
+  FlipByte(file.path, file.bytes - 10);
+  temp_.Open();
+  EXPECT_TRUE(Unreadable().empty());
+}
+
+TEST_F(DamagedPurgeTest, DamagedCatalogHoldsUpTheDeletionsThatLieThereAndSaysSo) {
+  Fill();
+  ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+  const StoreFile file = TableFile(Table::kCatalog);
+  FlipByte(file.path, 45);
+  ASSERT_TRUE(temp_.store().DeleteDocument(documents_.back()).ok());
+  EXPECT_TRUE(Purge().empty());
+  const std::vector<Deletion> pending = temp_.store().PendingDeletions();
+  ASSERT_EQ(pending.size(), 1u);
+  EXPECT_TRUE(absl::StrContains(pending[0].waits_for, file.name.substr(1))) << pending[0].waits_for;
+  // Nothing else stands still.
+  EXPECT_TRUE(temp_.store().CreateDocument(memories_[0], "more").ok());
+  FlipByte(file.path, 45);
+  EXPECT_EQ(Purge().size(), 1u);
+}
+
+}  // namespace
+}  // namespace mneme
