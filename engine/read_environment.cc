@@ -48,8 +48,6 @@ absl::StatusOr<ResolvedMemories> ResolveMemories(const ReadEnvironment& environm
         absl::StrCat(names.size(), " memories are named; limit ", limit));
   }
   ResolvedMemories resolved;
-  std::vector<MemoryId>& memories = resolved.scope.memories;
-  std::vector<ReadSource>& past = resolved.scope.past;
   bool is_past = false;
   std::string tenant;
   for (const std::string& name : names) {
@@ -65,8 +63,6 @@ absl::StatusOr<ResolvedMemories> ResolveMemories(const ReadEnvironment& environm
         const NamedSource named,
         ResolveSource(environment.store, name, is_snapshot ? absl::InfiniteFuture() : as_of));
     is_past |= named.is_fork || named.source.as_of != absl::InfiniteFuture();
-    memories.push_back(named.source.memory);
-    past.push_back(named.source);
     resolved.sources.push_back(named);
   }
   std::sort(resolved.sources.begin(), resolved.sources.end(),
@@ -74,9 +70,12 @@ absl::StatusOr<ResolvedMemories> ResolveMemories(const ReadEnvironment& environm
               return std::tuple(a.source.memory, b.source.as_of) <
                      std::tuple(b.source.memory, a.source.as_of);
             });
-  std::sort(memories.begin(), memories.end());
-  memories.erase(std::unique(memories.begin(), memories.end()), memories.end());
-  if (!is_past) past.clear();
+  std::vector<MemoryId>& memories = resolved.scope.memories;
+  for (const NamedSource& named : resolved.sources) {
+    const MemoryId memory = named.source.memory;
+    if (memories.empty() || memories.back() != memory) memories.push_back(memory);
+    if (is_past) resolved.scope.past.push_back(named.source);
+  }
   return resolved;
 }
 

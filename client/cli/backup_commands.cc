@@ -163,9 +163,9 @@ absl::Status Create(Session& session, AdminClient& admin) {
                        HumanBytes(static_cast<double>(backup.bytes())), ", of which ",
                        HumanBytes(static_cast<double>(copied)), " were copied\n"));
     if (backup.mended_file_count() > 0) {
-      Print(absl::StrCat(Counted(backup.mended_file_count(), "file", "files"),
-                         " of earlier backups were damaged and were copied anew: check the disk of "
-                         "the backup directory\n"));
+      Print(absl::StrCat("copied anew, damaged in earlier backups: ",
+                         Counted(backup.mended_file_count(), "file", "files"),
+                         "; check the disk of the backup directory\n"));
     }
     WarnOfOthers(session, admin, backup);
   }
