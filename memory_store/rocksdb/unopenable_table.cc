@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <filesystem>
 #include <memory>
+#include <system_error>
 #include <vector>
 
 #include <rocksdb/env.h>
@@ -108,7 +110,7 @@ absl::Status CheckTableOpens(const std::string& path) {
 absl::Status MakeTableOpen(const std::string& path, int64_t bytes, absl::string_view smallest,
                            absl::string_view largest) {
   ASSIGN_OR_RETURN(const OneBlockTable made, MakeOneBlockTable(bytes, smallest, largest));
-  const int fd = open(path.c_str(), O_WRONLY | O_CLOEXEC);
+  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
   if (fd < 0) return FileError(errno, "cannot write", path);
   const absl::Cleanup close_file = [fd] { close(fd); };
   // The block's trailer, which belongs to zeros, too: it fails, unless the file was of zeros.
@@ -123,15 +125,25 @@ absl::Status MakeTableOpen(const std::string& path, int64_t bytes, absl::string_
   return fsync(fd) == 0 ? absl::OkStatus() : FileError(errno, "cannot sync", path);
 }
 
-absl::Status MakeNewestTablesOpen(Database& database) {
+absl::Status MakeTablesOpen(Database& database) {
+  // Of those that are live now none goes meanwhile.
+  if (!database.read_only()) {
+    RETURN_IF_ERROR(ToStatus(database.db().DisableFileDeletions(), "keep files"));
+  }
+  const absl::Cleanup let_files_go = [&database] {
+    if (database.read_only()) return;
+    database.db().EnableFileDeletions(/*force=*/false).PermitUncheckedError();
+  };
   std::vector<rocksdb::LiveFileMetaData> files;
   database.db().GetLiveFilesMetaData(&files);
   for (const rocksdb::LiveFileMetaData& file : files) {
-    if (file.level != 0) continue;
     const std::string path = absl::StrCat(database.folder(), file.name);
-    const absl::Status opens = CheckTableOpens(path);
-    // Compacted meanwhile.
-    if (opens.ok() || absl::IsNotFound(opens)) continue;
+    std::error_code unknown;
+    const bool missing = !std::filesystem::exists(path, unknown) && !unknown;
+    if (!missing && file.level != 0) continue;
+    const absl::Status opens =
+        missing ? absl::DataLossError(absl::StrCat(path, " is missing")) : CheckTableOpens(path);
+    if (opens.ok()) continue;
     if (!absl::IsDataLoss(opens) || database.read_only() ||
         file.column_family_name == TableName(Table::kCatalog)) {
       return opens;
