@@ -67,6 +67,18 @@ rocksdb::Status RewriteTableFile(Database& database, const rocksdb::LiveFileMeta
   return database.db().CompactRange(rewrite, HandleOf(database, file), &begin, &end);
 }
 
+// The same where RewriteTableFile left it: it overlaps no range that has none of its records, and
+// of a file whose every block was damaged no record is left.
+rocksdb::Status RewriteTableFileAlone(Database& database, const rocksdb::LiveFileMetaData& file) {
+  rocksdb::ColumnFamilyHandle* handle = HandleOf(database, file);
+  const rocksdb::Options options = database.db().GetOptions(handle);
+  rocksdb::CompactionOptions rewrite;
+  rewrite.compression = rocksdb::kDisableCompressionOption;  // as the table's options say
+  rewrite.output_file_size_limit = options.target_file_size_base;
+  return database.db().CompactFiles(rewrite, handle, {file.relative_filename},
+                                    options.num_levels - 1);
+}
+
 // Whether the file is not as it was written.
 absl::StatusOr<bool> IsDamaged(const StoreFile& file) {
   if (!file.crc32c.has_value()) return false;
@@ -181,6 +193,8 @@ absl::Status MendTableFile(Database& database, const StoreFile& file, const Give
   if (!FindTableFile(database, file.name).has_value()) return absl::OkStatus();
   status = RewriteTableFile(database, *live);
   if (!FindTableFile(database, file.name).has_value()) return absl::OkStatus();
+  if (status.ok()) status = RewriteTableFileAlone(database, *live);
+  if (!FindTableFile(database, file.name).has_value()) return absl::OkStatus();
   return absl::DataLossError(
       absl::StrCat(file.name, " cannot be written anew: ", status.ToString()));
 }
@@ -268,6 +282,30 @@ absl::Status GiveUpUnreadableBlobs(Database& database, const StoreFile& file,
   return MoveOutOfBlobFile(database, file);
 }
 
+// The ranges that a purge of these reads: it takes files as they are, and with them all that lies
+// among their keys; of the table with blobs anything, as blob files hold keys from everywhere.
+std::vector<KeyRange> RangesRead(Database& database, absl::Span<const KeyRange> ranges) {
+  std::vector<rocksdb::LiveFileMetaData> files;
+  database.db().GetLiveFilesMetaData(&files);
+  std::vector<KeyRange> read(ranges.begin(), ranges.end());
+  for (KeyRange& range : read) {
+    if (range.table == Table::kPages) range = {Table::kPages, "", *kLastKey};
+    for (bool wider = true; wider;) {
+      wider = false;
+      for (const rocksdb::LiveFileMetaData& file : files) {
+        if (file.column_family_name != TableName(range.table) || file.smallestkey > range.end ||
+            file.largestkey < range.begin) {
+          continue;
+        }
+        wider |= file.smallestkey < range.begin || file.largestkey >= range.end;
+        range.begin = std::min(range.begin, file.smallestkey);
+        range.end = std::max(range.end, After(file.largestkey));
+      }
+    }
+  }
+  return read;
+}
+
 bool Overlaps(Database& database, const StoreFile& file, absl::Span<const KeyRange> ranges) {
   if (file.kind == StoreFile::Kind::kBlobs) {
     return std::any_of(ranges.begin(), ranges.end(),
@@ -304,10 +342,11 @@ absl::Status MendRanges(Database& database, absl::Span<const KeyRange> ranges,
     ASSIGN_OR_RETURN(const StoreFiles now, LiveFiles(database, ChunkStore::FilesFor::kCheck));
     files = now.files();
   }
+  const std::vector<KeyRange> read = RangesRead(database, ranges);
   absl::Status first;
   for (const StoreFile& file : files) {
     if (cancel) return absl::CancelledError("the mending was cancelled");
-    if (file.kind == StoreFile::Kind::kOther || !Overlaps(database, file, ranges)) continue;
+    if (file.kind == StoreFile::Kind::kOther || !Overlaps(database, file, read)) continue;
     ASSIGN_OR_RETURN(const bool damaged, IsDamaged(file));
     if (!damaged) continue;
     const absl::Status mended = file.kind == StoreFile::Kind::kTable

@@ -47,33 +47,41 @@ class DamagedPurgeTest : public ::testing::Test {
   std::string Marker(DocumentId document) const { return Text(document).substr(100, 40); }
 
   void Fill() {
+    CreateMemories();
+    // Every third takes more text.
+    for (int i = 0; i < kDocuments; ++i) AddDocument(memories_[i % 2], /*seal=*/i % 3 != 0);
+  }
+  void CreateMemories() {
     for (const char* name : {"m", "other"}) {
       memories_.push_back(temp_.store().CreateMemory("default", name, "").value().uid);
     }
-    for (int i = 0; i < kDocuments; ++i) {
-      const MemoryId memory = memories_[i % 2];
-      const DocumentId document =
-          temp_.store().CreateDocument(memory, absl::StrCat("d", i)).value().uid;
-      memory_of_[document] = memory;
-      documents_.push_back(document);
-      const std::string text = Text(document);
-      // Every third takes more text.
-      const TextAppend append{document, 0, text, i % 3 != 0};
-      ASSERT_TRUE(temp_.store().AppendText({&append, 1}).ok());
-      std::vector<SegmentDerived> segments;
-      segments.push_back(MadeUpSegment(temp_.options(), document, 0, 0, 4, 0, kBytes));
-      ASSERT_TRUE(temp_.store().PutSegments(segments).ok());
-    }
+  }
+  void AddDocument(MemoryId memory, bool seal) {
+    const std::string id = absl::StrCat("d", documents_.size());
+    const DocumentId document = temp_.store().CreateDocument(memory, id).value().uid;
+    memory_of_[document] = memory;
+    documents_.push_back(document);
+    const std::string text = Text(document);
+    const TextAppend append{document, 0, text, seal};
+    ASSERT_TRUE(temp_.store().AppendText({&append, 1}).ok());
+    std::vector<SegmentDerived> segments;
+    segments.push_back(MadeUpSegment(temp_.options(), document, 0, 0, 4, 0, kBytes));
+    ASSERT_TRUE(temp_.store().PutSegments(segments).ok());
   }
 
-  // The file of a table; tables' files are numbered in their order, the default one comes last.
+  // A file of a table; tables' files are numbered in their order, the default one comes last.
   StoreFile TableFile(std::optional<Table> table) {
-    const auto files = temp_.chunk_store().Files(ChunkStore::FilesFor::kCheck);
-    for (const StoreFile& file : files->files()) {
-      if (file.kind == StoreFile::Kind::kTable && file.table == table) return file;
-    }
+    const std::vector<StoreFile> files = TableFiles(table);
+    if (!files.empty()) return files.front();
     ADD_FAILURE() << "no such table file";
     return {};
+  }
+  std::vector<StoreFile> TableFiles(std::optional<Table> table) {
+    auto files = temp_.chunk_store().Files(ChunkStore::FilesFor::kCheck)->files();
+    std::erase_if(files, [&](const StoreFile& file) {
+      return file.kind != StoreFile::Kind::kTable || file.table != table;
+    });
+    return files;
   }
   std::vector<Deletion> Purge() {
     auto purged = temp_.store().Purge(cancel_);
@@ -241,6 +249,74 @@ TEST_F(DamagedPurgeTest, DamagedDerivedTablesAndTheDefaultOneAreMended) {
       temp_.Reopen();
       EXPECT_EQ(FoundFiles(Check(/*heal=*/false)), 0);
       EXPECT_TRUE(Unreadable().empty());
+    }
+  }
+}
+
+// A purge reads whole files: in what it writes anew are the keys of the file between, so the damage
+// beside it is in its way.
+TEST_F(DamagedPurgeTest, DamageOutsideOfTheDeletedKeysSpoilsNoDeletion) {
+  for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
+    for (const int64_t where : {45, -10}) {
+      SCOPED_TRACE(absl::StrCat(static_cast<int>(table), " ", where));
+      memories_.clear();
+      documents_.clear();
+      CreateMemories();
+      for (int i = 0; i < 4; ++i) AddDocument(memories_[0], /*seal=*/false);
+      ASSERT_TRUE(temp_.store().DeleteDocument(documents_[3]).ok());
+      EXPECT_EQ(Purge().size(), 1u);
+      const StoreFile file = TableFile(table);
+      // The file between: in both memories.
+      const TextAppend append{documents_[1], kBytes, "more", false};
+      ASSERT_TRUE(temp_.store().AppendText({&append, 1}).ok());
+      ASSERT_TRUE(
+          temp_.store()
+              .RestoreSegment(MadeUpSegment(temp_.options(), documents_[1], 0, 0, 4, 0, kBytes))
+              .ok());
+      AddDocument(memories_[1], /*seal=*/true);
+      ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+      ASSERT_EQ(TableFiles(table).size(), 2u);
+      temp_.Close();
+      FlipByte(file.path, where > 0 ? where : file.bytes + where);
+      temp_.Open();
+      const std::vector<DocumentId> damaged = Unreadable();
+      ASSERT_TRUE(temp_.store().DeleteDocument(documents_.back()).ok());
+      EXPECT_EQ(Purge().size(), 1u);
+      EXPECT_TRUE(MarkersOnDisk(temp_.data_dir(), {Marker(documents_.back())}).empty());
+      EXPECT_EQ(Unreadable(), damaged);
+      for (const MemoryId memory : memories_) ASSERT_TRUE(temp_.store().DeleteMemory(memory).ok());
+      EXPECT_EQ(Purge().size(), 2u);
+    }
+  }
+}
+
+TEST_F(DamagedPurgeTest, FileOfWhichNoRecordIsLeftIsMendedAtOnce) {
+  for (const Table table : {Table::kSegments, Table::kPages}) {
+    for (const int64_t where : {45, -10}) {
+      SCOPED_TRACE(absl::StrCat(static_cast<int>(table), " ", where));
+      memories_.clear();
+      documents_.clear();
+      CreateMemories();
+      for (int i = 0; i < 2; ++i) AddDocument(memories_[0], /*seal=*/true);
+      ASSERT_TRUE(temp_.store().DeleteDocument(documents_[0]).ok());
+      EXPECT_EQ(Purge().size(), 1u);
+      const StoreFile older = TableFile(table);
+      // Nothing else is among its keys.
+      AddDocument(memories_[1], /*seal=*/true);
+      ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+      std::vector<StoreFile> files = TableFiles(table);
+      ASSERT_EQ(files.size(), 2u);
+      const StoreFile file = files[0].name == older.name ? files[1] : files[0];
+      temp_.Close();
+      FlipByte(file.path, where > 0 ? where : file.bytes + where);
+      temp_.Open();
+      const StoreCheckReport mended = Check(/*heal=*/true);
+      EXPECT_EQ(FoundFiles(mended), 1);
+      EXPECT_EQ(mended.healed[static_cast<size_t>(StoreFinding::Kind::kFile)], 1);
+      EXPECT_EQ(Check(/*heal=*/false).found_count(), 0);
+      EXPECT_TRUE(Unreadable().empty());
+      for (const MemoryId memory : memories_) ASSERT_TRUE(temp_.store().DeleteMemory(memory).ok());
+      EXPECT_EQ(Purge().size(), 2u);
     }
   }
 }
