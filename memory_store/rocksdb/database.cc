@@ -40,6 +40,39 @@ std::vector<rocksdb::ColumnFamilyDescriptor> Families(int64_t block_cache_bytes)
   return families;
 }
 
+// RocksDB takes a folder without CURRENT for one without a database, makes a new one there, and
+// deletes what that has no use for: all there is. DATA_LOSS: this would.
+absl::Status CheckCurrent(const std::string& folder) {
+  std::error_code ignored;
+  if (std::filesystem::exists(absl::StrCat(folder, "/CURRENT"), ignored)) return absl::OkStatus();
+  std::filesystem::directory_iterator it(folder, ignored), end;
+  for (; !ignored && it != end; it.increment(ignored)) {
+    const std::string extension = it->path().extension();
+    // What is not there before CURRENT.
+    if (extension != ".sst" && extension != ".blob" && extension != ".log") continue;
+    return absl::DataLossError(
+        absl::StrCat(folder, "/CURRENT is missing, which names the MANIFEST"));
+  }
+  return absl::OkStatus();
+}
+
+// Of the status of an open: names the table file that the MANIFEST names and that is missing.
+// Opened without it, by a MANIFEST that lost its end perhaps, RocksDB would delete the files that
+// the MANIFEST does not name.
+std::optional<rocksdb::Status> MissingTableFile(const rocksdb::Status& status) {
+  const std::string text = status.ToString();
+  const size_t missing = text.find("No such file or directory");
+  if (!status.IsCorruption() || missing == std::string::npos) return std::nullopt;
+  for (const char* extension : {".sst", ".ldb"}) {  // the name that RocksDB tried last
+    const size_t end = text.find(extension);
+    if (end == std::string::npos) continue;
+    const size_t begin = text.find_last_not_of("0123456789", end - 1) + 1;
+    return rocksdb::Status::Corruption(
+        absl::StrCat(text.substr(begin, end - begin), ".sst is missing, which the MANIFEST names"));
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 Database::Database(const RocksDbOptions& options, std::string folder)
@@ -54,6 +87,7 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const RocksDbOptions& o
   std::unique_ptr<Database> database(new Database(options, folder));
   std::error_code ignored;  // without the folder RocksDB complains of it, then makes it itself
   if (!options.read_only) std::filesystem::create_directory(folder, ignored);
+  RETURN_IF_ERROR(CheckCurrent(folder));
   const rocksdb::Status status = database->OpenLeniently(database->DbOptions(options, metrics),
                                                          Families(options.block_cache_bytes));
   if (status.IsInvalidArgument()) {
@@ -101,6 +135,7 @@ rocksdb::Status Database::OpenLeniently(
                       : rocksdb::DB::Open(db_options, folder_, families, &handles_, &db);
   };
   rocksdb::Status status = open();
+  if (const auto missing = MissingTableFile(status)) return *missing;
   if (status.IsCorruption()) {
     LogError("memory_store", "stored data is damaged: opening without damaged records of the log",
              {{"path", folder_}, {"status", status.ToString()}});

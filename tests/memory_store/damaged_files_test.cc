@@ -1,8 +1,11 @@
 // RocksDB's own files damaged on disk: what else is stored must serve, and take new text.
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -68,6 +71,31 @@ class DamagedFilesTest : public ::testing::Test {
     if (!chunk_store.ok()) return chunk_store.status();
     return MemoryStore::Open(temp_.options(), **chunk_store, temp_.metrics(), temp_.clock())
         .status();
+  }
+
+  // The one that CURRENT names.
+  std::string ManifestPath() const {
+    std::ifstream current(rocksdb() + "/CURRENT");
+    std::string name;
+    std::getline(current, name);
+    return absl::StrCat(rocksdb(), "/", name);
+  }
+  // All files of RocksDB, by path.
+  std::map<std::string, std::string> Contents() const {
+    std::map<std::string, std::string> contents;
+    for (const std::string& path : Files(rocksdb(), "")) {
+      std::ifstream file(path, std::ios::binary);
+      contents[path] = std::string(std::istreambuf_iterator<char>(file), {});
+    }
+    return contents;
+  }
+  // Does not open, says why, and changes nothing.
+  void ExpectRefused(absl::string_view why) {
+    const std::map<std::string, std::string> before = Contents();
+    const absl::Status status = TryOpen();
+    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    EXPECT_TRUE(absl::StrContains(status.message(), why)) << status;
+    EXPECT_TRUE(Contents() == before);
   }
 
   // Reads, and appends to, every document. Returns how many do not serve.
@@ -162,6 +190,45 @@ TEST_F(DamagedFilesTest, LogThatWasCutOffLosesNothingBeforeTheCut) {
     EXPECT_EQ(temp_.store().GetDocument(document)->visible_bytes,
               document == documents_.back() ? 0 : kBytes);
   }
+}
+
+// RocksDB would make a new database, or go on with an old one, and delete the rest.
+TEST_F(DamagedFilesTest, MissingFilesAreRefusedAndNothingIsDeleted) {
+  Fill();
+  temp_.Reopen();
+  temp_.Close();
+  std::filesystem::remove(rocksdb() + "/CLOSED");  // as after a crash
+  std::vector<std::string> paths = Files(rocksdb(), ".sst");
+  ASSERT_EQ(paths.size(), 4u);
+  paths.push_back(rocksdb() + "/CURRENT");
+  for (const std::string& path : paths) {
+    SCOPED_TRACE(path);
+    std::filesystem::rename(path, temp_.data_dir() + "_away");
+    ExpectRefused(absl::StrCat(path.substr(path.rfind('/') + 1), " is missing"));
+    std::filesystem::rename(temp_.data_dir() + "_away", path);
+  }
+  temp_.Open();
+  EXPECT_EQ(CountDamaged(), 0);
+}
+
+TEST_F(DamagedFilesTest, ManifestThatLostItsEndIsRefusedAndNothingIsDeleted) {
+  Fill();
+  temp_.Reopen();
+  const std::string manifest = ManifestPath();
+  const auto manifest_bytes = std::filesystem::file_size(manifest);
+  ASSERT_TRUE(temp_.store().DeleteDocument(documents_.back()).ok());
+  documents_.pop_back();
+  std::atomic<bool> cancel{false};
+  EXPECT_EQ(temp_.store().Purge(cancel)->size(), 1u);  // replaces files
+  temp_.Close();
+  std::filesystem::remove(rocksdb() + "/CLOSED");
+  ASSERT_EQ(ManifestPath(), manifest);
+  const std::string whole = Contents()[manifest];
+  std::filesystem::resize_file(manifest, manifest_bytes);
+  ExpectRefused(".sst is missing");
+  std::ofstream(manifest, std::ios::binary) << whole;
+  temp_.Open();
+  EXPECT_EQ(CountDamaged(), 0);
 }
 
 // Pages of 5 KiB lie in blob files.
