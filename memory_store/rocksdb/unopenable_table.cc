@@ -4,9 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <filesystem>
 #include <memory>
-#include <system_error>
 #include <vector>
 
 #include <rocksdb/env.h>
@@ -110,7 +108,7 @@ absl::Status CheckTableOpens(const std::string& path) {
 absl::Status MakeTableOpen(const std::string& path, int64_t bytes, absl::string_view smallest,
                            absl::string_view largest) {
   ASSIGN_OR_RETURN(const OneBlockTable made, MakeOneBlockTable(bytes, smallest, largest));
-  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+  const int fd = open(path.c_str(), O_WRONLY | O_CLOEXEC);
   if (fd < 0) return FileError(errno, "cannot write", path);
   const absl::Cleanup close_file = [fd] { close(fd); };
   // The block's trailer, which belongs to zeros, too: it fails, unless the file was of zeros.
@@ -137,12 +135,9 @@ absl::Status MakeTablesOpen(Database& database) {
   std::vector<rocksdb::LiveFileMetaData> files;
   database.db().GetLiveFilesMetaData(&files);
   for (const rocksdb::LiveFileMetaData& file : files) {
+    if (file.level != 0) continue;
     const std::string path = absl::StrCat(database.folder(), file.name);
-    std::error_code unknown;
-    const bool missing = !std::filesystem::exists(path, unknown) && !unknown;
-    if (!missing && file.level != 0) continue;
-    const absl::Status opens =
-        missing ? absl::DataLossError(absl::StrCat(path, " is missing")) : CheckTableOpens(path);
+    const absl::Status opens = CheckTableOpens(path);
     if (opens.ok()) continue;
     if (!absl::IsDataLoss(opens) || database.read_only() ||
         file.column_family_name == TableName(Table::kCatalog)) {
