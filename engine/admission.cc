@@ -93,10 +93,13 @@ Admission::Admission(const AdmissionOptions& options, MemoryStore& store, Resour
       slow_bucket_(0, kSlowBurstBytes) {
   {
     absl::MutexLock lock(&mutex_);
+    all_.accepted_bytes = store_.totals().appended_bytes;
     AddMetrics(kAll, all_);
     for (const auto& [tenant, limits] : options_.quotas.tenants) {
-      const auto it = tenants_.try_emplace(tenant, absl::StrCat("tenant ", tenant), limits).first;
-      AddMetrics(tenant, it->second);
+      Account& account =
+          tenants_.try_emplace(tenant, absl::StrCat("tenant ", tenant), limits).first->second;
+      account.accepted_bytes = store_.tenant_totals(tenant).appended_bytes;
+      AddMetrics(tenant, account);
     }
   }
   Sample();
@@ -132,8 +135,11 @@ void Admission::AddMetrics(const std::string& label, Account& account) {
 Admission::Account& Admission::Of(const std::string& tenant) {
   const auto it = tenants_.find(tenant);
   if (it != tenants_.end()) return it->second;
-  return tenants_.try_emplace(tenant, absl::StrCat("tenant ", tenant), options_.quotas.tenant)
-      .first->second;
+  Account& account =
+      tenants_.try_emplace(tenant, absl::StrCat("tenant ", tenant), options_.quotas.tenant)
+          .first->second;
+  account.accepted_bytes = store_.tenant_totals(tenant).appended_bytes;
+  return account;
 }
 
 MemoryStore::Totals Admission::Stored(const Account& account, const std::string& tenant) const {
@@ -150,7 +156,7 @@ int64_t Admission::Used(const Account& account, Quota quota, const MemoryStore::
   const int64_t entered = account.entered[static_cast<int>(quota)];
   switch (quota) {
     case Quota::kTextBytes:
-      return stored.durable_bytes + account.pending_bytes;
+      return stored.durable_bytes + account.accepted_bytes - stored.appended_bytes;
     case Quota::kDocuments:
       return stored.documents + entered;
     case Quota::kIngestRate:
@@ -186,7 +192,9 @@ absl::Status Admission::CheckMemory(const IngestAccount& account, int64_t asked)
   if (!stored.ok()) return absl::OkStatus();
   const auto pending = pending_of_memory_.find(account.memory);
   const int64_t used =
-      stored->durable_bytes + (pending == pending_of_memory_.end() ? 0 : pending->second);
+      stored->durable_bytes + (pending == pending_of_memory_.end()
+                                   ? 0
+                                   : pending->second.accepted_bytes - stored->appended_bytes);
   if (asked <= *limit - used) return absl::OkStatus();
   Account& tenant = Of(account.tenant);
   if (Counter* refused = tenant.refused[static_cast<int>(Quota::kTextBytes)]) refused->Increment();
@@ -254,10 +262,16 @@ absl::Status Admission::Accept(const IngestAccount& account, int64_t bytes) {
   Account& tenant = Of(account.tenant);
   RETURN_IF_ERROR(Check(tenant, Quota::kTextBytes, account.tenant, bytes));
   RETURN_IF_ERROR(Check(all_, Quota::kTextBytes, account.tenant, bytes));
-  pending_of_memory_[account.memory] += bytes;
+  const auto [pending, added] = pending_of_memory_.try_emplace(account.memory);
+  if (added) {
+    const absl::StatusOr<MemoryStore::Totals> stored = store_.own_totals(account.memory);
+    if (stored.ok()) pending->second.accepted_bytes = stored->appended_bytes;
+  }
+  pending->second.accepted_bytes += bytes;
+  pending->second.unsettled_bytes += bytes;
   slow_bucket_.Take(static_cast<double>(bytes), now);
   for (Account* one : {&tenant, &all_}) {
-    one->pending_bytes += bytes;
+    one->accepted_bytes += bytes;
     one->bucket.Take(static_cast<double>(bytes), now);
     one->rate = RateOf(*one, now) + static_cast<double>(bytes) / kRateSeconds;
     one->rate_at = now;
@@ -265,12 +279,15 @@ absl::Status Admission::Accept(const IngestAccount& account, int64_t bytes) {
   return absl::OkStatus();
 }
 
-void Admission::Settle(const IngestAccount& account, int64_t bytes) {
+void Admission::Settle(const IngestAccount& account, int64_t bytes, bool durable) {
   absl::MutexLock lock(&mutex_);
-  all_.pending_bytes -= bytes;
-  Of(account.tenant).pending_bytes -= bytes;
-  const auto it = pending_of_memory_.find(account.memory);
-  if (it != pending_of_memory_.end() && (it->second -= bytes) == 0) pending_of_memory_.erase(it);
+  const auto pending = pending_of_memory_.find(account.memory);
+  if (!durable) {
+    all_.accepted_bytes -= bytes;
+    Of(account.tenant).accepted_bytes -= bytes;
+    pending->second.accepted_bytes -= bytes;
+  }
+  if ((pending->second.unsettled_bytes -= bytes) == 0) pending_of_memory_.erase(pending);
 }
 
 bool Admission::MayTake(const std::string& tenant) {

@@ -3,8 +3,10 @@
 //
 // What is stored is counted by the store; what is on its way there (text accepted but not durable,
 // documents being created) is counted here until the store counts it, so a limit holds at all
-// times. Text that comes faster than it may is not refused: writers are not ready until it may. A
-// thread of its own looks at the resources and tells writers when they may go on.
+// times. Text counts once: what is on its way is what was accepted less what the store has
+// appended, which it tells in one breath with what it holds. Text that comes faster than it may is
+// not refused: writers are not ready until it may. A thread of its own looks at the resources and
+// tells writers when they may go on.
 
 #ifndef MNEME_ENGINE_ADMISSION_H_
 #define MNEME_ENGINE_ADMISSION_H_
@@ -85,10 +87,10 @@ class Admission {
   // particular. Documents are refused above a high watermark too.
   absl::StatusOr<Ticket> Enter(Quota quota, const std::string& tenant);
 
-  // Takes text in: counts it as on its way until Settle. All or nothing.
+  // Takes text in: counts it as on its way until the store has it. All or nothing.
   absl::Status Accept(const IngestAccount& account, int64_t bytes);
   // Text that was accepted is durable, or never will be.
-  void Settle(const IngestAccount& account, int64_t bytes);
+  void Settle(const IngestAccount& account, int64_t bytes, bool durable);
   // Whether more text may be taken now. After false `room` is called. True also while text is
   // refused: whoever sends it is to hear of it.
   bool MayTake(const std::string& tenant);
@@ -107,13 +109,19 @@ class Admission {
     const std::string scope;
     const QuotaLimits limits;
     TokenBucket bucket;
-    int64_t pending_bytes = 0;
+    // On the scale of the store's appended_bytes; never less than that.
+    int64_t accepted_bytes = 0;
     std::array<int64_t, kQuotaCount> entered{};
     double rate = 0;  // bytes a second, of the last seconds
     absl::Time rate_at = absl::InfinitePast();
     // Of those that have metrics.
     std::array<Gauge*, kQuotaCount> used_gauges{};
     std::array<Counter*, kQuotaCount> refused{};
+  };
+  // The text of a memory, as long as some of it has not been settled.
+  struct PendingText {
+    int64_t accepted_bytes = 0;  // as of an Account
+    int64_t unsettled_bytes = 0;
   };
   struct Mark {
     Watermark watermark;
@@ -162,7 +170,7 @@ class Admission {
   absl::CondVar changed_;
   Account all_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, Account> tenants_ ABSL_GUARDED_BY(mutex_);  // never erased
-  absl::flat_hash_map<MemoryId, int64_t> pending_of_memory_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<MemoryId, PendingText> pending_of_memory_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, Mark> marks_ ABSL_GUARDED_BY(mutex_);
   TokenBucket slow_bucket_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<std::string> held_ ABSL_GUARDED_BY(mutex_);  // tenants that wait for MayTake

@@ -218,7 +218,7 @@ absl::Status DocumentWriter::Flush() {
 void DocumentWriter::OnCommitted(int64_t byte_end, int64_t text_bytes, bool seal,
                                  const absl::Status& status) {
   environment_.scheduler.AddAccepted(-text_bytes);
-  if (text_bytes > 0) environment_.admission.Settle(account_, text_bytes);
+  if (text_bytes > 0) environment_.admission.Settle(account_, text_bytes, status.ok());
   bool flush = false, sealed = false;
   {
     absl::MutexLock lock(&mutex_);

@@ -83,16 +83,17 @@ absl::StatusOr<StoreCheckReport> Scrubber::CheckNow(
     absl::MutexLock lock(&mutex_);
     checking_now_ = false;
   };
-  return Check(memory, heal, step);
-}
-
-absl::StatusOr<StoreCheckReport> Scrubber::Check(
-    std::optional<MemoryId> memory, bool heal,
-    const std::function<absl::Status(const StoreCheckReport&)>& step) {
-  int64_t bytes_told = 0;
   StoreCheckOptions options;
   options.memory = memory;
   options.heal = heal;
+  options.give_up_text = heal;
+  return Check(std::move(options), step);
+}
+
+absl::StatusOr<StoreCheckReport> Scrubber::Check(
+    StoreCheckOptions options, const std::function<absl::Status(const StoreCheckReport&)>& step) {
+  const bool is_whole = !options.memory.has_value();
+  int64_t bytes_told = 0;
   options.derive = derive_;
   options.step = [&](const StoreCheckReport& so_far) -> absl::Status {
     const int64_t bytes = so_far.bytes_read();
@@ -105,10 +106,10 @@ absl::StatusOr<StoreCheckReport> Scrubber::Check(
   for (int kind = 0; kind < StoreFinding::kKindCount; ++kind) {
     found_[kind]->Increment(static_cast<double>(report->found[kind]));
     healed_counts_[kind]->Increment(static_cast<double>(report->healed[kind]));
-    if (memory.has_value()) continue;
+    if (!is_whole) continue;
     left_[kind]->Set(static_cast<double>(report->found[kind] - report->healed[kind]));
   }
-  if (!memory.has_value()) {
+  if (is_whole) {
     passes_.Increment();
     last_pass_.Set(absl::ToDoubleSeconds(clock_.Now() - absl::UnixEpoch()));
   }
@@ -134,8 +135,10 @@ bool Scrubber::WaitUntil(absl::Time time, BackgroundThread& thread) {
 
 void Scrubber::Pass(BackgroundThread& thread) {
   const absl::Time begin = clock_.Now();
+  StoreCheckOptions options;
+  options.heal = true;
   const absl::StatusOr<StoreCheckReport> report =
-      Check(std::nullopt, /*heal=*/true, [&](const StoreCheckReport& so_far) {
+      Check(std::move(options), [&](const StoreCheckReport& so_far) {
         const double seconds = static_cast<double>(so_far.bytes_read()) /
                                static_cast<double>(options_.bytes_per_second);
         if (WaitUntil(begin + absl::Seconds(seconds), thread)) return absl::OkStatus();

@@ -40,9 +40,10 @@ class Scrubber {
            std::function<void()> healed, Supervisor& supervisor);
   ~Scrubber();
 
-  // A check at once and at full speed, of one memory or of everything. `step`: see
-  // StoreCheckOptions. ABORTED while another one runs, or when the scrubber is going. Errors as
-  // StoreChecker::Run.
+  // A check at once and at full speed, of one memory or of everything; with `heal` all that can
+  // be mended is, and what cannot be read is given up, which the background does not do with text.
+  // `step`: see StoreCheckOptions. ABORTED while another one runs, or when the scrubber is going.
+  // Errors as StoreChecker::Run.
   absl::StatusOr<StoreCheckReport> CheckNow(
       std::optional<MemoryId> memory, bool heal,
       const std::function<absl::Status(const StoreCheckReport&)>& step);
@@ -56,9 +57,9 @@ class Scrubber {
   // Waits until `time` (of the clock) or until the end; false at the end.
   bool WaitUntil(absl::Time time, BackgroundThread& thread);
   bool stopping() const;
+  // All but `derive` and `step` of the options is the caller's.
   absl::StatusOr<StoreCheckReport> Check(
-      std::optional<MemoryId> memory, bool heal,
-      const std::function<absl::Status(const StoreCheckReport&)>& step);
+      StoreCheckOptions options, const std::function<absl::Status(const StoreCheckReport&)>& step);
 
   const ScrubberOptions options_;
   MemoryStore& store_;

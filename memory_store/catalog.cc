@@ -108,6 +108,17 @@ void CountDocument(const DocumentEntry& document, int sign) {
   totals.damaged_documents += document.damaged ? sign : 0;
 }
 
+void Catalog::CountAppended(MemoryEntry& memory, int64_t bytes) {
+  memory.totals.appended_bytes += bytes;
+  appended_bytes_of_[memory.info.tenant] += bytes;
+  appended_bytes_ += bytes;
+}
+
+int64_t Catalog::appended_bytes(const std::string& tenant) const {
+  const auto it = appended_bytes_of_.find(tenant);
+  return it == appended_bytes_of_.end() ? 0 : it->second;
+}
+
 MemoryEntry* Catalog::AddMemory(MemoryInfo info, int64_t landmark_bytes,
                                 std::optional<MemoryId> deleted_before) {
   auto entry = std::make_unique<MemoryEntry>(landmark_bytes, &landmark_blocks_);

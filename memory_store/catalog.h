@@ -134,6 +134,12 @@ class Catalog {
   void RemoveMemory(MemoryId memory);  // with its documents; it has no forks
   void RemoveDocument(DocumentId document);
 
+  // Text of a document of `memory` became durable.
+  void CountAppended(MemoryEntry& memory, int64_t bytes);
+  // Of a tenant, and of all: see MemoryStore::Totals.
+  int64_t appended_bytes(const std::string& tenant) const;
+  int64_t appended_bytes() const { return appended_bytes_; }
+
   // Null when there is none. By its identity also one that is deleted and stands for its forks.
   MemoryEntry* FindMemory(MemoryId memory) const;
   MemoryEntry* FindLiveMemory(MemoryId memory) const;
@@ -162,6 +168,8 @@ class Catalog {
   absl::flat_hash_map<MemoryId, std::unique_ptr<MemoryEntry>> memories_;
   absl::flat_hash_map<DocumentId, std::unique_ptr<DocumentEntry>> documents_;
   Tenants tenants_;
+  absl::flat_hash_map<std::string, int64_t> appended_bytes_of_;  // by tenant
+  int64_t appended_bytes_ = 0;
 };
 
 }  // namespace mneme

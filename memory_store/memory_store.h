@@ -425,6 +425,8 @@ class MemoryStore {
     int64_t memories = 0, documents = 0, durable_bytes = 0, visible_bytes = 0, tokens = 0,
             chunks = 0;
     int64_t damaged_documents = 0;  // of `documents`
+    // Text that became durable since the store was opened, whatever became of it: never less.
+    int64_t appended_bytes = 0;
   };
   // Each document counts once.
   Totals totals() const;

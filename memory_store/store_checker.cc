@@ -218,8 +218,13 @@ absl::Status StoreChecker::CheckFiles() {
       blob_files_.push_back(file);
     } else if (options_.heal) {
       // The documents are checked after it: what is derived is derived again.
-      const absl::Status mended = impl_.store.MendFile(
-          file, [this](const LostRecords& lost) { return impl_.GiveUpRecords(lost); });
+      const absl::Status mended =
+          impl_.store.MendFile(file, [this](const LostRecords& lost) -> absl::Status {
+            if (options_.give_up_text || lost.range.table != Table::kText) {
+              return impl_.GiveUpRecords(lost);
+            }
+            return absl::DataLossError("it holds text that a repair would give up");
+          });
       finding.healed = mended.ok();
       if (!mended.ok()) absl::StrAppend(&finding.what, "; ", mended.message());
     }

@@ -83,6 +83,9 @@ struct StoreCheckOptions {
   std::optional<MemoryId> memory;
   // Mends what can be mended.
   bool heal = false;
+  // With `heal`: gives up text that cannot be read in a damaged file, so that the file can be
+  // written anew. Without: the file stays, in case its disk comes to its senses.
+  bool give_up_text = false;
   // With `heal`: derives a segment again and puts it in its place (MemoryStore::RestoreSegment),
   // its pages too if they are kept.
   std::function<absl::Status(DocumentId, int64_t segment_index, bool with_pages)> derive;

@@ -177,6 +177,7 @@ absl::Status MemoryStore::AppendText(absl::Span<const TextAppend> appends) {
     document.append_in_flight = false;
     if (!status.ok()) continue;
     document.memory->totals.durable_bytes += growth.end - document.durable_bytes;
+    impl.catalog.CountAppended(*document.memory, growth.end - document.durable_bytes);
     const bool written = growth.end != document.durable_bytes || growth.sealed;
     if (written) {
       // Who sees it up to an earlier moment sees what it did.

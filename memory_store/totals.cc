@@ -66,6 +66,7 @@ MemoryStore::Totals MemoryStore::totals() const {
   absl::ReaderMutexLock lock(&impl_->mutex_);
   Totals sum;
   for (const auto& [uid, memory] : impl_->catalog.memories()) AddTo(*memory, &sum);
+  sum.appended_bytes = impl_->catalog.appended_bytes();
   return sum;
 }
 
@@ -80,6 +81,7 @@ MemoryStore::Totals MemoryStore::tenant_totals(const std::string& tenant) const 
   for (const auto& [uid, memory] : impl_->catalog.memories()) {
     if (memory->info.tenant == tenant) AddTo(*memory, &sum);
   }
+  sum.appended_bytes = impl_->catalog.appended_bytes(tenant);
   return sum;
 }
 

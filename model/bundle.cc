@@ -3,7 +3,9 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -28,10 +30,12 @@ std::string ShapeText(const Shape& shape) {
 }
 
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  std::ifstream file(path, std::ios::binary);
   if (!file) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
-  const int64_t bytes = file.tellg();
-  // A directory opens, but tells no size or an absurd one.
+  // A directory opens too, and what it says of its size depends on the file system.
+  std::error_code error;
+  const bool is_file = std::filesystem::is_regular_file(path, error);
+  const int64_t bytes = is_file && file.seekg(0, std::ios::end) ? int64_t{file.tellg()} : -1;
   if (bytes < 0 || bytes > kMaxSmallFileBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, " is not a regular file of at most ", kMaxSmallFileBytes, " bytes"));

@@ -26,7 +26,7 @@ namespace mneme {
 namespace {
 
 constexpr char kCopy[] = "/table";
-constexpr int64_t kBlockBytesMin = 8;
+constexpr int64_t kBlockBytesMin = 26;  // of BlockWithoutRecords
 // More than this many damaged blocks of a file are not mended one by one.
 constexpr size_t kBlocksMax = 256;
 
@@ -35,9 +35,22 @@ uint32_t CrcOf(absl::string_view block_and_compression) {
   return ((crc >> 15) | (crc << 17)) + 0xa282ead8u;  // as RocksDB stores it
 }
 
-// A block without restart points has no records.
+// A block of `bytes` without records, with its trailer. RocksDB's smallest one, a single restart
+// point of nothing, is its content as ZSTD (the length it unfolds to, then RFC 8878: a frame of one
+// raw block, and a frame to be skipped, which fills the rest). One without restart points, which
+// could have any length, RocksDB 7.8 reads with a pointer that nobody has set.
 std::string BlockWithoutRecords(int64_t bytes) {
-  std::string block(static_cast<size_t>(bytes) + 1, '\0');  // not compressed
+  constexpr absl::string_view kContent("\0\0\0\0\1\0\0\0", 8);
+  std::string block(1, static_cast<char>(kContent.size()));
+  PutU32(&block, 0xfd2fb528);                           // a frame
+  block.append("\x20", 1);                              // that tells its length in a byte
+  block.push_back(static_cast<char>(kContent.size()));  // this
+  block.append("\x41\0\0", 3);                          // the last block, raw, 8 bytes
+  block.append(kContent.data(), kContent.size());
+  PutU32(&block, 0x184d2a50);  // a frame to be skipped
+  PutU32(&block, static_cast<uint32_t>(bytes - kBlockBytesMin));
+  block.resize(static_cast<size_t>(bytes));
+  block.push_back(rocksdb::kZSTD);
   PutU32(&block, CrcOf(block));
   return block;
 }

@@ -95,7 +95,7 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const RocksDbOptions& o
         absl::StrCat("cannot open ", folder, ": ", status.ToString()));
   }
   RETURN_IF_ERROR(ToStatus(status, absl::StrCat("cannot open ", folder)));
-  RETURN_IF_ERROR(MakeNewestTablesOpen(*database));
+  RETURN_IF_ERROR(MakeTablesOpen(*database));
   CrashPoint("store opened");
   return database;
 }

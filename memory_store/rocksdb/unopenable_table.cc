@@ -123,15 +123,22 @@ absl::Status MakeTableOpen(const std::string& path, int64_t bytes, absl::string_
   return fsync(fd) == 0 ? absl::OkStatus() : FileError(errno, "cannot sync", path);
 }
 
-absl::Status MakeNewestTablesOpen(Database& database) {
+absl::Status MakeTablesOpen(Database& database) {
+  // Of those that are live now none goes meanwhile.
+  if (!database.read_only()) {
+    RETURN_IF_ERROR(ToStatus(database.db().DisableFileDeletions(), "keep files"));
+  }
+  const absl::Cleanup let_files_go = [&database] {
+    if (database.read_only()) return;
+    database.db().EnableFileDeletions(/*force=*/false).PermitUncheckedError();
+  };
   std::vector<rocksdb::LiveFileMetaData> files;
   database.db().GetLiveFilesMetaData(&files);
   for (const rocksdb::LiveFileMetaData& file : files) {
     if (file.level != 0) continue;
     const std::string path = absl::StrCat(database.folder(), file.name);
     const absl::Status opens = CheckTableOpens(path);
-    // Compacted meanwhile.
-    if (opens.ok() || absl::IsNotFound(opens)) continue;
+    if (opens.ok()) continue;
     if (!absl::IsDataLoss(opens) || database.read_only() ||
         file.column_family_name == TableName(Table::kCatalog)) {
       return opens;

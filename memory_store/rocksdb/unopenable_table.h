@@ -21,15 +21,15 @@ namespace mneme {
 // DATA_LOSS: the table file cannot be opened. NOT_FOUND, INTERNAL: it cannot be read.
 absl::Status CheckTableOpens(const std::string& path);
 
-// Makes a table file that can be opened of one that cannot, durably, as long as RocksDB recorded
-// it, `bytes`, for keys in [smallest, largest]. DATA_LOSS: it is too short for that; others as
-// FileError.
+// Makes a table file that can be opened of one that cannot, durably, as long as
+// RocksDB recorded it, `bytes`, for keys in [smallest, largest]. DATA_LOSS: it is too short for
+// that; others as FileError.
 absl::Status MakeTableOpen(const std::string& path, int64_t bytes, absl::string_view smallest,
                            absl::string_view largest);
 
 // Of a database just opened: does so to the files of level 0 that cannot be opened, but those of
 // the catalog. DATA_LOSS: one of those cannot, or any when the database is read_only.
-absl::Status MakeNewestTablesOpen(Database& database);
+absl::Status MakeTablesOpen(Database& database);
 
 }  // namespace mneme
 

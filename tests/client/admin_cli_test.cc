@@ -11,7 +11,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/client/program.h"
@@ -138,7 +137,7 @@ TEST_F(AdminCliTest, TopShowsOneStateWithoutATerminalAndRefreshesOnOne) {
   EXPECT_FALSE(activity["slow_requests"].empty());
 
   Program live({"top", "--interval", "0.1"}, server_->address(), /*terminal=*/true);
-  absl::SleepFor(absl::Seconds(1));
+  EXPECT_TRUE(live.AwaitOutput("rates"));  // of the second screen
   live.Signal(SIGINT);
   result = live.Wait();
   EXPECT_EQ(result.status, 0) << result.output;

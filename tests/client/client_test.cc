@@ -128,9 +128,11 @@ TEST(ClientTest, DeadlineEndsACallThatHangs) {
 TEST(ClientTest, NoAttemptBeginsWhoseWaitWouldPassTheDeadline) {
   FakeServer server;
   server.service().FailNextCalls(
-      {ServerError(grpc::UNAVAILABLE, "later", "SERVER_DRAINING", absl::Milliseconds(900))});
-  Client client(QuickOptions(server));
-  const CallOptions call{.deadline = absl::Now() + absl::Milliseconds(800)};
+      {ServerError(grpc::UNAVAILABLE, "later", "SERVER_DRAINING", absl::Hours(2))});
+  ClientOptions options = QuickOptions(server);
+  options.retry.give_up_after = absl::InfiniteDuration();
+  Client client(options);
+  const CallOptions call{.deadline = absl::Now() + absl::Hours(1)};
   EXPECT_EQ(client.GetStatus(call).status().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(server.service().calls(), 1);
 }

@@ -22,8 +22,10 @@ grpc::Status ServerError(grpc::StatusCode code, const std::string& message,
   details.add_details()->PackFrom(info);
   if (retry_after > absl::ZeroDuration()) {
     google::rpc::RetryInfo retry;
+    const int64_t seconds = absl::ToInt64Seconds(retry_after);
+    retry.mutable_retry_delay()->set_seconds(seconds);
     retry.mutable_retry_delay()->set_nanos(
-        static_cast<int32_t>(absl::ToInt64Nanoseconds(retry_after)));
+        static_cast<int32_t>(absl::ToInt64Nanoseconds(retry_after - absl::Seconds(seconds))));
     details.add_details()->PackFrom(retry);
   }
   return grpc::Status(code, message, details.SerializeAsString());

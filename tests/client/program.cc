@@ -13,21 +13,6 @@
 extern char** environ;
 
 namespace mneme {
-namespace {
-
-void ReadAll(int fd, std::string* text) {
-  char buffer[4096];
-  while (true) {
-    const ssize_t n = read(fd, buffer, sizeof buffer);
-    if (n < 0 && errno == EINTR) continue;
-    // A pseudoterminal whose other end has closed says EIO.
-    if (n <= 0) break;
-    text->append(buffer, static_cast<size_t>(n));
-  }
-  close(fd);
-}
-
-}  // namespace
 
 Program::Program(const std::vector<std::string>& arguments, const std::string& address,
                  bool terminal) {
@@ -65,10 +50,10 @@ Program::Program(const std::vector<std::string>& arguments, const std::string& a
   close(in[0]);
   close(out[1]);
   input_ = in[1];
-  readers_.emplace_back(ReadAll, out[0], &result_.output);
+  readers_.emplace_back([this, fd = out[0]] { Read(fd, &result_.output); });
   if (!terminal) {
     close(err[1]);
-    readers_.emplace_back(ReadAll, err[0], &result_.errors);
+    readers_.emplace_back([this, fd = err[0]] { Read(fd, &result_.errors); });
   }
 }
 
@@ -77,6 +62,29 @@ Program::~Program() {
     Signal(SIGKILL);
     Wait();
   }
+}
+
+void Program::Read(int fd, std::string* text) {
+  char buffer[4096];
+  while (true) {
+    const ssize_t n = read(fd, buffer, sizeof buffer);
+    if (n < 0 && errno == EINTR) continue;
+    // A pseudoterminal whose other end has closed says EIO.
+    if (n <= 0) break;
+    absl::MutexLock lock(&mutex_);
+    text->append(buffer, static_cast<size_t>(n));
+  }
+  close(fd);
+  absl::MutexLock lock(&mutex_);
+  output_ended_ |= text == &result_.output;
+}
+
+bool Program::AwaitOutput(const std::string& text) {
+  const auto settled = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return result_.output.find(text) != std::string::npos || output_ended_;
+  };
+  absl::MutexLock lock(&mutex_, absl::Condition(&settled));
+  return result_.output.find(text) != std::string::npos;
 }
 
 void Program::WriteInput(const std::string& text) {
@@ -105,6 +113,7 @@ Program::Result Program::Wait() {
   while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
   }
   pid_ = -1;
+  absl::MutexLock lock(&mutex_);
   result_.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return result_;
 }

@@ -10,6 +10,9 @@
 #include <thread>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
 namespace mneme {
 
 // One run, from construction to Wait(). Thread-compatible.
@@ -32,13 +35,19 @@ class Program {
   void WriteInput(const std::string& text);
   void CloseInput();
   void Signal(int number);
+  // Waits until the output has `text`, or ends; whether it has it.
+  bool AwaitOutput(const std::string& text);
   // Closes the input, waits for the end and gives everything the program said.
   Result Wait();
 
  private:
+  void Read(int fd, std::string* text);
+
   pid_t pid_ = -1;
   int input_ = -1;
-  Result result_;
+  absl::Mutex mutex_;
+  Result result_ ABSL_GUARDED_BY(mutex_);
+  bool output_ended_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> readers_;
 };
 

@@ -10,6 +10,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <random>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -18,18 +19,22 @@
 namespace mneme {
 namespace {
 
-// A port that was free a moment ago.
+// A port that was free a moment ago, below those that the system gives to whoever asks for any: so
+// that nobody gets it while the server that listens there is dead.
 int FreePort() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  MNEME_CHECK(fd >= 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  MNEME_CHECK(bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0);
-  socklen_t size = sizeof(address);
-  MNEME_CHECK(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0);
-  close(fd);
-  return ntohs(address.sin_port);
+  std::random_device random;
+  for (;;) {
+    const int port = 10'000 + static_cast<int>(random() % 20'000);
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    MNEME_CHECK(fd >= 0);
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<uint16_t>(port));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const bool is_free = bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+    close(fd);
+    if (is_free) return port;
+  }
 }
 
 }  // namespace

@@ -130,6 +130,52 @@ TEST(AdmissionTest, TextThatIsNotYetDurableCounts) {
   EXPECT_TRUE(other.WaitDurable(40));
 }
 
+// What is stored and what is on its way there make the use, of a tenant or of a memory.
+class TextCountsOnceTest : public ::testing::TestWithParam<bool> {
+ protected:
+  // 100 bytes are the limit, of the tenant or of memory m.
+  TextCountsOnceTest() : harness_(WithTenant({.text_bytes_max = GetParam() ? 0 : 100})) {
+    harness_.CreateMemory("m");
+    if (!GetParam()) return;
+    EXPECT_TRUE(harness_.engine().UpdateMemory(harness_.Memory("m"), {.quota_bytes = 100}).ok());
+  }
+
+  EngineHarness harness_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Limits, TextCountsOnceTest, ::testing::Bool(),
+                         [](const auto& test) { return test.param ? "OfAMemory" : "OfATenant"; });
+
+TEST_P(TextCountsOnceTest, AlsoBetweenItsCommitAndWhatItsWriterIsTold) {
+  Gate& commit = harness_.NewGate();
+  Gate& tell = harness_.NewGate();
+  TestWriter first(harness_.engine(), harness_.Document("m", "first"));
+  const auto slow =
+      harness_.engine().OpenWriter(harness_.Document("m", "slow"),
+                                   {.progress = [&tell](const IngestProgress&) { tell.Pass(); }});
+  ASSERT_TRUE(slow.ok()) << slow.status();
+  TestWriter last(harness_.engine(), harness_.Document("m", "last"));
+  harness_.faults().OnWrite([&commit](const WriteBatch& batch) {
+    if (batch.ops[0].table == Table::kText) commit.Pass();
+  });
+  ASSERT_TRUE(first->Append(0, Text(10)).ok());
+  ASSERT_TRUE(commit.WaitArrived(1));
+  // One commit has both; the writer of the second one hears of it after that of the first one.
+  ASSERT_TRUE((*slow)->Append(0, Text(10)).ok());
+  ASSERT_TRUE(last->Append(0, Text(50)).ok());
+  commit.Open();
+  ASSERT_TRUE(tell.WaitArrived(1));
+  EXPECT_EQ(last.told().durable_bytes, 0);
+  EXPECT_EQ(harness_.store().totals().durable_bytes, 70);
+  EXPECT_EQ(FactOf(first->Append(10, Text(31))).used, 70);
+  EXPECT_TRUE(first->Append(10, Text(30)).ok());
+  EXPECT_EQ(FactOf(first->Append(40, Text(1))).used, 100);
+  tell.Open();
+  EXPECT_TRUE(last.WaitDurable(50));
+  EXPECT_TRUE(first.WaitDurable(40));
+  EXPECT_EQ(FactOf(first->Append(40, Text(1))).used, 100);
+}
+
 TEST(AdmissionTest, TextThatCouldNotBeStoredGivesItsRoomBack) {
   EngineHarness harness(WithTenant({.text_bytes_max = 100}));
   harness.CreateMemory("m");

@@ -244,6 +244,15 @@ bool EngineHarness::WaitMetric(const std::string& name_and_labels, double value)
   return true;
 }
 
+bool EngineHarness::WaitMetricAtLeast(const std::string& name_and_labels, double value) {
+  const absl::Time until = absl::Now() + kPatience;
+  while (Metric(name_and_labels) < value) {
+    if (absl::Now() > until) return false;
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  return true;
+}
+
 double EngineHarness::Metric(const std::string& name_and_labels) const {
   for (absl::string_view line : absl::StrSplit(metrics_.Expose(), '\n')) {
     const std::pair<absl::string_view, absl::string_view> parts =

@@ -138,8 +138,9 @@ class EngineHarness {
   void Ingest(const std::string& memory, const std::string& document, const std::string& text,
               bool seal = false);
   bool WaitReady();
-  // Waits until the metric has the value.
+  // Waits until the metric has the value, or at least that.
   bool WaitMetric(const std::string& name_and_labels, double value);
+  bool WaitMetricAtLeast(const std::string& name_and_labels, double value);
   // Value of a metric with its labels, as exposed; -1 when there is none.
   double Metric(const std::string& name_and_labels) const;
 

@@ -69,6 +69,8 @@ TEST_F(RecoveryTest, LostSegmentsAreDerivedAgainInSharedBatches) {
   EXPECT_TRUE(harness_.engine().Ready().ok());
   EXPECT_EQ(harness_.Metric("mneme_recovery_documents"), 40);
   EXPECT_EQ(harness_.Metric("mneme_recovery_documents_left"), 40);
+  // So that the next batch may have more than a few of them.
+  ASSERT_TRUE(harness_.WaitMetricAtLeast("mneme_engine_queue_depth{queue=\"segments\"}", 20));
   gate.Open();
   ASSERT_TRUE(harness_.WaitReady());
   EXPECT_EQ(harness_.Metric("mneme_recovery_documents_left"), 0);

@@ -234,7 +234,7 @@ TEST_F(SchedulerTest, SegmentThatCannotBeDerivedStopsItsOwnDocumentOnly) {
   ASSERT_TRUE(good->Flush().ok());
   EXPECT_TRUE(good.WaitVisible(11));
   EXPECT_EQ(VisibleBytes("bad"), 0);
-  EXPECT_GT(harness_.Metric("mneme_derive_failures_total"), 0);
+  EXPECT_TRUE(harness_.WaitMetricAtLeast("mneme_derive_failures_total", 1));
   broken = false;
   EXPECT_TRUE(bad.WaitVisible(static_cast<int64_t>(text.size())));
   EXPECT_EQ(harness_.DerivedDiffers("m", "bad", text), "");
@@ -246,9 +246,7 @@ TEST_F(SchedulerTest, StoringIsTriedAgainUntilItSucceeds) {
   const std::string text = RandomText(5, 200);
   writer.Send(text);
   ASSERT_TRUE(writer.WaitDurable(static_cast<int64_t>(text.size())));
-  while (harness_.Metric("mneme_derive_failures_total") < 2) {
-    absl::SleepFor(absl::Milliseconds(1));
-  }
+  ASSERT_TRUE(harness_.WaitMetricAtLeast("mneme_derive_failures_total", 2));
   EXPECT_EQ(VisibleBytes(), 0);
   harness_.faults().FailWrites(Table::kSegments, absl::OkStatus());
   EXPECT_TRUE(writer.WaitVisible(static_cast<int64_t>(text.size())));
@@ -261,9 +259,7 @@ TEST_F(SchedulerTest, EngineEndsWhileStoringFails) {
     TestWriter writer(harness_.engine(), Name());
     writer.Send("text");
     ASSERT_TRUE(writer.WaitDurable(4));
-    while (harness_.Metric("mneme_derive_failures_total") < 1) {
-      absl::SleepFor(absl::Milliseconds(1));
-    }
+    ASSERT_TRUE(harness_.WaitMetricAtLeast("mneme_derive_failures_total", 1));
   }
   harness_.Restart();
   ASSERT_TRUE(harness_.WaitReady());
@@ -278,9 +274,7 @@ TEST_F(SchedulerTest, TextThatCannotBeReadIsTriedAgain) {
   const std::string text = RandomText(6, 100);
   writer.Send(text);
   ASSERT_TRUE(writer->Flush().ok());
-  while (harness_.Metric("mneme_derive_failures_total") < 2) {
-    absl::SleepFor(absl::Milliseconds(1));
-  }
+  ASSERT_TRUE(harness_.WaitMetricAtLeast("mneme_derive_failures_total", 2));
   harness_.faults().FailReads(Table::kText, absl::OkStatus());
   EXPECT_TRUE(writer.WaitVisible(static_cast<int64_t>(text.size())));
   EXPECT_EQ(harness_.DerivedDiffers("m", "d", text), "");

@@ -90,7 +90,7 @@ class DamagedPurgeTest : public ::testing::Test {
   }
   StoreCheckReport Check(bool heal) {
     StoreCheckOptions options;
-    options.heal = heal;
+    options.heal = options.give_up_text = heal;
     options.derive = [this](DocumentId document, int64_t, bool) {
       return temp_.store().RestoreSegment(
           MadeUpSegment(temp_.options(), document, 0, 0, 4, 0, kBytes));

@@ -43,6 +43,25 @@ TEST_F(MemoryStoreTest, SizesOfZeroAreRefused) {
   EXPECT_EQ(TryOpen().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(MemoryStoreTest, AppendedBytesCountWhatBecameDurableWhateverBecomesOfIt) {
+  const MemoryId memory = NewMemory("m"), other = NewMemory("n");
+  const DocumentId document = NewDocument(memory, "d");
+  ASSERT_TRUE(Append(document, 0, "five5").ok());
+  ASSERT_TRUE(Append(document, 5, "seven77", /*seal=*/true).ok());
+  EXPECT_FALSE(Append(document, 12, "refused").ok());
+  EXPECT_EQ(store().own_totals(memory)->appended_bytes, 12);
+  EXPECT_EQ(store().own_totals(other)->appended_bytes, 0);
+  ASSERT_TRUE(store().DeleteDocument(memory, document).ok());
+  EXPECT_EQ(store().own_totals(memory)->durable_bytes, 0);
+  EXPECT_EQ(store().own_totals(memory)->appended_bytes, 12);
+  ASSERT_TRUE(store().DeleteMemory(memory).ok());
+  EXPECT_EQ(store().tenant_totals("default").appended_bytes, 12);
+  EXPECT_EQ(store().tenant_totals("other").appended_bytes, 0);
+  EXPECT_EQ(store().totals().appended_bytes, 12);
+  Reopen();
+  EXPECT_EQ(store().totals().appended_bytes, 0);
+}
+
 TEST_F(MemoryStoreTest, MemoryIsFoundByNameAfterReopen) {
   const MemoryInfo made = store().CreateMemory("default", "books", "My books").value();
   EXPECT_EQ(made.create_time, clock().Now());

@@ -11,6 +11,7 @@ the files, and its unit tests of the alerts.
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -27,7 +28,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 RULES = os.path.join(ROOT, 'deploy/prometheus/rules.yml')
 CONFIG = os.path.join(ROOT, 'deploy/prometheus/prometheus.yml')
 DASHBOARDS = os.path.join(ROOT, 'deploy/grafana/dashboards')
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 120
 
 
 class Failure(Exception):
@@ -45,9 +46,15 @@ def wait_until(condition, what):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
+    """One below those that the system gives to whoever asks for any, so that nobody gets it meanwhile."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(('127.0.0.1', port))
+                return port
+            except OSError:
+                pass
 
 
 def run(*command, check=True, text_in=''):
@@ -91,7 +98,7 @@ class Prometheus:
     def get(self, path, **parameters):
         url = f'{self.base}{path}?{urllib.parse.urlencode(parameters)}'
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=DEADLINE_SECONDS) as answer:
                 return json.load(answer)['data']
         except urllib.error.HTTPError as error:
             raise Failure(json.load(error).get('error', str(error))) from error
@@ -129,7 +136,8 @@ def left_side(expression):
 
 def dashboard_expressions():
     """(where, expression) of each target of each panel, with Grafana's variables filled in as Grafana does."""
-    variables = {'$__rate_interval': '1m', '$instance': '.+'}
+    # A window in which the workload is, however slow the machine.
+    variables = {'$__rate_interval': '10m', '$instance': '.+'}
     for name in sorted(os.listdir(DASHBOARDS)):
         with open(os.path.join(DASHBOARDS, name), encoding='utf-8') as file:
             dashboard = json.load(file)
@@ -228,7 +236,7 @@ def main():
             with open(ports, encoding='utf-8') as file:
                 addresses = dict(line.strip().split('=', 1) for line in file)
             os.environ['MNEME_ADDRESS'] = addresses['grpc']
-            with urllib.request.urlopen(f'http://{addresses["http"]}/metrics', timeout=10) as answer:
+            with urllib.request.urlopen(f'http://{addresses["http"]}/metrics', timeout=DEADLINE_SECONDS) as answer:
                 lint = run('promtool', 'check', 'metrics', text_in=answer.read().decode(), check=False)
             write_config(folder, addresses['http'])
             port = free_port()

@@ -4,9 +4,10 @@
 #include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <string>
-#include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
@@ -133,13 +134,10 @@ TEST_F(AdminRpcTest, CheckEndsWhenItIsCancelledAndWithItsOwnErrors) {
     ended.Notify();
     return status;
   };
+  // Before it has a name for the client, there is nothing to cancel.
   Cancellation cancellation;
-  std::thread cancel([&] {
-    absl::SleepFor(absl::Milliseconds(50));
-    cancellation.Cancel();
-  });
-  EXPECT_FALSE(admin_->Check("", false, nullptr, {.cancellation = &cancellation}).ok());
-  cancel.join();
+  const auto cancel = [&](const v1::CheckProgress&) { cancellation.Cancel(); };
+  EXPECT_FALSE(admin_->Check("", false, cancel, {.cancellation = &cancellation}).ok());
   ended.WaitForNotification();
   EXPECT_TRUE(absl::IsCancelled(seen)) << seen;
 }
@@ -196,15 +194,20 @@ TEST_F(AdminRpcTest, ActivityHasSamplesAndTheSlowestRequestsFirst) {
   engine_.on_get_memory = [] { absl::SleepFor(absl::Milliseconds(50)); };
   ASSERT_TRUE(client.GetMemory("tenants/default/memories/slow").ok());
   ASSERT_FALSE(client.GetMemory("tenants/default/memories/none").ok());
-  const absl::StatusOr<v1::Activity> activity = admin_->GetActivity(2);
+  EXPECT_EQ(admin_->GetActivity(2)->slow_requests_size(), 2);
+  // All of them: others may be slower on a busy machine.
+  const absl::StatusOr<v1::Activity> activity = admin_->GetActivity(100);
   ASSERT_TRUE(activity.ok()) << activity.status();
-  ASSERT_EQ(activity->slow_requests_size(), 2);
+  int slow_gets = 0;
+  double seconds_before = std::numeric_limits<double>::infinity();
   for (const auto& slow : activity->slow_requests()) {
-    EXPECT_EQ(slow.method(), "GetMemory");
+    EXPECT_LE(slow.seconds(), std::exchange(seconds_before, slow.seconds()));
+    if (slow.method() != "GetMemory") continue;
+    ++slow_gets;
     EXPECT_GE(slow.seconds(), 0.05);
     EXPECT_EQ(slow.code(), slow.resource() == "tenants/default/memories/slow" ? "OK" : "NOT_FOUND");
   }
-  EXPECT_GE(activity->slow_requests(0).seconds(), activity->slow_requests(1).seconds());
+  EXPECT_EQ(slow_gets, 2);
   bool found = false;
   for (const auto& sample : activity->samples()) {
     found |= sample.series() == "mneme_requests_total{code=\"OK\",method=\"CreateMemory\"}" &&

@@ -59,9 +59,10 @@ class TemporaryFolder {
 class TestServer {
  public:
   // Ports are free ones whatever `server` says; HTTP is on unless it is "off".
-  // Over an engine of the caller's, which must outlive this.
-  static std::unique_ptr<TestServer> Start(Engine& engine, ServerOptions server = {}) {
-    std::unique_ptr<TestServer> test(new TestServer());
+  // Over an engine of the caller's, which must outlive this, as must the clock.
+  static std::unique_ptr<TestServer> Start(Engine& engine, ServerOptions server = {},
+                                           Clock& clock = RealClock()) {
+    std::unique_ptr<TestServer> test(new TestServer(clock));
     test->Serve(engine, std::move(server), QueryLimits(), ServerInfo());
     return test;
   }
@@ -69,7 +70,7 @@ class TestServer {
   // Over a real stack with the shipped bundle. An empty data_dir: a temporary one.
   static std::unique_ptr<TestServer> StartReal(ServerConfig config = {},
                                                const std::string& data_dir = "") {
-    std::unique_ptr<TestServer> test(new TestServer());
+    std::unique_ptr<TestServer> test(new TestServer(RealClock()));
     if (data_dir.empty()) {
       test->folder_ = std::make_unique<TemporaryFolder>();
       config.data_dir = test->folder_->path() + "/data";
@@ -123,9 +124,9 @@ class TestServer {
   }
 
  private:
-  TestServer()
+  explicit TestServer(Clock& clock)
       : metrics_(std::make_unique<Metrics>()),
-        supervisor_(std::make_unique<Supervisor>(*metrics_, RealClock())),
+        supervisor_(std::make_unique<Supervisor>(*metrics_, clock)),
         readiness_(std::make_unique<Readiness>(*supervisor_)) {}
 
   void Serve(Engine& engine, ServerOptions options, const QueryLimits& limits, ServerInfo info) {
