@@ -70,8 +70,9 @@ struct LostRecords {
       const std::function<void(absl::string_view key, absl::string_view value, bool newer)>& visit)>
       scan;
 };
-// Before records are given up: writes, synced, what has to stand in their place. An error: they
-// must not be.
+// Before records are given up: writes, synced, what has to stand in their place, deletions among it
+// (those of the file may be lost; of derived tables that is all, and there is no scan). An error:
+// they must not be.
 using GiveUp = std::function<absl::Status(const LostRecords&)>;
 
 enum class Durability {
@@ -117,7 +118,7 @@ class ChunkStore {
   // Write.
   virtual absl::StatusOr<StoreFiles> Files(FilesFor /*purpose*/) { return StoreFiles(); }
   // Mends a file whose bytes are damaged, as far as that can be done: writes what can be read of it
-  // anew and gives up the rest, of tables that are not derived once `give_up` agrees (some of what
+  // anew and gives up the rest once `give_up` agrees (some of what
   // was given up may then be there as it was earlier). NOT_FOUND: the store has no such file (any
   // more); DATA_LOSS: nothing was changed; errors of `give_up`; others as Write.
   virtual absl::Status MendFile(const StoreFile& file, const GiveUp& /*give_up*/) {

@@ -77,6 +77,17 @@ void PutStandIns(const DocumentKey& key, std::pair<int64_t, int64_t> hole, Write
 }  // namespace
 
 absl::Status MemoryStore::Impl::GiveUpRecords(const LostRecords& lost) {
+  if (lost.range.table == Table::kSegments || lost.range.table == Table::kPages) {
+    // It is derived again, but for the deletions that may have been lost.
+    absl::WriterMutexLock gate(&write_gate_);
+    WriteBatch batch;
+    batch.frees_space = true;
+    {
+      absl::ReaderMutexLock lock(&mutex_);
+      for (const auto& [id, purge] : purges) DeleteAgain(id, lost.range.table, &batch);
+    }
+    return batch.ops.empty() ? absl::OkStatus() : store.Write(batch, Durability::kSynced);
+  }
   if (lost.range.table != Table::kText) {
     return absl::DataLossError(absl::StrCat(
         lost.file, " holds damaged records of the catalog, which are not derived from others"));
@@ -101,7 +112,7 @@ absl::Status MemoryStore::Impl::GiveUpRecords(const LostRecords& lost) {
         if (begin.empty() || first < begin) begin = first;
         end = std::max(end, last);
       }
-      for (const auto& [id, purge] : purges) DeleteAgain(id, &batch);
+      for (const auto& [id, purge] : purges) DeleteAgain(id, Table::kText, &batch);
     }
     if (!documents.empty()) {
       RETURN_IF_ERROR(
@@ -146,17 +157,19 @@ absl::Status MemoryStore::Impl::GiveUpRecords(const LostRecords& lost) {
   return absl::OkStatus();
 }
 
-void MemoryStore::Impl::DeleteAgain(PurgeId id, WriteBatch* batch) const {
+void MemoryStore::Impl::DeleteAgain(PurgeId id, Table table, WriteBatch* batch) const {
   std::pair<std::string, std::string> range;
-  if (id.document == kPagesOfMemory) return;
-  if (id.document == DocumentId{}) {
+  if (id.document == kPagesOfMemory) {
+    if (table != Table::kPages) return;
+    range = RecordKeyRange(id.memory);
+  } else if (id.document == DocumentId{}) {
     if (catalog.FindMemory(id.memory) != nullptr) return;
     range = RecordKeyRange(id.memory);
   } else {
     if (catalog.FindDocument(id.document) != nullptr) return;
     range = RecordKeyRange(DocumentKey{id.memory, id.document});
   }
-  batch->DeleteRange(Table::kText, std::move(range.first), std::move(range.second));
+  batch->DeleteRange(table, std::move(range.first), std::move(range.second));
 }
 
 }  // namespace mneme

@@ -203,8 +203,8 @@ struct MemoryStore::Impl {
 
   // lost_text.cc. GiveUp of a ChunkStore. DATA_LOSS: they are of the catalog.
   absl::Status GiveUpRecords(const LostRecords& lost) ABSL_LOCKS_EXCLUDED(write_gate_, mutex_);
-  // Deletes the text again of what was deleted whole.
-  void DeleteAgain(PurgeId id, WriteBatch* batch) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // Deletes again, in a table of text or of what is derived, what was deleted whole.
+  void DeleteAgain(PurgeId id, Table table, WriteBatch* batch) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
 
   // The text of a document cannot be read: marks it. When it was not marked, counts it and reports
   // `damage` in full. Returns DATA_LOSS that names the document and no file. It was none, and

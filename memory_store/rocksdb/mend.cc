@@ -178,6 +178,16 @@ absl::StatusOr<bool> MakeOpen(Database& database, const rocksdb::LiveFileMetaDat
   return true;
 }
 
+// After references to blobs were given up, which RocksDB does not count as garbage: it would keep
+// their files for ever, and a purge pass over them. A file older than all references goes.
+absl::Status MoveAllBlobs(Database& database) {
+  std::atomic<bool> cancel{false};
+  const absl::Status moved =
+      database.Rewrite({Table::kPages, "", *kLastKey}, /*rewrite_blobs=*/true, cancel);
+  // What is damaged besides is mended for itself, and moved then.
+  return absl::IsDataLoss(moved) ? absl::OkStatus() : moved;
+}
+
 absl::Status MendTableFile(Database& database, const StoreFile& file, const GiveUp& give_up) {
   const auto live = FindTableFile(database, file.name);
   if (!live.has_value()) return absl::NotFoundError(file.name);
@@ -185,18 +195,25 @@ absl::Status MendTableFile(Database& database, const StoreFile& file, const Give
   if (!FindTableFile(database, file.name).has_value()) return absl::OkStatus();
   ASSIGN_OR_RETURN(const bool damaged, IsDamaged(file));
   if (!damaged) return ToStatus(status, absl::StrCat("rewrite of ", file.name));
+  if (IsDerived(file.table)) {
+    LostRecords lost;
+    lost.file = file.name;
+    lost.range = {*file.table, live->smallestkey, After(live->largestkey)};
+    RETURN_IF_ERROR(give_up(lost));
+  }
   ASSIGN_OR_RETURN(const bool made_open, MakeOpen(database, *live));
   if (made_open) status = RewriteTableFile(database, *live);
   RETURN_IF_ERROR(file.table == Table::kPages
                       ? DropDamagedBlocks(database, *live, status)
                       : GiveUpDamagedBlocks(database, file.table, *live, give_up));
-  if (!FindTableFile(database, file.name).has_value()) return absl::OkStatus();
-  status = RewriteTableFile(database, *live);
-  if (!FindTableFile(database, file.name).has_value()) return absl::OkStatus();
-  if (status.ok()) status = RewriteTableFileAlone(database, *live);
-  if (!FindTableFile(database, file.name).has_value()) return absl::OkStatus();
-  return absl::DataLossError(
-      absl::StrCat(file.name, " cannot be written anew: ", status.ToString()));
+  const auto in_use = [&] { return FindTableFile(database, file.name).has_value(); };
+  if (in_use()) status = RewriteTableFile(database, *live);
+  if (in_use() && status.ok()) status = RewriteTableFileAlone(database, *live);
+  if (in_use()) {
+    return absl::DataLossError(
+        absl::StrCat(file.name, " cannot be written anew: ", status.ToString()));
+  }
+  return file.table == Table::kPages ? MoveAllBlobs(database) : absl::OkStatus();
 }
 
 // Writes the values of a damaged blob file anew, those that could not be read having been put
