@@ -162,7 +162,8 @@ void Acked::Forget(const std::string& fork) {
 
 void Acked::BeginSnapshot(const std::string& snapshot) {
   absl::MutexLock lock(&mutex_);
-  now_.snapshots[snapshot] = {};
+  const auto [it, is_new] = now_.snapshots.try_emplace(snapshot);
+  it->second = {.incarnation = is_new ? 0 : it->second.incarnation + 1};
 }
 
 void Acked::Snapped(const std::string& snapshot) {

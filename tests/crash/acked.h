@@ -46,6 +46,7 @@ struct AckedNow {
     bool expired = false;
   };
   struct Snapshot {
+    int incarnation = 0;
     bool made = false;  // that was acked
     bool may_go = false;
     bool gone = false;
