@@ -179,11 +179,24 @@ absl::StatusOr<bool> MakeOpen(Database& database, const rocksdb::LiveFileMetaDat
 }
 
 // After references to blobs were given up, which RocksDB does not count as garbage: it would keep
-// their files for ever, and a purge pass over them. A file older than all references goes.
+// their files for ever, and a purge pass over them. Files older than the oldest that a table refers
+// to go, if one refers to any: so there is a value of nobody for a while.
 absl::Status MoveAllBlobs(Database& database) {
+  rocksdb::ColumnFamilyHandle* pages = database.Handle(Table::kPages);
+  const std::string nobodys(1, '\0');
+  const auto bytes = static_cast<size_t>(database.db().GetOptions(pages).min_blob_size);
+  rocksdb::WriteBatch put, remove;
+  rocksdb::Status status = put.Put(pages, nobodys, std::string(bytes, '\0'));
+  if (status.ok()) status = remove.Delete(pages, nobodys);
+  if (status.ok()) status = database.Write(rocksdb::WriteOptions(), &put);
+  RETURN_IF_ERROR(ToStatus(status, "write of a page of nobody"));
   std::atomic<bool> cancel{false};
-  const absl::Status moved =
-      database.Rewrite({Table::kPages, "", *kLastKey}, /*rewrite_blobs=*/true, cancel);
+  absl::Status moved = database.FlushTables();
+  if (moved.ok()) {
+    moved = database.Rewrite({Table::kPages, "", *kLastKey}, /*rewrite_blobs=*/true, cancel);
+  }
+  status = database.Write(rocksdb::WriteOptions(), &remove);
+  RETURN_IF_ERROR(ToStatus(status, "deletion of a page of nobody"));
   // What is damaged besides is mended for itself, and moved then.
   return absl::IsDataLoss(moved) ? absl::OkStatus() : moved;
 }

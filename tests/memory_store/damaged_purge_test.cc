@@ -5,6 +5,7 @@
 #include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <random>
@@ -14,6 +15,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "memory_store/keys.h"
 #include "memory_store/store_checker.h"
 #include "tests/memory_store/derived.h"
 #include "tests/memory_store/file_search.h"
@@ -32,6 +34,8 @@ void FlipByte(const std::string& path, int64_t at) {
 
 class DamagedPurgeTest : public ::testing::Test {
  protected:
+  explicit DamagedPurgeTest(const MemoryStoreOptions& options = {}) : temp_(options) {}
+
   static constexpr int kDocuments = 12;
   static constexpr int64_t kBytes = 12000;  // a block of a table holds one or two
 
@@ -318,6 +322,86 @@ TEST_F(DamagedPurgeTest, FileOfWhichNoRecordIsLeftIsMendedAtOnce) {
       for (const MemoryId memory : memories_) ASSERT_TRUE(temp_.store().DeleteMemory(memory).ok());
       EXPECT_EQ(Purge().size(), 2u);
     }
+  }
+}
+
+TEST_F(DamagedPurgeTest, DeletionsLostWithAFileOfDerivedRecordsAreMadeAgain) {
+  for (const Table table : {Table::kSegments, Table::kPages}) {
+    for (const int64_t where : {3, -10, -300}) {
+      SCOPED_TRACE(absl::StrCat(static_cast<int>(table), " ", where));
+      memories_.clear();
+      documents_.clear();
+      Fill();
+      ASSERT_FALSE(HasFatalFailure());
+      ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+      const DocumentKey deleted{memories_[0], documents_.front()};
+      ASSERT_TRUE(temp_.store().DeleteDocument(deleted.document).ok());
+      ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+      const StoreFile file = TableFile(table);  // the newest: of the deletion
+      temp_.Close();
+      FlipByte(file.path, where > 0 ? where : file.bytes + where);
+      temp_.Open();
+      EXPECT_EQ(Purge().size(), 1u);
+      const auto [begin, end] = RecordKeyRange(deleted);
+      int left = 0;
+      ASSERT_TRUE(temp_.chunk_store()
+                      .Scan(table, begin, end,
+                            [&left](absl::string_view, absl::string_view) { return ++left > 0; })
+                      .ok());
+      EXPECT_EQ(left, 0);
+      EXPECT_TRUE(Unreadable().empty());
+      for (const MemoryId memory : memories_) ASSERT_TRUE(temp_.store().DeleteMemory(memory).ok());
+      EXPECT_EQ(Purge().size(), 2u);
+    }
+  }
+}
+
+// Pages of 5 KiB lie in blob files.
+class DamagedBlobPurgeTest : public DamagedPurgeTest {
+ protected:
+  DamagedBlobPurgeTest() : DamagedPurgeTest(Options()) {}
+  static MemoryStoreOptions Options() {
+    MemoryStoreOptions options;
+    options.page_bytes = 5120;
+    return options;
+  }
+  // Blob files that hold pages of the document.
+  int BlobFilesWith(const DocumentKey& document) {
+    const std::string key = RecordKeyRange(document).first;
+    int files = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(temp_.data_dir() + "/rocksdb")) {
+      if (entry.path().extension() != ".blob") continue;
+      std::ifstream file(entry.path(), std::ios::binary);
+      const std::string bytes(std::istreambuf_iterator<char>(file), {});
+      files += bytes.find(key) != std::string::npos;
+    }
+    return files;
+  }
+};
+
+// RocksDB does not count as garbage what no table refers to since the damage.
+TEST_F(DamagedBlobPurgeTest, PagesWhoseTableWasDamagedGo) {
+  for (const int64_t where : {45, -10}) {
+    SCOPED_TRACE(where);
+    memories_.clear();
+    documents_.clear();
+    Fill();
+    ASSERT_FALSE(HasFatalFailure());
+    ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+    const StoreFile file = TableFile(Table::kPages);
+    temp_.Close();
+    FlipByte(file.path, where > 0 ? where : file.bytes + where);
+    temp_.Open();
+    for (int i = 0; i < 4; ++i) {
+      const DocumentKey deleted{memories_[i % 2], documents_[i]};
+      ASSERT_EQ(BlobFilesWith(deleted) > 0, i == 0);  // all of them went unreferenced
+      if (i == 2) Check(/*heal=*/true);
+      ASSERT_TRUE(temp_.store().DeleteDocument(deleted.document).ok());
+      EXPECT_EQ(Purge().size(), 1u);
+      EXPECT_EQ(BlobFilesWith(deleted), 0);
+    }
+    for (const MemoryId memory : memories_) ASSERT_TRUE(temp_.store().DeleteMemory(memory).ok());
+    EXPECT_EQ(Purge().size(), 2u);
   }
 }
 
