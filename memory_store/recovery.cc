@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
 #include "common/status_macros.h"
+#include "memory_store/key_after.h"
 #include "memory_store/keys.h"
 #include "memory_store/memory_store_impl.h"
 #include "memory_store/records.h"
@@ -26,10 +27,6 @@ constexpr int kRecordsBeforeSeek = 8;
 
 bool Before(const DocumentKey& a, const DocumentKey& b) {
   return std::tie(a.memory, a.document) < std::tie(b.memory, b.document);
-}
-
-std::string KeyAfter(absl::string_view key) {
-  return absl::StrCat(key, absl::string_view("\0", 1));
 }
 
 // Where a document's records begin: no key is as short as the beginning of its range, which the

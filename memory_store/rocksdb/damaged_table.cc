@@ -18,6 +18,7 @@
 #include "common/crash_point.h"
 #include "common/crc32c.h"
 #include "common/status_macros.h"
+#include "memory_store/key_after.h"
 #include "memory_store/record_coding.h"
 #include "memory_store/rocksdb/conversions.h"
 #include "memory_store/store_files.h"
@@ -159,8 +160,7 @@ absl::Status DamagedTable::Mend() {
     }
     if (status.ok()) break;
     if (!in_gap) {
-      gaps_.push_back(
-          {last.has_value() ? absl::StrCat(*last, absl::string_view("\0", 1)) : begin_, end_});
+      gaps_.push_back({last.has_value() ? KeyAfter(*last) : begin_, end_});
       in_gap = true;
     }
     RETURN_IF_ERROR(MendAfter(status));
@@ -173,7 +173,7 @@ rocksdb::Status DamagedTable::ReadOn(rocksdb::SstFileReader& reader,
                                      std::optional<std::string>* last) {
   const std::unique_ptr<rocksdb::Iterator> it(reader.NewIterator(Checked()));
   if (last->has_value()) {
-    it->Seek(absl::StrCat(**last, absl::string_view("\0", 1)));
+    it->Seek(KeyAfter(**last));
   } else {
     it->SeekToFirst();
   }

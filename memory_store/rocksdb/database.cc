@@ -184,6 +184,26 @@ absl::Status Database::FlushTables() {
   return ToStatus(status, absl::StrCat("flush of ", folder_));
 }
 
+absl::Status Database::KeepFiles() {
+  if (read_only_) return absl::OkStatus();
+  return ToStatus(db_->DisableFileDeletions(), "keep files");
+}
+
+void Database::LetFilesGo() {
+  if (read_only_) return;
+  const rocksdb::Status status = db_->EnableFileDeletions(/*force=*/false);
+  if (status.ok()) return;
+  LogWarning("memory_store", "obsolete files are kept until the next start",
+             {{"status", status.ToString()}});
+}
+
+absl::Status Database::DeleteDueFiles() {
+  // The end of a pause of deletions deletes what is due, in this thread.
+  rocksdb::Status status = db_->DisableFileDeletions();
+  if (status.ok()) status = db_->EnableFileDeletions(/*force=*/false);
+  return ToStatus(status, "deletion of files");
+}
+
 absl::Status Database::Rewrite(const KeyRange& range, bool rewrite_blobs,
                                std::atomic<bool>& cancel) {
   rocksdb::CompactRangeOptions options;

@@ -72,6 +72,13 @@ class Database {
   // values in blob files too. Long; CANCELLED once `cancel` is true.
   absl::Status Rewrite(const KeyRange& range, bool rewrite_blobs, std::atomic<bool>& cancel);
 
+  // From here until LetFilesGo, called as often, no file that is live goes away. No change:
+  // read_only.
+  absl::Status KeepFiles();
+  void LetFilesGo();
+  // Deletes, in this thread, the files that nobody uses any more.
+  absl::Status DeleteDueFiles();
+
   // Held while a damaged file is mended. Taken before any lock of the memory store.
   absl::Mutex& mend_mutex() { return mend_mutex_; }
 

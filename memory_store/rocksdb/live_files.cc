@@ -10,9 +10,7 @@
 #include <rocksdb/metadata.h>
 #include <rocksdb/options.h>
 
-#include "absl/functional/any_invocable.h"
 #include "absl/strings/str_cat.h"
-#include "common/log.h"
 #include "common/status_macros.h"
 #include "memory_store/rocksdb/blob_file.h"
 #include "memory_store/rocksdb/conversions.h"
@@ -105,23 +103,11 @@ absl::Status AddAllFiles(Database& database, std::vector<StoreFile>* files) {
   return absl::OkStatus();
 }
 
-void LetFilesGo(Database& database) {
-  const rocksdb::Status status = database.db().EnableFileDeletions(/*force=*/false);
-  if (!status.ok()) {
-    LogWarning("memory_store", "obsolete files are kept until the next start",
-               {{"status", status.ToString()}});
-  }
-}
-
 }  // namespace
 
 absl::StatusOr<StoreFiles> LiveFiles(Database& database, ChunkStore::FilesFor purpose,
                                      absl::Span<const StoreFile> damaged_before) {
-  absl::AnyInvocable<void()> release;  // nothing to let go of when nothing is written
-  if (!database.read_only()) {
-    RETURN_IF_ERROR(ToStatus(database.db().DisableFileDeletions(), "keep files"));
-    release = [&database] { LetFilesGo(database); };
-  }
+  RETURN_IF_ERROR(database.KeepFiles());
   std::vector<StoreFile> files;
   absl::Status status;
   if (purpose == ChunkStore::FilesFor::kBackup) {
@@ -132,10 +118,10 @@ absl::StatusOr<StoreFiles> LiveFiles(Database& database, ChunkStore::FilesFor pu
     files.insert(files.end(), damaged_before.begin(), damaged_before.end());
   }
   if (!status.ok()) {
-    if (release) release();
+    database.LetFilesGo();
     return status;
   }
-  return StoreFiles(std::move(files), std::move(release));
+  return StoreFiles(std::move(files), [&database] { database.LetFilesGo(); });
 }
 
 }  // namespace mneme

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -11,7 +11,6 @@
 #include <rocksdb/db.h>
 #include <rocksdb/metadata.h>
 #include <rocksdb/options.h>
-#include <rocksdb/sst_file_reader.h>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
@@ -20,10 +19,11 @@
 #include "common/crash_point.h"
 #include "common/log.h"
 #include "common/status_macros.h"
-#include "memory_store/rocksdb/blob_file.h"
+#include "memory_store/key_after.h"
 #include "memory_store/rocksdb/conversions.h"
 #include "memory_store/rocksdb/damaged_table.h"
 #include "memory_store/rocksdb/live_files.h"
+#include "memory_store/rocksdb/mend_blobs.h"
 #include "memory_store/rocksdb/unopenable_table.h"
 #include "memory_store/table_name.h"
 
@@ -32,9 +32,6 @@ namespace {
 
 // Blocks of a file that are put out of the way one after another, a compaction each.
 constexpr int kRoundsMax = 256;
-const std::string* const kLastKey = new std::string(64, '\xff');
-
-std::string After(absl::string_view key) { return absl::StrCat(key, absl::string_view("\0", 1)); }
 
 bool IsDerived(std::optional<Table> table) {
   return table == Table::kSegments || table == Table::kPages;
@@ -90,16 +87,14 @@ absl::StatusOr<bool> IsDamaged(const StoreFile& file) {
   return *crc != *file.crc32c;
 }
 
-// The records of a table in [begin, end) in table files other than `lost_name`.
+// The records of a table in [begin, end) in table files other than `lost`.
 absl::Status ScanOtherFiles(
     Database& database, const rocksdb::LiveFileMetaData& lost, absl::string_view begin,
     absl::string_view end,
     const std::function<void(absl::string_view, absl::string_view, bool)>& visit) {
   RETURN_IF_ERROR(database.FlushTables());  // what is in memory too
-  RETURN_IF_ERROR(ToStatus(database.db().DisableFileDeletions(), "keep files"));
-  const absl::Cleanup let_files_go = [&database] {
-    database.db().EnableFileDeletions(/*force=*/false).PermitUncheckedError();
-  };
+  RETURN_IF_ERROR(database.KeepFiles());
+  const absl::Cleanup let_files_go = [&database] { database.LetFilesGo(); };
   std::vector<rocksdb::LiveFileMetaData> files;
   database.db().GetLiveFilesMetaData(&files);
   for (const rocksdb::LiveFileMetaData& file : files) {
@@ -111,7 +106,7 @@ absl::Status ScanOtherFiles(
     const bool newer = file.largest_seqno > lost.largest_seqno;
     // Another one that is damaged: as far as it can be read.
     const auto table = DamagedTable::Read(absl::StrCat(database.folder(), file.name),
-                                          file.smallestkey, After(file.largestkey));
+                                          file.smallestkey, KeyAfter(file.largestkey));
     RETURN_IF_ERROR(table.status());
     RETURN_IF_ERROR(table->Scan(begin, end, [&](absl::string_view key, absl::string_view value) {
       visit(key, value, newer);
@@ -125,12 +120,10 @@ absl::Status GiveUpDamagedBlocks(Database& database, std::optional<Table> table,
                                  const rocksdb::LiveFileMetaData& file, const GiveUp& give_up) {
   const std::string path = absl::StrCat(database.folder(), file.name);
   ASSIGN_OR_RETURN(const DamagedTable damaged,
-                   DamagedTable::Read(path, file.smallestkey, After(file.largestkey)));
+                   DamagedTable::Read(path, file.smallestkey, KeyAfter(file.largestkey)));
   for (const DamagedTable::Gap& gap : damaged.gaps()) {
     LogWarning("memory_store", "records of a damaged file are given up",
-               {{"file", file.relative_filename},
-                {"table", file.column_family_name},
-                {"keys", absl::StrCat(gap.begin.size(), " bytes long")}});
+               {{"file", file.relative_filename}, {"table", file.column_family_name}});
     if (!table.has_value() || IsDerived(table)) continue;
     LostRecords lost;
     lost.file = file.relative_filename;
@@ -153,14 +146,13 @@ absl::Status DropDamagedBlocks(Database& database, const rocksdb::LiveFileMetaDa
                                rocksdb::Status status) {
   const std::string path = absl::StrCat(database.folder(), file.name);
   for (int round = 0; round < kRoundsMax; ++round) {
-    const std::string text = status.ToString();
     const std::optional<TableBlock> block = DamagedBlockOf(status);
-    if (block.has_value() && !absl::StrContains(text, file.relative_filename)) break;
-    if (!block.has_value()) break;
+    // It may be of another file.
+    if (!block.has_value() || !absl::StrContains(status.ToString(), file.relative_filename)) break;
     RETURN_IF_ERROR(DamagedTable::EmptyInFile(path, *block));
     if (!FindTableFile(database, file.relative_filename).has_value()) return absl::OkStatus();
     status = RewriteTableFile(database, file);
-    if (status.ok() || !status.IsCorruption()) break;
+    if (status.ok()) break;
   }
   return ToStatus(status, absl::StrCat("rewrite of ", file.relative_filename));
 }
@@ -178,29 +170,6 @@ absl::StatusOr<bool> MakeOpen(Database& database, const rocksdb::LiveFileMetaDat
   return true;
 }
 
-// After references to blobs were given up, which RocksDB does not count as garbage: it would keep
-// their files for ever, and a purge pass over them. Files older than the oldest that a table refers
-// to go, if one refers to any: so there is a value of nobody for a while.
-absl::Status MoveAllBlobs(Database& database) {
-  rocksdb::ColumnFamilyHandle* pages = database.Handle(Table::kPages);
-  const std::string nobodys(1, '\0');
-  const auto bytes = static_cast<size_t>(database.db().GetOptions(pages).min_blob_size);
-  rocksdb::WriteBatch put, remove;
-  rocksdb::Status status = put.Put(pages, nobodys, std::string(bytes, '\0'));
-  if (status.ok()) status = remove.Delete(pages, nobodys);
-  if (status.ok()) status = database.Write(rocksdb::WriteOptions(), &put);
-  RETURN_IF_ERROR(ToStatus(status, "write of a page of nobody"));
-  std::atomic<bool> cancel{false};
-  absl::Status moved = database.FlushTables();
-  if (moved.ok()) {
-    moved = database.Rewrite({Table::kPages, "", *kLastKey}, /*rewrite_blobs=*/true, cancel);
-  }
-  status = database.Write(rocksdb::WriteOptions(), &remove);
-  RETURN_IF_ERROR(ToStatus(status, "deletion of a page of nobody"));
-  // What is damaged besides is mended for itself, and moved then.
-  return absl::IsDataLoss(moved) ? absl::OkStatus() : moved;
-}
-
 absl::Status MendTableFile(Database& database, const StoreFile& file, const GiveUp& give_up) {
   const auto live = FindTableFile(database, file.name);
   if (!live.has_value()) return absl::NotFoundError(file.name);
@@ -211,7 +180,7 @@ absl::Status MendTableFile(Database& database, const StoreFile& file, const Give
   if (IsDerived(file.table)) {
     LostRecords lost;
     lost.file = file.name;
-    lost.range = {*file.table, live->smallestkey, After(live->largestkey)};
+    lost.range = {*file.table, live->smallestkey, KeyAfter(live->largestkey)};
     RETURN_IF_ERROR(give_up(lost));
   }
   ASSIGN_OR_RETURN(const bool made_open, MakeOpen(database, *live));
@@ -229,89 +198,6 @@ absl::Status MendTableFile(Database& database, const StoreFile& file, const Give
   return file.table == Table::kPages ? MoveAllBlobs(database) : absl::OkStatus();
 }
 
-// Writes the values of a damaged blob file anew, those that could not be read having been put
-// again: then RocksDB has no use for it.
-absl::Status MoveOutOfBlobFile(Database& database, const StoreFile& file) {
-  std::vector<KeyRange> ranges = {{Table::kPages, *kLastKey, ""}};
-  const absl::Status read = ReadBlobFileKeys(file.path, [&](absl::string_view key) {
-    if (key < ranges[0].begin) ranges[0].begin = std::string(key);
-    if (key > ranges[0].end) ranges[0].end = std::string(key);
-  });
-  if (absl::IsNotFound(read)) return absl::OkStatus();
-  if (!read.ok()) ranges.clear();
-  // Its keys may be damaged as well.
-  ranges.push_back({Table::kPages, "", *kLastKey});
-  for (const KeyRange& range : ranges) {
-    std::atomic<bool> cancel{false};
-    RETURN_IF_ERROR(database.Rewrite(range, /*rewrite_blobs=*/true, cancel));
-    rocksdb::ColumnFamilyMetaData metadata;
-    database.db().GetColumnFamilyMetaData(database.Handle(Table::kPages), &metadata);
-    const auto is_it = [&file](const rocksdb::BlobMetaData& blobs) {
-      return absl::EndsWith(file.name, BlobFileName(blobs.blob_file_number));
-    };
-    if (std::none_of(metadata.blob_files.begin(), metadata.blob_files.end(), is_it)) {
-      return absl::OkStatus();
-    }
-  }
-  return absl::DataLossError(absl::StrCat(file.name, " is still in use"));
-}
-
-// A key not long after `unreadable` from which on records can be read.
-std::string NextReadable(rocksdb::Iterator& it, const std::string& unreadable) {
-  for (size_t at = unreadable.size(); at-- > 0;) {
-    for (int more = 1; more <= 8; ++more) {
-      const int byte = static_cast<uint8_t>(unreadable[at]) + more;
-      if (byte > 0xff) break;
-      std::string key = unreadable.substr(0, at);
-      key.push_back(static_cast<char>(byte));
-      it.Seek(key);
-      if (it.Valid() || it.status().ok()) return key;
-    }
-  }
-  return *kLastKey;
-}
-
-// Deletes pages in [begin, end] that cannot be read: they are derived again when they are needed.
-absl::Status DeleteUnreadablePages(Database& database, const KeyRange& range,
-                                   std::atomic<bool>& cancel) {
-  rocksdb::ReadOptions options;
-  options.fill_cache = false;
-  std::string from = range.begin;
-  while (from <= range.end) {
-    if (cancel) return absl::CancelledError("the mending was cancelled");
-    const std::unique_ptr<rocksdb::Iterator> it(
-        database.db().NewIterator(options, database.Handle(Table::kPages)));
-    for (it->Seek(from); it->Valid() && it->key().compare(range.end) <= 0; it->Next()) {
-      from = After(ToView(it->key()));
-      if (cancel) return absl::CancelledError("the mending was cancelled");
-    }
-    if (it->Valid() || it->status().ok()) return absl::OkStatus();
-    if (!it->status().IsCorruption()) return ToStatus(it->status(), "read of pages");
-    const std::string next = NextReadable(*it, from);
-    rocksdb::WriteBatch batch;
-    rocksdb::Status status = batch.DeleteRange(database.Handle(Table::kPages), from, next);
-    if (status.ok()) status = database.Write(rocksdb::WriteOptions(), &batch);
-    RETURN_IF_ERROR(ToStatus(status, "deletion of unreadable pages"));
-    LogWarning("memory_store", "pages that cannot be read are given up", {});
-    from = next;
-  }
-  return absl::OkStatus();
-}
-
-// So that the live values of a damaged blob file can be written anew.
-absl::Status GiveUpUnreadableBlobs(Database& database, const StoreFile& file,
-                                   std::atomic<bool>& cancel) {
-  KeyRange range{Table::kPages, *kLastKey, ""};
-  const absl::Status read = ReadBlobFileKeys(file.path, [&](absl::string_view key) {
-    if (key < range.begin) range.begin = std::string(key);
-    if (key > range.end) range.end = std::string(key);
-  });
-  if (absl::IsNotFound(read)) return absl::OkStatus();
-  if (!read.ok()) range = {Table::kPages, "", *kLastKey};
-  RETURN_IF_ERROR(DeleteUnreadablePages(database, range, cancel));
-  return MoveOutOfBlobFile(database, file);
-}
-
 // The ranges that a purge of these reads: it takes files as they are, and with them all that lies
 // among their keys; of the table with blobs anything, as blob files hold keys from everywhere.
 std::vector<KeyRange> RangesRead(Database& database, absl::Span<const KeyRange> ranges) {
@@ -319,7 +205,7 @@ std::vector<KeyRange> RangesRead(Database& database, absl::Span<const KeyRange> 
   database.db().GetLiveFilesMetaData(&files);
   std::vector<KeyRange> read(ranges.begin(), ranges.end());
   for (KeyRange& range : read) {
-    if (range.table == Table::kPages) range = {Table::kPages, "", *kLastKey};
+    if (range.table == Table::kPages) range = AllPages();
     for (bool wider = true; wider;) {
       wider = false;
       for (const rocksdb::LiveFileMetaData& file : files) {
@@ -329,7 +215,7 @@ std::vector<KeyRange> RangesRead(Database& database, absl::Span<const KeyRange> 
         }
         wider |= file.smallestkey < range.begin || file.largestkey >= range.end;
         range.begin = std::min(range.begin, file.smallestkey);
-        range.end = std::max(range.end, After(file.largestkey));
+        range.end = std::max(range.end, KeyAfter(file.largestkey));
       }
     }
   }

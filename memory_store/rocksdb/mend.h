@@ -1,6 +1,6 @@
 // Mending of damaged files of a database that serves. What RocksDB can read it writes anew, by a
 // compaction; where that fails, the damaged blocks are put out of the way first (damaged_table.h).
-// Values in blob files are derived: those that cannot be read are deleted.
+// Blob files: mend_blobs.h.
 
 #ifndef MNEME_MEMORY_STORE_ROCKSDB_MEND_H_
 #define MNEME_MEMORY_STORE_ROCKSDB_MEND_H_

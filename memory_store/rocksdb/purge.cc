@@ -21,6 +21,7 @@
 #include "common/status_macros.h"
 #include "memory_store/rocksdb/blob_file.h"
 #include "memory_store/rocksdb/conversions.h"
+#include "memory_store/rocksdb/mend_blobs.h"
 
 namespace mneme {
 namespace {
@@ -133,7 +134,7 @@ absl::Status RewriteBlobFiles(Database& database, absl::Span<const KeyRange> ran
     if (!any) return absl::OkStatus();
     // References that went with a damaged file RocksDB does not count: with all values moved, older
     // files go whatever it counts.
-    if (round == kBlobRoundsMax - 1) around = {{Table::kPages, "", std::string(64, '\xff')}};
+    if (round == kBlobRoundsMax - 1) around = {AllPages()};
     for (const KeyRange& range : Merged(std::move(around))) {
       RETURN_IF_ERROR(database.Rewrite(range, /*rewrite_blobs=*/true, cancel));
     }
@@ -146,10 +147,7 @@ absl::Status AwaitDeletion(Database& database, const std::set<uint64_t>& files,
                            std::atomic<bool>& cancel) {
   const absl::Time deadline = absl::Now() + kFileDeletionPatience;
   while (true) {
-    // The end of a pause of deletions deletes what is due, in this thread.
-    rocksdb::Status status = database.db().DisableFileDeletions();
-    if (status.ok()) status = database.db().EnableFileDeletions(/*force=*/false);
-    RETURN_IF_ERROR(ToStatus(status, "deletion of files"));
+    RETURN_IF_ERROR(database.DeleteDueFiles());
     const std::set<uint64_t> in_use = FilesInUse(database);
     std::set<uint64_t> on_disk = DataFilesOnDisk(database);
     on_disk.merge(LogsOnDisk(database));

@@ -163,10 +163,7 @@ absl::Status RocksDbChunkStore::LeaveDamagedLogs() {
   const rocksdb::Status listed = database_->db().GetSortedWalFiles(logs);
   if (damaged_files_.empty() && listed.ok()) return absl::OkStatus();
   RETURN_IF_ERROR(database_->FlushTables());
-  // The end of a pause of deletions deletes what is due, in this thread.
-  rocksdb::Status status = database_->db().DisableFileDeletions();
-  if (status.ok()) status = database_->db().EnableFileDeletions(/*force=*/false);
-  return ToStatus(status, "deletion of damaged logs");
+  return database_->DeleteDueFiles();
 }
 
 RocksDbChunkStore::~RocksDbChunkStore() {

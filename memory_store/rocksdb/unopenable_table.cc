@@ -125,13 +125,8 @@ absl::Status MakeTableOpen(const std::string& path, int64_t bytes, absl::string_
 
 absl::Status MakeTablesOpen(Database& database) {
   // Of those that are live now none goes meanwhile.
-  if (!database.read_only()) {
-    RETURN_IF_ERROR(ToStatus(database.db().DisableFileDeletions(), "keep files"));
-  }
-  const absl::Cleanup let_files_go = [&database] {
-    if (database.read_only()) return;
-    database.db().EnableFileDeletions(/*force=*/false).PermitUncheckedError();
-  };
+  RETURN_IF_ERROR(database.KeepFiles());
+  const absl::Cleanup let_files_go = [&database] { database.LetFilesGo(); };
   std::vector<rocksdb::LiveFileMetaData> files;
   database.db().GetLiveFilesMetaData(&files);
   for (const rocksdb::LiveFileMetaData& file : files) {
