@@ -14,6 +14,7 @@
 #include "gtest/gtest.h"
 #include "memory_store/store_checker.h"
 #include "tests/memory_store/derived.h"
+#include "tests/memory_store/flip_byte.h"
 #include "tests/memory_store/temp_store.h"
 
 namespace mneme {
@@ -26,14 +27,6 @@ std::vector<std::string> Files(const std::string& directory, const std::string& 
   }
   std::sort(files.begin(), files.end());
   return files;
-}
-
-void FlipByte(const std::string& path, int64_t at) {
-  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-  file.seekg(at);
-  const char byte = static_cast<char>(file.get() ^ 0x5a);
-  file.seekp(at);
-  file.put(byte);
 }
 
 class DamagedFilesTest : public ::testing::Test {

@@ -19,18 +19,11 @@
 #include "memory_store/store_checker.h"
 #include "tests/memory_store/derived.h"
 #include "tests/memory_store/file_search.h"
+#include "tests/memory_store/flip_byte.h"
 #include "tests/memory_store/temp_store.h"
 
 namespace mneme {
 namespace {
-
-void FlipByte(const std::string& path, int64_t at) {
-  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-  file.seekg(at);
-  const char byte = static_cast<char>(file.get() ^ 0x5a);
-  file.seekp(at);
-  file.put(byte);
-}
 
 class DamagedPurgeTest : public ::testing::Test {
  protected:

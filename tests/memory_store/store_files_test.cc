@@ -15,6 +15,7 @@
 #include "memory_store/rocksdb/close_record.h"
 #include "memory_store/store_checker.h"
 #include "tests/memory_store/derived.h"
+#include "tests/memory_store/flip_byte.h"
 #include "tests/memory_store/temp_store.h"
 
 namespace mneme {
@@ -66,13 +67,6 @@ class StoreFilesTest : public ::testing::Test {
       if (file.kind == kind && file.table == table) return file.path;
     }
     return "";
-  }
-  static void FlipByte(const std::string& path, int64_t at) {
-    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-    file.seekg(at);
-    const char byte = static_cast<char>(file.get() ^ 0x10);
-    file.seekp(at);
-    file.put(byte);
   }
   StoreCheckReport Check(bool heal, bool give_up_text = false) {
     StoreCheckOptions options;
