@@ -48,6 +48,17 @@ __device__ __forceinline__ void PhaseInit(uint64_t* barrier, int arrivals) {
 __device__ __forceinline__ void PhaseArrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
 }
+// One arrival for a warp, whose lanes have all come that far (__syncwarp); PhaseInit counts
+// kWarpArrivals of it. racecheck follows neither a lane that speaks for its warp nor copies that
+// arrive by themselves; with MNEME_RACECHECK defined every lane arrives, after its copies.
+#ifdef MNEME_RACECHECK
+constexpr int kWarpArrivals = 32;
+#else
+constexpr int kWarpArrivals = 1;
+#endif
+__device__ __forceinline__ void PhaseArriveOfWarp(uint64_t* barrier, int lane) {
+  if (kWarpArrivals == 32 || lane == 0) PhaseArrive(barrier);
+}
 // Makes the phase wait for `bytes` of CopyBulk too. The thread is yet to arrive.
 __device__ __forceinline__ void PhaseExpect(uint64_t* barrier, int bytes) {
   asm volatile(
@@ -67,8 +78,13 @@ __device__ __forceinline__ void CopyBulk(void* shared, const void* global, int b
 }
 // Arrives when all copies that this thread has started are done.
 __device__ __forceinline__ void PhaseArriveAfterCopies(uint64_t* barrier) {
+#ifdef MNEME_RACECHECK
+  asm volatile("cp.async.wait_all;" ::: "memory");
+  PhaseArrive(barrier);
+#else
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(SharedAddress(barrier))
                : "memory");
+#endif
 }
 // Waits for the end of a phase: parity 0 of the first, 1 of the second, 0 of the third .. (parity 1
 // of a new barrier has ended). With MNEME_SPINS_MAX defined (to find faults) a wait of more rounds

@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(S::kThreads, 1) ScanWgmmaKernel(const Args arg
   if (threadIdx.x == 0) {
     for (int s = 0; s < args.stages; ++s) {
       PhaseInit(loaded + s, S::kCopyThreads);
-      PhaseInit(consumed + s, 4);
+      PhaseInit(consumed + s, 4 * kWarpArrivals);
     }
   }
   __syncthreads();
@@ -252,13 +252,13 @@ __global__ void __launch_bounds__(S::kThreads, 1) ScanWgmmaKernel(const Args arg
         WgmmaCommit();
         if (slice > 0) {
           WgmmaWait<1>();
-          if (lane == 0) PhaseArrive(consumed + before);
+          PhaseArriveOfWarp(consumed + before, lane);
         }
         before = stage;
         advance(1);
       }
       WgmmaWait<0>();
-      if (lane == 0) PhaseArrive(consumed + before);
+      PhaseArriveOfWarp(consumed + before, lane);
       advance(slices);  // the other group's
 #pragma unroll
       for (int j = 0; j < kTiles; ++j) {

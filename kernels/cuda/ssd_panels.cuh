@@ -92,8 +92,8 @@ template <int kStages, int kPanels, int kUnits>
 __device__ __forceinline__ void InitPhases(const Ring<kStages, kPanels, kUnits>& ring, int units,
                                            int copying) {
   for (int stage = 0; stage < kStages; ++stage) {
-    PhaseInit(ring.Full(stage), copying * 32 + units);
-    PhaseInit(ring.Empty(stage), units * (kWarpgroup / 32));
+    PhaseInit(ring.Full(stage), copying * 32 + units * kWarpArrivals);
+    PhaseInit(ring.Empty(stage), units * (kWarpgroup / 32) * kWarpArrivals);
   }
 }
 

@@ -64,7 +64,7 @@ __device__ __forceinline__ void LoadStateTiles(const SsdParams& p, const StateCh
     PhaseArriveAfterCopies(ring.Full(step.stage));
     ComputeDecays<kTile / 32, false>(dt, decay, kTile, kTile, ring.DecaysOf(step.stage, 0));
     __syncwarp();
-    if (threadIdx.x % 32 == 0) PhaseArrive(ring.Full(step.stage));
+    PhaseArriveOfWarp(ring.Full(step.stage), threadIdx.x % 32);
   }
   AwaitCopies();
 }
@@ -97,7 +97,7 @@ __device__ __forceinline__ void WalkStates(const SsdParams& p, const StateChain&
     WgmmaWait<0>();
     product.Keep();
     __syncwarp();
-    if (threadIdx.x % 32 == 0) PhaseArrive(ring.Empty(stage));
+    PhaseArriveOfWarp(ring.Empty(stage), threadIdx.x % 32);
     if (tile + 1 < tiles) prepare();
     Advance(state, whole, added);
     if (++of_run == chain.run_tiles) {

@@ -141,7 +141,7 @@ __device__ __forceinline__ void LoadTiles(const SsdParams& p, const Run& run, in
     LoadDt(dt_next, p, row + kTile, rows_from(first + kTile), head);
     ComputeDecays<kTile / 32, false>(dt, decay, rows, kTile, ring.DecaysOf(step.stage, u));
     __syncwarp();
-    if (threadIdx.x % 32 == 0) PhaseArrive(ring.Full(step.stage));
+    PhaseArriveOfWarp(ring.Full(step.stage), threadIdx.x % 32);
 #pragma unroll
     for (int e = 0; e < kTile / 32; ++e) dt[e] = dt_next[e];
   }
@@ -273,7 +273,7 @@ __device__ __forceinline__ void WalkUnit(const SsdParams& p, const Run& run, int
                   (run.first_row + first) * p.y_stride + column,
               p.y_stride, out_panel(stage), rows);
     __syncwarp();
-    if (lane == 0) PhaseArrive(ring.Empty(stage));
+    PhaseArriveOfWarp(ring.Empty(stage), lane);
   };
 
   RingPlace<W::kStages> step;
