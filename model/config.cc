@@ -82,8 +82,8 @@ absl::Status ReadSize(const nlohmann::json& value, const SizeField& field, Model
   // An unsigned number beyond int64 reads as negative here, and is refused all the same.
   const int64_t number = value.get<int64_t>();
   if (number < field.min || number > field.max) {
-    return Invalid(field.name, absl::StrCat("is ", value.dump(), ", expected ", field.min, " to ",
-                                            field.max));
+    return Invalid(field.name,
+                   absl::StrCat("is ", value.dump(), ", expected ", field.min, " to ", field.max));
   }
   config->*field.member = static_cast<int>(number);
   return absl::OkStatus();

@@ -53,7 +53,8 @@ TEST(ModelConfigTest, TheHaloIsReadAndIsNoneWhereItIsMissing) {
   EXPECT_EQ(without.encoder_halo, 0);
   EXPECT_EQ(without.encoder_rows(), 65);
   EXPECT_EQ(without.halo_chunks(), 0);
-  for (const auto& [halo, chunks] : {std::pair(0, 0), {1, 1}, {31, 1}, {64, 1}, {65, 2}, {1024, 16}}) {
+  for (const auto& [halo, chunks] :
+       {std::pair(0, 0), {1, 1}, {31, 1}, {64, 1}, {65, 2}, {1024, 16}}) {
     json["encoder_halo"] = halo;
     const auto config = ParseModelConfig(json.dump());
     ASSERT_TRUE(config.ok()) << config.status();
