@@ -508,27 +508,30 @@ TEST_P(RambaModelTest, FirstChunksAreTheSameBitsHoweverManyFollowWhatTheySee) {
 }
 
 TEST_P(RambaModelTest, OnlyThePagesThatAreAskedForAreMade) {
-  const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kBf16);
-  const ModelConfig& config = setup.model->config();
-  const std::vector<std::vector<TokenId>> segments = {
-      RandomIds(config, config.segment_size, 1), RandomIds(config, config.segment_size - 1, 2),
-      RandomIds(config, 1, 3), RandomIds(config, config.segment_size, 4)};
-  const std::vector<absl::Span<const TokenId>> spans(segments.begin(), segments.end());
-  const std::vector<SegmentChunks> all = Derive(*setup.model, segments);
-  const int last = all[0].chunk_count;
-  const std::vector<PageRange> ranges = {{1, 3}, {last - 1, last + 5}, {0, 1}, {0, 0}};
-  std::vector<SegmentChunks> some;
-  ASSERT_TRUE(setup.model->ForwardLower(spans, ranges, &some).ok());
-  const int64_t page_bytes = setup.model->page_layout().page_bytes();
-  for (size_t i = 0; i < segments.size(); ++i) {
-    EXPECT_EQ(some[i].landmarks, all[i].landmarks);
-    const int64_t end = std::min(ranges[i].end, all[i].chunk_count);
-    EXPECT_EQ(some[i].pages,
-              std::vector<uint8_t>(all[i].pages.begin() + ranges[i].begin * page_bytes,
-                                   all[i].pages.begin() + end * page_bytes));
+  for (const RandomShape& shape : {OddShape(), ManyTilesShape()}) {
+    const TestModel setup = MakeModel(GetParam(), shape, "I8", Precision::kBf16);
+    const ModelConfig& config = setup.model->config();
+    const std::vector<std::vector<TokenId>> segments = {
+        RandomIds(config, config.segment_size, 1), RandomIds(config, config.segment_size - 1, 2),
+        RandomIds(config, 1, 3), RandomIds(config, config.segment_size, 4)};
+    const std::vector<absl::Span<const TokenId>> spans(segments.begin(), segments.end());
+    const std::vector<SegmentChunks> all = Derive(*setup.model, segments);
+    const int last = all[0].chunk_count;
+    const std::vector<PageRange> ranges = {{1, 3}, {last - 1, last + 5}, {0, 1}, {0, 0}};
+    std::vector<SegmentChunks> some;
+    ASSERT_TRUE(setup.model->ForwardLower(spans, ranges, &some).ok());
+    const int64_t page_bytes = setup.model->page_layout().page_bytes();
+    for (size_t i = 0; i < segments.size(); ++i) {
+      EXPECT_EQ(some[i].landmarks, all[i].landmarks);
+      const int64_t end = std::min(ranges[i].end, all[i].chunk_count);
+      EXPECT_EQ(some[i].pages,
+                std::vector<uint8_t>(all[i].pages.begin() + ranges[i].begin * page_bytes,
+                                     all[i].pages.begin() + end * page_bytes));
+    }
+    EXPECT_EQ(
+        setup.model->ForwardLower(spans, absl::MakeConstSpan(ranges).subspan(1), &some).code(),
+        absl::StatusCode::kInvalidArgument);
   }
-  EXPECT_EQ(setup.model->ForwardLower(spans, absl::MakeConstSpan(ranges).subspan(1), &some).code(),
-            absl::StatusCode::kInvalidArgument);
 }
 
 TEST_P(RambaModelTest, BadIngestIsRefusedWithItsValue) {
