@@ -2,13 +2,13 @@
 // move, operations that must be done, and the share of what the same device reaches, in the same
 // run, on a plain copy and on a large product of bf16 matrices (cuda_ops/op_meter.h).
 //
-// Usage: cuda_ops_bench [small|370m] [rows] [own|ingest]
+// Usage: cuda_ops_bench [small|370m] [rows] [own|ingest] [halo]
 //        cuda_ops_bench ssd
 //        cuda_ops_bench decode
-// `ingest`: without decode. `own`: products of many rows by our own kernel, without cuBLASLt.
-// `ssd`: the recurrence alone, at the shapes of Mamba-2 130M over 16384 tokens, for
-// bench/peers/ssd_peer.py beside it. `decode`: one step of readers that advance by a token each,
-// with all its operations but the landmark scan.
+// `ingest`: without decode. `halo`: tokens behind a chunk that its encoder sees. `own`: products of
+// many rows by our own kernel, without cuBLASLt. `ssd`: the recurrence alone, at the shapes of
+// Mamba-2 130M over 16384 tokens, for bench/peers/ssd_peer.py beside it. `decode`: one step of
+// readers that advance by a token each, with all its operations but the landmark scan.
 
 #include <cstdint>
 #include <cstdio>
@@ -58,6 +58,11 @@ int Main(int argc, char** argv) {
   const int64_t rows = argc > 2 ? std::atoll(argv[2]) : 131072;
   const bool own = argc > 3 && std::strcmp(argv[3], "own") == 0;
   const bool ingest = argc > 3 && std::strcmp(argv[3], "ingest") == 0;
+  const int64_t halo = argc > 4 ? std::atoll(argv[4]) : 0;
+  if (halo < 0) {
+    std::fprintf(stderr, "a halo is of 0 or more tokens\n");
+    return 2;
+  }
   if (rows < 64 || (rows > 4096 && rows % 4096 != 0) || rows % 64 != 0) {
     std::fprintf(stderr, "rows must be a multiple of 64, above 4096 of 4096\n");
     return 2;
@@ -66,7 +71,8 @@ int Main(int argc, char** argv) {
   std::printf("device %s\nshapes %s, %d repetitions of at least %.0f ms\n",
               backend->description().c_str(), large ? "RAMba-370M" : "shipped bundle", kRepetitions,
               kSecondsPerRepetition * 1e3);
-  const NetworkShape& shape = large ? k370m : kSmall;
+  NetworkShape shape = large ? k370m : kSmall;
+  shape.halo = halo;
   OpMeter meter(*backend);
   meter.PrintHead();
   MeasureIngest(meter, shape, rows);

@@ -57,10 +57,10 @@ inline std::vector<ProductShape> MambaProducts(const ModelConfig& c, int layers)
           {"out_proj", c.d_model, c.inner(), 1.0 * layers}};
 }
 
-// Lower half and chunk encoder; the encoder works on S + 1 rows for each S tokens.
+// Lower half and chunk encoder; the encoder works on encoder_rows() rows for each S tokens.
 inline std::vector<ProductShape> IngestProducts(const ModelConfig& c) {
   std::vector<ProductShape> shapes = MambaProducts(c, c.n_lower_layers);
-  const double rows = (c.chunk_size + 1.0) / c.chunk_size;
+  const double rows = static_cast<double>(c.encoder_rows()) / c.chunk_size;
   const double layers = rows * c.encoder_layers;
   shapes.push_back({"qkv", 3 * c.d_model, c.d_model, layers});
   shapes.push_back({"attn_out", c.d_model, c.d_model, layers});
@@ -86,10 +86,10 @@ inline double RecurrenceOps(const ModelConfig& c) {
   return 5.0 * c.inner() * c.ssm_state_size + 2.0 * c.inner() + 2.0 * c.conv_kernel * c.conv_dim();
 }
 
-// Attention inside a chunk, for each token: q k and p v over S + 1 rows.
+// Attention inside a chunk, for each token: q k and p v over its rows in the encoder.
 inline double EncoderAttentionOps(const ModelConfig& c) {
-  return c.encoder_layers * 4.0 * c.d_model * (c.chunk_size + 1.0) * (c.chunk_size + 1.0) /
-         c.chunk_size;
+  const double rows = c.encoder_rows();
+  return c.encoder_layers * 4.0 * c.d_model * rows * rows / c.chunk_size;
 }
 
 }  // namespace mneme::bench

@@ -88,7 +88,8 @@ absl::Status PageSource::ReadTokens(Rederivation* work) const {
         absl::StrCat("the segment has ", chunks, " chunks now: no chunk ", work->pages.end - 1));
   }
   work->segment_byte_end = segment.byte_end;
-  ASSIGN_OR_RETURN(work->ids, ReadFirstTokens(model_, shape_, store_, segment, work->pages.end));
+  const int seen = std::min(work->pages.end + model_.config().halo_chunks(), chunks);
+  ASSIGN_OR_RETURN(work->ids, ReadFirstTokens(model_, shape_, store_, segment, seen));
   return absl::OkStatus();
 }
 

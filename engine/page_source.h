@@ -45,8 +45,9 @@ class PageSource {
   // One segment of which pages are missing.
   struct Rederivation;
 
-  // Derives these pages again: of each segment its beginning, up to the last of them, or all of it
-  // where pages are kept on disk. Pages of damaged or deleted documents stay missing.
+  // Derives these pages again: of each segment its beginning, up to the last chunk that they depend
+  // on, or all of it where pages are kept on disk. Pages of damaged or deleted documents stay
+  // missing.
   absl::Status Rederive(absl::Span<const ChunkAddress> missing);
   // The tokens to derive them from.
   absl::Status ReadTokens(Rederivation* work) const;

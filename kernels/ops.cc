@@ -390,12 +390,14 @@ absl::Status Backend::ChunkInput(const ChunkInputParams& p) {
   RETURN_IF_ERROR(ShapeCheck("ChunkInput")
                       .AtLeast("chunks", p.chunks, 0)
                       .AtLeast("chunk_tokens", p.chunk_tokens, 1)
+                      .AtLeast("halo_tokens", p.halo_tokens, 0)
                       .AtLeast("width", p.width, 1)
                       .Pointer("cls", p.cls, 1)
                       .Pointer("out", p.out, RowsOut(p.next, p.chunks))
                       .status());
   ShapeCheck check("ChunkInput");
   if (p.out != nullptr) check.AtLeast("out_stride", p.out_stride, p.width);
+  if (p.halo_tokens > 0) check.Pointer("sequence_ends", p.sequence_ends, p.chunks);
   if (p.scaled == nullptr) {
     check.AtLeast("hidden_stride", p.hidden_stride, p.width)
         .Pointer("hidden", p.hidden, p.chunks)
@@ -447,6 +449,7 @@ absl::Status Backend::WritePages(const WritePagesParams& p) {
   RETURN_IF_ERROR(ShapeCheck("WritePages")
                       .AtLeast("chunks", p.chunks, 0)
                       .AtLeast("chunk_tokens", p.chunk_tokens, 1)
+                      .AtLeast("group_rows", p.group_rows, p.chunk_tokens)
                       .AtLeast("head_dim", p.head_dim, 1)
                       .AtLeast("stride", p.stride, p.head_dim)
                       .FloatType("page_dtype", p.page_dtype)

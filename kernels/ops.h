@@ -204,7 +204,9 @@ struct SsdParams {
   SsdGate gate = {};
 };
 
-// Input of the chunk encoder: RmsNorm of the chunk's S rows, then the CLS row.
+// Input of the chunk encoder, a group of rows for each chunk: RmsNorm of the chunk's S rows and of
+// the halo_tokens rows that follow them in its sequence, zeros where the sequence has ended, then
+// the CLS row. With a halo, rows beyond those of the chunks are read as far as a sequence goes.
 struct ChunkInputParams {
   const float* hidden = nullptr;  // [chunks * S, width]
   int64_t hidden_stride = 0;
@@ -217,8 +219,12 @@ struct ChunkInputParams {
   const float* cls = nullptr;  // [width]
   int64_t chunks = 0;
   int64_t chunk_tokens = 0;  // S
+  int64_t halo_tokens = 0;
+  // [chunks]: the row where the chunk's sequence ends, behind the chunk's own rows; not read
+  // without a halo.
+  const int32_t* sequence_ends = nullptr;
   int64_t width = 0;
-  float* out = nullptr;  // [chunks * (S + 1), width]; with `next` it may be null
+  float* out = nullptr;  // [chunks * (S + halo_tokens + 1), width]; with `next` it may be null
   int64_t out_stride = 0;
   NextNorm next = {};  // of out
 };
@@ -254,16 +260,16 @@ struct SwiGluParams {
   int64_t out_stride = 0;
 };
 
-// Pages of whole chunks: K = RmsNorm(k), V = v; of each chunk's S + 1 rows the last (CLS) is left
-// out.
+// Pages of whole chunks: K = RmsNorm(k), V = v, of the first S of each chunk's group_rows rows.
 struct WritePagesParams {
-  const float* k = nullptr;              // [chunks * (S + 1), D]
-  const float* v = nullptr;              // [chunks * (S + 1), D]
+  const float* k = nullptr;              // [chunks * group_rows, D]
+  const float* v = nullptr;              // [chunks * group_rows, D]
   int64_t stride = 0;                    // of k and of v
   const float* k_norm_weight = nullptr;  // [D]
   float eps = 0;
   int64_t chunks = 0;
   int64_t chunk_tokens = 0;  // S
+  int64_t group_rows = 0;    // at least S
   int64_t head_dim = 0;      // D
   void* pages = nullptr;     // [chunks, 2, S, D]: K, then V
   DType page_dtype = DType::kF32;

@@ -13,11 +13,13 @@
 namespace mneme {
 namespace {
 
-// A size of the network and the largest value that we accept; all are at least 1.
+// A size of the network and the values that we accept.
 struct SizeField {
   const char* name;
   int ModelConfig::*member;
   int max;
+  int min = 1;
+  bool optional = false;  // where it is missing: as ModelConfig has it
 };
 
 // The limits keep every product of two sizes, and the bytes of any one tensor, far from overflow.
@@ -38,6 +40,7 @@ constexpr SizeField kSizeFields[] = {
     {"landmark_dim", &ModelConfig::landmark_dim, 1 << 14},
     {"encoder_layers", &ModelConfig::encoder_layers, 64},
     {"encoder_ffn", &ModelConfig::encoder_ffn, 1 << 16},
+    {"encoder_halo", &ModelConfig::encoder_halo, 1024, 0, /*optional=*/true},
     {"hsa_every", &ModelConfig::hsa_every, 512},
     {"segment_size", &ModelConfig::segment_size, 1 << 16},
 };
@@ -78,8 +81,9 @@ absl::Status ReadSize(const nlohmann::json& value, const SizeField& field, Model
   }
   // An unsigned number beyond int64 reads as negative here, and is refused all the same.
   const int64_t number = value.get<int64_t>();
-  if (number < 1 || number > field.max) {
-    return Invalid(field.name, absl::StrCat("is ", value.dump(), ", expected 1 to ", field.max));
+  if (number < field.min || number > field.max) {
+    return Invalid(field.name,
+                   absl::StrCat("is ", value.dump(), ", expected ", field.min, " to ", field.max));
   }
   config->*field.member = static_cast<int>(number);
   return absl::OkStatus();
@@ -142,6 +146,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json) {
   for (const SizeField& field : kSizeFields) {
     known.insert(field.name);
     const auto it = object.find(field.name);
+    if (it == object.end() && field.optional) continue;
     if (it == object.end()) return Invalid(field.name, "is missing");
     RETURN_IF_ERROR(ReadSize(*it, field, &config));
   }

@@ -2,7 +2,7 @@
 // to one bundle.
 //
 // Field by field the same as `Config` of the reference implementation (docs/model.md), plus the
-// special tokens.
+// special tokens. All but encoder_halo must be there.
 
 #ifndef MNEME_MODEL_CONFIG_H_
 #define MNEME_MODEL_CONFIG_H_
@@ -31,6 +31,7 @@ struct ModelConfig {
   int landmark_dim = 0;
   int encoder_layers = 0;
   int encoder_ffn = 0;
+  int encoder_halo = 0;  // tokens behind a chunk that the chunk encoder sees beside its own
   int hsa_every = 0;
   double rope_base = 0;
   double norm_eps = 0;
@@ -44,6 +45,10 @@ struct ModelConfig {
   int head_dim() const { return d_model / n_heads; }
   int hsa_layers() const { return n_upper_layers / hsa_every; }
   int chunks_per_segment() const { return segment_size / chunk_size; }
+  // Rows of a chunk in the chunk encoder: its tokens, those behind it, CLS.
+  int encoder_rows() const { return chunk_size + encoder_halo + 1; }
+  // Following chunks that a chunk's page and landmark depend on.
+  int halo_chunks() const { return (encoder_halo + chunk_size - 1) / chunk_size; }
 };
 
 // Parses and checks config.json. INVALID_ARGUMENT names a missing, unknown, mistyped or impossible

@@ -125,9 +125,9 @@ class Model {
   // Runs a batch of segments (1 .. segment_size ids each, any documents) through the lower half and
   // the chunk encoder. A last chunk that is not whole is padded with the pad token. out[i] belongs
   // to segments[i]; results do not depend on who shares the batch. INVALID_ARGUMENT for an id
-  // outside the vocabulary or a segment of 0 or too many ids. The lower half is causal: the first
-  // chunks of a segment do not depend on how many follow. `pages`: of each segment; empty: all of
-  // all.
+  // outside the vocabulary or a segment of 0 or too many ids. The lower half is causal: a chunk
+  // depends on no more than the config's halo_chunks chunks behind it, nor on how many follow
+  // those. `pages`: of each segment; empty: all of all.
   virtual absl::Status ForwardLower(absl::Span<const absl::Span<const TokenId>> segments,
                                     absl::Span<const PageRange> pages,
                                     std::vector<SegmentChunks>* out) const = 0;

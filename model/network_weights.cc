@@ -138,7 +138,7 @@ class WeightPacker {
   }
 
   absl::Status Rope(ChunkEncoderWeights* to) const {
-    const int positions = config_.chunk_size + 1, width = config_.head_dim();
+    const int positions = config_.encoder_rows(), width = config_.head_dim();
     std::vector<float> cosine, sine;
     for (int t = 0; t < positions; ++t) {
       for (int i = 0; i < width / 2; ++i) {

@@ -147,7 +147,7 @@ absl::Status RambaModel::MambaLayer(Workspace& ws, const MambaWeights& weights, 
 absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
   const ModelConfig& c = config();
   const ChunkEncoderWeights& encoder = weights_.encoder;
-  const int64_t S = c.chunk_size, rows = chunks * (S + 1);
+  const int64_t S = c.chunk_size, group_rows = c.encoder_rows(), rows = chunks * group_rows;
   const float eps = static_cast<float>(c.norm_eps);
   // Norms ahead: ws.encoder holds the residual stream in bf16, ready for its next norm. The rows
   // of ChunkInput come so too.
@@ -203,6 +203,8 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
                                        .cls = encoder.cls.as<float>(),
                                        .chunks = chunks,
                                        .chunk_tokens = S,
+                                       .halo_tokens = c.encoder_halo,
+                                       .sequence_ends = ws.sequence_ends,
                                        .width = c.d_model,
                                        .out = ahead ? nullptr : ws.encoder,
                                        .out_stride = shape_.hidden_stride,
@@ -225,14 +227,14 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
                              .head_dim = c.head_dim(),
                              .cosine = encoder.cosine.as<float>(),
                              .sine = encoder.sine.as<float>(),
-                             .period = S + 1}));
+                             .period = group_rows}));
     }
     RETURN_IF_ERROR(
         backend_.ChunkAttention({.qkv = ws.product,
                                  .in_dtype = activation_dtype_,
                                  .qkv_stride = qkv_stride,
                                  .groups = chunks,
-                                 .group_rows = S + 1,
+                                 .group_rows = group_rows,
                                  .heads = c.n_heads,
                                  .head_dim = c.head_dim(),
                                  .q_norm = norm_apart ? nullptr : layer.q_norm.as<float>(),
@@ -271,20 +273,22 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
                                        .eps = kHeadNormEps,
                                        .chunks = chunks,
                                        .chunk_tokens = S,
+                                       .group_rows = group_rows,
                                        .head_dim = c.head_dim(),
                                        .pages = ws.pages,
                                        .page_dtype = storage_dtype_}));
   // The CLS row of each chunk alone.
+  const int64_t cls = group_rows - 1;
   const char* first_cls =
-      static_cast<const char*>(normed) + S * c.d_model * DTypeBytes(compute_dtype_);
-  RETURN_IF_ERROR(
-      backend_.Matmul({.a = first_cls,
-                       .a_dtype = compute_dtype_,
-                       .a_stride = (S + 1) * c.d_model,
-                       .rows = chunks,
-                       .norm = ahead ? SquaresOf(ws.encoder_squares, S, S + 1) : OperandNorm{},
-                       .weight = encoder.landmark_proj.get(),
-                       .out = product}));
+      static_cast<const char*>(normed) + cls * c.d_model * DTypeBytes(compute_dtype_);
+  RETURN_IF_ERROR(backend_.Matmul(
+      {.a = first_cls,
+       .a_dtype = compute_dtype_,
+       .a_stride = group_rows * c.d_model,
+       .rows = chunks,
+       .norm = ahead ? SquaresOf(ws.encoder_squares, cls, group_rows) : OperandNorm{},
+       .weight = encoder.landmark_proj.get(),
+       .out = product}));
   return backend_.RmsNorm({.in = product,
                            .in_stride = encoder.landmark_proj->out_columns(),
                            .weight = encoder.landmark_norm.as<float>(),

@@ -203,9 +203,9 @@ absl::Status RambaModel::TraceSegment(absl::Span<const TokenId> segment, Segment
 absl::Status RambaModel::LowerPass(absl::Span<const absl::Span<const TokenId>> segments,
                                    absl::Span<const PageRange> pages, absl::Span<SegmentChunks> out,
                                    std::vector<LayerTrace>* trace) const {
-  const ModelConfig& c = config();
   const PageLayout layout = page_layout();
-  const int64_t S = c.chunk_size, tile = shape_.rows / shape_.sequences;
+  const int64_t S = config().chunk_size, tile = shape_.rows / shape_.sequences;
+  const int64_t kept = shape_.hidden_rows / shape_.sequences;
   ASSIGN_OR_RETURN(const WorkspacePool::Lease lease, workspaces_->Take());
   Workspace& ws = *lease;
   RETURN_IF_ERROR(
@@ -218,63 +218,104 @@ absl::Status RambaModel::LowerPass(absl::Span<const absl::Span<const TokenId>> s
     out[i].pages.resize(RangeOf(pages, i, chunks).size() * layout.page_bytes());
     out[i].landmarks.resize(chunks * layout.landmark_bytes());
   }
-  for (int64_t begin = 0; begin < longest; begin += tile) {
-    ws.sequences.clear();
-    ws.host_ids.clear();
-    for (size_t i = 0; i < segments.size(); ++i) {
-      const int64_t length = static_cast<int64_t>(segments[i].size());
-      const int64_t padded = out[i].chunk_count * S;
-      const int64_t rows = std::clamp<int64_t>(padded - begin, 0, tile);
-      if (rows == 0) continue;
-      ws.sequences.push_back({.row_begin = static_cast<int64_t>(ws.host_ids.size()),
-                              .row_count = rows,
-                              .state = ws.state + static_cast<int64_t>(i) * shape_.state_floats});
-      for (int64_t t = begin; t < begin + rows; ++t) {
-        ws.host_ids.push_back(t < length ? segments[i][t] : bundle_->pad_id);
-      }
+  for (int64_t first = 0; first < longest; first += kept) {
+    const int64_t end = std::min(first + kept, longest);
+    for (int64_t begin = first; begin < end; begin += tile) {
+      ws.MoveTo(begin - first);
+      RETURN_IF_ERROR(LowerTile(ws, segments, begin, trace));
     }
-    const int64_t rows = static_cast<int64_t>(ws.host_ids.size());
-    RETURN_IF_ERROR(UploadIds(ws));
-    ws.stream = !norms_ahead()     ? Workspace::Stream::kHidden
-                : trace == nullptr ? Workspace::Stream::kScaled
-                                   : Workspace::Stream::kScaledAndCopied;
-    RETURN_IF_ERROR(EmbedIds(ws, /*per_row=*/false));
-    for (int i = 0; i < c.n_lower_layers; ++i) {
-      RETURN_IF_ERROR(MambaLayer(ws, weights_.lower[i], rows, i, /*per_row=*/false));
-      if (trace != nullptr) {
-        LayerTrace& layer = (*trace)[i];
-        layer.hidden.resize(layer.hidden.size() + rows * c.d_model);
-        RETURN_IF_ERROR(RowsOut(ws.hidden, shape_.hidden_stride, c.d_model, rows,
-                                &*layer.hidden.end() - rows * c.d_model));
-        layer.conv_state.resize(int64_t{c.conv_kernel - 1} * c.conv_dim());
-        layer.ssm_state.resize(int64_t{c.inner()} * c.ssm_state_size);
-        const float* state = ws.state + i * LayerStateFloats();
-        const int64_t conv = static_cast<int64_t>(layer.conv_state.size());
-        RETURN_IF_ERROR(backend_.CopyOut(layer.conv_state.data(), state, conv * 4));
-        RETURN_IF_ERROR(backend_.CopyOut(layer.ssm_state.data(), state + conv,
-                                         static_cast<int64_t>(layer.ssm_state.size()) * 4));
-      }
+    for (int64_t begin = first; begin < end; begin += tile) {
+      ws.MoveTo(begin - first);
+      RETURN_IF_ERROR(EncodeTile(ws, pages, begin, out));
     }
-    RETURN_IF_ERROR(EncodeChunks(ws, rows / S));
-    int64_t chunk = 0;
-    for (size_t i = 0; i < segments.size(); ++i) {
-      const int64_t first = begin / S;
-      const int64_t chunks = std::clamp<int64_t>(out[i].chunk_count - first, 0, tile / S);
-      if (chunks == 0) continue;
-      const ChunkRange wanted = RangeOf(pages, i, out[i].chunk_count);
-      const ChunkRange here{std::max(first, wanted.begin), std::min(first + chunks, wanted.end)};
-      if (here.size() > 0) {
-        RETURN_IF_ERROR(backend_.CopyOut(
-            out[i].pages.data() + (here.begin - wanted.begin) * layout.page_bytes(),
-            static_cast<const char*>(ws.pages) + (chunk + here.begin - first) * layout.page_bytes(),
-            here.size() * layout.page_bytes()));
-      }
-      RETURN_IF_ERROR(
-          backend_.CopyOut(out[i].landmarks.data() + first * layout.landmark_bytes(),
-                           static_cast<const char*>(ws.landmarks) + chunk * layout.landmark_bytes(),
-                           chunks * layout.landmark_bytes()));
-      chunk += chunks;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RambaModel::LowerTile(Workspace& ws,
+                                   absl::Span<const absl::Span<const TokenId>> segments,
+                                   int64_t begin, std::vector<LayerTrace>* trace) const {
+  const ModelConfig& c = config();
+  const int64_t S = c.chunk_size, tile = shape_.rows / shape_.sequences;
+  ws.sequences.clear();
+  ws.host_ids.clear();
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const int64_t length = static_cast<int64_t>(segments[i].size());
+    const int64_t padded = (length + S - 1) / S * S;
+    const int64_t rows = std::clamp<int64_t>(padded - begin, 0, tile);
+    if (rows == 0) continue;
+    ws.sequences.push_back({.row_begin = static_cast<int64_t>(ws.host_ids.size()),
+                            .row_count = rows,
+                            .state = ws.state + static_cast<int64_t>(i) * shape_.state_floats});
+    for (int64_t t = begin; t < begin + rows; ++t) {
+      ws.host_ids.push_back(t < length ? segments[i][t] : bundle_->pad_id);
     }
+  }
+  const int64_t rows = static_cast<int64_t>(ws.host_ids.size());
+  RETURN_IF_ERROR(UploadIds(ws));
+  ws.stream = !norms_ahead()     ? Workspace::Stream::kHidden
+              : trace == nullptr ? Workspace::Stream::kScaled
+                                 : Workspace::Stream::kScaledAndCopied;
+  RETURN_IF_ERROR(EmbedIds(ws, /*per_row=*/false));
+  for (int i = 0; i < c.n_lower_layers; ++i) {
+    RETURN_IF_ERROR(MambaLayer(ws, weights_.lower[i], rows, i, /*per_row=*/false));
+    if (trace != nullptr) {
+      LayerTrace& layer = (*trace)[i];
+      layer.hidden.resize(layer.hidden.size() + rows * c.d_model);
+      RETURN_IF_ERROR(RowsOut(ws.hidden, shape_.hidden_stride, c.d_model, rows,
+                              &*layer.hidden.end() - rows * c.d_model));
+      layer.conv_state.resize(int64_t{c.conv_kernel - 1} * c.conv_dim());
+      layer.ssm_state.resize(int64_t{c.inner()} * c.ssm_state_size);
+      const float* state = ws.state + i * LayerStateFloats();
+      const int64_t conv = static_cast<int64_t>(layer.conv_state.size());
+      RETURN_IF_ERROR(backend_.CopyOut(layer.conv_state.data(), state, conv * 4));
+      RETURN_IF_ERROR(backend_.CopyOut(layer.ssm_state.data(), state + conv,
+                                       static_cast<int64_t>(layer.ssm_state.size()) * 4));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RambaModel::EncodeTile(Workspace& ws, absl::Span<const PageRange> pages, int64_t begin,
+                                    absl::Span<SegmentChunks> out) const {
+  const PageLayout layout = page_layout();
+  const int64_t S = config().chunk_size, tile_chunks = shape_.rows / shape_.sequences / S;
+  const int64_t first = begin / S;
+  const auto chunks_of = [&](const SegmentChunks& segment) {
+    return std::clamp<int64_t>(segment.chunk_count - first, 0, tile_chunks);
+  };
+  int64_t chunks = 0;
+  ws.host_sequence_ends.clear();
+  for (const SegmentChunks& segment : out) {
+    const int64_t count = chunks_of(segment);
+    // A segment that goes on behind the tile is the pass's only one.
+    const int64_t end = (chunks + segment.chunk_count - first) * S;
+    ws.host_sequence_ends.insert(ws.host_sequence_ends.end(), count, static_cast<int32_t>(end));
+    chunks += count;
+  }
+  if (config().encoder_halo > 0) {
+    RETURN_IF_ERROR(
+        backend_.Upload(ws.sequence_ends, ws.host_sequence_ends.data(),
+                        static_cast<int64_t>(ws.host_sequence_ends.size() * sizeof(int32_t))));
+  }
+  RETURN_IF_ERROR(EncodeChunks(ws, chunks));
+  int64_t chunk = 0;
+  for (size_t i = 0; i < out.size(); ++i) {
+    const int64_t count = chunks_of(out[i]);
+    if (count == 0) continue;
+    const ChunkRange wanted = RangeOf(pages, i, out[i].chunk_count);
+    const ChunkRange here{std::max(first, wanted.begin), std::min(first + count, wanted.end)};
+    if (here.size() > 0) {
+      RETURN_IF_ERROR(backend_.CopyOut(
+          out[i].pages.data() + (here.begin - wanted.begin) * layout.page_bytes(),
+          static_cast<const char*>(ws.pages) + (chunk + here.begin - first) * layout.page_bytes(),
+          here.size() * layout.page_bytes()));
+    }
+    RETURN_IF_ERROR(
+        backend_.CopyOut(out[i].landmarks.data() + first * layout.landmark_bytes(),
+                         static_cast<const char*>(ws.landmarks) + chunk * layout.landmark_bytes(),
+                         count * layout.landmark_bytes()));
+    chunk += count;
   }
   return absl::OkStatus();
 }

@@ -20,7 +20,9 @@ namespace mneme {
 // where the backend wants many rows at a time), each prompt, and the readers that advance by one
 // token together. A pass walks through its rows in tiles, each tile through all layers, so that
 // activations stay in the processor's caches; the recurrent state connects the tiles. Memory does
-// not grow with the length of a segment or prompt.
+// not grow with the length of a segment or prompt. Where chunks see tokens behind them
+// (encoder_halo), the lower hidden states of a whole segment come before its first chunk is
+// encoded, and are all that is kept of it.
 //
 // Thread-safe as Model says.
 class RambaModel : public Model {
@@ -72,6 +74,12 @@ class RambaModel : public Model {
   absl::Status LowerPass(absl::Span<const absl::Span<const TokenId>> segments,
                          absl::Span<const PageRange> pages, absl::Span<SegmentChunks> out,
                          std::vector<LayerTrace>* trace) const;
+  // A tile of a pass, the tokens from `begin` on of its segments, through the lower layers, and the
+  // chunks of such a tile, of whose pages and landmarks those that are wanted go to `out`.
+  absl::Status LowerTile(Workspace& ws, absl::Span<const absl::Span<const TokenId>> segments,
+                         int64_t begin, std::vector<LayerTrace>* trace) const;
+  absl::Status EncodeTile(Workspace& ws, absl::Span<const PageRange> pages, int64_t begin,
+                          absl::Span<SegmentChunks> out) const;
   absl::Status EncodeChunks(Workspace& ws, int64_t chunks) const;
   // Whether operations on many rows of the residual stream leave them ready for the norm that reads
   // them next. The stream of ingest is then nothing but these rows, in bf16.

@@ -49,7 +49,10 @@ PassShape PassShape::For(const ModelConfig& config, const NetworkWeights& weight
   const int64_t tile =
       std::clamp<int64_t>(pass_rows / shape.sequences / S * S, S, RoundUp(config.segment_size, S));
   shape.rows = shape.sequences * tile;
-  shape.encoder_rows = shape.rows / S * (S + 1);
+  // Several segments of a pass are whole ones.
+  const bool whole = tile == config.segment_size || config.encoder_halo == 0;
+  shape.hidden_rows = whole ? shape.rows : RoundUp(config.segment_size, tile);
+  shape.encoder_rows = shape.rows / S * config.encoder_rows();
   shape.hidden_stride = std::max<int64_t>(config.d_model, weights.embedding->cols());
   for (const MambaWeights& layer : weights.lower) {
     shape.hidden_stride = std::max(shape.hidden_stride, layer.out_proj->out_columns());
@@ -73,6 +76,8 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   ws->encoder_row_capacity = RoundUp(shape.encoder_rows, kRowUnit);
   const int64_t rows = ws->row_capacity, encoder_rows = ws->encoder_row_capacity;
   const int64_t chunks = shape.rows / config.chunk_size;
+  // What products may touch behind the last tile's rows is there too.
+  const int64_t hidden_rows = shape.hidden_rows - shape.rows + rows;
   const int64_t inner = config.inner();
   const int64_t widest_input = std::max<int64_t>(
       {config.d_model, inner, config.encoder_layers > 0 ? config.encoder_ffn : 0});
@@ -86,7 +91,7 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
     return offset;
   };
   const int64_t ids = reserve(rows, 4);
-  const int64_t hidden = reserve(rows * shape.hidden_stride, 4);
+  const int64_t hidden = reserve(hidden_rows * shape.hidden_stride, 4);
   const int64_t operand = reserve(encoder_rows * widest_input, 4);
   const int64_t product = reserve(encoder_rows * WidestProduct(config, weights), 4);
   const int64_t conv = reserve(rows * config.conv_dim(), 4);
@@ -94,9 +99,10 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   const int64_t dt = reserve(rows * config.ssm_heads(), 4);
   const int64_t encoder = reserve(encoder_rows * shape.hidden_stride, 4);
   const int64_t encoder_squares = reserve(encoder_rows * SquareParts(config), 4);
-  const int64_t scaled = reserve(rows * config.d_model, 2);
+  const int64_t scaled = reserve(hidden_rows * config.d_model, 2);
   const int64_t gate_squares = reserve(rows * GateParts(config), 4);
-  const int64_t squares = reserve(rows * SquareParts(config), 4);
+  const int64_t squares = reserve(hidden_rows * SquareParts(config), 4);
+  const int64_t sequence_ends = reserve(chunks, 4);
   const int64_t pages =
       reserve(chunks * 2 * config.chunk_size * config.head_dim(), DTypeBytes(storage_dtype));
   const int64_t landmarks = reserve(rows * config.landmark_dim, 4);
@@ -108,7 +114,6 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   ASSIGN_OR_RETURN(ws->memory, backend.Allocate(bytes));
   ws->repeat_id = Backend::NewRepeatId();
   ws->ids = ws->memory.as<int32_t>(ids);
-  ws->hidden = ws->memory.as<float>(hidden);
   ws->operand = ws->memory.as<void>(operand);
   ws->product = ws->memory.as<void>(product);
   ws->conv = ws->memory.as<void>(conv);
@@ -116,9 +121,8 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   ws->dt = ws->memory.as<float>(dt);
   ws->encoder = ws->memory.as<float>(encoder);
   ws->encoder_squares = ws->memory.as<float>(encoder_squares);
-  ws->scaled = ws->memory.as<void>(scaled);
   ws->gate_squares = ws->memory.as<float>(gate_squares);
-  ws->squares = ws->memory.as<float>(squares);
+  ws->sequence_ends = ws->memory.as<int32_t>(sequence_ends);
   ws->pages = ws->memory.as<void>(pages);
   ws->landmarks = ws->memory.as<void>(landmarks);
   ws->logits = ws->memory.as<float>(logits);
@@ -128,9 +132,21 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   ws->backend_sequences = ws->memory.as<SequenceRows>(sequences);
   ws->sequences.reserve(std::max(rows, shape.sequences));
   ws->host_ids.reserve(rows);
+  ws->host_sequence_ends.reserve(chunks);
   ws->sequences_there.reserve(std::max(rows, shape.sequences));
   ws->host_selections.resize(static_cast<size_t>(rows * selection_bytes));
+  ws->hidden_begin = {.hidden = hidden, .scaled = scaled, .squares = squares};
+  ws->hidden_stride = {.hidden = shape.hidden_stride * 4,
+                       .scaled = int64_t{config.d_model} * 2,
+                       .squares = SquareParts(config) * 4};
+  ws->MoveTo(0);
   return ws;
+}
+
+void Workspace::MoveTo(int64_t row) {
+  hidden = memory.as<float>(hidden_begin.hidden + row * hidden_stride.hidden);
+  scaled = memory.as<void>(hidden_begin.scaled + row * hidden_stride.scaled);
+  squares = memory.as<float>(hidden_begin.squares + row * hidden_stride.squares);
 }
 
 absl::StatusOr<WorkspacePool::Lease> WorkspacePool::Take() {
@@ -152,6 +168,7 @@ absl::StatusOr<WorkspacePool::Lease> WorkspacePool::Take() {
 }
 
 void WorkspacePool::Return(std::unique_ptr<Workspace> workspace, bool under_way) {
+  workspace->MoveTo(0);
   absl::MutexLock lock(&mutex_);
   idle_.push_back(
       {std::move(workspace), under_way ? std::this_thread::get_id() : std::thread::id()});

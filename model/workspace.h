@@ -23,8 +23,11 @@ int64_t GateParts(const ModelConfig& config);
 
 // How many rows one pass holds at a time, and the distances between rows of its matrices.
 struct PassShape {
-  int64_t rows = 0;          // tokens
-  int64_t encoder_rows = 0;  // rows of whole chunks with their CLS
+  int64_t rows = 0;  // tokens
+  // Tokens whose residual stream is kept: `rows`, or, where chunks see those behind them, as many
+  // as a segment may have.
+  int64_t hidden_rows = 0;
+  int64_t encoder_rows = 0;  // of all chunks of `rows`
   int64_t hidden_stride = 0;
   int64_t state_floats = 0;  // recurrent state of the lower half, for one sequence
   int64_t sequences = 0;     // segments of one pass
@@ -43,7 +46,7 @@ struct Workspace {
   Buffer memory;
   int64_t repeat_id = 0;    // of Backend::NewRepeatId
   int32_t* ids = nullptr;   // [rows]
-  float* hidden = nullptr;  // [rows, hidden_stride]
+  float* hidden = nullptr;  // [rows, hidden_stride], and the rows around them (MoveTo)
   void* operand =
       nullptr;  // [rows or encoder_rows, widest input of a product], compute dtype or f32
   // Of the backend's activation dtype or f32; room for f32.
@@ -53,14 +56,15 @@ struct Workspace {
   float* dt = nullptr;       // [rows, H], where product is not f32
   float* encoder = nullptr;  // [encoder_rows, hidden_stride], or NextNorm of such rows
   float* encoder_squares = nullptr;
-  // NextNorm of hidden, where activations are bf16.
-  void* scaled = nullptr;         // [rows, d_model]
-  float* gate_squares = nullptr;  // [rows, parts of a gated row]: SsdGate
-  float* squares = nullptr;       // [rows, parts of d_model]
-  void* pages = nullptr;          // [chunks, page bytes]
-  void* landmarks = nullptr;      // [rows, R]: landmarks of chunks, or queries
-  float* logits = nullptr;        // [rows, logits stride]
-  float* state = nullptr;         // [sequences, state_floats]
+  // NextNorm of hidden, where activations are bf16, and the rows around them.
+  void* scaled = nullptr;            // [rows, d_model]
+  float* squares = nullptr;          // [rows, parts of d_model]
+  float* gate_squares = nullptr;     // [rows, parts of a gated row]: SsdGate
+  int32_t* sequence_ends = nullptr;  // [chunks], of ChunkInput
+  void* pages = nullptr;             // [chunks, page bytes]
+  void* landmarks = nullptr;         // [rows, R]: landmarks of chunks, or queries
+  float* logits = nullptr;           // [rows, logits stride]
+  float* state = nullptr;            // [sequences, state_floats]
   // What the rows under way read, in one piece of memory, `selections`.
   char* selections = nullptr;
   const void** page_pointers = nullptr;       // [rows, chunks_per_read]
@@ -70,9 +74,17 @@ struct Workspace {
   int64_t row_capacity = 0;                   // of matrices that hold one row a token
   int64_t encoder_row_capacity = 0;
 
+  // The tile under way begins at this row of the hidden_rows: so do hidden, scaled and squares.
+  void MoveTo(int64_t row);
+  struct HiddenRows {
+    int64_t hidden = 0, scaled = 0, squares = 0;  // bytes
+  };
+  HiddenRows hidden_begin, hidden_stride;  // in `memory`
+
   // Host copies of what goes up, and the sequences of the present step.
   std::vector<SequenceRows> sequences;
   std::vector<int32_t> host_ids;
+  std::vector<int32_t> host_sequence_ends;
   std::vector<SequenceRows> sequences_there;  // what backend_sequences holds; empty: anything
   std::vector<char> host_selections;
   bool pages_resident = false;  // of the rows under way

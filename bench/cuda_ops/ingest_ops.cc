@@ -19,8 +19,8 @@ struct Step {
 };
 
 // Weights and operands of a pass, and its operations. R rows of tokens become E rows of the
-// encoder, with a row more for each chunk. In bf16 the residual stream is nothing but the rows that
-// are ready for the next norm (NextNorm); here its weight is all ones.
+// encoder, those of the halo and one more for each chunk. In bf16 the residual stream is nothing
+// but the rows that are ready for the next norm (NextNorm); here its weight is all ones.
 class IngestPass {
  public:
   IngestPass(OpMeter& meter, const NetworkShape& shape, int64_t rows);
@@ -80,7 +80,7 @@ class IngestPass {
   const int64_t wide_;
   const Buffer hidden_, encoder_, product_, conv_, y_, dt_, operand_, weight_, heads_, turns_,
       pages_, landmarks_, scaled_, squares_, encoder_scaled_, encoder_squares_, gate_squares_,
-      ones_, ids_;
+      ones_, ids_, ends_;
   Buffer states_;
   std::vector<SequenceRows> sequences_;
 };
@@ -91,7 +91,7 @@ IngestPass::IngestPass(OpMeter& meter, const NetworkShape& shape, int64_t rows)
       c_(shape),
       R_(rows),
       chunks_(R_ / c_.chunk),
-      E_(chunks_ * (c_.chunk + 1)),
+      E_(chunks_ * c_.encoder_rows()),
       activation_(backend_.activation_dtype(DType::kBf16)),
       halves_(activation_ == DType::kBf16),
       head_dim_(c_.attention_dim()),
@@ -117,7 +117,7 @@ IngestPass::IngestPass(OpMeter& meter, const NetworkShape& shape, int64_t rows)
       operand_(meter.Halves(E_ * std::max(c_.inner(), c_.ffn))),
       weight_(meter.Floats(wide_ * c_.taps)),
       heads_(meter.Floats(3 * c_.heads)),
-      turns_(meter.Floats((c_.chunk + 1) * head_dim_)),
+      turns_(meter.Floats(c_.encoder_rows() * head_dim_)),
       pages_(meter.Halves(R_ * 2 * head_dim_)),
       landmarks_(meter.Floats(chunks_ * c_.landmark)),
       scaled_(meter.Halves(R_ * c_.d_model)),
@@ -126,13 +126,19 @@ IngestPass::IngestPass(OpMeter& meter, const NetworkShape& shape, int64_t rows)
       encoder_squares_(meter.Floats(E_ * parts_)),
       gate_squares_(meter.Floats(R_ * gate_parts_)),
       ones_(meter.Floats(c_.d_model)),
-      ids_(OrDie(backend_.Allocate(R_ * 4))) {
+      ids_(OrDie(backend_.Allocate(R_ * 4))),
+      ends_(OrDie(backend_.Allocate(chunks_ * 4))) {
   const std::vector<float> all_ones(c_.d_model, 1.0f);
   OrDie(backend_.CopyIn(ones_.data(), all_ones.data(), c_.d_model * 4));
   std::vector<int32_t> ids(R_);
   for (int32_t& id : ids) id = static_cast<int32_t>(meter.random()() % c_.vocab);
   OrDie(backend_.CopyIn(ids_.data(), ids.data(), R_ * 4));
   const int64_t length = std::min<int64_t>(R_, 4096), sequences = R_ / length;
+  std::vector<int32_t> ends(chunks_);
+  for (int64_t i = 0; i < chunks_; ++i) {
+    ends[i] = static_cast<int32_t>((i * c_.chunk / length + 1) * length);
+  }
+  OrDie(backend_.CopyIn(ends_.data(), ends.data(), chunks_ * 4));
   const int64_t floats = c_.conv_floats() + c_.state_floats();
   states_ = OrDie(backend_.Allocate(sequences * floats * 4));
   OrDie(backend_.Zero(states_.data(), states_.bytes()));
@@ -291,6 +297,8 @@ Step IngestPass::ChunkInput() const {
                                         .cls = weight_.as<float>(),
                                         .chunks = chunks_,
                                         .chunk_tokens = c_.chunk,
+                                        .halo_tokens = c_.halo,
+                                        .sequence_ends = ends_.as<int32_t>(),
                                         .width = c_.d_model,
                                         .out = static_cast<float*>(encoder_out()),
                                         .out_stride = c_.d_model,
@@ -310,19 +318,19 @@ Step IngestPass::HeadNorm(int64_t column) const {
                                       .head_dim = head_dim_,
                                       .cosine = turns_.as<float>(),
                                       .sine = turns_.as<float>(),
-                                      .period = c_.chunk + 1});
+                                      .period = c_.encoder_rows()});
           }};
 }
 
 Step IngestPass::ChunkAttention() const {
   const double values = static_cast<double>(E_ * c_.d_model);
   return {halves_ ? "ChunkAttention with norms" : "ChunkAttention", values * (3 * size_ + 2),
-          values * 4 * static_cast<double>(c_.chunk + 1), [this] {
+          values * 4 * static_cast<double>(c_.encoder_rows()), [this] {
             return backend_.ChunkAttention({.qkv = product_.data(),
                                             .in_dtype = activation_,
                                             .qkv_stride = qkv_->out_columns(),
                                             .groups = chunks_,
-                                            .group_rows = c_.chunk + 1,
+                                            .group_rows = c_.encoder_rows(),
                                             .heads = c_.attention_heads,
                                             .head_dim = head_dim_,
                                             .q_norm = halves_ ? weight_.as<float>() : nullptr,
@@ -395,6 +403,7 @@ std::vector<Step> IngestPass::PagesAndLandmarks() const {
                                                  .eps = kEps,
                                                  .chunks = chunks_,
                                                  .chunk_tokens = c_.chunk,
+                                                 .group_rows = c_.encoder_rows(),
                                                  .head_dim = head_dim_,
                                                  .pages = pages_.data(),
                                                  .page_dtype = DType::kBf16});

@@ -11,10 +11,11 @@ namespace mneme::bench {
 struct NetworkShape {
   int64_t d_model = 0, heads = 0, head_dim = 0, state = 0, taps = 0, attention_heads = 0, ffn = 0;
   int64_t chunk = 0, landmark = 0, vocab = 0;
-  int64_t lower_layers = 0, encoder_layers = 0;
+  int64_t lower_layers = 0, encoder_layers = 0, halo = 0;
   int64_t inner() const { return heads * head_dim; }
   int64_t conv_dim() const { return inner() + 2 * state; }
   int64_t in_proj() const { return 2 * inner() + 2 * state + heads; }
+  int64_t encoder_rows() const { return chunk + halo + 1; }  // of a chunk
   int64_t attention_dim() const { return d_model / attention_heads; }
   // Of a sequence: the newest rows for the convolution, then [heads, state, head_dim].
   int64_t conv_floats() const { return (taps - 1) * conv_dim(); }

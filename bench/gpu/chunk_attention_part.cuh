@@ -56,7 +56,7 @@ inline void CheckChunkAttention(Checks& checks, int64_t groups, int64_t T, int64
 
 inline void CheckChunkAttentions(Checks& checks, uint32_t seed) {
   CheckChunkAttention(checks, 0, 65, 6, 64, 0, DType::kBf16, ++seed);
-  for (const int64_t rows : {1, 2, 16, 17, 32, 33, 65, 80, 81, 129, 144, 145}) {
+  for (const int64_t rows : {1, 2, 16, 17, 32, 33, 65, 80, 81, 96, 97, 129, 144, 145}) {
     for (const int64_t pad : {0, 3, 8}) {
       CheckChunkAttention(checks, 3, rows, 2, 64, pad, DType::kBf16, ++seed);
     }
@@ -67,9 +67,9 @@ inline void CheckChunkAttentions(Checks& checks, uint32_t seed) {
   }
 }
 
-inline void TimeChunkAttention(Timer& timer, Report& report, int64_t groups, int64_t heads,
-                               uint32_t seed) {
-  constexpr int64_t T = 65, D = 64;
+inline void TimeChunkAttention(Timer& timer, Report& report, int64_t groups, int64_t T,
+                               int64_t heads, uint32_t seed) {
+  constexpr int64_t D = 64;
   const int64_t width = heads * D;
   const DeviceArray<float> qkv(groups * T * 3 * width);
   const DeviceArray<uint16_t> out(groups * T * width);
@@ -87,8 +87,8 @@ inline void TimeChunkAttention(Timer& timer, Report& report, int64_t groups, int
     MNEME_CUDA(
         chunk_attention::LaunchChunkAttention(chunk_attention::Variant::kFast, p, timer.stream()));
   });
-  report.Add("chunk attention " + std::to_string(groups) + " x 65 rows, " + std::to_string(heads) +
-                 " heads",
+  report.Add("chunk attention " + std::to_string(groups) + " x " + std::to_string(T) + " rows, " +
+                 std::to_string(heads) + " heads",
              timing, static_cast<double>(qkv.bytes() + out.bytes()),
              4.0 * static_cast<double>(groups * width) * T * T);
 }

@@ -108,8 +108,9 @@ int Main(int argc, char** argv) {
     if (flags.wants("scan")) TimeScans(scan_machine, checks, timer, report, flags.seed);
     if (flags.wants("hsa")) TimeHsas(hsa_machine, checks, timer, report, flags.seed);
     if (flags.wants("chunk")) {
-      TimeChunkAttention(timer, report, 2048, 6, flags.seed);
-      TimeChunkAttention(timer, report, 2048, 16, flags.seed);
+      TimeChunkAttention(timer, report, 2048, 65, 6, flags.seed);
+      TimeChunkAttention(timer, report, 2048, 65, 16, flags.seed);
+      TimeChunkAttention(timer, report, 2048, 96, 6, flags.seed);
     }
     if (!flags.json.empty()) {
       std::string command;

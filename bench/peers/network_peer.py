@@ -93,9 +93,13 @@ def rotate(x, cosine, sine):
 
 
 def encode_chunks(c, w, h):
-    """h [chunks, S, d] -> K, V [chunks, S, D], landmarks [chunks, R]."""
+    """h [segments, tokens, d] -> K, V [segments * chunks, S, D], landmarks [segments * chunks, R]."""
     eps, head_eps, heads, d = c['norm_eps'], 1e-5, c['n_heads'], c['d_model']
-    x = torch.cat([rms_norm(h, w('in_norm.weight'), eps), w('cls').expand(h.shape[0], 1, d)], 1)
+    S, halo = c['chunk_size'], c.get('encoder_halo', 0)
+    # A chunk sees `halo` tokens behind it; behind the segment there are rows of zeros, whose norm is zero.
+    groups = F.pad(rms_norm(h, w('in_norm.weight'), eps), (0, 0, 0, halo)).unfold(1, S + halo, S)
+    groups = groups.transpose(-1, -2).reshape(-1, S + halo, d)
+    x = torch.cat([groups, w('cls').expand(groups.shape[0], 1, d)], 1)
     angle = (torch.arange(x.shape[1], device=x.device).float()[:, None]
              * c['rope_base'] ** (-torch.arange(0, d // heads, 2, device=x.device).float() / (d // heads)))
     cosine, sine = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
@@ -108,7 +112,7 @@ def encode_chunks(c, w, h):
         gate, up = F.linear(rms_norm(x, layer('mlp_norm.weight'), eps), layer('gate_up.weight')).chunk(2, -1)
         x = x + F.linear(F.silu(gate) * up, layer('down.weight'))
     x = rms_norm(x, w('norm.weight'), eps)
-    return (rms_norm(F.linear(x[:, :-1], w('k_proj.weight')), w('k_norm.weight'), head_eps), F.linear(x[:, :-1], w('v_proj.weight')),
+    return (rms_norm(F.linear(x[:, :S], w('k_proj.weight')), w('k_norm.weight'), head_eps), F.linear(x[:, :S], w('v_proj.weight')),
             rms_norm(F.linear(x[:, -1], w('landmark_proj.weight')), w('landmark_norm.weight'), head_eps))
 
 
@@ -117,7 +121,7 @@ def ingest(c, weights, ids, scan=ssd):
     h = weights['embedding.weight'][ids]
     for i in range(c['n_lower_layers']):
         h = mamba(c, lambda name, i=i: weights[f'lower.{i}.{name}'], h, scan)
-    return encode_chunks(c, lambda name: weights['chunk_encoder.' + name], h.reshape(-1, c['chunk_size'], c['d_model']))
+    return encode_chunks(c, lambda name: weights['chunk_encoder.' + name], h)
 
 
 def main():

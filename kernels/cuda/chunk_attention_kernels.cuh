@@ -91,7 +91,7 @@ __device__ __forceinline__ uint4 PackEight(const Eight& x) {
 
 // Grid: groups * heads, heads first, as they lie in memory; block: kTiles warps; shared: q, k, v
 // [kTiles * 16 rows][64] bf16, rows swapped, zero from group_rows on. D = 64, bf16 out, group_rows
-// <= kTiles * 16, and above 32 with 5 tiles.
+// <= kTiles * 16, and more than the variant before takes (LaunchFor).
 template <int kTiles, typename In>
 __global__ void __launch_bounds__(kTiles* kLanes, kTiles < 9 ? 15 / kTiles : 1)
     ChunkAttentionKernel(const ChunkAttentionParams p, const bool in_vectors,
@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(kTiles* kLanes, kTiles < 9 ? 15 / kTiles : 1)
     }
   }
   // Fragments whose columns all groups of this kTiles have.
-  constexpr int kPlain = kTiles == 5 ? 4 : 0;
+  constexpr int kPlain = kTiles == 6 ? 10 : kTiles == 5 ? 4 : 0;
   float inverse[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -402,9 +402,10 @@ cudaError_t LaunchFor(Variant variant, const ChunkAttentionParams& p, cudaStream
     return Launch(kernel, dim3(groups * heads), dim3(static_cast<unsigned>(tiles * kLanes)),
                   int64_t{3} * tiles * 16 * kRowBytes, stream, p, in, out);
   };
-  // A chunk's tokens and its CLS row: 16 + 1, 64 + 1, 128 + 1 rows.
+  // A chunk's tokens, those behind it and its CLS row: 16 + 1, 64 + 1, 64 + 31 + 1, 128 + 1 rows.
   if (p.group_rows <= 32) return launch(ChunkAttentionKernel<2, In>, 2);
   if (p.group_rows <= 80) return launch(ChunkAttentionKernel<5, In>, 5);
+  if (p.group_rows <= 96) return launch(ChunkAttentionKernel<6, In>, 6);
   return launch(ChunkAttentionKernel<9, In>, 9);
 }
 

@@ -158,18 +158,35 @@ __device__ __forceinline__ void PrepareNext(const NextNorm& next, const float* r
   }
 }
 
-// Grid: output rows / kRowsPerBlock. Row t = S of each chunk is the CLS row.
+__host__ __device__ __forceinline__ int64_t GroupRows(const ChunkInputParams& p) {
+  return p.chunk_tokens + p.halo_tokens + 1;
+}
+
+// Output row r of ChunkInput: the row that it is the norm of, or CLS, or zeros.
+struct ChunkInputRow {
+  int64_t from;
+  bool is_cls, is_zero;
+};
+__device__ __forceinline__ ChunkInputRow ChunkInputRowAt(const ChunkInputParams& p, int64_t r) {
+  const int64_t chunk = r / GroupRows(p), t = r % GroupRows(p);
+  const int64_t from = chunk * p.chunk_tokens + t;
+  const bool is_cls = t == p.chunk_tokens + p.halo_tokens;
+  const bool in_halo = !is_cls && t >= p.chunk_tokens;
+  return {from, is_cls, in_halo && from >= __ldg(p.sequence_ends + chunk)};
+}
+
+// Grid: output rows / kRowsPerBlock.
 template <int kVectors>
 __global__ void __launch_bounds__(kThreads) ChunkInputKernel(ChunkInputParams p) {
   const int64_t r = WarpRow();
-  if (r >= p.chunks * (p.chunk_tokens + 1)) return;
-  const int64_t chunk = r / (p.chunk_tokens + 1), t = r % (p.chunk_tokens + 1);
+  if (r >= p.chunks * GroupRows(p)) return;
+  const ChunkInputRow row = ChunkInputRowAt(p, r);
   float* out = p.out + r * p.out_stride;
-  if (t == p.chunk_tokens) {
-    for (int64_t i = threadIdx.x % 32; i < p.width; i += 32) out[i] = p.cls[i];
+  if (row.is_cls || row.is_zero) {
+    for (int64_t i = threadIdx.x % 32; i < p.width; i += 32) out[i] = row.is_cls ? p.cls[i] : 0.0f;
   } else {
-    NormRow<kVectors>(PlainRow{p.hidden + (chunk * p.chunk_tokens + t) * p.hidden_stride}, p.weight,
-                      p.eps, p.width, out);
+    NormRow<kVectors>(PlainRow{p.hidden + row.from * p.hidden_stride}, p.weight, p.eps, p.width,
+                      out);
   }
   if (p.next.weight != nullptr) PrepareNext<kVectors>(p.next, out, r, p.width);
 }
@@ -179,14 +196,12 @@ __global__ void __launch_bounds__(kThreads) ChunkInputKernel(ChunkInputParams p)
 template <int kValues>
 __global__ void __launch_bounds__(kThreads) ScaledChunkInputKernel(ChunkInputParams p) {
   const int64_t r = WarpRow();
-  if (r >= p.chunks * (p.chunk_tokens + 1)) return;
-  const int64_t chunk = r / (p.chunk_tokens + 1), t = r % (p.chunk_tokens + 1);
-  const int64_t from_row = chunk * p.chunk_tokens + t;
-  const bool is_cls = t == p.chunk_tokens;
+  if (r >= p.chunks * GroupRows(p)) return;
+  const auto [from_row, is_cls, is_zero] = ChunkInputRowAt(p, r);
   const int64_t parts = (p.width + kSquareColumns - 1) / kSquareColumns;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   float factor = 1;
-  if (!is_cls) {
+  if (!is_cls && !is_zero) {
     float squares = 0;
     for (int64_t i = 0; i < parts; ++i) squares += __ldg(p.squares + from_row * parts + i);
     factor = 1.0f / sqrtf(squares / static_cast<float>(p.width) + p.eps);
@@ -198,15 +213,15 @@ __global__ void __launch_bounds__(kThreads) ScaledChunkInputKernel(ChunkInputPar
 #pragma unroll 3
   for (int64_t i = lane * kValues; i < p.width; i += 32 * kValues) {
     if constexpr (kValues == 1) {
-      const float v = is_cls ? p.cls[i] : ToFloat(from[i]) * factor;
+      const float v = is_cls ? p.cls[i] : is_zero ? 0.0f : ToFloat(from[i]) * factor;
       if (out != nullptr) out[i] = v;
       scaled[i] = FromFloat<__nv_bfloat16>(v * p.next.weight[i]);
       squares = fmaf(v, v, squares);
     } else {
-      float4 v;
+      float4 v = {0, 0, 0, 0};
       if (is_cls) {
         v = __ldg(reinterpret_cast<const float4*>(p.cls + i));
-      } else {
+      } else if (!is_zero) {
         const uint2 bits = __ldg(reinterpret_cast<const uint2*>(from + i));
         v = {__uint_as_float(bits.x << 16) * factor, __uint_as_float(bits.x & 0xffff0000u) * factor,
              __uint_as_float(bits.y << 16) * factor,
@@ -230,7 +245,7 @@ __global__ void __launch_bounds__(kThreads) WritePagesKernel(WritePagesParams p)
   const int64_t r = WarpRow();
   if (r >= p.chunks * 2 * p.chunk_tokens) return;
   const int64_t chunk = r / (2 * p.chunk_tokens), at = r % (2 * p.chunk_tokens);
-  const int64_t first = chunk * (p.chunk_tokens + 1);
+  const int64_t first = chunk * p.group_rows;
   Out* out = static_cast<Out*>(p.pages) + r * p.head_dim;
   if (at < p.chunk_tokens) {
     NormRow<0>(PlainRow{p.k + (first + at) * p.stride}, p.k_norm_weight, p.eps, p.head_dim, out);
@@ -250,7 +265,7 @@ __global__ void __launch_bounds__(kThreads) WritePagesFourKernel(WritePagesParam
   const int i = static_cast<int>(index % lanes) * 4;
   const bool valid = token < p.chunks * p.chunk_tokens;
   const int64_t chunk = token / p.chunk_tokens, t = token % p.chunk_tokens;
-  const int64_t from = (chunk * (p.chunk_tokens + 1) + t) * p.stride + i;
+  const int64_t from = (chunk * p.group_rows + t) * p.stride + i;
   float4 k = {0, 0, 0, 0}, v = {0, 0, 0, 0};
   if (valid) {
     k = LoadFour(p.k + from);
@@ -312,7 +327,7 @@ absl::Status ScaledChunkInput(const ChunkInputParams& p, CudaStream& stream) {
                        Aligned(p.next.scaled, 0, 2, 8) && Aligned(p.next.weight, 0, 4, 16) &&
                        Aligned(p.cls, 0, 4, 16) && Aligned(p.out, p.out_stride, 4, 16);
   return LaunchStatus(Launch(aligned ? ScaledChunkInputKernel<4> : ScaledChunkInputKernel<1>,
-                             Blocks(p.chunks * (p.chunk_tokens + 1)), kThreads, 0, stream.get(), p),
+                             Blocks(p.chunks * GroupRows(p)), kThreads, 0, stream.get(), p),
                       "ChunkInput");
 }
 
@@ -365,7 +380,7 @@ absl::Status CudaChunkInput(const ChunkInputParams& p, CudaStream& stream) {
   if (p.scaled != nullptr) return ScaledChunkInput(p, stream);
   if (p.out == nullptr) {
     ChunkInputParams whole = p;
-    ASSIGN_OR_RETURN(whole.out, stream.ScratchOf<float>(p.chunks * (p.chunk_tokens + 1) * p.width));
+    ASSIGN_OR_RETURN(whole.out, stream.ScratchOf<float>(p.chunks * GroupRows(p) * p.width));
     whole.out_stride = p.width;
     return CudaChunkInput(whole, stream);
   }
@@ -373,10 +388,9 @@ absl::Status CudaChunkInput(const ChunkInputParams& p, CudaStream& stream) {
                        Aligned(p.out, p.out_stride, 4, 16) && Aligned(p.next.weight, 0, 4, 16) &&
                        Aligned(p.next.scaled, p.width, 2, 8);
   return WithVectors(p.width, aligned, [&](auto vectors) {
-    return LaunchStatus(
-        Launch(ChunkInputKernel<decltype(vectors)::value>, Blocks(p.chunks * (p.chunk_tokens + 1)),
-               kThreads, 0, stream.get(), p),
-        "ChunkInput");
+    return LaunchStatus(Launch(ChunkInputKernel<decltype(vectors)::value>,
+                               Blocks(p.chunks * GroupRows(p)), kThreads, 0, stream.get(), p),
+                        "ChunkInput");
   });
 }
 

@@ -103,6 +103,11 @@ absl::Status FakeModel::ForwardLower(Segments segments, absl::Span<const PageRan
       std::vector<float> landmark(kLandmarkDim, 0.0f);
       std::vector<float> page(static_cast<size_t>(2 * kChunkTokens * kv_dim_), -1.0f);
       const absl::Span<const TokenId> chunk = ids.subspan(first, kChunkTokens);
+      const absl::Span<const TokenId> halo =
+          ids.subspan(first + chunk.size(), static_cast<size_t>(config().encoder_halo));
+      for (size_t i = 0; i < halo.size() && page.size() / 2 + i < page.size(); ++i) {
+        page[page.size() / 2 + i] = static_cast<float>(halo[i]);
+      }
       for (size_t i = 0; i < chunk.size(); ++i) {
         page[i] = static_cast<float>(chunk[i]);
         if (chunk[i] != bundle_->document_id) landmark[Dimension(chunk[i])] += 1.0f;

@@ -1,6 +1,7 @@
 // FakeModel: a Model with the real tokenizer and no network, fast and easy to predict.
 //
-// A landmark is the bag of its chunk's tokens (hashed), a page holds the token ids, a query is the
+// A landmark is the bag of its chunk's tokens (hashed), a page holds the token ids (K) and those of
+// the halo (V, as many as it has room for), a query is the
 // bag of the reader's tokens so far: the chunk that shares most tokens with the question wins. The
 // upper half copies: the next token is the one that follows the reader's last token in the chunk
 // read with most weight, else </s>.
@@ -48,6 +49,8 @@ class FakeModel : public Model {
   void OnForward(std::function<absl::Status(Segments)> hook);
   // The same for ReadLower.
   void OnRead(std::function<absl::Status()> hook);
+  // Tokens behind a chunk that its page depends on.
+  void set_encoder_halo(int tokens) { bundle_->config.encoder_halo = tokens; }
   // Another model, as it were: what is derived from now on differs in name.
   void set_fingerprint(uint64_t fingerprint) { fingerprint_ = fingerprint; }
 

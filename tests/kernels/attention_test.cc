@@ -57,30 +57,38 @@ constexpr DType kTypes[] = {DType::kF32, DType::kBf16};
 TEST_P(AttentionTest, ChunkInputMatchesItsTwin) {
   for (const int64_t chunks : {0, 1, 3}) {
     for (const int64_t chunk_tokens : {1, 16, 64}) {
-      const int64_t width = Uniform(0, 1) == 0 ? Uniform(1, 100) : 4 * Uniform(1, 100);
-      const int64_t hidden_stride = width + Gap(), out_stride = width + Gap();
-      const std::vector<float> hidden = Normal(chunks * chunk_tokens * hidden_stride),
-                               weight = Normal(width), cls = Normal(width);
-      Output out(DType::kF32, chunks * (chunk_tokens + 1), width, out_stride);
-      const ChunkInputParams p = {.hidden = hidden.data(),
-                                  .hidden_stride = hidden_stride,
-                                  .weight = weight.data(),
-                                  .eps = 1e-5f,
-                                  .cls = cls.data(),
-                                  .chunks = chunks,
-                                  .chunk_tokens = chunk_tokens,
-                                  .width = width,
-                                  .out = static_cast<float*>(out.data()),
-                                  .out_stride = out_stride};
-      ASSERT_TRUE(backend_->ChunkInput(p).ok());
-      out.Expect(ChunkInputReference(p), kF32Tolerance);
+      for (const int64_t halo_tokens : {0, 1, 31, 150}) {
+        const int64_t width = Uniform(0, 1) == 0 ? Uniform(1, 100) : 4 * Uniform(1, 100);
+        const int64_t hidden_stride = width + Gap(), out_stride = width + Gap();
+        // The last chunk's sequence may go on behind it.
+        const int64_t rows = chunks * chunk_tokens + Uniform(0, 200);
+        const std::vector<float> hidden = Normal(rows * hidden_stride), weight = Normal(width),
+                                 cls = Normal(width);
+        std::vector<int32_t> ends(chunks, static_cast<int32_t>(rows));
+        if (chunks == 3 && Uniform(0, 1) == 0) ends[0] = static_cast<int32_t>(chunk_tokens);
+        Output out(DType::kF32, chunks * (chunk_tokens + halo_tokens + 1), width, out_stride);
+        const ChunkInputParams p = {.hidden = hidden.data(),
+                                    .hidden_stride = hidden_stride,
+                                    .weight = weight.data(),
+                                    .eps = 1e-5f,
+                                    .cls = cls.data(),
+                                    .chunks = chunks,
+                                    .chunk_tokens = chunk_tokens,
+                                    .halo_tokens = halo_tokens,
+                                    .sequence_ends = halo_tokens > 0 ? ends.data() : nullptr,
+                                    .width = width,
+                                    .out = static_cast<float*>(out.data()),
+                                    .out_stride = out_stride};
+        ASSERT_TRUE(backend_->ChunkInput(p).ok());
+        out.Expect(ChunkInputReference(p), kF32Tolerance);
+      }
     }
   }
 }
 
 TEST_P(AttentionTest, ChunkAttentionMatchesItsTwin) {
   for (const DType dtype : kTypes) {
-    for (const int64_t rows : {1, 2, 16, 17, 65}) {
+    for (const int64_t rows : {1, 2, 16, 17, 65, 81, 96, 97, 129, 145}) {
       for (const int64_t head_dim : {1, 16, 30, 64}) {
         const int64_t groups = Uniform(0, 3), heads = Uniform(1, 6), width = heads * head_dim;
         const int64_t stride = 3 * width + Gap(), out_stride = width + Gap();
@@ -107,7 +115,7 @@ TEST_P(AttentionTest, ChunkAttentionThatNormsMatchesItsTwin) {
   if (ActivationTypes().size() == 1) GTEST_SKIP() << "q and k come normed to this backend";
   for (const DType in_dtype : kTypes) {
     for (const DType dtype : kTypes) {
-      for (const int64_t rows : {1, 2, 17, 65, 129}) {
+      for (const int64_t rows : {1, 2, 17, 65, 81, 96, 97, 129, 145}) {
         for (const int64_t head_dim : {2, 30, 64}) {
           const int64_t groups = Uniform(0, 3), heads = Uniform(1, 6), width = heads * head_dim;
           const int64_t stride = 3 * width + 2 * Gap(), out_stride = width + Gap();
@@ -170,8 +178,8 @@ TEST_P(AttentionTest, PagesMatchTheirTwin) {
   for (const DType dtype : kTypes) {
     for (const int64_t chunks : {0, 1, 5}) {
       const int64_t tokens = Uniform(1, 64), width = Uniform(1, 70),
-                    stride = 2 * width + Uniform(0, 3);
-      const std::vector<float> kv = Normal(chunks * (tokens + 1) * stride), weight = Normal(width);
+                    stride = 2 * width + Uniform(0, 3), group_rows = tokens + Uniform(0, 40);
+      const std::vector<float> kv = Normal(chunks * group_rows * stride), weight = Normal(width);
       Output pages(dtype, chunks * 2 * tokens, width, width);
       const WritePagesParams p = {.k = kv.data(),
                                   .v = kv.data() + width,
@@ -180,6 +188,7 @@ TEST_P(AttentionTest, PagesMatchTheirTwin) {
                                   .eps = 1e-5f,
                                   .chunks = chunks,
                                   .chunk_tokens = tokens,
+                                  .group_rows = group_rows,
                                   .head_dim = width,
                                   .pages = pages.data(),
                                   .page_dtype = dtype};

@@ -162,68 +162,84 @@ TEST_P(NextNormTest, EmbedLeavesRowsReadyForTheNextNorm) {
 
 TEST_P(NextNormTest, ChunkInputLeavesRowsReadyForTheNextNorm) {
   for (const int64_t width : {384, 37}) {
-    const int64_t chunks = 3, tokens = 5, stride = width + Gap(), rows = chunks * (tokens + 1);
-    const std::vector<float> hidden = Normal(chunks * tokens * width), cls = Normal(width),
-                             norm = Normal(width, 0.2, 1);
-    std::vector<float> out(rows * stride);
-    ReadyRows ready(rows, width, Normal(width, 0.2, 1));
-    ASSERT_TRUE(backend_
-                    ->ChunkInput({.hidden = hidden.data(),
-                                  .hidden_stride = width,
-                                  .weight = norm.data(),
-                                  .eps = 1e-5f,
-                                  .cls = cls.data(),
-                                  .chunks = chunks,
-                                  .chunk_tokens = tokens,
-                                  .width = width,
-                                  .out = out.data(),
-                                  .out_stride = stride,
-                                  .next = ready.Next()})
-                    .ok());
-    ready.Expect(out.data(), stride);
+    for (const int64_t halo : {0, 3, 7}) {
+      const int64_t chunks = 3, tokens = 5, stride = width + Gap(),
+                    rows = chunks * (tokens + halo + 1);
+      const std::vector<float> hidden = Normal(chunks * tokens * width), cls = Normal(width),
+                               norm = Normal(width, 0.2, 1);
+      const std::vector<int32_t> ends = {5, 15, 15};
+      std::vector<float> out(rows * stride);
+      ReadyRows ready(rows, width, Normal(width, 0.2, 1));
+      ASSERT_TRUE(backend_
+                      ->ChunkInput({.hidden = hidden.data(),
+                                    .hidden_stride = width,
+                                    .weight = norm.data(),
+                                    .eps = 1e-5f,
+                                    .cls = cls.data(),
+                                    .chunks = chunks,
+                                    .chunk_tokens = tokens,
+                                    .halo_tokens = halo,
+                                    .sequence_ends = ends.data(),
+                                    .width = width,
+                                    .out = out.data(),
+                                    .out_stride = stride,
+                                    .next = ready.Next()})
+                      .ok());
+      ready.Expect(out.data(), stride);
+    }
   }
 }
 
 // ChunkInput of rows that came scaled: their norm is a factor of the row alone.
 TEST_P(NextNormTest, ChunkInputTakesScaledRows) {
   for (const int64_t width : {384, 37, 100}) {
-    const int64_t chunks = 3, tokens = 5, stride = width + Gap(), rows = chunks * (tokens + 1);
-    const std::vector<float> cls = Normal(width);
-    ReadyRows from(chunks * tokens, width, {}), ready(rows, width, Normal(width, 0.2, 1));
-    const std::vector<float> values = Normal(chunks * tokens * width);
-    for (size_t i = 0; i < values.size(); ++i) from.scaled[i] = FloatToBf16(values[i]);
-    for (float& v : from.squares) v = std::fabs(Normal(1)[0]) * 50 + 1;
-    std::vector<float> out(rows * stride);
-    ChunkInputParams p = {.scaled = from.scaled.data(),
-                          .squares = from.squares.data(),
-                          .eps = 1e-5f,
-                          .cls = cls.data(),
-                          .chunks = chunks,
-                          .chunk_tokens = tokens,
-                          .width = width,
-                          .out = out.data(),
-                          .out_stride = stride,
-                          .next = ready.Next()};
-    ASSERT_TRUE(backend_->ChunkInput(p).ok());
-    ready.Expect(out.data(), stride);
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t t = r % (tokens + 1), source = r / (tokens + 1) * tokens + t;
-      double sum = 0;
-      for (int64_t i = 0; t < tokens && i < from.parts; ++i) {
-        sum += from.squares[source * from.parts + i];
+    for (const int64_t halo : {0, 3, 7}) {
+      // The last chunk's sequence goes on behind it.
+      const int64_t chunks = 3, tokens = 5, all = chunks * tokens + 2, stride = width + Gap(),
+                    group = tokens + halo + 1, rows = chunks * group;
+      const std::vector<float> cls = Normal(width);
+      const std::vector<int32_t> ends = {5, 17, 17};
+      ReadyRows from(all, width, {}), ready(rows, width, Normal(width, 0.2, 1));
+      const std::vector<float> values = Normal(all * width);
+      for (size_t i = 0; i < values.size(); ++i) from.scaled[i] = FloatToBf16(values[i]);
+      for (float& v : from.squares) v = std::fabs(Normal(1)[0]) * 50 + 1;
+      std::vector<float> out(rows * stride);
+      ChunkInputParams p = {.scaled = from.scaled.data(),
+                            .squares = from.squares.data(),
+                            .eps = 1e-5f,
+                            .cls = cls.data(),
+                            .chunks = chunks,
+                            .chunk_tokens = tokens,
+                            .halo_tokens = halo,
+                            .sequence_ends = ends.data(),
+                            .width = width,
+                            .out = out.data(),
+                            .out_stride = stride,
+                            .next = ready.Next()};
+      ASSERT_TRUE(backend_->ChunkInput(p).ok());
+      ready.Expect(out.data(), stride);
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t t = r % group, source = r / group * tokens + t;
+        const bool is_cls = t == group - 1;
+        const bool is_zero = !is_cls && t >= tokens && source >= ends[r / group];
+        double sum = 0;
+        for (int64_t i = 0; !is_cls && !is_zero && i < from.parts; ++i) {
+          sum += from.squares[source * from.parts + i];
+        }
+        const double factor = 1 / std::sqrt(sum / static_cast<double>(width) + 1e-5);
+        for (int64_t c = 0; c < width; ++c) {
+          const double want = is_cls    ? cls[c]
+                              : is_zero ? 0
+                                        : Bf16ToFloat(from.scaled[source * width + c]) * factor;
+          ASSERT_NEAR(out[r * stride + c], want, kF32Tolerance * (1 + std::fabs(want)));
+        }
       }
-      const double factor = 1 / std::sqrt(sum / static_cast<double>(width) + 1e-5);
-      for (int64_t c = 0; c < width; ++c) {
-        const double want =
-            t == tokens ? cls[c] : Bf16ToFloat(from.scaled[source * width + c]) * factor;
-        ASSERT_NEAR(out[r * stride + c], want, kF32Tolerance * (1 + std::fabs(want)));
-      }
+      ReadyRows alone(rows, width, ready.weight);
+      p.out = nullptr;
+      p.next = alone.Next();
+      ASSERT_TRUE(backend_->ChunkInput(p).ok());
+      alone.Expect(out.data(), stride);
     }
-    ReadyRows alone(rows, width, ready.weight);
-    p.out = nullptr;
-    p.next = alone.Next();
-    ASSERT_TRUE(backend_->ChunkInput(p).ok());
-    alone.Expect(out.data(), stride);
   }
 }
 

@@ -29,6 +29,41 @@ TEST_F(OpsTest, AShapeThatCannotBeIsNamedWithItsValue) {
               HasSubstr("RmsNorm: in_stride must be at least 4, got 3"));
 }
 
+TEST_F(OpsTest, ChunksThatSeeWhatFollowsNeedTheEndsOfTheirSequences) {
+  ChunkInputParams p = {.hidden = floats_,
+                        .hidden_stride = 4,
+                        .weight = floats_,
+                        .cls = floats_,
+                        .chunks = 1,
+                        .chunk_tokens = 2,
+                        .halo_tokens = 1,
+                        .width = 4,
+                        .out = floats_ + 32,
+                        .out_stride = 4};
+  EXPECT_THAT(std::string(backend_->ChunkInput(p).message()), HasSubstr("sequence_ends is null"));
+  const int32_t end = 2;
+  p.sequence_ends = &end;
+  EXPECT_TRUE(backend_->ChunkInput(p).ok());
+  p.halo_tokens = -1;
+  EXPECT_THAT(std::string(backend_->ChunkInput(p).message()),
+              HasSubstr("halo_tokens must be at least 0, got -1"));
+}
+
+TEST_F(OpsTest, PagesNeedAllTokensInTheirGroupOfRows) {
+  EXPECT_THAT(std::string(backend_
+                              ->WritePages({.k = floats_,
+                                            .v = floats_,
+                                            .stride = 4,
+                                            .k_norm_weight = floats_,
+                                            .chunks = 1,
+                                            .chunk_tokens = 4,
+                                            .group_rows = 3,
+                                            .head_dim = 4,
+                                            .pages = floats_ + 32})
+                              .message()),
+              HasSubstr("WritePages: group_rows must be at least 4, got 3"));
+}
+
 TEST_F(OpsTest, NegativeRowsAreRefused) {
   EXPECT_EQ(backend_
                 ->SwiGlu({.gate_up = floats_,

@@ -249,15 +249,19 @@ class StagedBackend : public Backend {
   absl::Status DoChunkInput(const ChunkInputParams& params) override {
     ChunkInputParams p = params;
     Staging s(*backend_);
-    const int64_t tokens = p.chunks * p.chunk_tokens;
+    const int64_t rows = p.chunks * (p.chunk_tokens + p.halo_tokens + 1);
+    int64_t tokens = p.chunks * p.chunk_tokens;
+    for (int64_t c = 0; p.halo_tokens > 0 && c < p.chunks; ++c) {
+      tokens = std::max<int64_t>(tokens, p.sequence_ends[c]);
+    }
+    if (p.halo_tokens > 0) RETURN_IF_ERROR(s.In(&p.sequence_ends, p.chunks));
     RETURN_IF_ERROR(s.In(&p.hidden, Staging::Reach(tokens, p.hidden_stride, p.width)));
     RETURN_IF_ERROR(s.In(&p.weight, p.width));
     RETURN_IF_ERROR(s.InBytes(&p.scaled, tokens * p.width * 2));
     RETURN_IF_ERROR(s.In(&p.squares, tokens * SquareParts(p.width)));
     RETURN_IF_ERROR(s.In(&p.cls, p.width));
-    RETURN_IF_ERROR(
-        s.Out(&p.out, Staging::Reach(p.chunks * (p.chunk_tokens + 1), p.out_stride, p.width)));
-    RETURN_IF_ERROR(Next(s, &p.next, p.chunks * (p.chunk_tokens + 1), p.width));
+    RETURN_IF_ERROR(s.Out(&p.out, Staging::Reach(rows, p.out_stride, p.width)));
+    RETURN_IF_ERROR(Next(s, &p.next, rows, p.width));
     RETURN_IF_ERROR(backend_->ChunkInput(p));
     return s.Finish();
   }
@@ -288,7 +292,7 @@ class StagedBackend : public Backend {
   absl::Status DoWritePages(const WritePagesParams& params) override {
     WritePagesParams p = params;
     Staging s(*backend_);
-    const int64_t reach = Staging::Reach(p.chunks * (p.chunk_tokens + 1), p.stride, p.head_dim);
+    const int64_t reach = Staging::Reach(p.chunks * p.group_rows, p.stride, p.head_dim);
     RETURN_IF_ERROR(s.In(&p.k, reach));
     RETURN_IF_ERROR(s.In(&p.v, reach));
     RETURN_IF_ERROR(s.In(&p.k_norm_weight, p.head_dim));

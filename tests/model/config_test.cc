@@ -46,6 +46,24 @@ TEST(ModelConfigTest, ShippedConfigIsRead) {
   EXPECT_EQ(config.pad_token, "<doc>");
 }
 
+TEST(ModelConfigTest, TheHaloIsReadAndIsNoneWhereItIsMissing) {
+  nlohmann::json json = Shipped();
+  json.erase("encoder_halo");
+  const ModelConfig without = ParseModelConfig(json.dump()).value();
+  EXPECT_EQ(without.encoder_halo, 0);
+  EXPECT_EQ(without.encoder_rows(), 65);
+  EXPECT_EQ(without.halo_chunks(), 0);
+  for (const auto& [halo, chunks] :
+       {std::pair(0, 0), {1, 1}, {31, 1}, {64, 1}, {65, 2}, {1024, 16}}) {
+    json["encoder_halo"] = halo;
+    const auto config = ParseModelConfig(json.dump());
+    ASSERT_TRUE(config.ok()) << config.status();
+    EXPECT_EQ(config->encoder_halo, halo);
+    EXPECT_EQ(config->encoder_rows(), 65 + halo);
+    EXPECT_EQ(config->halo_chunks(), chunks);
+  }
+}
+
 TEST(ModelConfigTest, Ramba370mIsRead) {
   nlohmann::json json = Shipped();
   json.update({{"d_model", 1024},
@@ -65,7 +83,7 @@ TEST(ModelConfigTest, MissingFieldIsNamed) {
   for (const auto& [key, value] : shipped.items()) {
     nlohmann::json json = shipped;
     json.erase(key);
-    if (key == "model_type") {
+    if (key == "model_type" || key == "encoder_halo") {
       EXPECT_TRUE(ParseModelConfig(json.dump()).ok());
     } else {
       ExpectRefused(json.dump(), key + " is missing");
@@ -86,6 +104,9 @@ TEST(ModelConfigTest, FieldThatAppearsTwiceIsNamed) {
 TEST(ModelConfigTest, MistypedFieldIsNamedWithItsValue) {
   ExpectValueRefused("d_model", "384", "d_model is \"384\", expected a whole number");
   ExpectValueRefused("d_model", 384.5, "d_model is 384.5, expected a whole number");
+  ExpectValueRefused("encoder_halo", "31", "encoder_halo is \"31\", expected a whole number");
+  ExpectValueRefused("encoder_halo", nullptr, "encoder_halo is null, expected a whole number");
+  ExpectValueRefused("encoder_halo", 31.0, "encoder_halo is 31.0, expected a whole number");
   ExpectValueRefused("d_model", nullptr, "d_model is null");
   ExpectValueRefused("d_model", std::vector<int>{384}, "d_model is [384]");
   ExpectValueRefused("norm_eps", "small", "norm_eps is of type string");
@@ -97,6 +118,8 @@ TEST(ModelConfigTest, MistypedFieldIsNamedWithItsValue) {
 TEST(ModelConfigTest, SizeOutOfRangeIsNamedWithItsLimit) {
   ExpectValueRefused("d_model", 0, "d_model is 0, expected 1 to 16384");
   ExpectValueRefused("n_heads", -6, "n_heads is -6, expected 1 to 256");
+  ExpectValueRefused("encoder_halo", -1, "encoder_halo is -1, expected 0 to 1024");
+  ExpectValueRefused("encoder_halo", 1025, "encoder_halo is 1025, expected 0 to 1024");
   ExpectValueRefused("vocab_size", 1 << 30, "vocab_size is 1073741824, expected 1 to 1048576");
   ExpectValueRefused("vocab_size", ~uint64_t{0}, "vocab_size is 18446744073709551615");
   ExpectValueRefused("segment_size", 1 << 20, "segment_size is 1048576");

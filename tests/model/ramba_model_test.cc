@@ -133,7 +133,7 @@ void CompareWithReference(const TestModel& setup, Tolerance tolerance) {
   const PageLayout layout = model.page_layout();
   const NetworkReference reference(model.bundle());
   for (const int64_t length :
-       {int64_t{1}, int64_t{c.chunk_size}, int64_t{c.chunk_size} + 1, int64_t{c.segment_size}}) {
+       {1, c.chunk_size, c.chunk_size + 1, c.segment_size - 1, c.segment_size}) {
     const std::vector<TokenId> ids = RandomIds(c, length, 5);
     const NetworkReference::Chunks want = reference.Ingest(ids);
     const std::vector<SegmentChunks> got = Derive(model, {ids});
@@ -222,6 +222,34 @@ RandomShape SmallestShape() {
           .segment_size = 4};
 }
 
+// Chunks that see `halo` tokens behind them.
+RandomShape WithHalo(RandomShape shape, int halo) {
+  shape.encoder_halo = halo;
+  return shape;
+}
+// Groups of 96 rows; on the CPU a segment is several tiles, the last of them smaller.
+RandomShape ManyTilesShape() {
+  return {.d_model = 128,
+          .ssm_head_dim = 32,
+          .n_heads = 2,
+          .chunk_size = 64,
+          .encoder_halo = 31,
+          .segment_size = 320};
+}
+// More than one tile on every device.
+RandomShape LongSegmentShape() {
+  return {.d_model = 16,
+          .n_lower_layers = 1,
+          .n_upper_layers = 1,
+          .ssm_head_dim = 16,
+          .n_heads = 1,
+          .chunk_size = 64,
+          .landmark_dim = 16,
+          .encoder_ffn = 16,
+          .encoder_halo = 31,
+          .segment_size = 1 << 16};
+}
+
 // On every device of this build; without a GPU the tests of "cuda" skip.
 class RambaModelTest : public testing::TestWithParam<std::string> {
  protected:
@@ -262,8 +290,58 @@ TEST_P(RambaModelTest, WideStatesAndLongSegmentsMatchTheTwin) {
   CompareWithReference(MakeModel(GetParam(), WideStateShape(), "I8", Precision::kBf16), kBf16);
 }
 
+TEST_P(RambaModelTest, ChunksThatSeeWhatFollowsMatchTheTwinOnEveryInstructionSet) {
+  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx}) {
+    if (isa > DetectCpuIsa()) continue;
+    if (GetParam() != "cpu" && isa != CpuIsa::kPortable) continue;
+    for (const int halo : {1, 15, 16, 31, 80}) {  // of chunks of 16 tokens, segments of 64
+      SCOPED_TRACE(absl::StrCat(CpuIsaName(isa), ", ", halo, " tokens"));
+      const RandomShape shape = WithHalo(OddShape(), halo);
+      CompareWithReference(
+          MakeModel(GetParam(), shape, "I8", Precision::kF32, {.threads = 2, .isa_max = isa}),
+          kF32);
+      CompareWithReference(
+          MakeModel(GetParam(), shape, "I8", Precision::kBf16, {.threads = 2, .isa_max = isa}),
+          kBf16);
+    }
+  }
+}
+
+TEST_P(RambaModelTest, ChunksThatSeeWhatFollowsInALaterTileMatchTheTwin) {
+  for (const RandomShape& shape :
+       {ManyTilesShape(), WithHalo(ManyTilesShape(), 1), WithHalo(ManyTilesShape(), 150)}) {
+    SCOPED_TRACE(absl::StrCat(shape.encoder_halo, " tokens"));
+    CompareWithReference(MakeModel(GetParam(), shape, "I8", Precision::kF32), kF32);
+    CompareWithReference(MakeModel(GetParam(), shape, "I8", Precision::kBf16), kBf16);
+  }
+}
+
+// The twin is slow: what the CPU computes in f32 stands for it.
+TEST_P(RambaModelTest, ASegmentOfSeveralTilesOfAnyDeviceIsThatOfTheCpu) {
+  const TestModel cpu = MakeModel("cpu", LongSegmentShape(), "I8", Precision::kF32);
+  const std::vector<TokenId> ids = RandomIds(cpu.model->config(), 1 << 16, 8);
+  const SegmentChunks want = Derive(*cpu.model, {ids})[0];
+  for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
+    const TestModel setup = MakeModel(GetParam(), LongSegmentShape(), "I8", precision);
+    const SegmentChunks got = Derive(*setup.model, {ids})[0];
+    ASSERT_EQ(got.chunk_count, want.chunk_count);
+    const PageLayout layout = setup.model->page_layout();
+    const double tolerance = precision == Precision::kF32 ? kF32.chunks : kBf16.chunks;
+    for (int chunk = 0; chunk < want.chunk_count; ++chunk) {
+      Error error;
+      for (int64_t i = chunk * layout.landmark_dim; i < (chunk + 1) * layout.landmark_dim; ++i) {
+        error.Add(StoredElement(got.landmarks.data(), layout.dtype, i),
+                  StoredElement(want.landmarks.data(), DType::kF32, i));
+      }
+      ASSERT_LE(error.relative(), tolerance) << "chunk " << chunk;
+    }
+  }
+}
+
 TEST_P(RambaModelTest, TheSmallestShapeMatchesTheTwin) {
   CompareWithReference(MakeModel(GetParam(), SmallestShape(), "F32", Precision::kF32), kF32);
+  CompareWithReference(MakeModel(GetParam(), WithHalo(SmallestShape(), 2), "F32", Precision::kF32),
+                       kF32);
 }
 
 TEST_P(RambaModelTest, MatricesInF32AndBf16MatchTheTwin) {
@@ -275,19 +353,21 @@ TEST_P(RambaModelTest, MatricesInF32AndBf16MatchTheTwin) {
 }
 
 TEST_P(RambaModelTest, SegmentsDoNotDependOnTheirCompanyNorOnThreads) {
-  for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
-    const TestModel one = MakeModel(GetParam(), WideStateShape(), "I8", precision, {.threads = 1});
-    const TestModel three =
-        MakeModel(GetParam(), WideStateShape(), "I8", precision, {.threads = 3});
-    std::vector<std::vector<TokenId>> segments;
-    for (int64_t length : {1, 64, 65, 192, 130, 7, 191}) {
-      segments.push_back(RandomIds(one.model->config(), length, static_cast<uint32_t>(length)));
-    }
-    const std::vector<SegmentChunks> together = Derive(*three.model, segments);
-    for (size_t i = 0; i < segments.size(); ++i) {
-      const std::vector<SegmentChunks> alone = Derive(*one.model, {segments[i]});
-      EXPECT_EQ(alone[0].pages, together[i].pages) << "segment " << i;
-      EXPECT_EQ(alone[0].landmarks, together[i].landmarks) << "segment " << i;
+  for (const RandomShape& shape : {WideStateShape(), WithHalo(OddShape(), 31), ManyTilesShape()}) {
+    for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
+      const TestModel one = MakeModel(GetParam(), shape, "I8", precision, {.threads = 1});
+      const TestModel three = MakeModel(GetParam(), shape, "I8", precision, {.threads = 3});
+      const int S = shape.chunk_size, longest = shape.segment_size;
+      std::vector<std::vector<TokenId>> segments;
+      for (int64_t length : {1, S, S + 1, longest, longest * 2 / 3, 7, longest - 1}) {
+        segments.push_back(RandomIds(one.model->config(), length, static_cast<uint32_t>(length)));
+      }
+      const std::vector<SegmentChunks> together = Derive(*three.model, segments);
+      for (size_t i = 0; i < segments.size(); ++i) {
+        const std::vector<SegmentChunks> alone = Derive(*one.model, {segments[i]});
+        EXPECT_EQ(alone[0].pages, together[i].pages) << "segment " << i;
+        EXPECT_EQ(alone[0].landmarks, together[i].landmarks) << "segment " << i;
+      }
     }
   }
 }
@@ -399,48 +479,59 @@ TEST_P(RambaModelTest, CallsFromManyThreadsGiveTheSame) {
   }
 }
 
-TEST_P(RambaModelTest, FirstChunksAreTheSameBitsHoweverManyFollow) {
-  for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
-    const TestModel setup = MakeModel(GetParam(), WideStateShape(), "I8", precision);
-    const ModelConfig& config = setup.model->config();
-    const auto chunk_tokens = static_cast<size_t>(config.chunk_size);
-    const std::vector<TokenId> ids = RandomIds(config, config.segment_size, 11);
-    const SegmentChunks whole = Derive(*setup.model, {ids})[0];
-    for (int chunks = 1; chunks < whole.chunk_count; ++chunks) {
-      const SegmentChunks first =
-          Derive(*setup.model,
-                 {{ids.begin(), ids.begin() + chunks * static_cast<ptrdiff_t>(chunk_tokens)}})[0];
-      ASSERT_EQ(first.chunk_count, chunks);
-      EXPECT_TRUE(std::equal(first.pages.begin(), first.pages.end(), whole.pages.begin()))
-          << chunks << " of " << whole.chunk_count;
-      EXPECT_TRUE(
-          std::equal(first.landmarks.begin(), first.landmarks.end(), whole.landmarks.begin()));
+TEST_P(RambaModelTest, FirstChunksAreTheSameBitsHoweverManyFollowWhatTheySee) {
+  for (const RandomShape& shape : {WideStateShape(), ManyTilesShape(), WithHalo(OddShape(), 31)}) {
+    for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
+      const TestModel setup = MakeModel(GetParam(), shape, "I8", precision);
+      const ModelConfig& config = setup.model->config();
+      const PageLayout layout = setup.model->page_layout();
+      const std::vector<TokenId> ids = RandomIds(config, config.segment_size, 11);
+      const SegmentChunks whole = Derive(*setup.model, {ids})[0];
+      for (int chunks = 1; chunks < whole.chunk_count; ++chunks) {
+        const SegmentChunks first =
+            Derive(*setup.model, {{ids.begin(), ids.begin() + chunks * config.chunk_size}})[0];
+        ASSERT_EQ(first.chunk_count, chunks);
+        const int same = std::max(chunks - config.halo_chunks(), 0);
+        EXPECT_TRUE(std::equal(first.pages.begin(),
+                               first.pages.begin() + same * layout.page_bytes(),
+                               whole.pages.begin()))
+            << chunks << " of " << whole.chunk_count;
+        EXPECT_TRUE(std::equal(first.landmarks.begin(),
+                               first.landmarks.begin() + same * layout.landmark_bytes(),
+                               whole.landmarks.begin()));
+        EXPECT_EQ(
+            std::equal(first.landmarks.begin(), first.landmarks.end(), whole.landmarks.begin()),
+            config.encoder_halo == 0);
+      }
     }
   }
 }
 
 TEST_P(RambaModelTest, OnlyThePagesThatAreAskedForAreMade) {
-  const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kBf16);
-  const ModelConfig& config = setup.model->config();
-  const std::vector<std::vector<TokenId>> segments = {
-      RandomIds(config, config.segment_size, 1), RandomIds(config, config.segment_size - 1, 2),
-      RandomIds(config, 1, 3), RandomIds(config, config.segment_size, 4)};
-  const std::vector<absl::Span<const TokenId>> spans(segments.begin(), segments.end());
-  const std::vector<SegmentChunks> all = Derive(*setup.model, segments);
-  const int last = all[0].chunk_count;
-  const std::vector<PageRange> ranges = {{1, 3}, {last - 1, last + 5}, {0, 1}, {0, 0}};
-  std::vector<SegmentChunks> some;
-  ASSERT_TRUE(setup.model->ForwardLower(spans, ranges, &some).ok());
-  const int64_t page_bytes = setup.model->page_layout().page_bytes();
-  for (size_t i = 0; i < segments.size(); ++i) {
-    EXPECT_EQ(some[i].landmarks, all[i].landmarks);
-    const int64_t end = std::min(ranges[i].end, all[i].chunk_count);
-    EXPECT_EQ(some[i].pages,
-              std::vector<uint8_t>(all[i].pages.begin() + ranges[i].begin * page_bytes,
-                                   all[i].pages.begin() + end * page_bytes));
+  for (const RandomShape& shape : {OddShape(), ManyTilesShape()}) {
+    const TestModel setup = MakeModel(GetParam(), shape, "I8", Precision::kBf16);
+    const ModelConfig& config = setup.model->config();
+    const std::vector<std::vector<TokenId>> segments = {
+        RandomIds(config, config.segment_size, 1), RandomIds(config, config.segment_size - 1, 2),
+        RandomIds(config, 1, 3), RandomIds(config, config.segment_size, 4)};
+    const std::vector<absl::Span<const TokenId>> spans(segments.begin(), segments.end());
+    const std::vector<SegmentChunks> all = Derive(*setup.model, segments);
+    const int last = all[0].chunk_count;
+    const std::vector<PageRange> ranges = {{1, 3}, {last - 1, last + 5}, {0, 1}, {0, 0}};
+    std::vector<SegmentChunks> some;
+    ASSERT_TRUE(setup.model->ForwardLower(spans, ranges, &some).ok());
+    const int64_t page_bytes = setup.model->page_layout().page_bytes();
+    for (size_t i = 0; i < segments.size(); ++i) {
+      EXPECT_EQ(some[i].landmarks, all[i].landmarks);
+      const int64_t end = std::min(ranges[i].end, all[i].chunk_count);
+      EXPECT_EQ(some[i].pages,
+                std::vector<uint8_t>(all[i].pages.begin() + ranges[i].begin * page_bytes,
+                                     all[i].pages.begin() + end * page_bytes));
+    }
+    EXPECT_EQ(
+        setup.model->ForwardLower(spans, absl::MakeConstSpan(ranges).subspan(1), &some).code(),
+        absl::StatusCode::kInvalidArgument);
   }
-  EXPECT_EQ(setup.model->ForwardLower(spans, absl::MakeConstSpan(ranges).subspan(1), &some).code(),
-            absl::StatusCode::kInvalidArgument);
 }
 
 TEST_P(RambaModelTest, BadIngestIsRefusedWithItsValue) {

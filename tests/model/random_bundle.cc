@@ -55,6 +55,7 @@ void WriteRandomBundle(const RandomShape& shape, absl::string_view matrix_dtype,
   config["landmark_dim"] = shape.landmark_dim;
   config["encoder_layers"] = shape.encoder_layers;
   config["encoder_ffn"] = shape.encoder_ffn;
+  if (shape.encoder_halo > 0) config["encoder_halo"] = shape.encoder_halo;
   config["hsa_every"] = shape.hsa_every;
   config["segment_size"] = shape.segment_size;
   files.config = config.dump();

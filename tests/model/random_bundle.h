@@ -26,6 +26,7 @@ struct RandomShape {
   int landmark_dim = 40;
   int encoder_layers = 1;
   int encoder_ffn = 72;
+  int encoder_halo = 0;
   int hsa_every = 1;
   int segment_size = 64;
 };

@@ -20,13 +20,20 @@ inline std::vector<double> SoftmaxReference(std::vector<double> scores) {
   return scores;
 }
 
-// Norm of each chunk's rows, then its CLS row.
+// Norm of each chunk's rows and of those behind it in its sequence or zeros, then its CLS row.
 inline std::vector<double> ChunkInputReference(const ChunkInputParams& p) {
   std::vector<double> out;
-  for (int64_t r = 0; r < p.chunks * p.chunk_tokens; ++r) {
-    const float* in = p.hidden + r * p.hidden_stride;
-    for (double v : NormRowReference({in, in + p.width}, p.weight, p.eps)) out.push_back(v);
-    if (r % p.chunk_tokens == p.chunk_tokens - 1) out.insert(out.end(), p.cls, p.cls + p.width);
+  for (int64_t c = 0; c < p.chunks; ++c) {
+    for (int64_t t = 0; t < p.chunk_tokens + p.halo_tokens; ++t) {
+      const int64_t row = c * p.chunk_tokens + t;
+      if (t >= p.chunk_tokens && row >= p.sequence_ends[c]) {
+        out.insert(out.end(), p.width, 0.0);
+        continue;
+      }
+      const float* in = p.hidden + row * p.hidden_stride;
+      for (double v : NormRowReference({in, in + p.width}, p.weight, p.eps)) out.push_back(v);
+    }
+    out.insert(out.end(), p.cls, p.cls + p.width);
   }
   return out;
 }
@@ -84,7 +91,7 @@ inline std::vector<double> SwiGluReference(const SwiGluParams& p) {
 inline std::vector<double> WritePagesReference(const WritePagesParams& p) {
   std::vector<double> out;
   for (int64_t c = 0; c < p.chunks; ++c) {
-    const int64_t first = c * (p.chunk_tokens + 1);
+    const int64_t first = c * p.group_rows;
     for (int64_t t = 0; t < p.chunk_tokens; ++t) {
       const float* k = p.k + (first + t) * p.stride;
       for (double v : NormRowReference({k, k + p.head_dim}, p.k_norm_weight, p.eps))

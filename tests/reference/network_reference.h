@@ -48,7 +48,11 @@ class NetworkReference {
     const std::vector<Doubles> h = Lower(ids);
     Chunks chunks;
     for (size_t begin = 0; begin < h.size(); begin += c_.chunk_size) {
-      Encode({h.begin() + begin, h.begin() + begin + c_.chunk_size}, &chunks);
+      std::vector<Doubles> rows;
+      for (size_t t = begin; t < begin + c_.chunk_size + c_.encoder_halo; ++t) {
+        rows.push_back(t < h.size() ? h[t] : Doubles(c_.d_model, 0.0));
+      }
+      Encode(rows, &chunks);
     }
     return chunks;
   }
@@ -196,8 +200,9 @@ class NetworkReference {
     return {x.begin() + begin, x.begin() + begin + length};
   }
 
+  // One chunk, with the rows behind it that it sees.
   void Encode(std::vector<Doubles> x, Chunks* chunks) const {
-    const int D = c_.head_dim(), d = c_.d_model, T = c_.chunk_size + 1;
+    const int D = c_.head_dim(), d = c_.d_model, T = c_.encoder_rows();
     for (Doubles& row : x) row = Norm(row, "chunk_encoder.in_norm.weight", c_.norm_eps);
     x.push_back(W("chunk_encoder.cls"));
     for (int l = 0; l < c_.encoder_layers; ++l) {
@@ -237,6 +242,7 @@ class NetworkReference {
                                          "chunk_encoder.landmark_norm.weight", 1e-5));
         break;
       }
+      if (t >= c_.chunk_size) continue;
       for (double v :
            Norm(Product("chunk_encoder.k_proj.weight", row), "chunk_encoder.k_norm.weight", 1e-5))
         K.push_back(v);
