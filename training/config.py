@@ -29,6 +29,8 @@ class Config:
     rope_base: float = 10000.0
     norm_eps: float = 1e-5
     segment_size: int = 4096
+    encoder_halo: int = 0         # tokens of the next chunk that the chunk encoder sees beside a chunk's own
+    look_heads: int = 0           # heads of the second look at the chunks read; 0: none
 
     @property
     def head_dim(self):

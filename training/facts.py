@@ -1,15 +1,15 @@
 """Generated facts: a relation of a key has a value. Statements, questions, and themes that make facts look alike.
 
 Hand-written frames alone teach hand-written frames: a model trained on them found few facts in other wordings. So most
-themes are *loose*: relation, key and value in any order among fragments of real text, and questions likewise. What is left
-to learn is to match the strings themselves.
+wordings are *loose*, relation, key and value in any order among fragments of real text, or *composed* by a grammar
+(wordings.py), and questions likewise. What is left to learn is to match the strings themselves.
 In a frame, {K} is the key, {R} the relation ("access code"), {V} the value, {C} a context. A *theme* fixes which shapes,
 words and frames are used, so that the facts of many windows of one batch resemble each other and only the key tells them
 apart: the case in which a memory full of similar facts must still find the right one.
 Frames, relations and key shapes named HELD_OUT are never used in training."""
 from dataclasses import dataclass, field
 
-from training import words
+from training import wordings, words
 
 # Relation and key.
 SENTENCES = [
@@ -109,6 +109,7 @@ class Theme:
     questions: list
     near: float                      # probability that a key is a near-duplicate of an earlier one
     loose: float = 0.0               # probability of a loose wording instead of a frame
+    composed: float = 0.0            # of one from the grammar of wordings.py, where it is not loose
     fragments: list = field(default_factory=list)    # of real text, for loose wordings
     used: set = field(default_factory=set)
     keys: list = field(default_factory=list)
@@ -136,16 +137,23 @@ class Theme:
             self.keys.append(key)
         return fact
 
+    def somebody(self, rng):
+        return lambda: rng.choice(self.lex.names) if self.lex.names else words.pseudo_word(rng).capitalize()
+
     def state(self, rng, fact, frames=None):
         """(text, where its values begin): a statement of the fact."""
         if frames is None and rng.random() < self.loose:
             return fill(loose_frame(rng, self.fragments, self.style, '{V}'), fact)
+        if frames is None and rng.random() < self.composed:
+            return fill(wordings.frame(rng, self.style, False, self.somebody(rng)), fact)
         return fill(rng.choice(frames or self.frames), fact)
 
     def ask(self, rng, fact, questions=None):
         if questions is None and rng.random() < self.loose:
             text = fill(loose_frame(rng, self.fragments, self.style, None), fact)[0] + rng.choice(('', '?', '?'))
             return text.lower() if rng.random() < 0.1 else text
+        if questions is None and rng.random() < self.composed:
+            return fill(wordings.frame(rng, self.style, True, self.somebody(rng)), fact)[0]
         return fill(rng.choice(questions or self.questions), fact)[0]
 
 
@@ -226,7 +234,8 @@ def theme(rng, lex, held_out=False, style=None, fragments=()):
                  [relation(rng, lex, held_out) for _ in range(rng.choice((1, 1, 2, 5, 20)))], contexts,
                  rng.sample(frames, min(len(frames), rng.choice((1, 2, 4, 12)))), rng.sample(questions, min(len(questions), rng.choice((2, 4, 12)))),
                  near=rng.choice((0, 0, 0.3, 0.6)),
-                 loose=rng.choice((0.1, 0.4, 0.7, 1.0)) if fragments else 0.0, fragments=list(fragments))
+                 loose=rng.choice((0.1, 0.2, 0.4, 0.7)) if fragments else 0.0, composed=0.0 if held_out else rng.choice((0.5, 0.7, 0.9)),
+                 fragments=list(fragments))
 
 
 class Pool:

@@ -21,11 +21,14 @@ class LossWeights:
     text: float = 0.5
     answer: float = 1.0
     retrieval: float = 0.5       # at <a>
+    look: float = 0.5            # the same after the second look
     later: float = 0.25          # at later answer tokens
     switch: float = 0.25         # where an answer goes on from another chunk
     unrelated: float = 0.15      # plain text against the chunks of other rows
     crowd: float = 8.0           # chunks of a large memory for which each negative stands
     calibration: float = 1.0     # of the terms around zero beside the contrast; training raises it from 0 at the beginning
+    first_calibration: float = 0.3   # of those of landmark scores, where a second look follows: weights come from its scores
+    strangers: int = 0           # chunks of other rows that a reader sees among its own
 
 
 def retrieval_terms(scores, gold, own_row, own_row_only, calibration=1.0, crowd=1.0):
@@ -48,7 +51,10 @@ def retrieval_terms(scores, gold, own_row, own_row_only, calibration=1.0, crowd=
 def batch_loss(model, batch, weights, gather_landmarks=None):
     """Loss of one batch (see batches.collate) and a dict of detached figures for the log.
     gather_landmarks: landmarks [K,R] -> those of the other processes."""
-    hidden, queries, landmarks = model(batch['memory'], batch['memory_segment'], batch['reader'], batch['reader_segment'])
+    at, first, switch = batch['query_at'], batch['query_is'] == FIRST, batch['query_is'] == SWITCH
+    alone = torch.zeros_like(batch['label'], dtype=torch.bool).view(-1).index_put((at,), batch['own_row_only']).view(batch['label'].shape)
+    passes = model(batch['memory'], batch['memory_segment'], batch['reader'], batch['reader_segment'], at, alone, weights.strangers)
+    hidden, queries, landmarks = passes.hidden, passes.queries, passes.landmarks
     logits = model.logits(hidden)
     loss = F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), batch['label'].view(-1), reduction='none').view(batch['label'].shape)
     text = (loss * batch['text_weight']).sum() / batch['text_weight'].sum().clamp(min=1)
@@ -57,10 +63,14 @@ def batch_loss(model, batch, weights, gather_landmarks=None):
         flat = landmarks.float().reshape(-1, landmarks.shape[-1])
         everyone = torch.cat([flat, gather_landmarks(flat)]) if gather_landmarks else flat
         asked = queries.float().reshape(-1, queries.shape[-1])
-        at, first, switch = batch['query_at'], batch['query_is'] == FIRST, batch['query_is'] == SWITCH
         own_row = torch.div(at, queries.shape[1], rounding_mode='floor') * landmarks.shape[1]
         each, hit = retrieval_terms(model.score(asked[at], everyone), batch['gold'], own_row, batch['own_row_only'],
-                                    weights.calibration, weights.crowd)
+                                    weights.calibration * (weights.first_calibration if model.look else 1.0), weights.crowd)
+        if model.look:
+            seen = passes.corrected.float().reshape(len(asked), -1)[at]
+            looked, hit_look = retrieval_terms(seen, batch['gold'], torch.full_like(at, passes.first_own), batch['own_row_only'],
+                                               weights.calibration)
+            each = each + weights.look / weights.retrieval * looked
         at_a = (each * first).sum() / first.sum().clamp(min=1)
         later = (each * ~first).sum() / (~first).sum().clamp(min=1)
         at_switch = (each * switch).sum() / switch.sum().clamp(min=1)
@@ -70,6 +80,8 @@ def batch_loss(model, batch, weights, gather_landmarks=None):
     exact = batch['answer_weight'] >= 1
     figures = {'text': text, 'answer': share(loss, exact), 'correct': share(logits.argmax(-1) == batch['label'], exact), 'retrieval': at_a,
                'later': later, 'switch': at_switch, 'unrelated': unrelated, 'hit': share(hit, first), 'hit_switch': share(hit, switch)}
+    if model.look:
+        figures |= {'looked': share(looked, first), 'hit_look': share(hit_look, first), 'hit_look_later': share(hit_look, ~first)}
     for number, name in enumerate(KINDS):
         if name:
             figures[f'hit_{name}'] = share(hit, first & (batch['query_kind'] == number))

@@ -21,7 +21,7 @@ class LargeMemory:
             self.encode = torch.compile(self._encode, dynamic=False)
 
     def _encode(self, ids, segment):
-        return self.model.chunk_encoder(self.model.run_lower(ids, segment))
+        return self.model.chunk_encoder(self.model.run_lower(ids, segment), segment)
 
     def autocast(self):
         return torch.autocast(str(self.device).split(':')[0], torch.bfloat16, enabled=self.kind == torch.bfloat16)
@@ -55,7 +55,8 @@ class LargeMemory:
 
     @torch.no_grad()
     def read(self, ids, begin=0, end=None):
-        """A batch of readers over chunks [begin, end): ids [n, L] -> logits [n, L, vocab], index [n,L,k], score [n,L,k]."""
+        """A batch of readers over chunks [begin, end): ids [n, L] -> logits [n, L, vocab], index [n,L,k], score [n,L,k] (after the
+        second look, where there is one)."""
         model, length = self.model, ids.shape[1]
         block = model.c.ssm_block
         ids = torch.nn.functional.pad(ids, (0, -length % block if length > block else 0))
@@ -63,8 +64,9 @@ class LargeMemory:
         with self.autocast():
             h = model.run_lower(ids, segment)
             index, score = self.select(model.queries(h), begin, end)
-            weights = stick_breaking(score.clamp(min=-1e4)) * (score > float('-inf'))
             K, V = self.K[index], self.V[index]
+            score = score + model.look.gathered(h, K) if model.look else score
+            weights = stick_breaking(score.clamp(min=-1e4)) * (score > float('-inf'))
             h = model.run_upper(h, segment, lambda hsa, x: hsa.gathered(x, K, V, weights))
             logits = model.logits(h[:, :length])
         return logits.float(), index[:, :length], score[:, :length]

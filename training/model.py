@@ -5,6 +5,7 @@ Sources: Mamba-2 / SSD: arXiv 2405.21060, section 6. Hierarchical sparse attenti
 Shapes: B rows, L tokens, d width, I inner width, H SSM heads, P SSM head width, N state size, Q tokens per SSD block,
         C chunks, S tokens per chunk, R landmark width, h attention heads, D attention head width."""
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
@@ -139,16 +140,26 @@ class ChunkEncoder(nn.Module):
         self.landmark_proj = linear(c.d_model, c.landmark_dim)
         self.k_norm, self.landmark_norm = RMSNorm(c.head_dim), RMSNorm(c.landmark_dim)
 
-    def forward(self, h):
-        """h [B,C*S,d] -> K, V [B,C*S,D] and landmarks [B,C,R]. The CLS token is the last of S+1 positions."""
-        B, T, d = h.shape
-        x = self.in_norm(h).view(-1, self.c.chunk_size, d)
-        x = torch.cat([x, self.cls.to(x.dtype).expand(x.shape[0], 1, d)], 1)
+    def forward(self, h, segment):
+        """h [B,C*S,d], segment [B,C*S] -> K, V [B,C*S,D] and landmarks [B,C,R]. A chunk's rows, those of the next chunk's first
+        tokens (zeros where that belongs to another segment, or there is none), and the CLS row, which is the last."""
+        (B, T, d), S = h.shape, self.c.chunk_size
+        x = self.in_norm(h).view(B, -1, S, d)
+        parts = [x.reshape(-1, S, d)]
+        if self.c.encoder_halo:
+            parts.append(self.halo(x, segment.view(B, -1, S)).reshape(-1, self.c.encoder_halo, d))
+        x = torch.cat([*parts, self.cls.to(x.dtype).expand(parts[0].shape[0], 1, d)], 1)
         for layer in self.layers:
             x = layer(x)
         x = self.norm(x)
-        K, V = self.k_norm(self.k_proj(x[:, :-1])), self.v_proj(x[:, :-1])
+        K, V = self.k_norm(self.k_proj(x[:, :S])), self.v_proj(x[:, :S])
         return K.reshape(B, T, -1), V.reshape(B, T, -1), self.landmark_norm(self.landmark_proj(x[:, -1])).view(B, -1, self.c.landmark_dim)
+
+    def halo(self, x, segment):
+        """x [B,C,S,d], segment [B,C,S] -> the first rows of each next chunk, [B,C,halo,d]."""
+        width = self.c.encoder_halo
+        same = (segment[:, 1:, :width] == segment[:, :-1, -1:]).unsqueeze(-1)
+        return F.pad(x[:, 1:, :width] * same, (0, 0, 0, 0, 0, 1))
 
 
 def stick_breaking(scores):
@@ -185,6 +196,44 @@ class HSA(nn.Module):
         return h + self.o_proj(torch.einsum('blhks,blksd->blhd', p.to(V.dtype), V).reshape(h.shape))
 
 
+class Look(nn.Module):
+    """A second look at chunks: corrects their landmark scores by what their tokens say."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.c, self.norm, self.q_proj = c, RMSNorm(c.d_model, c.norm_eps), linear(c.d_model, c.look_heads * c.head_dim)
+        self.q_norm, self.head_weight = RMSNorm(c.head_dim), nn.Parameter(torch.full((c.look_heads,), 0.3))
+
+    def queries(self, h):
+        return self.q_norm(self.q_proj(self.norm(h)).view(*h.shape[:2], self.c.look_heads, -1))
+
+    def mass(self, logits):
+        """logits [...,S] of a head over a chunk's tokens -> the logarithm of their mean exp."""
+        return logits.float().logsumexp(-1) - math.log(self.c.chunk_size)
+
+    def forward(self, h, K):
+        """Dense form: h [B,L,d] lower hidden states, K [B,C*S,D] -> corrections [B,L,C]."""
+        (B, L, _), S, D = h.shape, self.c.chunk_size, self.c.head_dim
+        q = self.queries(h).transpose(1, 2).reshape(B, -1, D)                        # [B,h*L,D]
+        mass = self.mass((q @ K.transpose(1, 2) * D ** -0.5).view(B, self.c.look_heads, L, -1, S))
+        return (mass * self.head_weight.float().view(-1, 1, 1)).sum(1)
+
+    def gathered(self, h, K):
+        """K [B,L,k,S,D] of the selected chunks -> corrections [B,L,k]."""
+        mass = self.mass(torch.einsum('blhd,blksd->blkhs', self.queries(h), K) * K.shape[-1] ** -0.5)
+        return (mass * self.head_weight.float()).sum(-1)
+
+
+@dataclass
+class Passes:
+    """What one pass over a batch gives. C chunks of a row, X chunks that its reader sees."""
+    hidden: torch.Tensor             # [B,L,d] final hidden states of the readers
+    queries: torch.Tensor            # [B,L,R]
+    landmarks: torch.Tensor          # [B,C,R]
+    corrected: torch.Tensor          # [B,L,X] scores after the second look
+    first_own: int                   # where the row's own chunks begin among the X
+
+
 class Ramba(nn.Module):
     def __init__(self, c):
         super().__init__()
@@ -197,13 +246,14 @@ class Ramba(nn.Module):
         self.retrieval_q_norm, self.retrieval_log_scale = RMSNorm(c.landmark_dim), nn.Parameter(torch.tensor(math.log(16.0)))
         self.upper = nn.ModuleList(Mamba2(c) for _ in range(c.n_upper_layers))
         self.hsa = nn.ModuleList(HSA(c) for _ in range(c.n_upper_layers // c.hsa_every))
+        self.look = Look(c) if c.look_heads else None
         self.norm = RMSNorm(c.d_model, c.norm_eps)
 
     def compile_blocks(self):
         """Compiles the blocks one by one (they repeat, so this is quick), where torch can."""
         if not hasattr(torch, 'compile'):
             return
-        for block in [*self.lower, *self.upper, self.chunk_encoder, *self.hsa]:
+        for block in [*self.lower, *self.upper, self.chunk_encoder, *self.hsa, *([self.look] if self.look else [])]:
             block.forward = torch.compile(block.forward, dynamic=False)
 
     def run_lower(self, ids, segment):
@@ -229,20 +279,50 @@ class Ramba(nn.Module):
         """[..., L, R] and [..., C, R] -> scores [..., L, C] in float32."""
         return (queries @ landmarks.transpose(-1, -2)).float() * (torch.exp(self.retrieval_log_scale.float()) / self.c.landmark_dim)
 
-    def forward(self, memory, memory_segment, reader, reader_segment):
-        """memory [B,M], reader [B,L] token ids with their segments -> (reader's final hidden states [B,L,d],
-        retrieval queries [B,L,R], landmarks [B,C,R]). Readers see every chunk of their own row's memory."""
+    def forward(self, memory, memory_segment, reader, reader_segment, asked=None, alone=None, strangers=0):
+        """memory [B,M], reader [B,L] token ids with their segments -> Passes. Readers see every chunk of their own row's memory, and,
+        as in a large memory, `strangers` chunks of other rows: those that score best at the row's positions `asked` (flat, [n]).
+        Positions `alone` (bool [B,L]) see none of them."""
         M = memory.shape[1]
         segment = torch.cat([memory_segment, reader_segment + 1_000_000], 1)
         h = self.run_lower(torch.cat([memory, reader], 1), segment)
-        K, V, landmarks = self.chunk_encoder(h[:, :M].contiguous())
+        K, V, landmarks = self.chunk_encoder(h[:, :M].contiguous(), memory_segment)
         h = h[:, M:].contiguous()
-        queries = self.queries(h)
-        scores = self.score(queries, landmarks)
+        queries, own, first_own, seen = self.queries(h), landmarks, 0, landmarks
+        if strangers:
+            chosen = self.choose_strangers(queries, landmarks, asked, strangers)
+            K, V, seen = (self.among(t, chosen, own.shape[1]) for t in (K, V, landmarks))
+            first_own = strangers // 2
+        scores = self.score(queries, seen)
+        if strangers:
+            is_stranger = torch.ones(scores.shape[-1], dtype=torch.bool, device=h.device)
+            is_stranger[first_own:first_own + own.shape[1]] = False
+            scores = scores.masked_fill(alone.unsqueeze(-1) & is_stranger, -1e4)
         index = scores.topk(min(self.c.chunks_per_read, scores.shape[-1]), -1).indices.sort(-1, descending=True).values
-        chosen = stick_breaking(scores.gather(-1, index))
+        corrected = scores + self.look(h, K) if self.look else scores
+        chosen = stick_breaking(corrected.gather(-1, index))
         weights = torch.zeros_like(scores).scatter(-1, index, chosen)
-        return self.run_upper(h, reader_segment, lambda hsa, x: hsa(x, K, V, weights)), queries, landmarks
+        hidden = self.run_upper(h, reader_segment, lambda hsa, x: hsa(x, K, V, weights))
+        return Passes(hidden, queries, own, corrected, first_own)
+
+    @torch.no_grad()
+    def choose_strangers(self, queries, landmarks, asked, count):
+        """For each row, `count` chunks of other rows -> [B,count] numbers of chunks of the batch, in random order."""
+        (B, L, R), C = queries.shape, landmarks.shape[1]
+        scores = self.score(queries.reshape(-1, R)[asked], landmarks.reshape(-1, R))                # [n,B*C]
+        row = torch.div(asked, L, rounding_mode='floor')
+        best = torch.full((B, B * C), -1e4, device=scores.device)
+        best = best.scatter_reduce(0, row[:, None].expand(-1, B * C), scores, 'amax')
+        own = torch.arange(B, device=row.device)[:, None] == torch.div(torch.arange(B * C, device=row.device), C, rounding_mode='floor')
+        found = best.masked_fill(own, float('-inf')).topk(count, -1).indices
+        return found.gather(1, torch.rand(found.shape, device=found.device).argsort(1))
+
+    @staticmethod
+    def among(own, chosen, chunks):
+        """own [B,T,W], T rows of so many chunks -> the same with the chosen chunks, half of them older than the own, half newer."""
+        B, T, W = own.shape
+        others, cut = own.reshape(B * chunks, -1, W)[chosen].reshape(B, -1, W), chosen.shape[1] // 2 * (T // chunks)
+        return torch.cat([others[:, :cut], own, others[:, cut:]], 1)
 
     def logits(self, h):
         return F.linear(h, self.embedding.weight.to(h.dtype))

@@ -42,6 +42,8 @@ class Config:
     rope_base: float = 10000.0
     norm_eps: float = 1e-5
     segment_size: int = 4096      # recurrent state restarts every segment and at every document
+    encoder_halo: int = 0         # tokens of the next chunk that the chunk encoder sees beside a chunk's own
+    look_heads: int = 0           # heads of the second look at the chunks read; 0: none
 
 
 class RMSNorm(nn.Module):
@@ -134,18 +136,34 @@ class ChunkEncoder(nn.Module):
         self.landmark_proj = nn.Linear(c.d_model, c.landmark_dim, bias=False)
         self.k_norm, self.landmark_norm = RMSNorm(D), RMSNorm(c.landmark_dim)
 
-    def forward(self, h):
-        """h [C,S,d] -> K [C,S,D], V [C,S,D], landmark [C,R]. The CLS token is the LAST of S+1 positions."""
-        x = torch.cat([self.in_norm(h), self.cls.expand(h.shape[0], 1, -1)], 1)
+    def forward(self, h, halo):
+        """h [C,S,d], halo [C,encoder_halo,d] -> K [C,S,D], V [C,S,D], landmark [C,R]. The CLS token is the LAST position."""
+        x, S = torch.cat([self.in_norm(h), self.in_norm(halo), self.cls.expand(h.shape[0], 1, -1)], 1), h.shape[1]
         for layer in self.layers:
             x = layer(x)
         x = self.norm(x)
-        return self.k_norm(self.k_proj(x[:, :-1])), self.v_proj(x[:, :-1]), self.landmark_norm(self.landmark_proj(x[:, -1]))
+        return self.k_norm(self.k_proj(x[:, :S])), self.v_proj(x[:, :S]), self.landmark_norm(self.landmark_proj(x[:, -1]))
 
 
 def stick_breaking(scores):
     """scores [..., k], most recent chunk first, -inf where absent -> weights that sum to at most 1 (arXiv 2504.16795)."""
     return torch.exp(scores - F.softplus(scores).cumsum(-1)).masked_fill(scores == float('-inf'), 0.0)
+
+
+class Look(nn.Module):
+    """A second look at the selected chunks: corrects their landmark scores by what their tokens say."""
+
+    def __init__(self, c: Config):
+        super().__init__()
+        D = c.d_model // c.n_heads
+        self.c, self.norm, self.q_proj = c, RMSNorm(c.d_model, c.norm_eps), nn.Linear(c.d_model, c.look_heads * D, bias=False)
+        self.q_norm, self.head_weight = RMSNorm(D), nn.Parameter(torch.full((c.look_heads,), 0.3))
+
+    def forward(self, h, K):
+        """h [L,d] lower hidden states of the reader; K [L,k,S,D] -> what is added to the scores, [L,k]."""
+        q = self.q_norm(self.q_proj(self.norm(h)).view(h.shape[0], self.c.look_heads, -1))
+        logits = torch.einsum('lhD,lksD->lkhs', q, K) * q.shape[-1] ** -0.5
+        return ((logits.logsumexp(-1) - math.log(K.shape[2])) * self.head_weight).sum(-1)
 
 
 class HSA(nn.Module):
@@ -175,6 +193,7 @@ class Ramba(nn.Module):
         self.retrieval_q_norm, self.retrieval_log_scale = RMSNorm(c.landmark_dim), nn.Parameter(torch.tensor(math.log(8.0)))
         self.upper = nn.ModuleList(Mamba2(c) for _ in range(c.n_upper_layers))
         self.hsa = nn.ModuleList(HSA(c) for _ in range(c.n_upper_layers // c.hsa_every))
+        self.look = Look(c) if c.look_heads else None
         self.norm = RMSNorm(c.d_model, c.norm_eps)
 
     def run_lower(self, ids):
@@ -194,22 +213,26 @@ class Ramba(nn.Module):
         for s in range(0, len(ids), c.segment_size):
             seg = ids[s:s + c.segment_size]
             seg = F.pad(seg, (0, -len(seg) % c.chunk_size), value=pad_id)
-            parts.append(self.chunk_encoder(self.run_lower(seg).view(-1, c.chunk_size, c.d_model)))
+            h = self.run_lower(seg)
+            following = F.pad(h, (0, 0, 0, c.chunk_size + c.encoder_halo))       # zeros beyond the segment's end
+            halo = [following[at:at + c.encoder_halo] for at in range(c.chunk_size, len(h) + c.chunk_size, c.chunk_size)]
+            parts.append(self.chunk_encoder(h.view(-1, c.chunk_size, c.d_model), torch.stack(halo)))
         return [torch.cat(t) for t in zip(*parts)]
 
-    def select(self, h, landmarks):
-        """h [L,d] lower hidden states of the reader; landmarks [C,R], oldest first -> (chunk index [L,k], score, weight)."""
+    def select(self, h, landmarks, K):
+        """h [L,d] lower hidden states of the reader; landmarks [C,R], K [C,S,D], oldest first -> (chunk index [L,k], landmark score,
+        weight)."""
         q = self.retrieval_q_norm(self.retrieval_proj(self.retrieval_norm(h)))
         scores = q @ landmarks.T * (torch.exp(self.retrieval_log_scale) / self.c.landmark_dim)   # [L,C]
         index = scores.topk(min(self.c.chunks_per_read, landmarks.shape[0]), -1).indices.sort(-1, descending=True).values
         scores = scores.gather(-1, index)
-        return index, scores, stick_breaking(scores)
+        return index, scores, stick_breaking(scores + self.look(h, K[index]) if self.look else scores)
 
     def read(self, ids, K, V, landmarks):
         """A reader (prompt, question, generated text) over stored chunks: ids [L] -> logits [L,vocab], and its selection.
         The reader's own recurrent state starts at zero; all it knows of the past comes through HSA."""
         h = self.run_lower(ids)
-        index, scores, weights = self.select(h, landmarks)
+        index, scores, weights = self.select(h, landmarks, K)
         for i, layer in enumerate(self.upper):
             if i % self.c.hsa_every == 0:
                 h = self.hsa[i // self.c.hsa_every](h, K[index], V[index], weights)

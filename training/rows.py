@@ -9,6 +9,7 @@ import numpy as np
 IGNORED, GOLD = 2, 1            # values of Row.gold
 FIRST, LATER, SWITCH = 1, 2, 3  # values of Row.query; SWITCH: the answer goes on from another chunk
 SWITCH_TOKENS = 2               # a value's first tokens: the space piece that SentencePiece may write, and the value's own
+START_WEIGHT = 3.0              # in the loss, of those: they decide which value is told, the others go on with it
 
 
 # Families whose retrieval the log shows one by one.
@@ -96,7 +97,7 @@ def finish_row(tokenizer, memory, questions, reader_max):
         row.query[at], row.kind[at] = FIRST, KINDS.index(question.kind)
         for number_of_part, part in enumerate(question.parts):
             for offset in range(len(part.ids)):
-                row.answer_weight[at] = question.weight
+                row.answer_weight[at] = question.weight * (START_WEIGHT if offset < SWITCH_TOKENS else 1.0)
                 row.own_row_only[at] = question.own_row_only
                 begins = number_of_part > 0 and offset < SWITCH_TOKENS
                 mark(row, at, part, row.query[at] or (SWITCH if begins else LATER), chunks)

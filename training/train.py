@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -96,7 +96,9 @@ def train(args, config):
     if (Path(args.checkpoint) / 'progress.json').exists():
         step, spent = checkpoint.load(args.checkpoint, model, optimizer)
     elif args.initial:
-        model.load_state_dict(bundle.load(args.initial)[0].state_dict())
+        missing, unexpected = model.load_state_dict(bundle.load(args.initial)[0].state_dict(), strict=False)
+        if unexpected or any(not name.startswith('look.') for name in missing):
+            raise SystemExit(f'{args.initial}: missing {missing}, not known {unexpected}')
         spent = args.spent
     if peers.rank == 0:
         print(f'{sum(p.numel() for p in model.parameters())} parameters, from step {step}, {peers.count} processes', flush=True)
@@ -106,7 +108,7 @@ def train(args, config):
     stopping = []
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
     batches = iter(loader(Batches(args.prepared, config, args.rows, f'{args.seed}/{step}/{peers.rank}', args.reader_tokens, args.row_tokens), args.workers))
-    first_step, started, saved, logged, weights = step, None, time.time(), [], LossWeights()
+    first_step, started, saved, logged, weights = step, None, time.time(), [], LossWeights(strangers=args.strangers)
     while True:
         if (step - first_step) % AGREE_EVERY == 0:
             now = peers.agree(spent + (time.time() - started if started else 0.0))
@@ -162,6 +164,7 @@ if __name__ == '__main__':
     parser.add_argument('--reader-tokens', type=int, default=1024)
     parser.add_argument('--workers', type=int, default=14)
     parser.add_argument('--warmup-steps', type=int, default=150)
+    parser.add_argument('--strangers', type=int, default=32, help='chunks of other rows that each reader sees among its own; even')
     parser.add_argument('--matrix-rate', type=float, default=0.012, help='peak learning rate of Muon')
     parser.add_argument('--other-rate', type=float, default=1.2e-3, help='peak learning rate of AdamW')
     parser.add_argument('--seed', type=int, default=0)
@@ -173,4 +176,7 @@ if __name__ == '__main__':
     args = parser.parse_args()
     vocabulary = Tokenizer(f'{args.prepared}/tokenizer.model').vocab_size
     sizes = Config(vocab_size=vocabulary, **{f.name: getattr(args, f.name) for f in fields(Config) if f.name != 'vocab_size'})
-    train(args, read_config(args.initial) if args.initial else sizes)
+    if args.initial:      # what the encoder sees beside a chunk, and the second look, may be added to a bundle that has neither
+        begun = read_config(args.initial)
+        sizes = replace(begun, encoder_halo=sizes.encoder_halo or begun.encoder_halo, look_heads=sizes.look_heads or begun.look_heads)
+    train(args, sizes)

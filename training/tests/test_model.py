@@ -13,13 +13,16 @@ def vocabulary():
     return Tokenizer(prepared() / 'tokenizer.model').vocab_size
 
 
-def tiny_model():
+HALO_AND_LOOK = dict(encoder_halo=7, look_heads=3)
+
+
+def tiny_model(**more):
     import torch
 
     from training.config import Config
     from training.model import Ramba
     torch.manual_seed(0)
-    model = Ramba(Config(vocab_size=vocabulary(), chunks_per_read=3, **SIZES))
+    model = Ramba(Config(vocab_size=vocabulary(), chunks_per_read=3, **SIZES, **more))
     for p in model.parameters():                 # away from the special values of a fresh network
         p.data += 0.05 * torch.randn_like(p)
     return model.eval()
@@ -31,17 +34,23 @@ class ModelTest(unittest.TestCase):
         import torch
 
         from training import reference
-        fast = tiny_model()
+        for more in ({}, HALO_AND_LOOK):
+            self.compare(tiny_model(**more))
+
+    def compare(self, fast):
+        import torch
+
+        from training import reference
         c = reference.Config(**{f: getattr(fast.c, f) for f in reference.Config.__dataclass_fields__})
         slow = reference.Ramba(c)
         slow.load_state_dict(fast.state_dict())
         memory, reader = torch.randint(6, vocabulary(), (1, 384)), torch.randint(6, vocabulary(), (1, 128))
         with torch.no_grad():
-            hidden, _, landmarks = fast(memory, torch.zeros_like(memory), reader, torch.zeros_like(reader))
+            passes = fast(memory, torch.zeros_like(memory), reader, torch.zeros_like(reader))
             K, V, expected = slow.ingest(memory[0], 5)
             logits, _ = slow.read(reader[0], K, V, expected)
-        self.assertLess((landmarks[0] - expected).abs().max().item(), 1e-3)
-        self.assertLess((fast.logits(hidden)[0] - logits).abs().max().item(), 1e-3)
+        self.assertLess((passes.landmarks[0] - expected).abs().max().item(), 1e-3)
+        self.assertLess((fast.logits(passes.hidden)[0] - logits).abs().max().item(), 1e-3)
 
     def test_state_restarts_where_the_segment_changes(self):
         import torch
@@ -57,19 +66,50 @@ class ModelTest(unittest.TestCase):
         import torch
 
         from training.memory import LargeMemory
-        model = tiny_model()
+        model = tiny_model(**HALO_AND_LOOK)
         ids, reader = torch.randint(6, vocabulary(), (1, 512)), torch.randint(6, vocabulary(), (1, 128))
         memory = LargeMemory(model, 8, 'cpu')
         memory.ingest(ids)
         logits, _, _ = memory.read(reader)
         with torch.no_grad():
-            hidden, _, _ = model(ids, torch.zeros_like(ids), reader, torch.zeros_like(reader))
-        self.assertLess((logits - model.logits(hidden)).abs().max().item(), 1e-3)
+            passes = model(ids, torch.zeros_like(ids), reader, torch.zeros_like(reader))
+        self.assertLess((logits - model.logits(passes.hidden)).abs().max().item(), 1e-3)
+
+    def test_the_halo_ends_with_the_segment(self):
+        import torch
+        model = tiny_model(**HALO_AND_LOOK)
+        h, segment = torch.randn(1, 256, model.c.d_model), torch.tensor([[0] * 128 + [1] * 128])
+        with torch.no_grad():
+            both = model.chunk_encoder(h, segment)
+            parts = [model.chunk_encoder(h[:, :128], segment[:, :128]), model.chunk_encoder(h[:, 128:], segment[:, 128:])]
+            joined = model.chunk_encoder(h, 0 * segment)[2]
+        for whole, a, b in zip(both, *parts):
+            self.assertLess((whole - torch.cat([a, b], 1)).abs().max().item(), 1e-5)
+        self.assertGreater((both[2][:, 1] - joined[:, 1]).abs().max().item(), 1e-3)
+
+    def test_strangers_are_the_best_chunks_of_other_rows(self):
+        import torch
+        model = tiny_model(**HALO_AND_LOOK)
+        ids, reader = torch.randint(6, vocabulary(), (3, 256)), torch.randint(6, vocabulary(), (3, 128))
+        asked, alone = torch.tensor([5, 130, 300]), torch.zeros(3, 128, dtype=torch.bool)
+        alone[1, 2] = True
+        with torch.no_grad():
+            passes = model(ids, 0 * ids, reader, 0 * reader, asked, alone, strangers=4)
+            scores = model.score(passes.queries.reshape(384, -1)[asked], passes.landmarks.reshape(12, -1))
+            chosen = model.choose_strangers(passes.queries, passes.landmarks, asked, 4)
+        self.assertEqual(passes.corrected.shape, (3, 128, 8))
+        self.assertEqual(passes.first_own, 2)
+        for row in range(3):
+            others = scores[row].clone()
+            others[row * 4:row * 4 + 4] = float('-inf')
+            self.assertEqual(set(chosen[row].tolist()), set(others.topk(4).indices.tolist()))
+        self.assertLess(passes.corrected[1, 2, [0, 1, 6, 7]].max().item(), -1000)
+        self.assertGreater(passes.corrected[1, 2, 2:6].min().item(), -1000)
 
     def test_bundle_round_trip_and_golden(self):
         from training import bundle
         with tempfile.TemporaryDirectory() as folder:
-            model = tiny_model()
+            model = tiny_model(**HALO_AND_LOOK)
             bundle.export(model.state_dict(), model.c, prepared() / 'tokenizer.model', folder)
             again, _ = bundle.load(folder)
             self.assertEqual(again.c, model.c)
@@ -95,10 +135,10 @@ class ModelTest(unittest.TestCase):
         from training import checkpoint, train
         from training.config import Config
         with tempfile.TemporaryDirectory() as folder:
-            args = argparse.Namespace(prepared=str(prepared()), checkpoint=folder, seconds=0.1, initial=None, spent=0.0, rows=1, row_tokens=1024, reader_tokens=256,
+            args = argparse.Namespace(prepared=str(prepared()), checkpoint=folder, seconds=0.1, initial=None, spent=0.0, rows=2, strangers=2, row_tokens=1024, reader_tokens=256,
                                       workers=0, seed=0, log_every=1000, save_every=1000,
                                       matrix_rate=0.01, other_rate=1e-3, warmup_steps=10)
-            config = Config(vocab_size=vocabulary(), **SIZES)
+            config = Config(vocab_size=vocabulary(), **SIZES, **HALO_AND_LOOK)
             train.train(args, config)
             first = checkpoint.read_config(folder), checkpoint.load_weights(folder)
             args.seconds = 1e-9                              # all of the time has passed: nothing may change
@@ -116,7 +156,7 @@ class EvaluationTest(unittest.TestCase):
         from training.tests.fixtures import prose
         rng = random.Random(0)
         with tempfile.TemporaryDirectory() as folder:
-            model = tiny_model()
+            model = tiny_model(**HALO_AND_LOOK)
             bundle.export(model.state_dict(), model.c, prepared() / 'tokenizer.model', f'{folder}/bundle')
             (Path(folder) / 'books').mkdir()
             for i in range(3):

@@ -54,6 +54,19 @@ class TasksTest(unittest.TestCase):
             self.assertFalse(set(theme.key_shapes) & set(words.HELD_OUT_KEYS))
             self.assertFalse(set(theme.relations) & set(facts.HELD_OUT_RELATIONS))
 
+    def test_composed_wordings_have_their_slots_and_nothing_of_the_held_out_ones(self):
+        from training import wordings
+        rng, made = random.Random(4), set()
+        for style in wordings.STATEMENTS:
+            for asking in (False, True):
+                slots = {'sentence': ['{R}', '{K}'], 'record': ['{K}'], 'context': ['{R}', '{K}', '{C}']}[style] + ['{V}'] * (not asking)
+                for _ in range(3000):
+                    text = wordings.frame(rng, style, asking, lambda: 'Anna')
+                    made.add(text)
+                    self.assertTrue(all(text.count(s) == 1 for s in slots), text)
+                    self.assertFalse([t for t in wordings.HELD_OUT_TURNS if t in text.lower()], text)
+        self.assertGreater(len(made), 12_000)
+
     def test_theme_never_repeats_an_identity(self):
         from training import facts
         rng = random.Random(2)

@@ -1,0 +1,100 @@
+"""Composed wordings: statements and questions from a small grammar, so that no list of frames can be learned by heart.
+
+A frame has the slots of facts.py ({K}, {R}, {V}, {C}). A pattern names word lists in angle brackets; lists may name lists.
+None of the held-out frames of facts.py can come out: their turns of phrase (HELD_OUT_TURNS) are in no list."""
+import re
+
+HELD_OUT_TURNS = ('one of the special magic', 'in the register', 'whenever the', 'comes up', 'this spring', 'namely', 'on the label', 'one could read',
+                  'provided text', 'somebody asks', 'under which', 'i forgot', 'what was it again', ':=', '#define', 'entry ', ' reads ', 'if you ask',
+                  'minutes,', 'from the point of view', 'stands next to', 'read me')
+
+LISTS = {
+    'paper': '''ledger;list;notebook;file;table;archive;index;catalogue;report;sheet;log;manual;letter;contract;database;inventory;memo;appendix;card;
+        form;schedule;receipt;message;email;folder;poster;diary;spreadsheet;old book;brochure;certificate;plan;directory''',
+    'place': '''desk;wall;door;shelf in the hall;screen;back of the page;first page;last page;board;box;cover;map;envelope;ticket;badge;plate;tin;crate;
+        notice by the stairs;slip of paper;sign;sticker;third line;top of the form;bill''',
+    'who': '''she;he;they;we;I;the clerk;my sister;our guide;the captain;someone;the teacher;a neighbour;the old man;the committee;the operator;her uncle;
+        the engineer;the office;the guard;{N};the librarian;everybody;the second witness;my colleague;the manager;two of them''',
+    'whom': 'me;us;them;him;her;everyone;the others;the crew;the class;you;the whole team',
+    'said': '''said;wrote;insisted;mentioned;recalled;claimed;noted;explained;added;repeated;told <whom>;informed <whom>;confirmed;announced;reported;
+        swore;remembered;let <whom> know;decided''',
+    'when': '''this year;last week;since Monday;in the autumn;yesterday;from today;a while ago;during the winter;at noon;in March;on the second day;
+        after the meeting;before lunch;long ago;this morning;recently;by then;for now;at the time;in the end;until further notice;again''',
+    'of': 'of;of;for;of;for;belonging to;that goes with;given to;assigned to;used for;kept for;set for;linked to;chosen for',
+    'is': '''is;is;is;was;was;says;remains;became;turned out to be;equals;happens to be;has been;should be;must be;is still;is said to be;will be;
+        is now;is simply;is written as''',
+    'has': '''has;has;carries;bears;holds;keeps;received;got;uses;takes;shows;features;displays;goes by;works with;is listed with;is filed with;was issued;
+        is entered with;comes with;was recorded with;answers to;was left with;ended up with;is known by;is marked''',
+    'gave': 'gave;gave;assigned;issued;handed;offered;left;sent;granted;passed;attached;wrote down for',
+    'as': 'as;as;for;under;in the column;beside;in the field;next to;by way of;as its;as their;as the;in place of',
+    'use': 'use;take;type;write;enter;say;give;choose;pick;put down;quote;try;send;answer with;expect;look for',
+    'need': 'need;want;seek;look up;search for;require;mention;check;must find;hear about;deal with;care about;have to give;are asked for',
+    'if': 'if;when;once;should;as soon as;in case;each time;every time;where',
+    'lead': '''{};{};{};so;and;but;also;note that;please note:;remember:;PS:;by the way,;to be clear,;in short,;first of all,;as agreed,;for the record,;
+        as <who> <said>,;according to the <paper>,;in the <paper>,;on the <place>,;<when>,;the <paper> says that;<who> <said> that;<who> <said>:;
+        it <is> known that;I think that;we found that;it says here that;there it was:;FYI,;update,;''',
+    'tail': '''{};{};{};{};{}; <when>; in the <paper>; on the <place>;, as <who> <said>;, said <who>; and nothing else;, I believe;, it seems; (see the <paper>);
+        , as the <paper> shows;, and that is all;, so <who> <said>; indeed; instead of the other one;, as always''',
+    'end': '.;.;.;.;{};!;...;,',
+    'ask': '''what;what;which;what exactly;just what;tell <whom> what;say which;do you know what;can you tell me which;does anyone know what;I wonder what;
+        remind me what;I would like to know which;find out what;please say what;could you look up which''',
+    'want': 'wants to know;needs;asked for;is looking for;would like;has to know;inquires about;is after;forgot;cannot find;must have',
+    'get': 'tell me;give me;find;look up;show me;say;name;bring me;recall;repeat;state;fetch;quote;spell out',
+    'close': '{};{};{};{}; now; again; please; exactly; then; at present; in the text; in the <paper>; on the <place>; according to the <paper>; here; do you think',
+}
+STATEMENTS = {
+    'sentence': '''<lead> the {R} <of> {K} <is> {V}<tail><end>;<lead> {K} <has> {V} <as> {R}<tail><end>;<lead> <use> {V} <if> you <need> the {R} <of> {K}<tail><end>;
+        <if> you <need> the {R} <of> {K}, <use> {V}<tail><end>;<lead> {V} <is> the {R} <of> {K}<tail><end>;<lead> {V} <is> what {K} <has> <as> {R}<tail><end>;
+        <who> <gave> {K} {V} <as> {R}<tail><end>;<who> <gave> {V} to {K} <as> {R}<tail><end>;<lead> {K} and its {R}, {V}<tail><end>;
+        <lead> as {R} <of> {K}, <who> <said> {V}<tail><end>;<lead> {K}'s {R} <is> {V}<tail><end>;<lead> {K} was <said> to have {V}, its {R}<tail><end>;
+        <who> <said> that {K} <has> the {R} {V}<tail><end>;{V}<tail>, and that <is> the {R} <of> {K}<end>;the <paper> has {V} in the row {K} and the column {R}<end>;
+        <lead> {R}: {V}, {K}<tail><end>;{K} <when>: {R} {V}<end>;<lead> {K} changed its {R} to {V}<tail><end>;<lead> the {R} that {K} <has> <is> {V}<tail><end>;
+        <lead> for {K} <who> <said> {V} when asked about the {R}<end>;{V} <lead> it <is> the {R} <when> of {K}<end>;{R}={V} ({K});{K}: {V} ({R});{V}: {R}, {K};
+        <lead> <who> saw {V} <as> {R} on {K}<tail><end>;<lead> with {V} <as> {R}, {K} was ready<tail><end>;<lead> they <gave> the {R} {V} to {K}<tail><end>''',
+    'record': '''{K} <is> {V}<end>;{K} <has> {V}<end>;<lead> {K} <is> {V}<tail><end>;{K} .. {V};{K} | {V};[{K}] {V};{K} ~ {V};{V} <- {K};<lead> {V} <is> {K}<tail><end>;
+        <use> {V} for {K}<end>;{K}, that <is> {V}<tail><end>;<who> <gave> {K} {V}<tail><end>;{K} ({V});({K}, {V});{K}\t{V}\t<when>;{V}, the <paper> says, is for {K}<end>;
+        <paper>: {K}: {V};set {K} to {V};no. 1: {K} {V};<lead> {V} goes with {K}<tail><end>;see {V} for {K}<end>''',
+    'context': '''<lead> in {C} the {R} <of> {K} <is> {V}<tail><end>;{C} <gave> {K} {V} <as> {R}<tail><end>;{C} <said> that {K} <has> {V} <as> {R}<end>;
+        <lead> with {C}, {K} <has> {V} <as> {R}<tail><end>;{V} <is> the {R} <of> {K} in {C}<tail><end>;{C}: {K}: {R}: {V};{K} ({C}): {V} <as> {R};
+        <if> {C} <is> meant, the {R} <of> {K} <is> {V}<end>;<lead> {K} <has> the {R} {V}, {C} <said><end>;{C} / {R} / {K} = {V};
+        <use> {V} <as> {R} <of> {K} when you are with {C}<end>;for {C}: {V} ({R}, {K})''',
+}
+QUESTIONS = {
+    'sentence': '''<ask> the {R} <of> {K} <is><close>;<ask> {R} {K} <has><close>;<ask> is the {R} <of> {K}<close>;<get> the {R} <of> {K}<close>;<who> <want> the {R} <of> {K}<close>;
+        {K}'s {R}<close>;{K}: which {R}<close>;<if> I <need> the {R} <of> {K}, what do I <use><close>;<ask> should I <use> as {R} for {K}<close>;{R}, {K}<close>;
+        <who> <said> something about the {R} <of> {K}, what was it;how <is> the {R} <of> {K} given<close>;<ask> {R} was <gave> to {K}<close>;about {K}: the {R};
+        does {K} have a {R}<close>;the {R} that {K} <has><close>;<get> {K}'s {R}<close>;with which {R} does {K} work<close>;
+        I have {K} and <need> the {R}<close>;<ask> did <who> <use> as {R} <of> {K};{K} <has> as {R};complete: the {R} <of> {K} <is>''',
+    'record': '''<ask> {K} <is><close>;<get> {K}<close>;{K}<close>;<ask> goes with {K}<close>;<ask> belongs to {K}<close>;<ask> {K} <has><close>;<who> <want> {K}<close>;
+        <if> I <need> {K}, what do I <use><close>;value for {K}<close>;{K} <is>;about {K};<ask> did <who> write for {K}<close>''',
+    'context': '''<ask> {R} {K} <has> in {C}<close>;<get> the {R} <of> {K} for {C}<close>;{C}, {K}, {R}<close>;<ask> {C} <said> about the {R} <of> {K}<close>;
+        in {C}, <ask> {R} <is> that of {K};with {C}: {K}'s {R};the {R} <of> {K} according to {C}<close>;{R} <of> {K} ({C})<close>''',
+}
+
+
+def _split(text):
+    """Alternatives between semicolons; {} stands for nothing. A space before one belongs to it, line breaks do not."""
+    parts = [re.sub(r'\n *', '', part) for part in text.split(';')]
+    return ['' if part == '{}' else part for part in parts if part]
+
+
+LISTS = {name: _split(text) for name, text in LISTS.items()}
+STATEMENTS = {style: _split(text) for style, text in STATEMENTS.items()}
+QUESTIONS = {style: _split(text) for style, text in QUESTIONS.items()}
+
+
+def expand(rng, pattern, name):
+    """A pattern with its lists filled in; name(): somebody's name."""
+    while '<' in pattern and (found := re.search(r'<([a-z]+)>', pattern)):
+        pattern = pattern[:found.start()] + rng.choice(LISTS[found.group(1)]) + pattern[found.end():]
+    return re.sub(r' +', ' ', pattern.replace('{N}', name())).strip()
+
+
+def frame(rng, style, asking, name):
+    """A composed frame: a statement, or a question."""
+    text = expand(rng, rng.choice((QUESTIONS if asking else STATEMENTS)[style]), name)
+    if asking and rng.random() < 0.6:
+        text += '?'
+    if rng.random() < 0.5 and not text.startswith('{'):
+        text = text[0].upper() + text[1:]
+    return text
