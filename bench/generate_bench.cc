@@ -8,6 +8,7 @@
 
 #include "bench/measure.h"
 #include "bench/model_setup.h"
+#include "kernels/stick_breaking.h"
 
 namespace mneme::bench {
 namespace {

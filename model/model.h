@@ -148,11 +148,6 @@ class Model {
                                  UpperRows* out) const = 0;
 };
 
-// Stick-breaking weights of one row (arXiv 2504.16795): scores of the selected chunks, MOST RECENT
-// FIRST -> w_i = sigmoid(s_i) * prod_{j<i} (1 - sigmoid(s_j)); they sum to at most 1. `weights` has
-// the same length.
-void StickBreakingWeights(absl::Span<const float> scores, absl::Span<float> weights);
-
 }  // namespace mneme
 
 #endif  // MNEME_MODEL_MODEL_H_
