@@ -13,7 +13,7 @@
 namespace mneme {
 namespace {
 
-// A size of the network and the largest value that we accept; all are at least 1.
+// A size of the network and the largest value that we accept.
 struct SizeField {
   const char* name;
   int ModelConfig::*member;
@@ -21,6 +21,7 @@ struct SizeField {
 };
 
 // The limits keep every product of two sizes, and the bytes of any one tensor, far from overflow.
+// These are at least 1.
 constexpr SizeField kSizeFields[] = {
     {"vocab_size", &ModelConfig::vocab_size, 1 << 20},
     {"d_model", &ModelConfig::d_model, 1 << 14},
@@ -40,6 +41,11 @@ constexpr SizeField kSizeFields[] = {
     {"encoder_ffn", &ModelConfig::encoder_ffn, 1 << 16},
     {"hsa_every", &ModelConfig::hsa_every, 512},
     {"segment_size", &ModelConfig::segment_size, 1 << 16},
+};
+
+// May be missing, which means 0.
+constexpr SizeField kOptionalSizeFields[] = {
+    {"look_heads", &ModelConfig::look_heads, 256},
 };
 
 struct RealField {
@@ -69,7 +75,8 @@ absl::Status Invalid(absl::string_view field, absl::string_view problem) {
   return absl::InvalidArgumentError(absl::StrCat("config.json: ", field, " ", problem));
 }
 
-absl::Status ReadSize(const nlohmann::json& value, const SizeField& field, ModelConfig* config) {
+absl::Status ReadSize(const nlohmann::json& value, const SizeField& field, int least,
+                      ModelConfig* config) {
   if (!value.is_number_integer()) {
     return Invalid(
         field.name,
@@ -78,8 +85,9 @@ absl::Status ReadSize(const nlohmann::json& value, const SizeField& field, Model
   }
   // An unsigned number beyond int64 reads as negative here, and is refused all the same.
   const int64_t number = value.get<int64_t>();
-  if (number < 1 || number > field.max) {
-    return Invalid(field.name, absl::StrCat("is ", value.dump(), ", expected 1 to ", field.max));
+  if (number < least || number > field.max) {
+    return Invalid(field.name,
+                   absl::StrCat("is ", value.dump(), ", expected ", least, " to ", field.max));
   }
   config->*field.member = static_cast<int>(number);
   return absl::OkStatus();
@@ -143,7 +151,12 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json) {
     known.insert(field.name);
     const auto it = object.find(field.name);
     if (it == object.end()) return Invalid(field.name, "is missing");
-    RETURN_IF_ERROR(ReadSize(*it, field, &config));
+    RETURN_IF_ERROR(ReadSize(*it, field, 1, &config));
+  }
+  for (const SizeField& field : kOptionalSizeFields) {
+    known.insert(field.name);
+    const auto it = object.find(field.name);
+    if (it != object.end()) RETURN_IF_ERROR(ReadSize(*it, field, 0, &config));
   }
   for (const RealField& field : kRealFields) {
     known.insert(field.name);

@@ -86,7 +86,10 @@ struct LowerRows {
 // What one row (token) of a reader reads: its chunks, most recent first, at most chunks_per_read.
 struct RowSelection {
   absl::Span<const uint8_t* const> pages;  // pinned pages, layout as PageLayout
-  absl::Span<const float> weights;         // stick-breaking weights
+  absl::Span<const float> weights;         // stick-breaking weights; with look_heads not read
+  // With look_heads, of each page: the landmark score of its chunk. The weights are then those of
+  // the second look, as though chunks without a page here had not been chosen.
+  absl::Span<const float> scores;
   // The pages are memory of the backend; else a backend with memory of its own copies them there.
   bool pages_resident = false;
 };
@@ -98,6 +101,9 @@ enum class LogitRows { kAll, kLastOfStep, kBestOfStep };
 struct UpperRows {
   std::vector<float> logits;  // [rows or steps, vocab_size]; empty with kBestOfStep
   std::vector<TokenId> best;  // [steps], with kBestOfStep: of equal logits the smallest id
+  // [rows, chunks_per_read]: weights that the second look gave each row's pages, behind them 0;
+  // empty where look_heads is 0.
+  std::vector<float> weights;
 };
 
 // Thread rule: const methods may be called from any number of threads; calls share the backend's

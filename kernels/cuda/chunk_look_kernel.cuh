@@ -152,7 +152,7 @@ __device__ __forceinline__ void BreakStick(const float* scores, float* weights, 
 // shared memory: q and K come through the L1 cache. `vectors`: q allows 16-byte reads, and so do
 // K rows of pages that are aligned to that.
 template <typename T>
-__global__ void __launch_bounds__(kWarps * 32)
+__global__ void __launch_bounds__(kWarps * 32, 2)
     ChunkLookKernel(const ChunkLookParams p, const bool vectors) {
   WaitForKernelBefore();
   LetNextKernelStart();

@@ -57,6 +57,7 @@ void WriteRandomBundle(const RandomShape& shape, absl::string_view matrix_dtype,
   config["encoder_ffn"] = shape.encoder_ffn;
   config["hsa_every"] = shape.hsa_every;
   config["segment_size"] = shape.segment_size;
+  if (shape.look_heads > 0) config["look_heads"] = shape.look_heads;
   files.config = config.dump();
   files.tensors.clear();
   for (const auto& [name, dimensions] : ExpectedTensors(ParseModelConfig(files.config).value())) {
