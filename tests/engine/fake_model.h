@@ -8,6 +8,7 @@
 #ifndef MNEME_TESTS_ENGINE_FAKE_MODEL_H_
 #define MNEME_TESTS_ENGINE_FAKE_MODEL_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -48,6 +49,9 @@ class FakeModel : public Model {
   void OnForward(std::function<absl::Status(Segments)> hook);
   // The same for ReadLower.
   void OnRead(std::function<absl::Status()> hook);
+  // From now on the upper half looks again, and gives a row's newest chunk this weight, the others
+  // none. It still copies by the weights that it is given.
+  void LookAgain(float newest) { looked_weight_ = newest; }
   // Another model, as it were: what is derived from now on differs in name.
   void set_fingerprint(uint64_t fingerprint) { fingerprint_ = fingerprint; }
 
@@ -60,6 +64,7 @@ class FakeModel : public Model {
   const int kv_dim_;
   std::unique_ptr<Bundle> bundle_;
   uint64_t fingerprint_ = 0x5eed;
+  std::atomic<float> looked_weight_ = 0;  // 0: it does not look again
   mutable absl::Mutex mutex_;
   std::function<absl::Status(Segments)> on_forward_ ABSL_GUARDED_BY(mutex_);
   std::function<absl::Status()> on_read_ ABSL_GUARDED_BY(mutex_);
