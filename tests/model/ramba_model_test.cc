@@ -325,7 +325,8 @@ TEST_P(RambaModelTest, ASecondLookComesWithLogitsAndWithBestTokens) {
   }
 }
 
-// Readers that decode together and beside a prompt, each over chunks of its own choice.
+// Readers that decode together and beside a prompt of more than one tile, each over chunks of its
+// own choice.
 TEST_P(RambaModelTest, ASecondLookDoesNotSeeItsCompany) {
   for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
     const TestModel setup = MakeModel(GetParam(), WithLook(OddShape(), 3), "I8", precision);
@@ -337,7 +338,7 @@ TEST_P(RambaModelTest, ASecondLookDoesNotSeeItsCompany) {
     };
     const std::vector<const uint8_t*> pages = {page(2), page(0), page(3), page(1)};
     const std::vector<float> scores = {0.5f, -1.0f, 2.0f, -0.25f};
-    const std::vector<std::vector<TokenId>> ids = {{3}, {4}, RandomIds(c, 7, 8), {5}, {6}};
+    const std::vector<std::vector<TokenId>> ids = {{3}, {4}, RandomIds(c, 150, 8), {5}, {6}};
     const auto read = [&](size_t begin, size_t end) {
       std::vector<std::unique_ptr<ReaderState>> states;
       std::vector<ReaderStep> steps;
