@@ -13,15 +13,16 @@
 namespace mneme {
 namespace {
 
-// A size of the network and the largest value that we accept.
+// A size of the network and the values that we accept.
 struct SizeField {
   const char* name;
   int ModelConfig::*member;
   int max;
+  int min = 1;
+  bool optional = false;  // where it is missing: as ModelConfig has it
 };
 
 // The limits keep every product of two sizes, and the bytes of any one tensor, far from overflow.
-// These are at least 1.
 constexpr SizeField kSizeFields[] = {
     {"vocab_size", &ModelConfig::vocab_size, 1 << 20},
     {"d_model", &ModelConfig::d_model, 1 << 14},
@@ -40,12 +41,8 @@ constexpr SizeField kSizeFields[] = {
     {"encoder_layers", &ModelConfig::encoder_layers, 64},
     {"encoder_ffn", &ModelConfig::encoder_ffn, 1 << 16},
     {"hsa_every", &ModelConfig::hsa_every, 512},
+    {"look_heads", &ModelConfig::look_heads, 256, 0, /*optional=*/true},
     {"segment_size", &ModelConfig::segment_size, 1 << 16},
-};
-
-// May be missing, which means 0.
-constexpr SizeField kOptionalSizeFields[] = {
-    {"look_heads", &ModelConfig::look_heads, 256},
 };
 
 struct RealField {
@@ -75,8 +72,7 @@ absl::Status Invalid(absl::string_view field, absl::string_view problem) {
   return absl::InvalidArgumentError(absl::StrCat("config.json: ", field, " ", problem));
 }
 
-absl::Status ReadSize(const nlohmann::json& value, const SizeField& field, int least,
-                      ModelConfig* config) {
+absl::Status ReadSize(const nlohmann::json& value, const SizeField& field, ModelConfig* config) {
   if (!value.is_number_integer()) {
     return Invalid(
         field.name,
@@ -85,9 +81,9 @@ absl::Status ReadSize(const nlohmann::json& value, const SizeField& field, int l
   }
   // An unsigned number beyond int64 reads as negative here, and is refused all the same.
   const int64_t number = value.get<int64_t>();
-  if (number < least || number > field.max) {
+  if (number < field.min || number > field.max) {
     return Invalid(field.name,
-                   absl::StrCat("is ", value.dump(), ", expected ", least, " to ", field.max));
+                   absl::StrCat("is ", value.dump(), ", expected ", field.min, " to ", field.max));
   }
   config->*field.member = static_cast<int>(number);
   return absl::OkStatus();
@@ -150,13 +146,9 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json) {
   for (const SizeField& field : kSizeFields) {
     known.insert(field.name);
     const auto it = object.find(field.name);
+    if (it == object.end() && field.optional) continue;
     if (it == object.end()) return Invalid(field.name, "is missing");
-    RETURN_IF_ERROR(ReadSize(*it, field, 1, &config));
-  }
-  for (const SizeField& field : kOptionalSizeFields) {
-    known.insert(field.name);
-    const auto it = object.find(field.name);
-    if (it != object.end()) RETURN_IF_ERROR(ReadSize(*it, field, 0, &config));
+    RETURN_IF_ERROR(ReadSize(*it, field, &config));
   }
   for (const RealField& field : kRealFields) {
     known.insert(field.name);

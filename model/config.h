@@ -2,7 +2,7 @@
 // to one bundle.
 //
 // Field by field the same as `Config` of the reference implementation (docs/model.md), plus the
-// special tokens. Every field must be there, but those that say what stands for them.
+// special tokens.
 
 #ifndef MNEME_MODEL_CONFIG_H_
 #define MNEME_MODEL_CONFIG_H_
@@ -32,7 +32,7 @@ struct ModelConfig {
   int encoder_layers = 0;
   int encoder_ffn = 0;
   int hsa_every = 0;
-  int look_heads = 0;  // of the second look at selected chunks; 0: none
+  int look_heads = 0;  // of the second look at selected chunks; 0, or a missing field: none
   double rope_base = 0;
   double norm_eps = 0;
   int segment_size = 0;  // tokens

@@ -135,8 +135,8 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   ws->sequences.reserve(std::max(rows, shape.sequences));
   ws->host_ids.reserve(rows);
   ws->sequences_there.reserve(std::max(rows, shape.sequences));
-  ws->host_selections.resize(static_cast<size_t>(rows * selection_bytes));
   ws->host_results.resize(static_cast<size_t>(looked + rows));
+  ws->host_selections.resize(static_cast<size_t>(rows * selection_bytes));
   return ws;
 }
 

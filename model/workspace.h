@@ -61,10 +61,6 @@ struct Workspace {
   void* landmarks = nullptr;      // [rows, R]: landmarks of chunks, or queries
   float* logits = nullptr;        // [rows, logits stride]
   float* state = nullptr;         // [sequences, state_floats]
-  // What comes back to the host of the rows under way, so that it comes at one time: with
-  // look_heads their page_weights, then ids of the best tokens.
-  float* results = nullptr;
-  float* look_scores = nullptr;  // [rows, chunks_per_read]: corrected; with look_heads
   // What the rows under way read, in one piece of memory, `selections`.
   char* selections = nullptr;
   const void** page_pointers = nullptr;  // [rows, chunks_per_read]
@@ -83,6 +79,10 @@ struct Workspace {
   std::vector<char> host_selections;
   std::vector<float> host_results;
   bool pages_resident = false;  // of the rows under way
+  // What comes back to the host of the rows under way, so that it comes at one time: with
+  // look_heads their page_weights, then ids of the best tokens.
+  float* results = nullptr;
+  float* look_scores = nullptr;  // [rows, chunks_per_read]: corrected; with look_heads
   // Where the residual stream of the lower half is, of the rows under way: in `hidden`, `scaled`
   // following it where norms are ahead; in `scaled` alone; or there, with a copy of what each layer
   // left in `hidden`.

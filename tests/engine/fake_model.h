@@ -49,11 +49,11 @@ class FakeModel : public Model {
   void OnForward(std::function<absl::Status(Segments)> hook);
   // The same for ReadLower.
   void OnRead(std::function<absl::Status()> hook);
+  // Another model, as it were: what is derived from now on differs in name.
+  void set_fingerprint(uint64_t fingerprint) { fingerprint_ = fingerprint; }
   // From now on the upper half looks again, and gives a row's newest chunk this weight, the others
   // none. It still copies by the weights that it is given.
   void LookAgain(float newest) { looked_weight_ = newest; }
-  // Another model, as it were: what is derived from now on differs in name.
-  void set_fingerprint(uint64_t fingerprint) { fingerprint_ = fingerprint; }
 
   // Sizes of the batches of ForwardLower, of ReadLower and of ReadUpper so far.
   std::vector<size_t> forward_batches() const;
