@@ -8,6 +8,7 @@
 
 #include "bench/measure.h"
 #include "bench/model_setup.h"
+#include "kernels/stick_breaking.h"
 
 namespace mneme::bench {
 namespace {
@@ -83,18 +84,20 @@ class Readers {
     weights_.resize(rows * k);
     selections_.resize(rows);
     std::vector<std::pair<int64_t, float>> row(k);
-    std::vector<float> row_scores(k);
+    std::vector<float> row_scores(rows * k);
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t i = 0; i < k; ++i) row[i] = {indices_[r * k + i], scores_[r * k + i]};
       std::sort(row.begin(), row.end(), std::greater<>());
       for (int64_t i = 0; i < k; ++i) {
         pages_[r * k + i] =
             memory_.pages.as<uint8_t>(row[i].first * model_.page_layout().page_bytes());
-        row_scores[i] = row[i].second;
+        row_scores[r * k + i] = row[i].second;
       }
-      StickBreakingWeights(row_scores, absl::MakeSpan(weights_).subspan(r * k, k));
+      const auto scores = absl::MakeConstSpan(row_scores).subspan(r * k, k);
+      StickBreakingWeights(scores, absl::MakeSpan(weights_).subspan(r * k, k));
       selections_[r] = {.pages = absl::MakeConstSpan(pages_).subspan(r * k, k),
                         .weights = absl::MakeConstSpan(weights_).subspan(r * k, k),
+                        .scores = scores,
                         .pages_resident = true};
     }
     OrDie(model_.ReadUpper(steps_, lower_, selections_, LogitRows::kBestOfStep, &upper_));

@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "common/check.h"
 #include "common/status_macros.h"
+#include "kernels/stick_breaking.h"
 
 namespace mneme {
 namespace {
@@ -481,14 +482,18 @@ absl::StatusOr<const float*> ReadBatcher::Gather(absl::Span<const RowRange> rang
 
 absl::Status ReadBatcher::FindReads(absl::Span<BatchedStep* const> steps) {
   chunks_.clear();
+  chunk_hits_.clear();
   chunk_weights_.clear();
+  chunk_scores_.clear();
   row_chunks_.clear();
   for (const BatchedStep* batched : steps) {
     for (std::vector<ChunkHit>& row : batched->step->rows) {
       NetworkSelection(absl::MakeSpan(row), model_.config().chunks_per_read, &selection_);
-      for (const ChunkHit* hit : selection_) {
+      for (ChunkHit* hit : selection_) {
         chunks_.push_back(hit->text.address);
+        chunk_hits_.push_back(hit);
         chunk_weights_.push_back(static_cast<float>(hit->weight));
+        chunk_scores_.push_back(static_cast<float>(hit->score));
       }
       row_chunks_.push_back(selection_.size());
     }
@@ -496,6 +501,8 @@ absl::Status ReadBatcher::FindReads(absl::Span<BatchedStep* const> steps) {
   chunk_pages_.clear();
   if (!chunks_.empty()) {
     StageTimer timer(metrics_.pin_seconds);
+    // Where the network looks again, a page's mass is still by landmark scores: the tiers want it
+    // when the page is looked for, the corrected weight is known when it has been read.
     RETURN_IF_ERROR(pages_.Find(chunks_, chunk_weights_, &chunk_pages_));
   }
   selections_.clear();
@@ -505,14 +512,28 @@ absl::Status ReadBatcher::FindReads(absl::Span<BatchedStep* const> steps) {
     for (; from < end; ++from) {
       if (chunk_pages_[from] == nullptr) continue;
       chunk_pages_[to] = chunk_pages_[from];
+      chunk_hits_[to] = chunk_hits_[from];
+      chunk_scores_[to] = chunk_scores_[from];
       chunk_weights_[to++] = chunk_weights_[from];
     }
     selections_.push_back(
         {.pages = absl::MakeConstSpan(chunk_pages_).subspan(begin, to - begin),
          .weights = absl::MakeConstSpan(chunk_weights_).subspan(begin, to - begin),
+         .scores = absl::MakeConstSpan(chunk_scores_).subspan(begin, to - begin),
          .pages_resident = pages_.resident()});
   }
   return absl::OkStatus();
+}
+
+void ReadBatcher::KeepLookedWeights() {
+  if (upper_.weights.empty()) return;
+  const auto kept = static_cast<size_t>(model_.config().chunks_per_read);
+  auto hit = chunk_hits_.begin();
+  for (size_t r = 0; r < selections_.size(); ++r) {
+    for (size_t i = 0; i < selections_[r].pages.size(); ++i) {
+      (*hit++)->weight = upper_.weights[r * kept + i];
+    }
+  }
 }
 
 absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<BatchedStep* const> steps) {
@@ -544,6 +565,7 @@ absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<BatchedStep* const>
   const LogitRows which = steps.front()->step->logit_rows;
   RETURN_IF_ERROR(
       model_.ReadUpper(reader_steps_, all ? pass.rows : regrouped_, selections_, which, &upper_));
+  KeepLookedWeights();
   auto from = upper_.logits.begin();
   for (size_t i = 0; i < steps.size(); ++i) {
     ReadStep& step = *steps[i]->step;

@@ -114,6 +114,8 @@ class ReadBatcher {
   void RunUpper(const Pass& pass);
   // Fills selections_ for the rows of these steps, with pages that stay until the next call.
   absl::Status FindReads(absl::Span<BatchedStep* const> steps);
+  // The weights that a network's second look gave what selections_ name.
+  void KeepLookedWeights();
   // Upper half of some of a pass's steps.
   absl::Status Upper(const Pass& pass, absl::Span<BatchedStep* const> steps);
 
@@ -139,7 +141,8 @@ class ReadBatcher {
   std::vector<float> chosen_scores_, weights_;
   std::vector<ReaderStep> reader_steps_;
   std::vector<ChunkAddress> chunks_;  // of an upper half, row by row
-  std::vector<float> chunk_weights_;
+  std::vector<ChunkHit*> chunk_hits_;
+  std::vector<float> chunk_weights_, chunk_scores_;
   std::vector<const uint8_t*> chunk_pages_;
   std::vector<size_t> row_chunks_;
   std::vector<RowSelection> selections_;

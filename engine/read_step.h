@@ -29,7 +29,9 @@ struct ChunkHit {
   int64_t index = 0;  // in the view
   ChunkText text;
   double score = 0;
-  double weight = 0;  // stick-breaking; 0 beyond the network's own selection
+  // Stick-breaking; 0 beyond the network's own selection. Of a network that looks again
+  // (look_heads) the corrected one once the upper half has run, before by landmark scores.
+  double weight = 0;
 };
 
 // One step of one reader.

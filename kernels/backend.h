@@ -106,6 +106,7 @@ class Backend {
   absl::Status SwiGlu(const SwiGluParams& params);
   absl::Status WritePages(const WritePagesParams& params);
   absl::Status HsaAttend(const HsaAttendParams& params);
+  absl::Status ChunkLook(const ChunkLookParams& params);
   absl::Status ArgMax(const ArgMaxParams& params);
 
   // Scores all landmarks for a batch of queries and keeps the k best of each.
@@ -130,6 +131,7 @@ class Backend {
   virtual absl::Status DoSwiGlu(const SwiGluParams& params) = 0;
   virtual absl::Status DoWritePages(const WritePagesParams& params) = 0;
   virtual absl::Status DoHsaAttend(const HsaAttendParams& params) = 0;
+  virtual absl::Status DoChunkLook(const ChunkLookParams& params) = 0;
   virtual absl::Status DoArgMax(const ArgMaxParams& params) = 0;
   virtual absl::Status DoLandmarkTopK(const LandmarkTopKParams& params) = 0;
 

@@ -481,6 +481,26 @@ absl::Status Backend::HsaAttend(const HsaAttendParams& p) {
   return DoHsaAttend(p);
 }
 
+absl::Status Backend::ChunkLook(const ChunkLookParams& p) {
+  RETURN_IF_ERROR(ShapeCheck("ChunkLook")
+                      .AtLeast("rows", p.rows, 0)
+                      .AtLeast("pages_max", p.pages_max, 0)
+                      .AtLeast("heads", p.heads, 1)
+                      .AtLeast("head_dim", p.head_dim, 1)
+                      .AtLeast("chunk_tokens", p.chunk_tokens, 1)
+                      .AtLeast("q_stride", p.q_stride, p.heads * p.head_dim)
+                      .FloatType("page_dtype", p.page_dtype)
+                      .Pointer("q", p.q, p.rows)
+                      .Pointer("pages", p.pages, p.rows * p.pages_max)
+                      .Pointer("page_counts", p.page_counts, p.rows)
+                      .Pointer("scores", p.scores, p.rows * p.pages_max)
+                      .Pointer("head_weight", p.head_weight, 1)
+                      .Pointer("corrected", p.corrected, p.rows * p.pages_max)
+                      .Pointer("weights", p.weights, p.rows * p.pages_max)
+                      .status());
+  return DoChunkLook(p);
+}
+
 absl::Status Backend::LandmarkTopK(const LandmarkTopKParams& p) {
   ShapeCheck check("LandmarkTopK");
   check.AtLeast("n_queries", p.n_queries, 0)

@@ -297,6 +297,29 @@ struct HsaAttendParams {
   int64_t out_stride = 0;
 };
 
+// A second look at the pages of a row (docs/model.md): the score of each plus what its tokens say,
+//   corrected = score + sum_h head_weight[h] (log sum_s exp(q_h . K[s] / sqrt(D)) - log S),
+// and the stick-breaking weights (stick_breaking.h) of these. A page whose score is minus infinity
+// is not looked at and weighs nothing.
+struct ChunkLookParams {
+  const float* q = nullptr;  // [rows, heads * head_dim], normed
+  int64_t q_stride = 0;
+  // As HsaAttendParams has them; V is not read. Null where the score is minus infinity.
+  const void* const* pages = nullptr;
+  const int32_t* page_counts = nullptr;  // [rows], 0 .. pages_max
+  int64_t pages_max = 0;
+  bool pages_resident = false;
+  DType page_dtype = DType::kF32;
+  const float* scores = nullptr;       // [rows, pages_max], most recent chunk first
+  const float* head_weight = nullptr;  // [heads]
+  int64_t rows = 0;
+  int64_t heads = 0;
+  int64_t head_dim = 0;        // D
+  int64_t chunk_tokens = 0;    // S
+  float* corrected = nullptr;  // [rows, pages_max]; behind a row's pages minus infinity
+  float* weights = nullptr;    // [rows, pages_max]; behind a row's pages 0
+};
+
 // out[r] = the column of the largest value of row r, the first of equals; a NaN is never the
 // largest, and a row of NaNs gives 0.
 struct ArgMaxParams {

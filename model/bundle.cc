@@ -197,6 +197,12 @@ std::map<std::string, Shape> ExpectedTensors(const ModelConfig& c) {
     out[layer + "q_norm.weight"] = {c.head_dim()};
     out[layer + "o_proj.weight"] = {d, d};
   }
+  if (c.look_heads > 0) {
+    out["look.norm.weight"] = {d};
+    out["look.q_proj.weight"] = {int64_t{c.look_heads} * c.head_dim(), d};
+    out["look.q_norm.weight"] = {c.head_dim()};
+    out["look.head_weight"] = {c.look_heads};
+  }
   out["norm.weight"] = {d};
   return out;
 }

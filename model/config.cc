@@ -42,6 +42,7 @@ constexpr SizeField kSizeFields[] = {
     {"encoder_ffn", &ModelConfig::encoder_ffn, 1 << 16},
     {"encoder_halo", &ModelConfig::encoder_halo, 1024, 0, /*optional=*/true},
     {"hsa_every", &ModelConfig::hsa_every, 512},
+    {"look_heads", &ModelConfig::look_heads, 256, 0, /*optional=*/true},
     {"segment_size", &ModelConfig::segment_size, 1 << 16},
 };
 

@@ -33,6 +33,7 @@ struct ModelConfig {
   int encoder_ffn = 0;
   int encoder_halo = 0;  // tokens behind a chunk that the chunk encoder sees beside its own
   int hsa_every = 0;
+  int look_heads = 0;  // of the second look at selected chunks; 0, or a missing field: none
   double rope_base = 0;
   double norm_eps = 0;
   int segment_size = 0;  // tokens

@@ -86,7 +86,10 @@ struct LowerRows {
 // What one row (token) of a reader reads: its chunks, most recent first, at most chunks_per_read.
 struct RowSelection {
   absl::Span<const uint8_t* const> pages;  // pinned pages, layout as PageLayout
-  absl::Span<const float> weights;         // stick-breaking weights
+  absl::Span<const float> weights;         // stick-breaking weights; with look_heads not read
+  // With look_heads, of each page: the landmark score of its chunk. The weights are then those of
+  // the second look, as though chunks without a page here had not been chosen.
+  absl::Span<const float> scores;
   // The pages are memory of the backend; else a backend with memory of its own copies them there.
   bool pages_resident = false;
 };
@@ -98,6 +101,9 @@ enum class LogitRows { kAll, kLastOfStep, kBestOfStep };
 struct UpperRows {
   std::vector<float> logits;  // [rows or steps, vocab_size]; empty with kBestOfStep
   std::vector<TokenId> best;  // [steps], with kBestOfStep: of equal logits the smallest id
+  // [rows, chunks_per_read]: weights that the second look gave each row's pages, behind them 0;
+  // empty where look_heads is 0.
+  std::vector<float> weights;
 };
 
 // Thread rule: const methods may be called from any number of threads; calls share the backend's
@@ -147,11 +153,6 @@ class Model {
                                  absl::Span<const RowSelection> selections, LogitRows which,
                                  UpperRows* out) const = 0;
 };
-
-// Stick-breaking weights of one row (arXiv 2504.16795): scores of the selected chunks, MOST RECENT
-// FIRST -> w_i = sigmoid(s_i) * prod_{j<i} (1 - sigmoid(s_j)); they sum to at most 1. `weights` has
-// the same length.
-void StickBreakingWeights(absl::Span<const float> scores, absl::Span<float> weights);
 
 }  // namespace mneme
 

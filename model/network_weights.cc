@@ -167,6 +167,13 @@ class WeightPacker {
     return absl::OkStatus();
   }
 
+  absl::Status Look(LookWeights* to) const {
+    RETURN_IF_ERROR(Vector("look.norm.weight", &to->norm));
+    RETURN_IF_ERROR(Vector("look.q_norm.weight", &to->q_norm));
+    RETURN_IF_ERROR(Vector("look.head_weight", &to->head_weight));
+    return Matrix({"look.q_proj.weight"}, &to->q_proj);
+  }
+
   absl::Status Hsa(int index, HsaWeights* to) const {
     const std::string prefix = absl::StrCat("hsa.", index, ".");
     RETURN_IF_ERROR(Vector(prefix + "norm.weight", &to->norm));
@@ -204,6 +211,7 @@ absl::StatusOr<NetworkWeights> PackNetworkWeights(const Bundle& bundle, Backend&
   }
   RETURN_IF_ERROR(packer.Encoder(&weights.encoder));
   RETURN_IF_ERROR(packer.Retrieval(&weights));
+  if (config.look_heads > 0) RETURN_IF_ERROR(packer.Look(&weights.look));
   weights.upper.resize(config.n_upper_layers);
   for (int i = 0; i < config.n_upper_layers; ++i) {
     RETURN_IF_ERROR(packer.Mamba(absl::StrCat("upper.", i, "."), &weights.upper[i]));

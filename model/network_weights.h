@@ -40,6 +40,12 @@ struct HsaWeights {
   std::unique_ptr<PackedWeight> q_proj, o_proj;
 };
 
+// Of the second look at selected chunks; null and empty where ModelConfig::look_heads is 0.
+struct LookWeights {
+  Buffer norm, q_norm, head_weight;
+  std::unique_ptr<PackedWeight> q_proj;
+};
+
 struct NetworkWeights {
   std::unique_ptr<PackedWeight> embedding;  // also the output matrix
   std::vector<MambaWeights> lower, upper;
@@ -48,6 +54,7 @@ struct NetworkWeights {
   // retrieval_q_norm times exp(retrieval_log_scale) / R: with it a score is a plain dot product.
   Buffer retrieval_scale;
   std::unique_ptr<PackedWeight> retrieval_proj;
+  LookWeights look;
   std::vector<HsaWeights> hsa;
   Buffer norm;
   // Norms of the lower half and of the encoder may be taken back from rows that they scaled

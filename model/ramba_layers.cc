@@ -1,5 +1,5 @@
-// The layers of RambaModel: one Mamba-2 layer, the chunk encoder, one HSA layer, each over the rows
-// of a tile.
+// The layers of RambaModel: one Mamba-2 layer, the chunk encoder, the second look at pages, one HSA
+// layer, each over the rows of a tile.
 
 #include "common/status_macros.h"
 #include "model/ramba_model.h"
@@ -298,6 +298,45 @@ absl::Status RambaModel::EncodeChunks(Workspace& ws, int64_t chunks) const {
                            .out = ws.landmarks,
                            .out_dtype = storage_dtype_,
                            .out_stride = c.landmark_dim});
+}
+
+absl::Status RambaModel::SecondLook(Workspace& ws, int64_t rows, bool per_row) const {
+  const ModelConfig& c = config();
+  const LookWeights& look = weights_.look;
+  RETURN_IF_ERROR(backend_.Matmul({.a = ws.hidden,
+                                   .a_stride = shape_.hidden_stride,
+                                   .rows = rows,
+                                   .row_capacity = ws.row_capacity,
+                                   .norm = {.weight = look.norm.as<float>(),
+                                            .eps = static_cast<float>(c.norm_eps),
+                                            .normed = ws.operand},
+                                   .weight = look.q_proj.get(),
+                                   .out = ws.product,
+                                   .per_row = per_row}));
+  const int64_t q_stride = look.q_proj->out_columns();
+  float* const q = static_cast<float*>(ws.product);
+  RETURN_IF_ERROR(backend_.HeadNorm({.data = q,
+                                     .stride = q_stride,
+                                     .weight = look.q_norm.as<float>(),
+                                     .eps = kHeadNormEps,
+                                     .rows = rows,
+                                     .heads = c.look_heads,
+                                     .head_dim = c.head_dim()}));
+  return backend_.ChunkLook({.q = q,
+                             .q_stride = q_stride,
+                             .pages = ws.page_pointers,
+                             .page_counts = ws.page_counts,
+                             .pages_max = c.chunks_per_read,
+                             .pages_resident = ws.pages_resident,
+                             .page_dtype = storage_dtype_,
+                             .scores = ws.page_scores,
+                             .head_weight = look.head_weight.as<float>(),
+                             .rows = rows,
+                             .heads = c.look_heads,
+                             .head_dim = c.head_dim(),
+                             .chunk_tokens = c.chunk_size,
+                             .corrected = ws.look_scores,
+                             .weights = ws.page_weights});
 }
 
 absl::Status RambaModel::HsaLayer(Workspace& ws, const HsaWeights& weights, int64_t rows,

@@ -500,18 +500,22 @@ absl::Status RambaModel::ReadUpper(absl::Span<const ReaderStep> steps, const Low
     return absl::InvalidArgumentError(
         absl::StrCat("steps have ", rows, " rows, but ", selections.size(), " selections came"));
   }
+  const bool looks = config().look_heads > 0;
   for (const RowSelection& selection : selections) {
-    if (selection.pages.size() != selection.weights.size() ||
+    const size_t values = (looks ? selection.scores : selection.weights).size();
+    if (selection.pages.size() != values ||
         static_cast<int>(selection.pages.size()) > config().chunks_per_read) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "a row has ", selection.pages.size(), " pages and ", selection.weights.size(),
-          " weights, allowed are up to ", config().chunks_per_read, " of both"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("a row has ", selection.pages.size(), " pages and ", values,
+                       looks ? " scores" : " weights", ", allowed are up to ",
+                       config().chunks_per_read, " of both"));
     }
   }
   const auto count = static_cast<int64_t>(steps.size());
   const bool best = which == LogitRows::kBestOfStep;
   out->best.resize(best ? count : 0);
   out->logits.resize(best ? 0 : (which == LogitRows::kAll ? rows : count) * config().vocab_size);
+  out->weights.resize(static_cast<size_t>(WeightsOut(rows)));
   return ForStepRanges(steps, [&](const StepRange& range) {
     return ReadUpperRange(steps, range, lower, selections, which, out);
   });
@@ -536,16 +540,18 @@ absl::Status RambaModel::UploadSequences(Workspace& ws) const {
 absl::Status RambaModel::UploadSelections(Workspace& ws,
                                           absl::Span<const RowSelection> selections) const {
   const size_t kept = config().chunks_per_read, rows = selections.size(), cells = rows * kept;
-  // Where a pass of so many rows has its pointers, weights and counts: one after the other, here as
-  // there.
-  const size_t weights_at = cells * sizeof(void*);
-  const size_t counts_at = weights_at + cells * sizeof(float);
+  const bool looks = config().look_heads > 0;
+  // Where a pass of so many rows has its pointers, its weights or scores, and its counts: one after
+  // the other, here as there.
+  const size_t values_at = cells * sizeof(void*);
+  const size_t counts_at = values_at + cells * sizeof(float);
   const size_t bytes = counts_at + rows * sizeof(int32_t);
-  ws.page_weights = reinterpret_cast<float*>(ws.selections + weights_at);
+  ws.page_scores = reinterpret_cast<float*>(ws.selections + values_at);
+  ws.page_weights = looks ? ws.results : ws.page_scores;
   ws.page_counts = reinterpret_cast<int32_t*>(ws.selections + counts_at);
   char* const host = ws.host_selections.data();
   auto* const pointers = reinterpret_cast<const void**>(host);
-  auto* const weights = reinterpret_cast<float*>(host + weights_at);
+  auto* const values = reinterpret_cast<float*>(host + values_at);
   auto* const counts = reinterpret_cast<int32_t*>(host + counts_at);
   std::memset(host, 0, bytes);
   ws.pages_resident = true;
@@ -554,7 +560,8 @@ absl::Status RambaModel::UploadSelections(Workspace& ws,
     ws.pages_resident &= selection.pages.empty() || selection.pages_resident;
     counts[r] = static_cast<int32_t>(selection.pages.size());
     std::copy(selection.pages.begin(), selection.pages.end(), pointers + r * kept);
-    std::copy(selection.weights.begin(), selection.weights.end(), weights + r * kept);
+    const absl::Span<const float> row = looks ? selection.scores : selection.weights;
+    std::copy(row.begin(), row.end(), values + r * kept);
   }
   return backend_.Upload(ws.selections, host, static_cast<int64_t>(bytes));
 }
@@ -598,14 +605,12 @@ absl::Status RambaModel::ReadUpperRange(absl::Span<const ReaderStep> steps, cons
     } else {
       RETURN_IF_ERROR(half());
     }
-    if (logit_rows == 0) continue;
     const int64_t first_out = which == LogitRows::kAll ? first_row : range.begin;
-    if (which == LogitRows::kBestOfStep) {
-      RETURN_IF_ERROR(backend_.CopyOut(out->best.data() + first_out, ws.ids,
-                                       logit_rows * static_cast<int64_t>(sizeof(TokenId))));
-    } else {
-      RETURN_IF_ERROR(LogitsOut(ws, logit_rows, out->logits.data() + first_out * c.vocab_size));
-    }
+    const bool best = which == LogitRows::kBestOfStep;
+    RETURN_IF_ERROR(ResultsOut(ws, rows, logit_rows, out->weights.data() + WeightsOut(first_row),
+                               best ? out->best.data() + first_out : nullptr));
+    if (logit_rows == 0 || best) continue;
+    RETURN_IF_ERROR(LogitsOut(ws, logit_rows, out->logits.data() + first_out * c.vocab_size));
   }
   return absl::OkStatus();
 }
@@ -614,6 +619,7 @@ absl::Status RambaModel::UpperHalf(Workspace& ws, int64_t rows, bool per_row, co
                                    LogitRows which, int64_t logit_rows) const {
   const ModelConfig& c = config();
   RETURN_IF_ERROR(CopyRows(hidden, c.d_model, ws.hidden, shape_.hidden_stride, c.d_model, rows));
+  if (c.look_heads > 0) RETURN_IF_ERROR(SecondLook(ws, rows, per_row));
   RETURN_IF_ERROR(UpperLayers(ws, rows, per_row));
   if (logit_rows == 0) return absl::OkStatus();
   RETURN_IF_ERROR(Logits(ws, rows - logit_rows, logit_rows, per_row || which != LogitRows::kAll));
@@ -622,7 +628,22 @@ absl::Status RambaModel::UpperHalf(Workspace& ws, int64_t rows, bool per_row, co
                           .in_stride = weights_.embedding->out_columns(),
                           .rows = logit_rows,
                           .columns = c.vocab_size,
-                          .out = ws.ids});
+                          .out = reinterpret_cast<int32_t*>(ws.results + WeightsOut(rows))});
+}
+
+absl::Status RambaModel::ResultsOut(Workspace& ws, int64_t rows, int64_t logit_rows, float* weights,
+                                    TokenId* best) const {
+  static_assert(sizeof(TokenId) == sizeof(float));
+  const int64_t weight_count = WeightsOut(rows), best_count = best != nullptr ? logit_rows : 0;
+  const int64_t bytes = (weight_count + best_count) * 4;
+  if (bytes == 0) return absl::OkStatus();
+  float* const host = ws.host_results.data();
+  RETURN_IF_ERROR(backend_.CopyOut(host, ws.results, bytes));
+  std::copy(host, host + weight_count, weights);
+  if (best_count > 0) {
+    std::memcpy(best, host + weight_count, static_cast<size_t>(best_count) * sizeof(TokenId));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status RambaModel::Logits(Workspace& ws, int64_t first_row, int64_t rows,

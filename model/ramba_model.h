@@ -94,14 +94,16 @@ class RambaModel : public Model {
   absl::Status EmbedIds(Workspace& ws, bool per_row) const;
   absl::Status MambaLayer(Workspace& ws, const MambaWeights& weights, int64_t rows, int64_t layer,
                           bool per_row) const;
+  // Makes page_weights of page_scores, by what the pages say to the rows' lower hidden states.
+  absl::Status SecondLook(Workspace& ws, int64_t rows, bool per_row) const;
   absl::Status HsaLayer(Workspace& ws, const HsaWeights& weights, int64_t rows, bool per_row) const;
 
   // A reader's halves over the rows that were uploaded: they read and write the backend's memory
   // alone, so that the ones of a decode step can be repeated.
   absl::Status LowerHalf(Workspace& ws, int64_t rows, bool per_row, float* hidden,
                          float* queries) const;
-  // Leaves the logits of the last `logit_rows` rows in ws.logits, with kBestOfStep their best ids
-  // in ws.ids.
+  // Leaves the logits of the last `logit_rows` rows in ws.logits, what else is wanted of the rows
+  // in ws.results.
   absl::Status UpperHalf(Workspace& ws, int64_t rows, bool per_row, const float* hidden,
                          LogitRows which, int64_t logit_rows) const;
   absl::Status LowerLayers(Workspace& ws, int64_t rows, bool per_row) const;
@@ -118,6 +120,13 @@ class RambaModel : public Model {
   // `sequences` of a decode step, unless they are there from the step before.
   absl::Status UploadSequences(Workspace& ws) const;
   absl::Status UploadSelections(Workspace& ws, absl::Span<const RowSelection> selections) const;
+  // Page weights of so many rows that come back.
+  int64_t WeightsOut(int64_t rows) const {
+    return config().look_heads > 0 ? rows * config().chunks_per_read : 0;
+  }
+  // ws.results to `weights`, and to `best` unless it is null.
+  absl::Status ResultsOut(Workspace& ws, int64_t rows, int64_t logit_rows, float* weights,
+                          TokenId* best) const;
   // Copies rows between matrices of the backend.
   absl::Status CopyRows(const float* from, int64_t from_stride, float* to, int64_t to_stride,
                         int64_t width, int64_t rows) const;

@@ -25,6 +25,7 @@ int64_t WidestProduct(const ModelConfig& config, const NetworkWeights& weights) 
     see(layer.gate_up);
   }
   for (const HsaWeights& layer : weights.hsa) see(layer.q_proj);
+  if (weights.look.q_proj != nullptr) see(weights.look.q_proj);
   see(weights.encoder.kv_proj);
   see(weights.encoder.landmark_proj);
   see(weights.retrieval_proj);
@@ -109,6 +110,9 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   const int64_t logits = reserve(rows * weights.embedding->out_columns(), 4);
   const int64_t state = reserve(shape.sequences * shape.state_floats, 4);
   const int64_t selection_bytes = kept * static_cast<int64_t>(sizeof(void*) + 4) + 4;
+  const int64_t looked = config.look_heads > 0 ? rows * kept : 0;  // pages
+  const int64_t look_scores = reserve(looked, 4);
+  const int64_t results = reserve(looked + rows, 4);
   const int64_t selections = reserve(rows, selection_bytes);
   const int64_t sequences = reserve(rows, sizeof(SequenceRows));
   ASSIGN_OR_RETURN(ws->memory, backend.Allocate(bytes));
@@ -127,6 +131,8 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   ws->landmarks = ws->memory.as<void>(landmarks);
   ws->logits = ws->memory.as<float>(logits);
   ws->state = ws->memory.as<float>(state);
+  ws->look_scores = ws->memory.as<float>(look_scores);
+  ws->results = ws->memory.as<float>(results);
   ws->selections = ws->memory.as<char>(selections);
   ws->page_pointers = ws->memory.as<const void*>(selections);
   ws->backend_sequences = ws->memory.as<SequenceRows>(sequences);
@@ -134,6 +140,7 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(const ModelConfig& 
   ws->host_ids.reserve(rows);
   ws->host_sequence_ends.reserve(chunks);
   ws->sequences_there.reserve(std::max(rows, shape.sequences));
+  ws->host_results.resize(static_cast<size_t>(looked + rows));
   ws->host_selections.resize(static_cast<size_t>(rows * selection_bytes));
   ws->hidden_begin = {.hidden = hidden, .scaled = scaled, .squares = squares};
   ws->hidden_stride = {.hidden = shape.hidden_stride * 4,

@@ -67,8 +67,10 @@ struct Workspace {
   float* state = nullptr;            // [sequences, state_floats]
   // What the rows under way read, in one piece of memory, `selections`.
   char* selections = nullptr;
-  const void** page_pointers = nullptr;       // [rows, chunks_per_read]
-  float* page_weights = nullptr;              // [rows, chunks_per_read]
+  const void** page_pointers = nullptr;  // [rows, chunks_per_read]
+  // [rows, chunks_per_read]; with look_heads the ones of `results`, made of page_scores.
+  float* page_weights = nullptr;
+  float* page_scores = nullptr;
   int32_t* page_counts = nullptr;             // [rows]
   SequenceRows* backend_sequences = nullptr;  // [rows]: `sequences` of a decode step
   int64_t row_capacity = 0;                   // of matrices that hold one row a token
@@ -87,7 +89,12 @@ struct Workspace {
   std::vector<int32_t> host_sequence_ends;
   std::vector<SequenceRows> sequences_there;  // what backend_sequences holds; empty: anything
   std::vector<char> host_selections;
+  std::vector<float> host_results;
   bool pages_resident = false;  // of the rows under way
+  // What comes back to the host of the rows under way, so that it comes at one time: with
+  // look_heads their page_weights, then ids of the best tokens.
+  float* results = nullptr;
+  float* look_scores = nullptr;  // [rows, chunks_per_read]: corrected; with look_heads
   // Where the residual stream of the lower half is, of the rows under way: in `hidden`, `scaled`
   // following it where norms are ahead; in `scaled` alone; or there, with a copy of what each layer
   // left in `hidden`.

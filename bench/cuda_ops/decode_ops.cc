@@ -72,6 +72,7 @@ class GraphOps {
                                       .columns = c_.vocab,
                                       .out = best.as<int32_t>()});
     });
+    Look();
     Steps();
   }
 
@@ -113,6 +114,45 @@ class GraphOps {
     Line(name,
          static_cast<double>(weight.rows()) * K + static_cast<double>(readers_) * 4 * K + cells * 4,
          2 * cells * K, [&](int64_t) { return meter_.backend().Matmul(p); });
+  }
+
+  // The second look, as many heads as HSA has, each repetition at pages of its own choice.
+  void Look() {
+    constexpr int64_t kPages = 8, kPoolPages = 4096;
+    Backend& backend = meter_.backend();
+    const int64_t cells = readers_ * kPages;
+    const int64_t page_elements = 2 * c_.chunk * c_.attention_dim();
+    const Buffer pool = meter_.Halves(kPoolPages * page_elements),
+                 table = OrDie(backend.Allocate(kInGraph * cells * 8)),
+                 counts = OrDie(backend.Allocate(readers_ * 4)), scores = meter_.Floats(cells),
+                 corrected = meter_.Floats(cells), weights = meter_.Floats(cells);
+    std::vector<const void*> host_table;
+    for (int64_t i = 0; i < kInGraph * cells; ++i) {
+      const auto page = static_cast<int64_t>(meter_.random()() % kPoolPages);
+      host_table.push_back(pool.as<Bf16>(page * page_elements * 2));
+    }
+    const std::vector<int32_t> host_counts(static_cast<size_t>(readers_), kPages);
+    OrDie(backend.CopyIn(table.data(), host_table.data(), kInGraph * cells * 8));
+    OrDie(backend.CopyIn(counts.data(), host_counts.data(), readers_ * 4));
+    const int64_t width = c_.attention_heads * c_.attention_dim();
+    Line("ChunkLook", static_cast<double>(cells * page_elements),
+         static_cast<double>(cells * page_elements * c_.attention_heads), [&](int64_t i) {
+           return backend.ChunkLook({.q = a_.as<float>(),
+                                     .q_stride = width,
+                                     .pages = table.as<const void*>() + i * cells,
+                                     .page_counts = counts.as<int32_t>(),
+                                     .pages_max = kPages,
+                                     .pages_resident = true,
+                                     .page_dtype = DType::kBf16,
+                                     .scores = scores.as<float>(),
+                                     .head_weight = vectors_.as<float>(),
+                                     .rows = readers_,
+                                     .heads = c_.attention_heads,
+                                     .head_dim = c_.attention_dim(),
+                                     .chunk_tokens = c_.chunk,
+                                     .corrected = corrected.as<float>(),
+                                     .weights = weights.as<float>()});
+         });
   }
 
   // The recurrence, each repetition with states of its own, without and with the convolution.

@@ -17,6 +17,7 @@
 #include "kernels/cpu/cpu_weight.h"
 #include "kernels/cpu/landmark_topk.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/stick_breaking.h"
 
 namespace mneme {
 namespace {
@@ -253,6 +254,19 @@ absl::Status CpuBackend::DoHsaAttend(const HsaAttendParams& params) {
   const int64_t scratch_bytes = kernels_.hsa_scratch_bytes(params);
   ForRows(params.rows, 1, [&](int64_t begin, int64_t end) {
     kernels_.hsa_attend(params, begin, end, ThreadScratch(scratch_bytes));
+  });
+  return absl::OkStatus();
+}
+
+absl::Status CpuBackend::DoChunkLook(const ChunkLookParams& params) {
+  const int64_t scratch_bytes = kernels_.chunk_look_scratch_bytes(params);
+  ForRows(params.rows, 1, [&](int64_t begin, int64_t end) {
+    kernels_.chunk_look(params, begin, end, ThreadScratch(scratch_bytes));
+    const auto pages = static_cast<size_t>(params.pages_max);
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t first = r * params.pages_max;
+      StickBreakingWeights({params.corrected + first, pages}, {params.weights + first, pages});
+    }
   });
   return absl::OkStatus();
 }

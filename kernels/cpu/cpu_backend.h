@@ -47,6 +47,7 @@ class CpuBackend : public Backend {
   absl::Status DoSwiGlu(const SwiGluParams& params) override;
   absl::Status DoWritePages(const WritePagesParams& params) override;
   absl::Status DoHsaAttend(const HsaAttendParams& params) override;
+  absl::Status DoChunkLook(const ChunkLookParams& params) override;
   absl::Status DoArgMax(const ArgMaxParams& params) override;
   absl::Status DoLandmarkTopK(const LandmarkTopKParams& params) override;
 

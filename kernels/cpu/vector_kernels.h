@@ -67,6 +67,9 @@ struct VectorKernels {
   // `scratch`: hsa_scratch_bytes().
   void (*hsa_attend)(const HsaAttendParams&, int64_t row_begin, int64_t row_end, void* scratch);
   int64_t (*hsa_scratch_bytes)(const HsaAttendParams&);
+  // The corrected scores alone. `scratch`: chunk_look_scratch_bytes().
+  void (*chunk_look)(const ChunkLookParams&, int64_t row_begin, int64_t row_end, void* scratch);
+  int64_t (*chunk_look_scratch_bytes)(const ChunkLookParams&);
   // Blocks of 16 outputs [block_begin, block_end), exact products with f32 activations.
   void (*lane_matmul)(const LaneMatmulParams&, int64_t block_begin, int64_t block_end);
   // The same with activations in ByteRows and a kI8 weight; null where the instruction set has no

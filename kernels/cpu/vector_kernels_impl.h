@@ -30,6 +30,8 @@ MNEME_INLINE float* Floats(void* p, int64_t offset) { return static_cast<float*>
 
 #include "kernels/cpu/vector_hsa.inc"
 
+#include "kernels/cpu/vector_look.inc"
+
 #include "kernels/cpu/vector_lane_matmul.inc"
 
 }  // namespace
@@ -50,6 +52,8 @@ const VectorKernels& MNEME_VECTOR_KERNELS() {
     .write_pages = WritePages,
     .hsa_attend = HsaAttend,
     .hsa_scratch_bytes = HsaScratchBytes,
+    .chunk_look = ChunkLook,
+    .chunk_look_scratch_bytes = ChunkLookScratchBytes,
     .lane_matmul = LaneMatmul,
 #if defined(__AVX512VNNI__)
     .lane_matmul_bytes = LaneMatmulBytes,

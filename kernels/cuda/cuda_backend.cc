@@ -76,6 +76,59 @@ absl::StatusOr<const T*> Readable(const T* pointer, int64_t count, CudaStream& s
   return stream.UploadOf(pointer, count);
 }
 
+// Launches an operation that reads a table of pages, which are copied up first where they are host
+// memory.
+template <typename Params>
+absl::Status OnResidentPages(const Params& params, CudaStream& stream,
+                             absl::Status (*launch)(const Params&, CudaStream&)) {
+  if (params.pages_resident || params.rows == 0 || params.pages_max == 0) {
+    return launch(params, stream);
+  }
+  const int64_t cells = params.rows * params.pages_max;
+  std::vector<const void*> table(cells);
+  std::vector<int32_t> counts(params.rows);
+  RETURN_IF_ERROR(
+      stream.CopyOut(table.data(), params.pages, cells * static_cast<int64_t>(sizeof(void*))));
+  RETURN_IF_ERROR(stream.CopyOut(counts.data(), params.page_counts,
+                                 params.rows * static_cast<int64_t>(sizeof(int32_t))));
+  const int64_t page_bytes =
+      2 * params.chunk_tokens * params.head_dim * DTypeBytes(params.page_dtype);
+  std::unordered_map<const void*, const void*> placed;
+  int64_t host_pages = 0;
+  for (int64_t r = 0; r < params.rows; ++r) {
+    for (int64_t i = 0; i < counts[r]; ++i) {
+      const void* page = table[r * params.pages_max + i];
+      if (page == nullptr) continue;  // not read
+      const auto [entry, fresh] = placed.emplace(page, page);
+      if (!fresh) continue;
+      ASSIGN_OR_RETURN(const bool readable, DeviceReads(page));
+      if (readable) continue;
+      entry->second = nullptr;
+      ++host_pages;
+    }
+  }
+  if (host_pages == 0) return launch(params, stream);
+  const int64_t stride = RoundUpTo(page_bytes, kStagedAlignment);
+  ASSIGN_OR_RETURN(void* const staged, stream.Scratch(host_pages * stride));
+  char* next = static_cast<char*>(staged);
+  for (auto& [page, place] : placed) {
+    if (place != nullptr) continue;
+    RETURN_IF_ERROR(stream.CopyIn(next, page, page_bytes));
+    place = next;
+    next += stride;
+  }
+  for (int64_t r = 0; r < params.rows; ++r) {
+    for (int64_t i = 0; i < counts[r]; ++i) {
+      const void*& page = table[r * params.pages_max + i];
+      if (page != nullptr) page = placed.find(page)->second;
+    }
+  }
+  Params resident = params;
+  ASSIGN_OR_RETURN(resident.pages, stream.UploadOf(table.data(), cells));
+  resident.pages_resident = true;
+  return launch(resident, stream);
+}
+
 }  // namespace
 
 CudaDevice::CudaDevice(const DeviceInfo& device_info, int64_t device_bytes_max,
@@ -305,53 +358,11 @@ absl::Status CudaBackend::DoWritePages(const WritePagesParams& params) {
 }
 
 absl::Status CudaBackend::DoHsaAttend(const HsaAttendParams& params) {
-  if (params.pages_resident || params.rows == 0 || params.pages_max == 0) {
-    return Run([&](CudaStream& stream) { return CudaHsaAttend(params, stream); });
-  }
-  return Run([&](CudaStream& stream) -> absl::Status {
-    const int64_t cells = params.rows * params.pages_max;
-    std::vector<const void*> table(cells);
-    std::vector<int32_t> counts(params.rows);
-    RETURN_IF_ERROR(
-        stream.CopyOut(table.data(), params.pages, cells * static_cast<int64_t>(sizeof(void*))));
-    RETURN_IF_ERROR(stream.CopyOut(counts.data(), params.page_counts,
-                                   params.rows * static_cast<int64_t>(sizeof(int32_t))));
-    const int64_t page_bytes =
-        2 * params.chunk_tokens * params.head_dim * DTypeBytes(params.page_dtype);
-    std::unordered_map<const void*, const void*> placed;
-    int64_t host_pages = 0;
-    for (int64_t r = 0; r < params.rows; ++r) {
-      for (int64_t i = 0; i < counts[r]; ++i) {
-        const void* page = table[r * params.pages_max + i];
-        const auto [entry, fresh] = placed.emplace(page, page);
-        if (!fresh) continue;
-        ASSIGN_OR_RETURN(const bool readable, DeviceReads(page));
-        if (readable) continue;
-        entry->second = nullptr;
-        ++host_pages;
-      }
-    }
-    if (host_pages == 0) return CudaHsaAttend(params, stream);
-    const int64_t stride = RoundUpTo(page_bytes, kStagedAlignment);
-    ASSIGN_OR_RETURN(void* const staged, stream.Scratch(host_pages * stride));
-    char* next = static_cast<char*>(staged);
-    for (auto& [page, place] : placed) {
-      if (place != nullptr) continue;
-      RETURN_IF_ERROR(stream.CopyIn(next, page, page_bytes));
-      place = next;
-      next += stride;
-    }
-    for (int64_t r = 0; r < params.rows; ++r) {
-      for (int64_t i = 0; i < counts[r]; ++i) {
-        const void*& page = table[r * params.pages_max + i];
-        page = placed.find(page)->second;
-      }
-    }
-    HsaAttendParams resident = params;
-    ASSIGN_OR_RETURN(resident.pages, stream.UploadOf(table.data(), cells));
-    resident.pages_resident = true;
-    return CudaHsaAttend(resident, stream);
-  });
+  return Run([&](CudaStream& stream) { return OnResidentPages(params, stream, CudaHsaAttend); });
+}
+
+absl::Status CudaBackend::DoChunkLook(const ChunkLookParams& params) {
+  return Run([&](CudaStream& stream) { return OnResidentPages(params, stream, CudaChunkLook); });
 }
 
 absl::Status CudaBackend::DoArgMax(const ArgMaxParams& params) {

@@ -41,6 +41,8 @@ absl::Status CudaArgMax(const ArgMaxParams& params, CudaStream& stream);
 absl::Status CudaChunkAttention(const ChunkAttentionParams& params, CudaStream& stream);
 // hsa_attention.cu
 absl::Status CudaHsaAttend(const HsaAttendParams& params, CudaStream& stream);
+// chunk_look.cu
+absl::Status CudaChunkLook(const ChunkLookParams& params, CudaStream& stream);
 // landmark_topk.cu
 absl::Status CudaLandmarkTopK(const LandmarkTopKParams& params, CudaStream& stream);
 

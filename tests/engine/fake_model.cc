@@ -8,6 +8,7 @@
 #include <string>
 
 #include "common/check.h"
+#include "kernels/stick_breaking.h"
 
 namespace mneme {
 namespace {
@@ -166,6 +167,19 @@ absl::Status FakeModel::ReadUpper(absl::Span<const ReaderStep> steps, const Lowe
   {
     absl::MutexLock lock(&mutex_);
     upper_batches_.push_back(steps.size());
+  }
+  out->weights.clear();
+  if (const float newest = looked_weight_; newest > 0) {
+    for (const RowSelection& selection : selections) {
+      // Scores and weights of the same chunks.
+      std::vector<float> weights(selection.scores.size());
+      StickBreakingWeights(selection.scores, absl::MakeSpan(weights));
+      if (selection.weights != absl::MakeConstSpan(weights)) {
+        return absl::InternalError("scores of other chunks");
+      }
+      out->weights.resize(out->weights.size() + static_cast<size_t>(config().chunks_per_read));
+      if (!weights.empty()) out->weights.end()[-config().chunks_per_read] = newest;
+    }
   }
   const TokenId end = tokenizer().PieceToId("</s>");
   const auto vocab_size = static_cast<size_t>(config().vocab_size);

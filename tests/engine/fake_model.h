@@ -9,6 +9,7 @@
 #ifndef MNEME_TESTS_ENGINE_FAKE_MODEL_H_
 #define MNEME_TESTS_ENGINE_FAKE_MODEL_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -53,6 +54,9 @@ class FakeModel : public Model {
   void set_encoder_halo(int tokens) { bundle_->config.encoder_halo = tokens; }
   // Another model, as it were: what is derived from now on differs in name.
   void set_fingerprint(uint64_t fingerprint) { fingerprint_ = fingerprint; }
+  // From now on the upper half looks again, and gives a row's newest chunk this weight, the others
+  // none. It still copies by the weights that it is given.
+  void LookAgain(float newest) { looked_weight_ = newest; }
 
   // Sizes of the batches of ForwardLower, of ReadLower and of ReadUpper so far.
   std::vector<size_t> forward_batches() const;
@@ -63,6 +67,7 @@ class FakeModel : public Model {
   const int kv_dim_;
   std::unique_ptr<Bundle> bundle_;
   uint64_t fingerprint_ = 0x5eed;
+  std::atomic<float> looked_weight_ = 0;  // 0: it does not look again
   mutable absl::Mutex mutex_;
   std::function<absl::Status(Segments)> on_forward_ ABSL_GUARDED_BY(mutex_);
   std::function<absl::Status()> on_read_ ABSL_GUARDED_BY(mutex_);

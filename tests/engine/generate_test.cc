@@ -85,6 +85,26 @@ TEST_F(GenerateTest, PassagesCarryTheirTextOnce) {
   for (const GeneratePiece& piece : bare.pieces) EXPECT_THAT(piece.passages, IsEmpty());
 }
 
+TEST_F(GenerateTest, PassagesHaveTheWeightsOfASecondLook) {
+  harness_.Ingest("m", "d", "the keeper fed the zebra at noon and the otter at night", true);
+  for (const double temperature : {0.0, 0.5}) {
+    const auto ask = [&] {
+      return Ask("the keeper fed", {.max_tokens = 5, .temperature = temperature, .seed = 1});
+    };
+    const Answer before = ask();
+    harness_.model().LookAgain(0.75f);
+    const Answer answer = ask();
+    harness_.model().LookAgain(0);
+    ASSERT_TRUE(answer.status.ok()) << answer.status;
+    EXPECT_EQ(answer.text, before.text);
+    ASSERT_FALSE(answer.pieces.empty());
+    for (const GeneratePiece& piece : answer.pieces) {
+      ASSERT_FALSE(piece.passages.empty());
+      for (const Passage& passage : piece.passages) EXPECT_EQ(passage.weight, 0.75);
+    }
+  }
+}
+
 TEST_F(GenerateTest, PiecesEndBetweenCharacters) {
   harness_.Ingest("m", "d", "the sign said 𓀀𝔘ꙮ today", true);
   const Answer answer = Ask("the sign said");

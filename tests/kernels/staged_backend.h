@@ -306,27 +306,29 @@ class StagedBackend : public Backend {
     HsaAttendParams p = params;
     Staging s(*backend_);
     const int64_t width = p.heads * p.head_dim, cells = p.rows * p.pages_max;
-    const int64_t page_bytes = 2 * p.chunk_tokens * p.head_dim * DTypeBytes(p.page_dtype);
-    p.pages_resident = resident_next_;
-    resident_next_ = !resident_next_;
     std::vector<const void*> table;
-    std::map<const void*, const void*> copies;
-    for (int64_t i = 0; i < cells; ++i) {
-      const void* page = p.pages[i];
-      if (p.pages_resident && page != nullptr) {
-        const auto [entry, fresh] = copies.emplace(page, page);
-        if (fresh) RETURN_IF_ERROR(s.InBytes(&entry->second, page_bytes));
-        page = entry->second;
-      }
-      table.push_back(page);
-    }
-    p.pages = table.data();
-    RETURN_IF_ERROR(s.In(&p.pages, cells));
+    RETURN_IF_ERROR(Pages(s, &p, &table));
     RETURN_IF_ERROR(s.In(&p.q, Staging::Reach(p.rows, p.q_stride, width)));
     RETURN_IF_ERROR(s.In(&p.weights, cells));
     RETURN_IF_ERROR(s.In(&p.page_counts, p.rows));
     RETURN_IF_ERROR(Rows(s, &p.out, p.out_dtype, p.rows, p.out_stride, width));
     RETURN_IF_ERROR(backend_->HsaAttend(p));
+    return s.Finish();
+  }
+  // The same.
+  absl::Status DoChunkLook(const ChunkLookParams& params) override {
+    ChunkLookParams p = params;
+    Staging s(*backend_);
+    const int64_t width = p.heads * p.head_dim, cells = p.rows * p.pages_max;
+    std::vector<const void*> table;
+    RETURN_IF_ERROR(Pages(s, &p, &table));
+    RETURN_IF_ERROR(s.In(&p.q, Staging::Reach(p.rows, p.q_stride, width)));
+    RETURN_IF_ERROR(s.In(&p.page_counts, p.rows));
+    RETURN_IF_ERROR(s.In(&p.scores, cells));
+    RETURN_IF_ERROR(s.In(&p.head_weight, p.heads));
+    RETURN_IF_ERROR(s.Out(&p.corrected, cells));
+    RETURN_IF_ERROR(s.Out(&p.weights, cells));
+    RETURN_IF_ERROR(backend_->ChunkLook(p));
     return s.Finish();
   }
   // Every backend takes host memory here.
@@ -344,6 +346,26 @@ class StagedBackend : public Backend {
     if (next->unscale != nullptr) RETURN_IF_ERROR(s.In(&next->unscale, width));
     RETURN_IF_ERROR(s.OutBytes(&next->scaled, rows * width * 2));
     return s.Out(&next->squares, rows * SquareParts(width));
+  }
+  // The table of an operation that reads pages, made in `table`; every other time the pages too.
+  template <typename Params>
+  absl::Status Pages(Staging& s, Params* p, std::vector<const void*>* table) {
+    const int64_t cells = p->rows * p->pages_max;
+    const int64_t page_bytes = 2 * p->chunk_tokens * p->head_dim * DTypeBytes(p->page_dtype);
+    p->pages_resident = resident_next_;
+    resident_next_ = !resident_next_;
+    std::map<const void*, const void*> copies;
+    for (int64_t i = 0; i < cells; ++i) {
+      const void* page = p->pages[i];
+      if (p->pages_resident && page != nullptr) {
+        const auto [entry, fresh] = copies.emplace(page, page);
+        if (fresh) RETURN_IF_ERROR(s.InBytes(&entry->second, page_bytes));
+        page = entry->second;
+      }
+      table->push_back(page);
+    }
+    p->pages = table->data();
+    return s.In(&p->pages, cells);
   }
   static absl::Status Rows(Staging& s, void** out, DType dtype, int64_t rows, int64_t stride,
                            int64_t width) {

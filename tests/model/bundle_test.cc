@@ -65,6 +65,38 @@ TEST_F(BundleTest, ExpectedTensorsOfTheShippedConfig) {
   EXPECT_THAT(expected.at("retrieval_log_scale"), ElementsAre());
   EXPECT_FALSE(expected.contains("hsa.3.o_proj.weight"));
   EXPECT_FALSE(expected.contains("upper.6.D"));
+  EXPECT_FALSE(expected.contains("look.head_weight"));
+}
+
+TEST_F(BundleTest, ASecondLookHasTensorsOfItsOwn) {
+  BundleFiles with_look = SmallBundle("I8");
+  with_look.config.replace(with_look.config.find("\"expand\""), 0, "\"look_heads\": 3, ");
+  const auto expected = ExpectedTensors(ParseModelConfig(with_look.config).value());
+  EXPECT_THAT(expected.at("look.norm.weight"), ElementsAre(16));
+  EXPECT_THAT(expected.at("look.q_proj.weight"), ElementsAre(24, 16));
+  EXPECT_THAT(expected.at("look.q_norm.weight"), ElementsAre(8));
+  EXPECT_THAT(expected.at("look.head_weight"), ElementsAre(3));
+  ExpectRefused(with_look,
+                "\"look.head_weight\" is missing, config.json asks for it with shape [3]");
+  BundleFiles files = with_look;
+  files.tensors["look.norm.weight"] = {"F32", {16}, std::string(64, '\0')};
+  files.tensors["look.q_proj.weight"] = {"I8", {24, 16}, std::string(24 * 16, '\0')};
+  files.tensors["look.q_proj.weight.scale"] = {"F32", {24}, std::string(4 * 24, '\0')};
+  files.tensors["look.q_norm.weight"] = {"F32", {8}, std::string(32, '\0')};
+  files.tensors["look.head_weight"] = {"F32", {3}, std::string(12, '\0')};
+  const auto loaded = Load(files);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ((*loaded)->config.look_heads, 3);
+  for (const auto& [name, tensor] : files.tensors) {
+    if (name.rfind("look.", 0) != 0) continue;
+    BundleFiles less = files;
+    less.tensors.erase(name);
+    ExpectRefused(less, absl::StrCat("\"", name, "\" is missing"));
+    // Where look_heads says that there are none.
+    BundleFiles more = SmallBundle("I8");
+    more.tensors[name] = tensor;
+    ExpectRefused(more, absl::StrCat("\"", name, "\" with shape ["));
+  }
 }
 
 TEST_F(BundleTest, QuantisedAndPlainMatricesLoad) {

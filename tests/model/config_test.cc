@@ -91,6 +91,19 @@ TEST(ModelConfigTest, MissingFieldIsNamed) {
   }
 }
 
+TEST(ModelConfigTest, LookHeadsMayBeMissing) {
+  nlohmann::json json = Shipped();
+  EXPECT_EQ(ParseModelConfig(json.dump()).value().look_heads, 0);
+  for (const int heads : {0, 1, 6, 256}) {
+    json["look_heads"] = heads;
+    EXPECT_EQ(ParseModelConfig(json.dump()).value().look_heads, heads);
+  }
+  ExpectValueRefused("look_heads", -1, "look_heads is -1, expected 0 to 256");
+  ExpectValueRefused("look_heads", 257, "look_heads is 257, expected 0 to 256");
+  ExpectValueRefused("look_heads", 2.5, "look_heads is 2.5, expected a whole number");
+  ExpectValueRefused("look_heads", nullptr, "look_heads is null, expected a whole number");
+}
+
 TEST(ModelConfigTest, UnknownFieldIsNamed) {
   ExpectValueRefused("n_experts", 8, "\"n_experts\" is not a known field");
 }

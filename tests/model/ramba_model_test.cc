@@ -99,14 +99,18 @@ class Reader {
     absl::Status status = model_.ReadLower(absl::MakeConstSpan(&step, 1), &out.lower);
     EXPECT_TRUE(status.ok()) << status;
     std::vector<std::vector<const uint8_t*>> pages(ids.size());
-    std::vector<std::vector<float>> weights(ids.size());
+    std::vector<std::vector<float>> weights(ids.size()), scores(ids.size());
     std::vector<RowSelection> selections;
+    const bool looks = model_.config().look_heads > 0;
     for (size_t r = 0; r < ids.size(); ++r) {
       for (int chunk : reading_.index[first_row + r]) {
         pages[r].push_back(chunks_.pages.data() + chunk * model_.page_layout().page_bytes());
       }
+      for (double s : reading_.scores[first_row + r]) scores[r].push_back(static_cast<float>(s));
       for (double w : reading_.weights[first_row + r]) weights[r].push_back(static_cast<float>(w));
-      selections.push_back({.pages = pages[r], .weights = weights[r]});
+      // Who looks again gets no weights.
+      if (looks) weights[r].clear();
+      selections.push_back({.pages = pages[r], .weights = weights[r], .scores = scores[r]});
     }
     status =
         model_.ReadUpper(absl::MakeConstSpan(&step, 1), out.lower, selections, which, &out.upper);
@@ -124,7 +128,7 @@ class Reader {
 };
 
 struct Tolerance {
-  double chunks, queries, logits;
+  double chunks, queries, weights, logits;
 };
 
 void CompareWithReference(const TestModel& setup, Tolerance tolerance) {
@@ -160,7 +164,7 @@ void CompareWithReference(const TestModel& setup, Tolerance tolerance) {
     const NetworkReference::Reading reading = reference.Read(question, want);
     for (const int64_t step : {int64_t{1}, int64_t{8}, int64_t{21}}) {
       Reader reader(model, got[0], reading);
-      Error scores, logits;
+      Error scores, weights, logits;
       for (int64_t row = 0; row < 21; row += step) {
         const int64_t count = std::min<int64_t>(step, 21 - row);
         const Reader::Step out =
@@ -176,21 +180,31 @@ void CompareWithReference(const TestModel& setup, Tolerance tolerance) {
             }
             scores.Add(score, reading.scores[row + r][i]);
           }
+          for (int64_t i = 0; c.look_heads > 0 && i < c.chunks_per_read; ++i) {
+            const Doubles& read = reading.weights[row + r];
+            const float weight = out.upper.weights[r * c.chunks_per_read + i];
+            if (i < static_cast<int64_t>(read.size())) {
+              weights.Add(weight, read[i]);
+            } else {
+              EXPECT_EQ(weight, 0.0f);
+            }
+          }
           for (int64_t v = 0; v < c.vocab_size; ++v) {
             logits.Add(out.upper.logits[r * c.vocab_size + v], reading.logits[row + r][v]);
           }
         }
       }
       EXPECT_LE(scores.relative(), tolerance.queries) << "steps of " << step;
+      EXPECT_LE(weights.relative(), tolerance.weights) << "steps of " << step;
       EXPECT_LE(logits.relative(), tolerance.logits) << "steps of " << step;
     }
   }
 }
 
 // f32: the twin's values but for the order of sums.
-constexpr Tolerance kF32 = {1e-4, 1e-4, 1e-4};
+constexpr Tolerance kF32 = {1e-4, 1e-4, 1e-4, 1e-4};
 // bf16: 8 bits in operands and in what is stored; random weights amplify more than trained ones.
-constexpr Tolerance kBf16 = {5e-2, 5e-2, 5e-2};
+constexpr Tolerance kBf16 = {5e-2, 5e-2, 5e-2, 5e-2};
 
 RandomShape OddShape() { return {}; }
 RandomShape WideStateShape() {
@@ -204,6 +218,10 @@ RandomShape WideStateShape() {
           .encoder_ffn = 200,
           .hsa_every = 2,
           .segment_size = 192};
+}
+RandomShape WithLook(RandomShape shape, int heads) {
+  shape.look_heads = heads;
+  return shape;
 }
 RandomShape SmallestShape() {
   return {.d_model = 2,
@@ -342,6 +360,115 @@ TEST_P(RambaModelTest, TheSmallestShapeMatchesTheTwin) {
   CompareWithReference(MakeModel(GetParam(), SmallestShape(), "F32", Precision::kF32), kF32);
   CompareWithReference(MakeModel(GetParam(), WithHalo(SmallestShape(), 2), "F32", Precision::kF32),
                        kF32);
+}
+
+TEST_P(RambaModelTest, ASecondLookMatchesTheTwin) {
+  for (const char* dtype : {"I8", "F32", "BF16"}) {
+    SCOPED_TRACE(dtype);
+    for (const int heads : {1, 5}) {
+      const RandomShape shape = WithLook(OddShape(), heads);
+      CompareWithReference(MakeModel(GetParam(), shape, dtype, Precision::kF32), kF32);
+      CompareWithReference(MakeModel(GetParam(), shape, dtype, Precision::kBf16), kBf16);
+    }
+  }
+  // More queries than d_model; heads as the shipped bundle has them.
+  const RandomShape wide = WithLook(WideStateShape(), 6);
+  CompareWithReference(MakeModel(GetParam(), wide, "I8", Precision::kF32), kF32);
+  CompareWithReference(MakeModel(GetParam(), wide, "I8", Precision::kBf16), kBf16);
+  const RandomShape smallest = WithLook(SmallestShape(), 256);
+  CompareWithReference(MakeModel(GetParam(), smallest, "F32", Precision::kF32), kF32);
+}
+
+TEST_P(RambaModelTest, ASecondLookComesWithLogitsAndWithBestTokens) {
+  for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
+    const TestModel setup = MakeModel(GetParam(), WithLook(OddShape(), 3), "I8", precision);
+    const ModelConfig& c = setup.model->config();
+    const NetworkReference reference(setup.model->bundle());
+    const std::vector<TokenId> ids = RandomIds(c, c.segment_size, 5), question = RandomIds(c, 9, 6);
+    const std::vector<SegmentChunks> chunks = Derive(*setup.model, {ids});
+    const NetworkReference::Reading reading = reference.Read(question, reference.Ingest(ids));
+    for (const int64_t step : {1, 4, 9}) {
+      Reader by_logits(*setup.model, chunks[0], reading), by_best(*setup.model, chunks[0], reading);
+      for (int64_t row = 0; row < 9; row += step) {
+        const auto part = absl::MakeConstSpan(question).subspan(row, step);
+        const UpperRows logits = by_logits.Advance(part, row, LogitRows::kLastOfStep).upper;
+        const UpperRows best = by_best.Advance(part, row, LogitRows::kBestOfStep).upper;
+        EXPECT_EQ(logits.weights, best.weights);
+        ASSERT_EQ(best.weights.size(), part.size() * c.chunks_per_read);
+        ASSERT_EQ(best.best.size(), 1u);
+        EXPECT_EQ(best.best[0], std::max_element(logits.logits.begin(), logits.logits.end()) -
+                                    logits.logits.begin());
+      }
+    }
+  }
+}
+
+// Readers that decode together and beside a prompt of more than one tile, each over chunks of its
+// own choice.
+TEST_P(RambaModelTest, ASecondLookDoesNotSeeItsCompany) {
+  for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
+    const TestModel setup = MakeModel(GetParam(), WithLook(OddShape(), 3), "I8", precision);
+    const Model& model = *setup.model;
+    const ModelConfig& c = model.config();
+    const std::vector<SegmentChunks> chunks = Derive(model, {RandomIds(c, c.segment_size, 5)});
+    const auto page = [&](int64_t i) {
+      return chunks[0].pages.data() + i * model.page_layout().page_bytes();
+    };
+    const std::vector<const uint8_t*> pages = {page(2), page(0), page(3), page(1)};
+    const std::vector<float> scores = {0.5f, -1.0f, 2.0f, -0.25f};
+    const std::vector<std::vector<TokenId>> ids = {{3}, {4}, RandomIds(c, 150, 8), {5}, {6}};
+    const auto read = [&](size_t begin, size_t end) {
+      std::vector<std::unique_ptr<ReaderState>> states;
+      std::vector<ReaderStep> steps;
+      std::vector<RowSelection> selections;
+      for (size_t i = begin; i < end; ++i) {
+        states.push_back(model.NewReaderState());
+        steps.push_back({.state = states.back().get(), .ids = ids[i]});
+        for (size_t r = 0; r < ids[i].size(); ++r) {
+          const size_t first = (i + r) % 2, count = (i + r) % (c.chunks_per_read + 1);
+          selections.push_back({.pages = absl::MakeConstSpan(pages).subspan(first, count),
+                                .scores = absl::MakeConstSpan(scores).subspan(first, count)});
+        }
+      }
+      LowerRows lower;
+      UpperRows upper;
+      EXPECT_TRUE(model.ReadLower(steps, &lower).ok());
+      const absl::Status status =
+          model.ReadUpper(steps, lower, selections, LogitRows::kLastOfStep, &upper);
+      EXPECT_TRUE(status.ok()) << status;
+      return upper;
+    };
+    const UpperRows together = read(0, ids.size());
+    auto weights = together.weights.begin();
+    auto logits = together.logits.begin();
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const UpperRows alone = read(i, i + 1);
+      EXPECT_TRUE(std::equal(alone.weights.begin(), alone.weights.end(), weights)) << i;
+      EXPECT_TRUE(std::equal(alone.logits.begin(), alone.logits.end(), logits)) << i;
+      weights += static_cast<ptrdiff_t>(alone.weights.size());
+      logits += c.vocab_size;
+    }
+    EXPECT_EQ(weights, together.weights.end());
+  }
+}
+
+TEST_P(RambaModelTest, ASecondLookWantsAScoreOfEachPage) {
+  const TestModel setup = MakeModel(GetParam(), WithLook(OddShape(), 2), "I8", Precision::kF32);
+  const auto state = setup.model->NewReaderState();
+  const std::vector<TokenId> ids = {1};
+  const ReaderStep step = {.state = state.get(), .ids = ids};
+  LowerRows lower;
+  UpperRows upper;
+  ASSERT_TRUE(setup.model->ReadLower(absl::MakeConstSpan(&step, 1), &lower).ok());
+  const uint8_t* page = nullptr;
+  const float weight = 0.5f;
+  const RowSelection selection = {.pages = absl::MakeConstSpan(&page, 1),
+                                  .weights = absl::MakeConstSpan(&weight, 1)};
+  const absl::Status status =
+      setup.model->ReadUpper(absl::MakeConstSpan(&step, 1), lower,
+                             absl::MakeConstSpan(&selection, 1), LogitRows::kAll, &upper);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("1 pages and 0 scores"));
 }
 
 TEST_P(RambaModelTest, MatricesInF32AndBf16MatchTheTwin) {
@@ -596,27 +723,6 @@ TEST_P(RambaModelTest, WhatIsStoredTellsItsDerivation) {
   EXPECT_NE(f32.model->derivation_fingerprint(), f32.model->bundle().fingerprint);
   EXPECT_EQ(f32.model->page_layout().page_bytes(), 2 * 16 * 32 * 4);
   EXPECT_EQ(bf16.model->page_layout().landmark_bytes(), 40 * 2);
-}
-
-TEST(StickBreakingTest, WeightsMatchTheProductForm) {
-  const float scores[] = {0.5f, -3.0f, 20.0f, -40.0f, 100.0f, 1.0f};
-  float weights[6];
-  StickBreakingWeights(scores, absl::MakeSpan(weights));
-  double remaining = 1;
-  for (int i = 0; i < 6; ++i) {
-    const double gate = 1 / (1 + std::exp(-double{scores[i]}));
-    EXPECT_NEAR(weights[i], gate * remaining, 1e-6) << i;
-    remaining *= 1 / (1 + std::exp(double{scores[i]}));
-  }
-}
-
-TEST(StickBreakingTest, AnAbsentChunkWeighsNothing) {
-  const float scores[] = {-HUGE_VALF, 0.0f};
-  float weights[2];
-  StickBreakingWeights(scores, absl::MakeSpan(weights));
-  EXPECT_EQ(weights[0], 0.0f);
-  EXPECT_FLOAT_EQ(weights[1], 0.5f);
-  StickBreakingWeights({}, {});
 }
 
 }  // namespace

@@ -58,6 +58,7 @@ void WriteRandomBundle(const RandomShape& shape, absl::string_view matrix_dtype,
   if (shape.encoder_halo > 0) config["encoder_halo"] = shape.encoder_halo;
   config["hsa_every"] = shape.hsa_every;
   config["segment_size"] = shape.segment_size;
+  if (shape.look_heads > 0) config["look_heads"] = shape.look_heads;
   files.config = config.dump();
   files.tensors.clear();
   for (const auto& [name, dimensions] : ExpectedTensors(ParseModelConfig(files.config).value())) {

@@ -29,6 +29,7 @@ struct RandomShape {
   int encoder_halo = 0;
   int hsa_every = 1;
   int segment_size = 64;
+  int look_heads = 0;  // 0: the config has no such field
 };
 
 // Writes the bundle's files into `folder`, which is made.

@@ -134,6 +134,52 @@ inline std::vector<double> HsaAttendReference(const HsaAttendParams& p) {
   return out;
 }
 
+// w_i = sigmoid(s_i) prod_{j<i} (1 - sigmoid(s_j)).
+inline std::vector<double> StickReference(const std::vector<double>& scores) {
+  std::vector<double> weights;
+  double left = 1;
+  for (double s : scores) {
+    weights.push_back(left / (1 + std::exp(-s)));
+    left /= 1 + std::exp(s);
+  }
+  return weights;
+}
+
+// Corrected scores and weights, [rows, pages_max] both.
+struct ChunkLookValues {
+  std::vector<double> corrected, weights;
+};
+inline ChunkLookValues ChunkLookReference(const ChunkLookParams& p) {
+  const int64_t S = p.chunk_tokens, D = p.head_dim;
+  ChunkLookValues out;
+  for (int64_t r = 0; r < p.rows; ++r) {
+    std::vector<double> corrected(p.pages_max, -HUGE_VAL);
+    for (int64_t i = 0; i < p.page_counts[r]; ++i) {
+      corrected[i] = p.scores[r * p.pages_max + i];
+      if (corrected[i] == -HUGE_VAL) continue;
+      const void* page = p.pages[r * p.pages_max + i];
+      for (int64_t h = 0; h < p.heads; ++h) {
+        std::vector<double> products(S, 0.0);
+        for (int64_t s = 0; s < S; ++s) {
+          for (int64_t d = 0; d < D; ++d) {
+            products[s] += double{p.q[r * p.q_stride + h * D + d]} *
+                           ElementReference(page, p.page_dtype, s * D + d);
+          }
+          products[s] /= std::sqrt(static_cast<double>(D));
+        }
+        const double top = *std::max_element(products.begin(), products.end());
+        double sum = 0;
+        for (double product : products) sum += std::exp(product - top);
+        corrected[i] += p.head_weight[h] * (top + std::log(sum / static_cast<double>(S)));
+      }
+    }
+    const std::vector<double> weights = StickReference(corrected);
+    out.corrected.insert(out.corrected.end(), corrected.begin(), corrected.end());
+    out.weights.insert(out.weights.end(), weights.begin(), weights.end());
+  }
+  return out;
+}
+
 }  // namespace mneme
 
 #endif  // MNEME_TESTS_REFERENCE_ATTENTION_REFERENCE_H_

@@ -59,7 +59,8 @@ class NetworkReference {
 
   struct Reading {
     std::vector<std::vector<int>> index;  // of each token, most recent chunk first
-    std::vector<Doubles> scores, weights, logits;
+    std::vector<Doubles> scores;          // of landmarks
+    std::vector<Doubles> weights, logits;
   };
   Reading Read(const std::vector<TokenId>& ids, const Chunks& chunks) const {
     Reading reading;
@@ -271,7 +272,8 @@ class NetworkReference {
     std::vector<int> index;
     double remaining = 1;
     for (const auto& [score, chunk] : scored) {
-      const double gate = 1 / (1 + std::exp(-score));
+      const double corrected = score + (c_.look_heads > 0 ? Look(h, chunks.K[chunk]) : 0);
+      const double gate = 1 / (1 + std::exp(-corrected));
       scores.push_back(score);
       index.push_back(chunk);
       weights.push_back(gate * remaining);
@@ -280,6 +282,24 @@ class NetworkReference {
     reading->index.push_back(index);
     reading->scores.push_back(scores);
     reading->weights.push_back(weights);
+  }
+
+  // What the tokens of a selected chunk, K [S, D], add to its score for a row of the lower half.
+  double Look(const Doubles& h, const Doubles& K) const {
+    const int D = c_.head_dim();
+    const Doubles q = Heads(Product("look.q_proj.weight", Norm(h, "look.norm.weight", c_.norm_eps)),
+                            "look.q_norm.weight", -1);
+    double correction = 0;
+    for (int head = 0; head < c_.look_heads; ++head) {
+      double mean = 0;
+      for (int s = 0; s < c_.chunk_size; ++s) {
+        double product = 0;
+        for (int d = 0; d < D; ++d) product += q[head * D + d] * K[s * D + d];
+        mean += std::exp(product / std::sqrt(static_cast<double>(D))) / c_.chunk_size;
+      }
+      correction += W("look.head_weight")[head] * std::log(mean);
+    }
+    return correction;
   }
 
   void Hsa(const std::string& name, const Chunks& chunks, const std::vector<int>& index,

@@ -1,9 +1,8 @@
-// Stick-breaking weights of a selection (arXiv 2504.16795).
+#include "kernels/stick_breaking.h"
 
 #include <cmath>
 
 #include "common/check.h"
-#include "model/model.h"
 
 namespace mneme {
 
