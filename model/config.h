@@ -2,7 +2,7 @@
 // to one bundle.
 //
 // Field by field the same as `Config` of the reference implementation (docs/model.md), plus the
-// special tokens. All but encoder_halo must be there.
+// special tokens. All but encoder_halo and look_heads must be there.
 
 #ifndef MNEME_MODEL_CONFIG_H_
 #define MNEME_MODEL_CONFIG_H_
@@ -33,7 +33,7 @@ struct ModelConfig {
   int encoder_ffn = 0;
   int encoder_halo = 0;  // tokens behind a chunk that the chunk encoder sees beside its own
   int hsa_every = 0;
-  int look_heads = 0;  // of the second look at selected chunks; 0, or a missing field: none
+  int look_heads = 0;  // of the second look at selected chunks; 0: none
   double rope_base = 0;
   double norm_eps = 0;
   int segment_size = 0;  // tokens
