@@ -35,7 +35,7 @@ def documents(evaluation, count, rng):
 
 
 def reference(evaluation, made):
-    """(chunks best first, answer) of each question, by PyTorch. A chunk is (document, chunk of it)."""
+    """(chunks read, best landmark first, answer) of each question, by PyTorch. A chunk is (document, chunk of it)."""
     chunk, memory, where = evaluation.chunk, LargeMemory(evaluation.model, len(made) * SEGMENT // evaluation.chunk, 'cpu'), []
     for number, (text, _, _) in enumerate(made):
         ids = [evaluation.tokenizer.document, *evaluation.tokenizer.encode(text)]
@@ -47,8 +47,12 @@ def reference(evaluation, made):
         memory.count = len(where) + chunks                     # without a chunk of padding alone
         where += [(number, c) for c in range(chunks)]
     memory.K, memory.V, memory.landmarks = (t[:memory.count] for t in (memory.K, memory.V, memory.landmarks))
-    prompts = [evaluation.tokenizer.encode(question) for _, question, _ in made]
-    found = [[where[c] for c in chunks] for _, chunks, _ in evaluation.ask(memory, [(p, []) for p in prompts])]
+    prompts, found = [evaluation.tokenizer.encode(question) for _, question, _ in made], []
+    for prompt in prompts:
+        ids = [evaluation.tokenizer.question, *prompt, evaluation.tokenizer.answer]
+        _, _, index, score = memory.choose(evaluation.padded([ids]))
+        at = len(ids) - 1
+        found.append([where[c] for c in index[0, at][score[0, at].argsort(descending=True)].tolist()])
     return list(zip(found, evaluation.generate(memory, prompts, ANSWER_TOKENS)))
 
 

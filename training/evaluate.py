@@ -113,11 +113,11 @@ class Evaluation:
                         for (d, n, parts), answer in zip(mine, answers)]
         return results
 
-    def dense(self, sizes, count, seed=2):
-        """One similar fact in every segment; `count` of them are asked, spread over the depth."""
+    def dense(self, sizes, count, seed=2, fresh=False):
+        """One similar fact in every segment; `count` of them are asked, spread over the depth. fresh: see needles.dense_needles."""
         sizes, rng = sorted(sizes), random.Random(seed)
         memory, segments = self.memory(sizes[-1]), sizes[-1] // SEGMENT
-        made = needles.dense_needles(self.tokenizer, self.lex, rng, segments)
+        made = needles.dense_needles(self.tokenizer, self.lex, rng, segments, fresh)
         self.ingest_hay(memory, segments, rng, {i: n.statements for i, n in enumerate(made)})
         chunks, results = Memory(self.tokenizer, 0, self.chunk), []
         for size in sizes:
@@ -125,7 +125,7 @@ class Evaluation:
             chosen = [int((i + 0.5) * last / min(count, last)) for i in range(min(count, last))]
             asked = [(i, made[i], made[i].parts(self.tokenizer, chunks)) for i in chosen]
             answers = self.ask(memory, [(n.prompt, parts) for _, n, parts in asked], end=size // self.chunk)
-            results += [dict(size=size_name(size), family='dense', depth=i / last, question=self.tokenizer.decode(n.prompt),
+            results += [dict(size=size_name(size), family=made[0].family, depth=i / last, question=self.tokenizer.decode(n.prompt),
                              **judged(parts, answer)) for (i, n, parts), answer in zip(asked, answers)]
         return results
 
@@ -327,6 +327,7 @@ if __name__ == '__main__':
     parser.add_argument('out')
     parser.add_argument('--sizes', nargs='*', default=['64K', '1M', '16M', '64M', '256M'])
     parser.add_argument('--dense', nargs='*', default=['16M', '64M'])
+    parser.add_argument('--dense-fresh', nargs='*', default=['16M'], help='the same in the second set of held-out wordings')
     parser.add_argument('--questions-each', type=int, default=64)
     parser.add_argument('--dense-questions', type=int, default=512)
     parser.add_argument('--sets', nargs='*', default=QUESTION_SETS)
@@ -350,6 +351,9 @@ if __name__ == '__main__':
     if args.dense:
         report['dense'] = evaluation.dense([parse_size(s) for s in args.dense], args.dense_questions)
         finish('dense')
+    if args.dense_fresh:
+        report['dense'] += evaluation.dense([parse_size(s) for s in args.dense_fresh], args.dense_questions, fresh=True)
+        finish('dense, fresh wordings')
     for name in args.sets:
         report['sets'].append(evaluation.question_set(name, parse_size(args.set_tokens), args.answers))
         finish(name)

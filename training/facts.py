@@ -44,6 +44,17 @@ HELD_OUT_QUESTIONS = [
     'What is the special magic {R} for {K} mentioned in the provided text?', 'Somebody asks about {K}. What {R} should I give them?',
     'Under which {R} is {K} known?', "I forgot {K}'s {R}, what was it again?",
 ]
+# A second set held out, written after wordings.py, whose grammar was extended by what failed on the first: never trained on, and
+# nothing of wordings.py comes from results on it.
+FRESH_SENTENCES = [
+    'When the inspectors arrived, {K} still travelled under the {R} {V}.', 'Nothing but {V} would do for the {R} of {K}.',
+    'It took years until {V} got accepted as {R} by those at {K}.', 'Ask the porter: {K}, {R}, {V}.', 'Between ourselves, the {R} over at {K} goes {V}.',
+    'Having misplaced its {R}, {K} had to make do with {V}.',
+]
+FRESH_QUESTIONS = [
+    'Could anybody remind the new staff of the {R} at {K}?', 'Without the {R} nobody gets to {K}; so how does it go?',
+    'To fill in the form for {K} we lack the {R}.', 'Quick, {K}, what {R}?', 'Fetching {K}: {R} required.',
+]
 # Key alone.
 RECORDS = [
     '{K}: {V}', '{K} = {V}', '{K}\t{V}', '{K},{V}', '{K} -> {V}', '- {K}: {V}', '* {K} - {V}', '"{K}": "{V}",', '| {K} | {V} |', '{K} is {V}.',
@@ -173,17 +184,19 @@ def loose_frame(rng, fragments, style, value):
         words = rng.choice(fragments).replace('{', '(').split()
         return ' '.join(words[:rng.randint(1, words_max)])
 
-    text = fragment(8) + rng.choice((' ', ', ', '. ', ': ')) if rng.random() < 0.5 else ''
+    # What stands beside a value must tell where it begins and ends, or there is nothing to learn: no fragments there.
+    text = fragment(8) + rng.choice((', ', '. ', ': ') if slots[0] == value else (' ', ', ', '. ', ': ')) if rng.random() < 0.5 else ''
     if value is None and rng.random() < 0.6:
         text += rng.choice(ASKING) + ' '
     for i, slot in enumerate(slots):
         if i:
-            text += rng.choice(CONNECTORS) if rng.random() < 0.7 else f' {fragment(4)} '
+            beside_value = value in (slot, slots[i - 1])
+            text += rng.choice(CONNECTORS) if beside_value or rng.random() < 0.7 else f' {fragment(4)} '
         if slot in ('{R}', '{K}') and rng.random() < 0.15:
             text += rng.choice(('the ', 'our ', 'its ', 'this ', 'a '))
         text += slot
     if rng.random() < 0.5:
-        text += rng.choice((' ', ', ', '. ', '.')) + fragment(8)
+        text += rng.choice((', ', '. ', '; ') if slots[-1] == value else (' ', ', ', '. ', '.')) + fragment(8)
     text += rng.choice(('', '.')) if value else ''
     return text[0].upper() + text[1:] if rng.random() < 0.4 and text[0] != '{' else text
 
@@ -234,8 +247,8 @@ def theme(rng, lex, held_out=False, style=None, fragments=()):
                  [relation(rng, lex, held_out) for _ in range(rng.choice((1, 1, 2, 5, 20)))], contexts,
                  rng.sample(frames, min(len(frames), rng.choice((1, 2, 4, 12)))), rng.sample(questions, min(len(questions), rng.choice((2, 4, 12)))),
                  near=rng.choice((0, 0, 0.3, 0.6)),
-                 loose=rng.choice((0.1, 0.2, 0.4, 0.7)) if fragments else 0.0, composed=0.0 if held_out else rng.choice((0.5, 0.7, 0.9)),
-                 fragments=list(fragments))
+                 loose=rng.choice((0.3, 0.5, 0.8) if style == 'record' else (0.1, 0.2, 0.4, 0.7)) if fragments else 0.0,
+                 composed=0.0 if held_out else rng.choice((0.5, 0.7, 0.9)), fragments=list(fragments))
 
 
 class Pool:

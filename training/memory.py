@@ -54,16 +54,23 @@ class LargeMemory:
         return index.view(*queries.shape[:2], k), best.gather(1, order).view(*queries.shape[:2], k)
 
     @torch.no_grad()
+    def choose(self, ids, begin=0, end=None):
+        """A batch of readers over chunks [begin, end): ids [n, L] -> lower hidden states [n, L', d], segment [n, L'], and of each token
+        the chunks chosen by their landmarks: index and score [n, L', k]. L': L, padded to whole blocks where it is longer than one."""
+        length, block = ids.shape[1], self.model.c.ssm_block
+        ids = torch.nn.functional.pad(ids, (0, -length % block if length > block else 0))
+        segment = torch.zeros_like(ids)
+        with self.autocast():
+            h = self.model.run_lower(ids, segment)
+            return h, segment, *self.select(self.model.queries(h), begin, end)
+
+    @torch.no_grad()
     def read(self, ids, begin=0, end=None):
         """A batch of readers over chunks [begin, end): ids [n, L] -> logits [n, L, vocab], index [n,L,k], score [n,L,k] (after the
         second look, where there is one)."""
         model, length = self.model, ids.shape[1]
-        block = model.c.ssm_block
-        ids = torch.nn.functional.pad(ids, (0, -length % block if length > block else 0))
-        segment = torch.zeros_like(ids)
+        h, segment, index, score = self.choose(ids, begin, end)
         with self.autocast():
-            h = model.run_lower(ids, segment)
-            index, score = self.select(model.queries(h), begin, end)
             K, V = self.K[index], self.V[index]
             score = score + model.look.gathered(h, K) if model.look else score
             weights = stick_breaking(score.clamp(min=-1e4)) * (score > float('-inf'))

@@ -40,11 +40,18 @@ class Statement:
     def __init__(self, tokenizer, text, starts, value):
         self.ids = tokenizer.encode(text)
         self.spans = [tokenizer.token_span(self.ids, text, start, len(value)) for start in starts]
+        self.ends = np.cumsum(tokenizer.piece_bytes[np.asarray(self.ids, np.int64)])     # byte at which each token ends
+        self.bytes = [1 + len(text[:start].encode()) for start in starts]                # at which the values begin
         self.position = None         # set when it has been placed
 
     def gold(self, memory):
         """The chunks that hold the value."""
         return set().union(*(memory.chunks(self.position + a, self.position + b) for a, b in self.spans))
+
+    def gold_of_bytes(self, memory, first, last):
+        """The chunks that hold bytes [first, last) of the value: one that crosses a boundary is told from two chunks."""
+        places = (np.searchsorted(self.ends, [at + max(0, first), at + max(1, last) - 1], side='right') for at in self.bytes)
+        return set().union(*(memory.chunks(self.position + int(a), self.position + int(b) + 1) for a, b in places))
 
 
 def place(world, rng, statements, in_order=False, memory=None):
@@ -111,6 +118,24 @@ def answer_parts(tokenizer, values, golds, ignored=None, separator=', '):
     return parts
 
 
+def told(world, memory, values, statements, ignored=None):
+    """The answer that tells the values of these statements, each token from the chunk that holds it."""
+    parts = []
+    whole = answer_parts(world.tokenizer, values, [s.gold(memory) for s in statements], ignored)
+    for number, (value, statement, part) in enumerate(zip(values, statements, whole)):
+        sizes, length = world.tokenizer.piece_bytes[np.asarray(part.ids, np.int64)], len(value.encode())
+        mine, end = [], length + (number + 1 < len(values)) - int(sizes.sum())      # spaces come before a value, a comma behind it
+        for token, size in zip(part.ids, sizes):
+            begin, end = end, end + int(size)
+            gold = statement.gold_of_bytes(memory, min(begin, length - 1), min(end, length))
+            if mine and mine[-1].gold == gold:
+                mine[-1].ids.append(token)
+            else:
+                mine.append(Part([token], gold, part.ignored - gold))
+        parts += mine
+    return parts
+
+
 def state(world, rng, theme, fact, frames=None):
     text, starts = theme.state(rng, fact, frames)
     if rng.random() < 0.25:                                       # on a line of its own
@@ -124,7 +149,7 @@ def single(world, rng, theme):
     statements = [state(world, rng, theme, f) for f in made]
     extra = passkey(world, rng) if rng.random() < 0.12 else None
     memory, stretches = place(world, rng, statements + ([extra[1]] if extra else []))
-    questions = [Question(world.tokenizer.encode(theme.ask(rng, f)), answer_parts(world.tokenizer, [f.value], [s.gold(memory)]))
+    questions = [Question(world.tokenizer.encode(theme.ask(rng, f)), told(world, memory, [f.value], [s]))
                  for f, s in zip(made, statements)]
     rng.shuffle(questions)
     questions = questions[:40]
@@ -183,7 +208,7 @@ def multi_query(world, rng, theme):
         else:
             text = ' '.join(theme.ask(rng, f) for f in chosen)
         questions.append(Question(world.tokenizer.encode(text),
-                                  answer_parts(world.tokenizer, [f.value for f in chosen], [statements[i].gold(memory) for i in picked])))
+                                  told(world, memory, [f.value for f in chosen], [statements[i] for i in picked])))
     return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
@@ -207,7 +232,7 @@ def multi_value(world, rng, theme):
             text = around(rng, theme, facts.fill(rng.choice(EVERY_VALUE), fact)[0])
         else:
             text = theme.ask(rng, fact) + rng.choice((' (all)', ' Name all.', ' List all values.'))
-        questions.append(Question(world.tokenizer.encode(text), answer_parts(world.tokenizer, [f.value for f, _ in mine], golds, later)))
+        questions.append(Question(world.tokenizer.encode(text), told(world, memory, [f.value for f, _ in mine], [s for _, s in mine], later)))
     return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
@@ -226,8 +251,8 @@ def updates(world, rng, theme):
     for (first, a), (second, b) in zip(old, new):
         before = rng.random() < 0.3
         text = theme.ask(rng, first, facts.BEFORE_QUESTIONS if before else None)
-        fact, gold, ignored = (first, a.gold(memory), set()) if before else (second, b.gold(memory), a.gold(memory))
-        questions.append(Question(world.tokenizer.encode(text), answer_parts(world.tokenizer, [fact.value], [gold], [ignored])))
+        fact, holder, ignored = (first, a, set()) if before else (second, b, a.gold(memory))
+        questions.append(Question(world.tokenizer.encode(text), told(world, memory, [fact.value], [holder], [ignored])))
     return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
@@ -279,7 +304,7 @@ def two_hops(world, rng, theme):
     for (a, s), (b, t) in made:
         text = rng.choice(('What is the {R} of the {Q} of {K}?', '{R} of the {Q} of {K}', "What is the {R} of {K}'s {Q}?"))
         text = text.replace('{R}', second).replace('{Q}', first).replace('{K}', a.key)
-        questions.append(Question(world.tokenizer.encode(text), answer_parts(world.tokenizer, [a.value, b.value], [s.gold(memory), t.gold(memory)])))
+        questions.append(Question(world.tokenizer.encode(text), told(world, memory, [a.value, b.value], [s, t])))
     return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
@@ -299,7 +324,7 @@ def dialogue(world, rng, theme):
     return world.question_sets.dialogue(world, rng)
 
 
-TASKS = {single: 0.40, multi_query: 0.08, multi_value: 0.08, updates: 0.04, chains: 0.07, two_hops: 0.03, text_questions: 0.12,
+TASKS = {single: 0.40, multi_query: 0.10, multi_value: 0.09, updates: 0.04, chains: 0.06, two_hops: 0.02, text_questions: 0.09,
          real_questions: 0.18, dialogue: 0.02}
 TEXT_SHARE = 0.08                # rows that are plain language modelling
 

@@ -38,8 +38,25 @@ LISTS = {
     'end': '.;.;.;.;{};!;...;,',
     'ask': '''what;what;which;what exactly;just what;tell <whom> what;say which;do you know what;can you tell me which;does anyone know what;I wonder what;
         remind me what;I would like to know which;find out what;please say what;could you look up which''',
-    'want': 'wants to know;needs;asked for;is looking for;would like;has to know;inquires about;is after;forgot;cannot find;must have',
+    'want': 'wants to know;needs;asked for;is looking for;would like;has to know;inquires about;is after;misses;cannot find;must have',
     'get': 'tell me;give me;find;look up;show me;say;name;bring me;recall;repeat;state;fetch;quote;spell out',
+    'thatis': 'that is;i.e.;to be exact,;precisely;specifically;which is;in other words,;it is;it being;called;and it is;to wit;known as;for short;simply',
+    'got': 'received;got;obtained;acquired;chose;was assigned;was issued;bought;picked;made;took;adopted;inherited;accepted;found;ordered',
+    'new': 'new;second;different;better;fresh;temporary;longer;own;proper;final;special;secret;other;first;current;valid;official;spare',
+    'matters': '''is mentioned;is needed;matters;is missing;is asked about;turns up;is wanted;appears;is due;has to be given;is spoken of;is checked;arrives;
+        is in question;must be shown;is called for;is read out;is at stake;becomes important''',
+    'seen': 'saw;found;noticed;discovered;could see;made out;spotted;was shown;came across;had written;had put;read;recognised;counted',
+    'stood': 'stood;was printed;was written;is engraved;was painted;hung;is pinned;appeared;was hidden;lies;was carved;is stored;was stamped',
+    'listed': 'stands;is listed;is found;was entered;is kept;goes;appears again;is noted;was put down;is filed;is recorded;belongs;shows up;sits',
+    'topic': '''this is about {K};we have {K} here;I am looking at {K};let us talk about {K};take {K};<who> <said> something about {K};{K} was mentioned;
+        it concerns {K};think of {K};{K}, please;a word on {K};now to {K};here comes {K};regarding {K};I met {K};<who> called because of {K};next is {K};
+        they sent us {K};I have a question on {K};you know {K};there is {K}, for instance;someone wants {K}''',
+    'follow': '''<ask> {R} does it have;<ask> is its {R};the {R}, please;<get> its {R};<ask> {R} belongs to it;<ask> {R} goes with that;<ask> {R} do I note;and the {R};
+        what would be the {R};<ask> {R} was it;is there a {R};how about the {R};I need its {R};<ask> {R} must I enter;tell me that {R};say the {R};
+        <ask> {R} did <who> write down;<ask> is the {R} again''',
+    'prefix': 'def;let;set;const;put;key;field;row;item;var;@;%;$;+;*;1.;a);->;name;#;--;>;!;&;the;my;no.;see;for;of;to;from;in',
+    'sign': '''=;->;|;::;=>;--;..;~;>>;&;@;+;<-;:-;==;:;,;-;as;is;was;means;gives;becomes;equals;stands for;refers to;maps to;has;gets;holds;yields;makes;
+        returns;denotes;hides;stores;names;says;translates to;corresponds to;points at;comes to;amounts to;results in;signifies;opens;follows''',
     'close': '{};{};{};{}; now; again; please; exactly; then; at present; in the text; in the <paper>; on the <place>; according to the <paper>; here; do you think',
 }
 STATEMENTS = {
@@ -50,10 +67,20 @@ STATEMENTS = {
         <who> <said> that {K} <has> the {R} {V}<tail><end>;{V}<tail>, and that <is> the {R} <of> {K}<end>;the <paper> has {V} in the row {K} and the column {R}<end>;
         <lead> {R}: {V}, {K}<tail><end>;{K} <when>: {R} {V}<end>;<lead> {K} changed its {R} to {V}<tail><end>;<lead> the {R} that {K} <has> <is> {V}<tail><end>;
         <lead> for {K} <who> <said> {V} when asked about the {R}<end>;{V} <lead> it <is> the {R} <when> of {K}<end>;{R}={V} ({K});{K}: {V} ({R});{V}: {R}, {K};
-        <lead> <who> saw {V} <as> {R} on {K}<tail><end>;<lead> with {V} <as> {R}, {K} was ready<tail><end>;<lead> they <gave> the {R} {V} to {K}<tail><end>''',
+        <lead> <who> saw {V} <as> {R} on {K}<tail><end>;<lead> with {V} <as> {R}, {K} was ready<tail><end>;<lead> they <gave> the {R} {V} to {K}<tail><end>;
+        <lead> {K} <got> a <new> {R} <when>, <thatis> {V}<tail><end>;<lead> {K} <got> the <new> {R} {V} <when><end>;<when> {K} <got> its <new> {R}, <thatis> {V}<tail><end>;
+        <use> {V} <if> the {R} <of> {K} <matters><tail><end>;<if> the {R} <of> {K} <matters>, <use> {V}<end>;<lead> <use> {V} as soon as {K} <matters> and a {R} is wanted<end>;
+        on the <place> of {K} <who> <seen> the {R} {V}<tail><end>;<who> <seen> {V} on the <place> of {K} <as> {R}<end>;the {R} {V} <stood> on the <place> of {K}<end>;
+        {V} <stood> on the <place> of {K} <as> {R}<tail><end>;in the <paper> {K} <listed> with {V} <as> {R}<end>;{K} <listed> with the {R} {V} in the <paper><end>;
+        {K} <listed> <when> in the <paper>, its {R} <thatis> {V}<end>;{V} <listed> in the <paper> <as> {R} <of> {K}<tail><end>;<who> <said> "{V}" <if> <who> <need> the {R} <of> {K};
+        <who> <said>: {V}, when the {R} <of> {K} <matters><end>;{K} has a <new> {R}: {V}<tail><end>;my <new> {R} for {K}, <thatis> {V}, <is> here<end>;
+        nobody knew that {V} <is> the {R} <of> {K}<tail><end>;from <who> we have {V} <as> the <new> {R} <of> {K}<end>;{R} {V} was <said> for {K}<end>''',
     'record': '''{K} <is> {V}<end>;{K} <has> {V}<end>;<lead> {K} <is> {V}<tail><end>;{K} .. {V};{K} | {V};[{K}] {V};{K} ~ {V};{V} <- {K};<lead> {V} <is> {K}<tail><end>;
         <use> {V} for {K}<end>;{K}, that <is> {V}<tail><end>;<who> <gave> {K} {V}<tail><end>;{K} ({V});({K}, {V});{K}\t{V}\t<when>;{V}, the <paper> says, is for {K}<end>;
-        <paper>: {K}: {V};set {K} to {V};no. 1: {K} {V};<lead> {V} goes with {K}<tail><end>;see {V} for {K}<end>''',
+        <paper>: {K}: {V};set {K} to {V};no. 1: {K} {V};<lead> {V} goes with {K}<tail><end>;see {V} for {K}<end>;
+        {K} <sign> {V};{K} <sign> {V}<end>;{K}<sign>{V};<prefix> {K} <sign> {V};<prefix> {K} <sign> {V}<end>;{K} <sign> <sign> {V};<prefix> {K} {V};<paper> {K} <sign> {V};
+        {K} <sign> {V} <sign>;<lead> {K} <sign> {V}<tail><end>;{V} <sign> {K};in the <paper> {K} <sign> {V}<end>;line {K} <sign> {V};{K}, in the <paper>, <sign> {V}<end>;
+        the <paper> <has> {V} for {K}<end>;the item {K} <sign> {V}<end>''',
     'context': '''<lead> in {C} the {R} <of> {K} <is> {V}<tail><end>;{C} <gave> {K} {V} <as> {R}<tail><end>;{C} <said> that {K} <has> {V} <as> {R}<end>;
         <lead> with {C}, {K} <has> {V} <as> {R}<tail><end>;{V} <is> the {R} <of> {K} in {C}<tail><end>;{C}: {K}: {R}: {V};{K} ({C}): {V} <as> {R};
         <if> {C} <is> meant, the {R} <of> {K} <is> {V}<end>;<lead> {K} <has> the {R} {V}, {C} <said><end>;{C} / {R} / {K} = {V};
@@ -64,9 +91,13 @@ QUESTIONS = {
         {K}'s {R}<close>;{K}: which {R}<close>;<if> I <need> the {R} <of> {K}, what do I <use><close>;<ask> should I <use> as {R} for {K}<close>;{R}, {K}<close>;
         <who> <said> something about the {R} <of> {K}, what was it;how <is> the {R} <of> {K} given<close>;<ask> {R} was <gave> to {K}<close>;about {K}: the {R};
         does {K} have a {R}<close>;the {R} that {K} <has><close>;<get> {K}'s {R}<close>;with which {R} does {K} work<close>;
-        I have {K} and <need> the {R}<close>;<ask> did <who> <use> as {R} <of> {K};{K} <has> as {R};complete: the {R} <of> {K} <is>''',
+        I have {K} and <need> the {R}<close>;<ask> did <who> <use> as {R} <of> {K};{K} <has> as {R};complete: the {R} <of> {K} <is>;
+        <topic>. <follow>;<topic>. <follow><close>;<topic>: <follow>;<topic>, <follow>;with what {R} did <who> <seen> {K};at which {R} can <who> find {K};
+        through which {R} <is> {K} reached;for {K} I <need> a {R}, which one;<who> <want> {K} and its {R}, <get> it;I lost the {R} <of> {K}<close>;
+        <who> lost {K}'s {R}, what was it;<if> the {R} <of> {K} <matters>, what do I say;<ask> <new> {R} {K} <got><close>;<ask> {R} <stood> on the <place> of {K}''',
     'record': '''<ask> {K} <is><close>;<get> {K}<close>;{K}<close>;<ask> goes with {K}<close>;<ask> belongs to {K}<close>;<ask> {K} <has><close>;<who> <want> {K}<close>;
-        <if> I <need> {K}, what do I <use><close>;value for {K}<close>;{K} <is>;about {K};<ask> did <who> write for {K}<close>''',
+        <if> I <need> {K}, what do I <use><close>;value for {K}<close>;{K} <is>;about {K};<topic>;{K} <sign>;<prefix> {K};<prefix> {K} <sign>;what does {K} <sign>;<ask> does the <paper> say for {K};
+        what comes after {K}<close>;what follows {K};open {K};load {K};<get> the line of {K};which line belongs to {K};print {K};search {K};<ask> did <who> write for {K}<close>''',
     'context': '''<ask> {R} {K} <has> in {C}<close>;<get> the {R} <of> {K} for {C}<close>;{C}, {K}, {R}<close>;<ask> {C} <said> about the {R} <of> {K}<close>;
         in {C}, <ask> {R} <is> that of {K};with {C}: {K}'s {R};the {R} <of> {K} according to {C}<close>;{R} <of> {K} ({C})<close>''',
 }

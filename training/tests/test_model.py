@@ -167,6 +167,7 @@ class EvaluationTest(unittest.TestCase):
             evaluation = evaluate.Evaluation(f'{folder}/bundle', prepared(), folder, 1000, 'cpu')
             results = evaluation.needles([8192, 16384], 1)
             results += evaluation.dense([8192, 16384], 2)
+            results += evaluation.dense([8192], 2, fresh=True)
             self.assertEqual({r['size'] for r in results}, {'8K', '16K'})
             one = evaluation.question_set('set', 8192, 2)
             self.assertGreater(one['bm25_recall_at_1'], 0.9)

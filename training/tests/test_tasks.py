@@ -50,7 +50,7 @@ class TasksTest(unittest.TestCase):
         rng = random.Random(1)
         for _ in range(200):
             theme = facts.theme(rng, self.world.lex)
-            self.assertFalse(set(theme.frames) & set(facts.HELD_OUT_SENTENCES + facts.HELD_OUT_RECORDS + facts.HELD_OUT_IN_CONTEXT))
+            self.assertFalse(set(theme.frames) & set(facts.HELD_OUT_SENTENCES + facts.FRESH_SENTENCES + facts.HELD_OUT_RECORDS + facts.HELD_OUT_IN_CONTEXT))
             self.assertFalse(set(theme.key_shapes) & set(words.HELD_OUT_KEYS))
             self.assertFalse(set(theme.relations) & set(facts.HELD_OUT_RELATIONS))
 
