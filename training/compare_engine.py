@@ -43,7 +43,8 @@ def reference(evaluation, made):
             raise ValueError(f'document {number} has {len(ids)} tokens, more than a segment')
         chunks = -(-len(ids) // chunk)
         ids += [evaluation.tokenizer.document] * (-len(ids) % evaluation.model.c.ssm_block)
-        memory.ingest(torch.tensor([ids]))
+        segment = [0 if at < chunks * chunk else 1 for at in range(len(ids))]    # the padding is nothing that a chunk sees
+        memory.ingest(torch.tensor([ids]), torch.tensor([segment]))
         memory.count = len(where) + chunks                     # without a chunk of padding alone
         where += [(number, c) for c in range(chunks)]
     memory.K, memory.V, memory.landmarks = (t[:memory.count] for t in (memory.K, memory.V, memory.landmarks))
