@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -168,6 +169,9 @@ struct Passage {
   int64_t byte_end = 0;
   double score = 0;
   double weight = 0;
+  // With RetrieveOptions::rerank: the score after the second look, unless the page that it looks at
+  // is not to be had.
+  std::optional<double> rerank_score;
   std::string text;
 };
 
@@ -182,6 +186,9 @@ struct RetrieveOptions {
   std::string question;
   int k = 8;
   bool explain = false;
+  // Order by the score after a second look at the chunks' pages, of more candidates than `k`.
+  // FAILED_PRECONDITION where the bundle's look_heads is 0.
+  bool rerank = false;
   int context_bytes = 0;
   std::vector<ReadBarrier> barriers;
 };

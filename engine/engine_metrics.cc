@@ -78,6 +78,7 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const EngineOptions& options)
       read_lower_seconds(StageSecondsOf(metrics, "read_lower")),
       scan_seconds(StageSecondsOf(metrics, "scan")),
       pin_seconds(StageSecondsOf(metrics, "pin")),
+      look_seconds(StageSecondsOf(metrics, "look")),
       read_upper_seconds(StageSecondsOf(metrics, "read_upper")),
       rederive_read_seconds(StageSecondsOf(metrics, "rederive_read")),
       rederive_seconds(StageSecondsOf(metrics, "rederive")),

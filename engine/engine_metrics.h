@@ -53,6 +53,7 @@ struct EngineMetrics {
   Histogram& read_lower_seconds;
   Histogram& scan_seconds;
   Histogram& pin_seconds;
+  Histogram& look_seconds;
   Histogram& read_upper_seconds;
   // Pages derived again: the text of one segment, the network on a batch of them, its pages stored.
   Histogram& rederive_read_seconds;

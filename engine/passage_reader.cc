@@ -31,7 +31,8 @@ std::optional<Passage> PassageReader::Read(const ChunkHit& hit, bool with_text, 
                   .byte_begin = chunk.byte_begin,
                   .byte_end = chunk.byte_end,
                   .score = hit.score,
-                  .weight = hit.weight};
+                  .weight = hit.weight,
+                  .rerank_score = hit.rerank_score};
   if (with_text) {
     // Of a document, only whole characters are durable; the range's own ends lie between two, those
     // of the context need not.

@@ -93,6 +93,7 @@ ReadBatcher::~ReadBatcher() {
 absl::Status ReadBatcher::Run(ReadStep& step) {
   MNEME_CHECK(!step.ids.empty() && step.ids.size() <= kStepTokensMax);
   MNEME_CHECK(!step.upper || step.select == ReadStep::Rows::kAll);
+  MNEME_CHECK(!step.rerank || (!step.upper && step.select != ReadStep::Rows::kNone));
   Waiting waiting;
   waiting.batched.step = &step;
   {
@@ -300,6 +301,7 @@ void ReadBatcher::RunBatch(absl::Span<BatchedStep* const> batch) {
   for (Pass* pass : passes) RunLower(*pass);
   if (backend_.has_own_memory()) TellReaders(kToldInStep);
   Select(passes);
+  RunLooks(lower_only_);
   for (Pass* pass : {&best_tokens_, &last_logits_, &all_logits_}) RunUpper(*pass);
   // The next step of a reader may run on another thread.
   const absl::Status status = backend_.Synchronize();
@@ -436,14 +438,71 @@ void ReadBatcher::ChooseChunks(const LandmarkView& view, absl::Span<const int64_
                     .text = before != row_before_.end() ? before->text : view.Locate(index),
                     .score = scores[i]});
   }
-  NetworkSelection(absl::MakeSpan(*row), model_.config().chunks_per_read, &selection_);
+  Weigh(absl::MakeSpan(*row), /*reranked=*/false);
+}
+
+void ReadBatcher::Weigh(absl::Span<ChunkHit> best_first, bool reranked) {
+  NetworkSelection(best_first, model_.config().chunks_per_read, &selection_);
+  if (reranked) {
+    for (ChunkHit* hit : selection_) hit->weight = 0;
+    std::erase_if(selection_, [](const ChunkHit* hit) { return !hit->rerank_score.has_value(); });
+  }
   chosen_scores_.clear();
   for (const ChunkHit* hit : selection_) {
-    chosen_scores_.push_back(static_cast<float>(hit->score));
+    chosen_scores_.push_back(static_cast<float>(reranked ? *hit->rerank_score : hit->score));
   }
   weights_.resize(chosen_scores_.size());
   StickBreakingWeights(chosen_scores_, absl::MakeSpan(weights_));
   for (size_t i = 0; i < selection_.size(); ++i) selection_[i]->weight = weights_[i];
+}
+
+void ReadBatcher::RunLooks(const Pass& pass) {
+  const auto together = static_cast<size_t>(model_.config().chunks_per_read);
+  looks_.clear();
+  for (BatchedStep* batched : pass.steps) {
+    if (!batched->step->rerank || !batched->status.ok()) continue;
+    const absl::Span<ChunkHit> row = absl::MakeSpan(batched->step->rows.back());
+    for (size_t begin = 0; begin < row.size(); begin += together) {
+      looks_.push_back({.batched = batched, .hits = row.subspan(begin, together)});
+    }
+  }
+  if (looks_.empty()) return;
+  const absl::Time start = absl::Now();
+  const absl::Status status = Look(pass, looks_);
+  // Pages of all looks may be more than fit at one time where those of one do.
+  const bool alone = absl::IsResourceExhausted(status) && looks_.size() > 1;
+  for (const RowLook& look : looks_) {
+    look.batched->status.Update(alone ? Look(pass, absl::MakeConstSpan(&look, 1)) : status);
+  }
+  for (const RowLook& look : looks_) {
+    ReadStep& step = *look.batched->step;
+    step.look_seconds = absl::ToDoubleSeconds(absl::Now() - start);
+    Weigh(absl::MakeSpan(step.rows.back()), /*reranked=*/true);
+  }
+}
+
+absl::Status ReadBatcher::Look(const Pass& pass, absl::Span<const RowLook> looks) {
+  const int64_t width = model_.config().d_model;
+  ClearReads();
+  ranges_.clear();
+  for (const RowLook& look : looks) {
+    AddRead(look.hits);
+    const auto rows = static_cast<int64_t>(look.batched->step->ids.size());
+    const int64_t last = look.batched->first_row + rows - 1;
+    ranges_.push_back({pass.rows.hidden.as<float>() + last * width, 1});
+  }
+  RETURN_IF_ERROR(FindReads());
+  StageTimer timer(metrics_.look_seconds);
+  ASSIGN_OR_RETURN(const float* const hidden, Gather(ranges_, width, &looked_rows_));
+  RETURN_IF_ERROR(model_.CorrectScores(hidden, selections_, &corrected_));
+  const auto kept = static_cast<size_t>(model_.config().chunks_per_read);
+  auto hit = chunk_hits_.begin();
+  for (size_t r = 0; r < selections_.size(); ++r) {
+    for (size_t i = 0; i < selections_[r].pages.size(); ++i) {
+      (*hit++)->rerank_score = corrected_[r * kept + i];
+    }
+  }
+  return absl::OkStatus();
 }
 
 void ReadBatcher::RunUpper(const Pass& pass) {
@@ -480,24 +539,26 @@ absl::StatusOr<const float*> ReadBatcher::Gather(absl::Span<const RowRange> rang
   return room->as<float>();
 }
 
-absl::Status ReadBatcher::FindReads(absl::Span<BatchedStep* const> steps) {
+void ReadBatcher::ClearReads() {
   chunks_.clear();
   chunk_hits_.clear();
   chunk_weights_.clear();
   chunk_scores_.clear();
   row_chunks_.clear();
-  for (const BatchedStep* batched : steps) {
-    for (std::vector<ChunkHit>& row : batched->step->rows) {
-      NetworkSelection(absl::MakeSpan(row), model_.config().chunks_per_read, &selection_);
-      for (ChunkHit* hit : selection_) {
-        chunks_.push_back(hit->text.address);
-        chunk_hits_.push_back(hit);
-        chunk_weights_.push_back(static_cast<float>(hit->weight));
-        chunk_scores_.push_back(static_cast<float>(hit->score));
-      }
-      row_chunks_.push_back(selection_.size());
-    }
+}
+
+void ReadBatcher::AddRead(absl::Span<ChunkHit> best_first) {
+  NetworkSelection(best_first, model_.config().chunks_per_read, &selection_);
+  for (ChunkHit* hit : selection_) {
+    chunks_.push_back(hit->text.address);
+    chunk_hits_.push_back(hit);
+    chunk_weights_.push_back(static_cast<float>(hit->weight));
+    chunk_scores_.push_back(static_cast<float>(hit->score));
   }
+  row_chunks_.push_back(selection_.size());
+}
+
+absl::Status ReadBatcher::FindReads() {
   chunk_pages_.clear();
   if (!chunks_.empty()) {
     StageTimer timer(metrics_.pin_seconds);
@@ -537,7 +598,11 @@ void ReadBatcher::KeepLookedWeights() {
 }
 
 absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<BatchedStep* const> steps) {
-  RETURN_IF_ERROR(FindReads(steps));
+  ClearReads();
+  for (const BatchedStep* batched : steps) {
+    for (std::vector<ChunkHit>& row : batched->step->rows) AddRead(absl::MakeSpan(row));
+  }
+  RETURN_IF_ERROR(FindReads());
   StageTimer timer(metrics_.read_upper_seconds);
   const bool all = steps.size() == pass.steps.size();
   const int64_t width = model_.config().d_model;

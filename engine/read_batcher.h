@@ -81,6 +81,11 @@ class ReadBatcher {
     LowerRows rows;  // keeps its memory from batch to batch
     int64_t row_count = 0;
   };
+  // Chunks of a step's last row that are looked at together, at most chunks_per_read.
+  struct RowLook {
+    BatchedStep* batched = nullptr;
+    absl::Span<ChunkHit> hits;
+  };
   // Rows of a matrix of the backend.
   struct RowRange {
     const float* first = nullptr;
@@ -108,12 +113,21 @@ class ReadBatcher {
   // One row's hits, best first: these chunks of `view`. `row` holds those of the token before.
   void ChooseChunks(const LandmarkView& view, absl::Span<const int64_t> indices,
                     absl::Span<const float> scores, std::vector<ChunkHit>* row);
+  // Weights of the network's own selection of a row: of a reranked one by its scores after the
+  // second look, chunks without a page not chosen; else by landmark scores.
+  void Weigh(absl::Span<ChunkHit> best_first, bool reranked);
   // These rows one after the other: where they lie if they do, else copied into `room`.
   absl::StatusOr<const float*> Gather(absl::Span<const RowRange> ranges, int64_t width,
                                       Buffer* room);
+  // The steps that are to be reranked.
+  void RunLooks(const Pass& pass);
+  absl::Status Look(const Pass& pass, absl::Span<const RowLook> looks);
   void RunUpper(const Pass& pass);
-  // Fills selections_ for the rows of these steps, with pages that stay until the next call.
-  absl::Status FindReads(absl::Span<BatchedStep* const> steps);
+  // What rows read, row by row, begun anew: the network's own selection of these chunks.
+  void ClearReads();
+  void AddRead(absl::Span<ChunkHit> best_first);
+  // Fills selections_ for the rows that were added, with pages that stay until the next call.
+  absl::Status FindReads();
   // The weights that a network's second look gave what selections_ name.
   void KeepLookedWeights();
   // Upper half of some of a pass's steps.
@@ -130,6 +144,7 @@ class ReadBatcher {
   Pass lower_only_, best_tokens_, last_logits_, all_logits_;
   Buffer queries_;       // of a scan whose queries lie apart
   LowerRows regrouped_;  // of some steps of a pass
+  Buffer looked_rows_;   // of a rerank
   KeptPages pages_;
   // Scratch that keeps its memory from batch to batch.
   std::vector<std::pair<const Pass*, BatchedStep*>> scanned_;
@@ -140,7 +155,9 @@ class ReadBatcher {
   std::vector<ChunkHit*> selection_;
   std::vector<float> chosen_scores_, weights_;
   std::vector<ReaderStep> reader_steps_;
-  std::vector<ChunkAddress> chunks_;  // of an upper half, row by row
+  std::vector<RowLook> looks_;
+  std::vector<float> corrected_;      // of looks
+  std::vector<ChunkAddress> chunks_;  // that are read, row by row
   std::vector<ChunkHit*> chunk_hits_;
   std::vector<float> chunk_weights_, chunk_scores_;
   std::vector<const uint8_t*> chunk_pages_;

@@ -154,6 +154,7 @@ absl::Status RunInSteps(const ReadEnvironment& environment, absl::Span<const Tok
                         bool select_all, const CallContext& context, ReadStep& step,
                         const std::function<void(const ReadStep&, size_t first_row)>& visit) {
   const auto step_tokens = static_cast<size_t>(environment.step_tokens_max);
+  const bool rerank = step.rerank;
   for (size_t first = 0; first < ids.size(); first += step_tokens) {
     RETURN_IF_ERROR(context.Check());
     step.ids = ids.subspan(first, step_tokens);
@@ -161,6 +162,7 @@ absl::Status RunInSteps(const ReadEnvironment& environment, absl::Span<const Tok
     step.select = select_all || step.upper ? ReadStep::Rows::kAll
                   : last                   ? ReadStep::Rows::kLast
                                            : ReadStep::Rows::kNone;
+    step.rerank = rerank && last;
     RETURN_IF_ERROR(environment.batcher.Run(step));
     visit(step, first);
   }

@@ -30,8 +30,11 @@ struct ChunkHit {
   ChunkText text;
   double score = 0;
   // Stick-breaking; 0 beyond the network's own selection. Of a network that looks again
-  // (look_heads) the corrected one once the upper half has run, before by landmark scores.
+  // (look_heads) the corrected one once it has looked (the upper half has run, or
+  // ReadStep::rerank), before by landmark scores.
   double weight = 0;
+  // With ReadStep::rerank: the score after the second look. None where there is no page to look at.
+  std::optional<double> rerank_score;
 };
 
 // One step of one reader.
@@ -45,6 +48,9 @@ struct ReadStep {
   Rows select = Rows::kLast;  // rows whose chunks are chosen; kAll when `upper`
   int k = 0;                  // chunks per row wanted; at least chunks_per_read are looked at
   bool upper = false;         // also run the upper half
+  // Also look a second time at all chunks of the last row, without the upper half. Not with
+  // `upper`; the network must have look_heads.
+  bool rerank = false;
   LogitRows logit_rows = LogitRows::kLastOfStep;
 
   // Out. Of each selected row: chunks, best score first.
@@ -52,6 +58,7 @@ struct ReadStep {
   std::vector<float> logits;  // [rows or 1, vocab_size], with `upper`; none with kBestOfStep
   TokenId best = 0;           // with kBestOfStep
   double lower_seconds = 0, scan_seconds = 0, upper_seconds = 0;
+  double look_seconds = 0;  // with `rerank`; finding the pages counts too
 };
 
 // A step on its way through a batch: the batch thread's.

@@ -3,7 +3,7 @@
 //
 //   ingest:  ForwardLower(segments)                      -> landmarks and pages of whole chunks
 //   reader:  ReadLower(steps) -> queries -> [selection by the memory store, pages pinned] ->
-//   ReadUpper -> logits
+//   ReadUpper -> logits, or CorrectScores -> scores after a second look
 //
 // Sources: arXiv 2405.21060 (Mamba-2, SSD), arXiv 2504.16795 (HSA, RAMba), docs/model.md.
 
@@ -152,6 +152,14 @@ class Model {
   virtual absl::Status ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
                                  absl::Span<const RowSelection> selections, LogitRows which,
                                  UpperRows* out) const = 0;
+
+  // The second look alone, without the upper half: row r of `hidden` (of LowerRows; rows of any
+  // readers, a row as often as it has more chunks than one selection may name) corrects the scores
+  // of selections[r]. `scores` gets [rows, chunks_per_read], behind a row's pages minus infinity; a
+  // chunk's does not depend on which others it is looked at with. FAILED_PRECONDITION where
+  // look_heads is 0.
+  virtual absl::Status CorrectScores(const float* hidden, absl::Span<const RowSelection> selections,
+                                     std::vector<float>* scores) const = 0;
 };
 
 }  // namespace mneme

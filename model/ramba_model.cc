@@ -343,6 +343,21 @@ absl::Status RambaModel::CheckSteps(absl::Span<const ReaderStep> steps, int64_t*
   return absl::OkStatus();
 }
 
+absl::Status RambaModel::CheckSelections(absl::Span<const RowSelection> selections) const {
+  const bool looks = config().look_heads > 0;
+  for (const RowSelection& selection : selections) {
+    const size_t values = (looks ? selection.scores : selection.weights).size();
+    if (selection.pages.size() != values ||
+        static_cast<int>(selection.pages.size()) > config().chunks_per_read) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a row has ", selection.pages.size(), " pages and ", values,
+                       looks ? " scores" : " weights", ", allowed are up to ",
+                       config().chunks_per_read, " of both"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 // Steps of one token that stand together make one decode range (as many as a pass has rows); every
 // other step is a range of its own. So what a reader computes depends on its own steps alone.
 absl::Status RambaModel::ForStepRanges(absl::Span<const ReaderStep> steps,
@@ -500,17 +515,7 @@ absl::Status RambaModel::ReadUpper(absl::Span<const ReaderStep> steps, const Low
     return absl::InvalidArgumentError(
         absl::StrCat("steps have ", rows, " rows, but ", selections.size(), " selections came"));
   }
-  const bool looks = config().look_heads > 0;
-  for (const RowSelection& selection : selections) {
-    const size_t values = (looks ? selection.scores : selection.weights).size();
-    if (selection.pages.size() != values ||
-        static_cast<int>(selection.pages.size()) > config().chunks_per_read) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("a row has ", selection.pages.size(), " pages and ", values,
-                       looks ? " scores" : " weights", ", allowed are up to ",
-                       config().chunks_per_read, " of both"));
-    }
-  }
+  RETURN_IF_ERROR(CheckSelections(selections));
   const auto count = static_cast<int64_t>(steps.size());
   const bool best = which == LogitRows::kBestOfStep;
   out->best.resize(best ? count : 0);
@@ -642,6 +647,30 @@ absl::Status RambaModel::ResultsOut(Workspace& ws, int64_t rows, int64_t logit_r
   std::copy(host, host + weight_count, weights);
   if (best_count > 0) {
     std::memcpy(best, host + weight_count, static_cast<size_t>(best_count) * sizeof(TokenId));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RambaModel::CorrectScores(const float* hidden,
+                                       absl::Span<const RowSelection> selections,
+                                       std::vector<float>* scores) const {
+  const ModelConfig& c = config();
+  if (c.look_heads == 0) {
+    return absl::FailedPreconditionError("the bundle has look_heads 0: no second look at chunks");
+  }
+  RETURN_IF_ERROR(CheckSelections(selections));
+  const auto total = static_cast<int64_t>(selections.size());
+  scores->resize(static_cast<size_t>(total * c.chunks_per_read));
+  ASSIGN_OR_RETURN(const WorkspacePool::Lease lease, workspaces_->Take());
+  Workspace& ws = *lease;
+  for (int64_t begin = 0; begin < total; begin += shape_.rows) {
+    const int64_t rows = std::min(shape_.rows, total - begin);
+    RETURN_IF_ERROR(UploadSelections(ws, selections.subspan(begin, rows)));
+    RETURN_IF_ERROR(CopyRows(hidden + begin * c.d_model, c.d_model, ws.hidden, shape_.hidden_stride,
+                             c.d_model, rows));
+    RETURN_IF_ERROR(SecondLook(ws, rows, /*per_row=*/false));
+    RETURN_IF_ERROR(backend_.CopyOut(scores->data() + begin * c.chunks_per_read, ws.look_scores,
+                                     rows * c.chunks_per_read * 4));
   }
   return absl::OkStatus();
 }

@@ -45,6 +45,8 @@ class RambaModel : public Model {
   absl::Status ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
                          absl::Span<const RowSelection> selections, LogitRows which,
                          UpperRows* out) const override;
+  absl::Status CorrectScores(const float* hidden, absl::Span<const RowSelection> selections,
+                             std::vector<float>* scores) const override;
 
   // What one lower layer left of a segment, for tests against golden values.
   struct LayerTrace {
@@ -69,6 +71,7 @@ class RambaModel : public Model {
   int64_t LayerStateFloats() const;
   absl::Status CheckIds(absl::Span<const TokenId> ids) const;
   absl::Status CheckSteps(absl::Span<const ReaderStep> steps, int64_t* rows) const;
+  absl::Status CheckSelections(absl::Span<const RowSelection> selections) const;
 
   // `pages` as in ForwardLower.
   absl::Status LowerPass(absl::Span<const absl::Span<const TokenId>> segments,
@@ -94,7 +97,8 @@ class RambaModel : public Model {
   absl::Status EmbedIds(Workspace& ws, bool per_row) const;
   absl::Status MambaLayer(Workspace& ws, const MambaWeights& weights, int64_t rows, int64_t layer,
                           bool per_row) const;
-  // Makes page_weights of page_scores, by what the pages say to the rows' lower hidden states.
+  // Makes look_scores and page_weights of page_scores, by what the pages say to the rows' lower
+  // hidden states.
   absl::Status SecondLook(Workspace& ws, int64_t rows, bool per_row) const;
   absl::Status HsaLayer(Workspace& ws, const HsaWeights& weights, int64_t rows, bool per_row) const;
 

@@ -25,6 +25,7 @@ void Fill(const Passage& passage, v1::Passage* message) {
   message->set_weight(passage.weight);
   message->set_text(passage.text);
   message->set_chunk_index(passage.chunk_index);
+  if (passage.rerank_score.has_value()) message->set_rerank_score(*passage.rerank_score);
 }
 
 void Fill(const StageSeconds& seconds, v1::Timing* timing) {
@@ -66,6 +67,7 @@ absl::StatusOr<v1::RetrieveResponse> QueryHandlers::Retrieve(const v1::RetrieveR
   options.question = request.question();
   ASSIGN_OR_RETURN(options.k, CountOrUsual("k", request.k(), kUsualK, limits_.retrieve_k_max));
   options.explain = request.explain();
+  options.rerank = request.rerank();
   ASSIGN_OR_RETURN(options.context_bytes,
                    CountOrUsual("context_bytes", request.context_bytes(), 0, kContextBytesMax));
   ASSIGN_OR_RETURN(options.barriers, check_.Barriers(request.barriers()));

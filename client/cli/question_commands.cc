@@ -32,10 +32,15 @@ constexpr int kAnswerPassages = 3;
 int TextColumns() { return std::min(TerminalColumns(STDOUT_FILENO), kTextColumnsMax); }
 
 std::string PassageHead(const v1::Passage& passage, bool with_memory) {
-  return absl::StrFormat("%s%s  bytes %s-%s  weight %.3f  score %.2f",
-                         with_memory ? MemoryIdOf(passage.document()) + "/" : "",
-                         ResourceId(passage.document()), WithCommas(passage.byte_begin()),
-                         WithCommas(passage.byte_end()), passage.weight(), passage.score());
+  std::string head =
+      absl::StrFormat("%s%s  bytes %s-%s  weight %.3f  score %.2f",
+                      with_memory ? MemoryIdOf(passage.document()) + "/" : "",
+                      ResourceId(passage.document()), WithCommas(passage.byte_begin()),
+                      WithCommas(passage.byte_end()), passage.weight(), passage.score());
+  if (passage.has_rerank_score()) {
+    absl::StrAppendFormat(&head, "  rerank score %.2f", passage.rerank_score());
+  }
+  return head;
 }
 
 void PrintPassage(int rank, const v1::Passage& passage, bool with_memory) {
@@ -86,6 +91,7 @@ absl::Status Search(Session& session) {
   request.set_question(session.positional(1));
   request.set_k(static_cast<int32_t>(session.line().Integer("-k", 8)));
   request.set_explain(session.line().Has("--explain"));
+  request.set_rerank(session.line().Has("--rerank"));
   request.set_context_bytes(static_cast<int32_t>(session.line().Integer("--context", 0)));
   ASSIGN_OR_RETURN(v1::RetrieveResponse found, session.client().Retrieve(request, session.call()));
   const std::vector<WordWeights> words = WordsOf(found.explanation(), found.passages_size());
@@ -287,17 +293,23 @@ CommandSpec SearchCommand() {
       .flags = {AsOfFlag(),
                 {"-k", "N", "passages wanted (default: 8)", FlagSpec::Kind::kInteger, 1},
                 {"--explain", "", "also show which words of the question chose which passage"},
+                {"--rerank", "",
+                 "look again at the tokens of the best passages and order them by that; slower"},
                 {"--context", "BYTES", "extend each text by so much on both sides, at most 4096",
                  FlagSpec::Kind::kInteger, 0}},
       .notes =
           "Best first. score: the network's match of question and passage; weight: the share of "
           "its attention that the\n"
-          "passage gets at the end of the question (0 for passages beyond those it reads).\n\n"
+          "passage gets at the end of the question (0 for passages beyond those it reads).\n"
+          "With --rerank also rerank score: the match after the second look, which gives the order "
+          "and the weights; a\n"
+          "passage that could not be looked at has none and comes last.\n\n"
           "--json: {results: [{document, memory, name, byte_begin, byte_end, score, weight, text, "
           "chunk_index}],\n"
-          "chunks_scanned, damaged_passages, timing}; with --explain also explanation: {words: "
-          "[{word, weights}],\n"
-          "tokens: [{text, weights}]}, one weight a result\n\n"
+          "chunks_scanned, damaged_passages, timing}; with --rerank results also have "
+          "rerank_score; with --explain also\n"
+          "explanation: {words: [{word, weights}], tokens: [{text, weights}]}, one weight a "
+          "result\n\n"
           "example: mneme search demo \"What is the pass key?\" -k 3 --explain\n",
       .run = Search,
       .check = CheckAsOfFlag};

@@ -51,15 +51,17 @@ Json DocumentJson(const v1::Document& document) {
 }
 
 Json PassageJson(const v1::Passage& passage) {
-  return {{"document", ResourceId(passage.document())},
-          {"memory", MemoryIdOf(passage.document())},
-          {"name", passage.document()},
-          {"byte_begin", passage.byte_begin()},
-          {"byte_end", passage.byte_end()},
-          {"score", passage.score()},
-          {"weight", passage.weight()},
-          {"text", passage.text()},
-          {"chunk_index", passage.chunk_index()}};
+  Json object = {{"document", ResourceId(passage.document())},
+                 {"memory", MemoryIdOf(passage.document())},
+                 {"name", passage.document()},
+                 {"byte_begin", passage.byte_begin()},
+                 {"byte_end", passage.byte_end()},
+                 {"score", passage.score()},
+                 {"weight", passage.weight()},
+                 {"text", passage.text()},
+                 {"chunk_index", passage.chunk_index()}};
+  if (passage.has_rerank_score()) object["rerank_score"] = passage.rerank_score();
+  return object;
 }
 
 Json ReceiptJson(const v1::ForgetReceipt& receipt) {

@@ -357,6 +357,29 @@ TEST_F(CliProgramTest, SearchForPeople) {
   EXPECT_EQ(request.k(), 2);
   EXPECT_EQ(request.context_bytes(), 64);
   EXPECT_FALSE(request.explain());
+  EXPECT_FALSE(request.rerank());
+}
+
+TEST_F(CliProgramTest, SearchReranked) {
+  v1::RetrieveResponse found = TwoPassages();
+  found.mutable_passages(0)->set_rerank_score(-1.25);
+  service().SetRetrieveResponse(found);
+  Program::Result result = Run({"search", "m", "What key?", "--rerank"});
+  EXPECT_EQ(result.status, 0);
+  EXPECT_EQ(result.output,
+            " 1. book  bytes 1,000-1,250  weight 0.750  score 3.50  rerank score -1.25\n"
+            "    the pass key \\x1b]0;title\\x07 is 40917\n\n"
+            " 2. book  bytes 0-0  weight 0.000  score 0.00\n"
+            "    another\n");
+  EXPECT_TRUE(service().last_retrieve().rerank());
+  const json results =
+      json::parse(Run({"search", "m", "What key?", "--rerank", "--json"}).output)["results"];
+  EXPECT_EQ(results[0]["rerank_score"], -1.25);
+  EXPECT_FALSE(results[1].contains("rerank_score"));
+  EXPECT_THAT(Run({"search", "--help"}).output,
+              AllOf(HasSubstr("--rerank"), HasSubstr("rerank_score")));
+  EXPECT_THAT(Run({"search", "m", "q", "--rerank=yes"}).errors,
+              HasSubstr("--rerank takes no value"));
 }
 
 TEST_F(CliProgramTest, SearchSaysWhatIsDamagedAndWhatWasNotThereYet) {

@@ -146,6 +146,12 @@ TEST(RealServerTest, ProgramFromCreateToDelete) {
   EXPECT_EQ(best["text"], text.substr(best["byte_begin"], best["byte_end"].get<size_t>() -
                                                               best["byte_begin"].get<size_t>()));
   EXPECT_GT(found["explanation"]["words"].size(), 5u);
+  EXPECT_FALSE(best.contains("rerank_score"));
+  const json looked = run(
+      {"search", "m", "What is the pass key? The pass key is", "-k", "3", "--rerank"})["results"];
+  ASSERT_EQ(looked.size(), 3u);
+  EXPECT_THAT(looked[0]["text"].get<std::string>(), HasSubstr("40917"));
+  EXPECT_GE(looked[0]["rerank_score"], looked[1]["rerank_score"]);
   EXPECT_EQ(
       run({"ask", "m", "What is the pass key? The pass key is", "--max-tokens", "8"})["answer"],
       "40917");

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <sstream>
 #include <string>
 
@@ -219,6 +220,44 @@ absl::Status FakeModel::ReadUpper(absl::Span<const ReaderStep> steps, const Lowe
     return absl::InternalError("as many rows as selections are needed");
   }
   return absl::OkStatus();
+}
+
+void FakeModel::LookFor(const std::string& word) {
+  std::vector<Token> tokens;
+  tokenizer().Encode(word, &tokens);
+  looked_for_ = tokens.back().id;
+  bundle_->config.look_heads = 1;
+}
+
+absl::Status FakeModel::CorrectScores(const float* hidden,
+                                      absl::Span<const RowSelection> selections,
+                                      std::vector<float>* scores) const {
+  const auto kept = static_cast<size_t>(config().chunks_per_read);
+  scores->assign(selections.size() * kept, -std::numeric_limits<float>::infinity());
+  size_t pages = 0;
+  for (size_t r = 0; r < selections.size(); ++r) {
+    const RowSelection& selection = selections[r];
+    if (hidden[r] != static_cast<float>(bundle_->answer_id)) {
+      return absl::InternalError("rows of other tokens");
+    }
+    if (selection.pages.size() != selection.scores.size() || selection.pages.size() > kept) {
+      return absl::InternalError("not a score of each page, or too many");
+    }
+    for (size_t i = 0; i < selection.pages.size(); ++i, ++pages) {
+      const auto* page = reinterpret_cast<const float*>(selection.pages[i]);
+      const bool found = std::find(page, page + kChunkTokens, static_cast<float>(looked_for_)) !=
+                         page + kChunkTokens;
+      (*scores)[r * kept + i] = selection.scores[i] + (found ? kLookBonus : 0);
+    }
+  }
+  absl::MutexLock lock(&mutex_);
+  looked_pages_.push_back(pages);
+  return absl::OkStatus();
+}
+
+std::vector<size_t> FakeModel::looked_pages() const {
+  absl::MutexLock lock(&mutex_);
+  return looked_pages_;
 }
 
 std::vector<size_t> FakeModel::forward_batches() const {

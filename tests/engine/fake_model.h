@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -45,6 +46,8 @@ class FakeModel : public Model {
   absl::Status ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
                          absl::Span<const RowSelection> selections, LogitRows which,
                          UpperRows* out) const override;
+  absl::Status CorrectScores(const float* hidden, absl::Span<const RowSelection> selections,
+                             std::vector<float>* scores) const override;
 
   // Runs before each ForwardLower; what it returns, if not OK, is its result. May block.
   void OnForward(std::function<absl::Status(Segments)> hook);
@@ -57,23 +60,31 @@ class FakeModel : public Model {
   // From now on the upper half looks again, and gives a row's newest chunk this weight, the others
   // none. It still copies by the weights that it is given.
   void LookAgain(float newest) { looked_weight_ = newest; }
+  // Has look_heads from now on: CorrectScores adds kLookBonus to each chunk whose page holds the
+  // last token of `word`. It wants rows of <a>.
+  static constexpr float kLookBonus = 100;
+  void LookFor(const std::string& word);
 
   // Sizes of the batches of ForwardLower, of ReadLower and of ReadUpper so far.
   std::vector<size_t> forward_batches() const;
   std::vector<size_t> read_batches() const;
   std::vector<size_t> upper_batches() const;
+  // Pages of each call of CorrectScores so far.
+  std::vector<size_t> looked_pages() const;
 
  private:
   const int kv_dim_;
   std::unique_ptr<Bundle> bundle_;
   uint64_t fingerprint_ = 0x5eed;
   std::atomic<float> looked_weight_ = 0;  // 0: it does not look again
+  TokenId looked_for_ = -1;
   mutable absl::Mutex mutex_;
   std::function<absl::Status(Segments)> on_forward_ ABSL_GUARDED_BY(mutex_);
   std::function<absl::Status()> on_read_ ABSL_GUARDED_BY(mutex_);
   mutable std::vector<size_t> forward_batches_ ABSL_GUARDED_BY(mutex_);
   mutable std::vector<size_t> read_batches_ ABSL_GUARDED_BY(mutex_);
   mutable std::vector<size_t> upper_batches_ ABSL_GUARDED_BY(mutex_);
+  mutable std::vector<size_t> looked_pages_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mneme

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <random>
 #include <set>
 #include <string>
@@ -27,7 +28,10 @@ class ForkTest : public ::testing::Test {
  protected:
   using Texts = std::vector<std::pair<std::string, std::string>>;  // id and text, oldest first
 
-  ForkTest() { harness_.CreateMemory("m"); }
+  ForkTest() {
+    harness_.CreateMemory("m");
+    harness_.model().LookFor("crossed");
+  }
 
   static std::string Snapshot(const std::string& memory, const std::string& id) {
     return absl::StrCat(EngineHarness::Memory(memory), "/snapshots/", id);
@@ -45,25 +49,31 @@ class ForkTest : public ::testing::Test {
                                                    EngineHarness::Memory(source), "", as_of);
     ASSERT_TRUE(fork.ok()) << fork.status();
   }
-  // Every passage of a question and the score of a text: all that the network sees of memories.
-  using Answer = std::tuple<
-      std::vector<std::tuple<std::string, int64_t, int64_t, int64_t, std::string, double, double>>,
-      std::vector<double>>;
+  // Every passage of a question, by landmarks and looked at again, and the score of a text: all
+  // that the network sees of memories.
+  using Answer =
+      std::tuple<std::vector<std::tuple<std::string, int64_t, int64_t, int64_t, std::string, double,
+                                        double, std::optional<double>>>,
+                 std::vector<double>>;
   Answer Ask(const std::vector<std::string>& names, absl::Time as_of = absl::InfiniteFuture()) {
     Answer answer;
     const CallContext context{.deadline = absl::Now() + kPatience};
-    const auto found = harness_.engine().Retrieve({.memories = names,
-                                                   .as_of = as_of,
-                                                   .question = "the zebra quietly crossed",
-                                                   .k = 256,
-                                                   .context_bytes = 100},
-                                                  context);
-    EXPECT_TRUE(found.ok()) << found.status();
-    if (!found.ok()) return answer;
-    for (const Passage& p : found->passages) {
-      const std::string id = p.document.substr(p.document.rfind('/') + 1);
-      std::get<0>(answer).emplace_back(id, p.chunk_index, p.byte_begin, p.byte_end, p.text, p.score,
-                                       p.weight);
+    for (const bool rerank : {false, true}) {
+      const auto found = harness_.engine().Retrieve({.memories = names,
+                                                     .as_of = as_of,
+                                                     .question = "the zebra quietly crossed",
+                                                     .k = 256,
+                                                     .rerank = rerank,
+                                                     .context_bytes = 100},
+                                                    context);
+      EXPECT_TRUE(found.ok()) << found.status();
+      if (!found.ok()) return answer;
+      for (const Passage& p : found->passages) {
+        const std::string id = p.document.substr(p.document.rfind('/') + 1);
+        EXPECT_EQ(p.rerank_score.has_value(), rerank);
+        std::get<0>(answer).emplace_back(id, p.chunk_index, p.byte_begin, p.byte_end, p.text,
+                                         p.score, p.weight, p.rerank_score);
+      }
     }
     const auto score = harness_.engine().Score({.memories = names,
                                                 .as_of = as_of,
@@ -264,7 +274,7 @@ TEST_F(ForkTest, TheOrderOfMemoriesForksAndSnapshotsDoesNotMatter) {
                   .GetDocument(absl::StrCat("tenants/default/memories/", document))
                   ->chunk_count;
   }
-  EXPECT_EQ(static_cast<int64_t>(std::get<0>(first).size()), chunks);
+  EXPECT_EQ(static_cast<int64_t>(std::get<0>(first).size()), 2 * chunks);
   std::sort(names.begin(), names.end());
   do {
     EXPECT_EQ(Ask(names), first);
@@ -295,9 +305,9 @@ TEST_F(ForkTest, APassageIsNamedByAMemoryThatHasItsText) {
     EXPECT_EQ(passage.document, EngineHarness::Document(is_early ? "m" : "f", id));
     names.insert(passage.document);
   }
-  EXPECT_THAT(names, ElementsAre(EngineHarness::Document("f", "a"),
-                                 EngineHarness::Document("f", "b"),
-                                 EngineHarness::Document("m", "a")));
+  EXPECT_THAT(names,
+              ElementsAre(EngineHarness::Document("f", "a"), EngineHarness::Document("f", "b"),
+                          EngineHarness::Document("m", "a")));
 }
 
 TEST_F(ForkTest, WrongMomentsAndNamesAreNamed) {

@@ -5,8 +5,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -121,6 +124,86 @@ TEST_P(GoldenTest, PassKeyIsFoundAndAnswered) {
   ASSERT_TRUE(with.ok()) << with.status();
   ASSERT_TRUE(without.ok()) << without.status();
   EXPECT_GT(with->log_likelihood, without->log_likelihood + 3);
+}
+
+// What a rerank looks at and what the answer's first token reads are the same row and pages.
+TEST_P(GoldenTest, RerankWeighsAsTheAnswerDoes) {
+  const std::string memory = "tenants/default/memories/golden";
+  const std::string document = memory + "/documents/log";
+  const std::string text = GoldenText();
+  ASSERT_TRUE(engine_->CreateMemory(memory, "").ok());
+  auto writer = engine_->OpenWriter(document, {});
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  ASSERT_TRUE((*writer)->Append(0, text).ok());
+  ASSERT_TRUE((*writer)->Seal().ok());
+  const std::vector<ReadBarrier> barriers = {
+      {.document = document, .visible_bytes = static_cast<int64_t>(text.size())}};
+  ASSERT_GT(model_->config().look_heads, 0);
+  const auto chunks_per_read = static_cast<size_t>(model_->config().chunks_per_read);
+
+  for (const char* question :
+       {"What is the pass key? The pass key is",
+        "What is the special magic number for amber-quill?", "How many ships passed on day 3?"}) {
+    SCOPED_TRACE(question);
+    std::vector<RetrieveResult> found;
+    for (const bool rerank : {false, true}) {
+      auto result = engine_->Retrieve({.memories = {memory},
+                                       .question = question,
+                                       .k = 9,
+                                       .rerank = rerank,
+                                       .barriers = barriers},
+                                      {});
+      ASSERT_TRUE(result.ok()) << result.status();
+      ASSERT_EQ(result->passages.size(), 9u);
+      found.push_back(*std::move(result));
+    }
+    std::map<int64_t, const Passage*> reranked;  // by chunk
+    for (const Passage& passage : found[1].passages) reranked[passage.chunk_index] = &passage;
+    for (const Passage& passage : found[0].passages) {
+      EXPECT_EQ(reranked.at(passage.chunk_index)->score, passage.score);
+    }
+    for (size_t i = 1; i < 9; ++i) {
+      EXPECT_GE(*found[1].passages[i - 1].rerank_score, *found[1].passages[i].rerank_score);
+    }
+
+    // The stick, broken from the newest chunk back by the new scores of what the network reads.
+    std::vector<const Passage*> read;
+    for (size_t i = 0; i < chunks_per_read; ++i) {
+      read.push_back(reranked.at(found[0].passages[i].chunk_index));
+    }
+    std::sort(read.begin(), read.end(),
+              [](const Passage* a, const Passage* b) { return a->chunk_index > b->chunk_index; });
+    std::map<int64_t, double> weights;  // those that an answer names
+    double stick = 1;
+    for (const Passage* passage : read) {
+      const double broken = 1 / (1 + std::exp(-*passage->rerank_score));
+      EXPECT_NEAR(passage->weight, stick * broken, 1e-5);
+      if (passage->weight > 0.01) weights[passage->chunk_index] = passage->weight;
+      stick *= 1 - broken;
+    }
+    // Any token but the space with which answers begin, for that makes no piece.
+    std::map<int64_t, double> answered;
+    for (uint64_t seed = 0; answered.empty() && seed < 10; ++seed) {
+      const auto generated = engine_->Generate({.memories = {memory},
+                                                .question = question,
+                                                .max_tokens = 1,
+                                                .temperature = 10,
+                                                .seed = seed},
+                                               {}, [&](GeneratePiece piece) {
+                                                 for (const Passage& passage : piece.passages) {
+                                                   answered[passage.chunk_index] = passage.weight;
+                                                 }
+                                                 return true;
+                                               });
+      ASSERT_TRUE(generated.ok()) << generated.status();
+    }
+    ASSERT_FALSE(answered.empty());
+    ASSERT_EQ(answered.size(), weights.size());
+    for (const auto& [chunk, weight] : answered) {
+      // In bf16 mode a scan for one query rounds otherwise than one for all of a prompt.
+      EXPECT_NEAR(weight, weights[chunk], 1e-5) << "chunk " << chunk;
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Precisions, GoldenTest,

@@ -12,6 +12,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "kernels/stick_breaking.h"
 #include "tests/model/random_bundle.h"
 #include "tests/reference/network_reference.h"
 
@@ -87,10 +88,12 @@ class Reader {
   Reader(const Model& model, const SegmentChunks& chunks, const NetworkReference::Reading& reading)
       : model_(model), chunks_(chunks), reading_(reading), state_(model.NewReaderState()) {}
 
-  // Advances by `ids`, row `first_row` of the reading on; returns logits and queries.
+  // Advances by `ids`, row `first_row` of the reading on; returns logits, queries, and what a
+  // second look alone makes of the scores.
   struct Step {
     LowerRows lower;
     UpperRows upper;
+    std::vector<float> corrected;
   };
   Step Advance(absl::Span<const TokenId> ids, int64_t first_row,
                LogitRows which = LogitRows::kAll) {
@@ -114,6 +117,9 @@ class Reader {
     }
     status =
         model_.ReadUpper(absl::MakeConstSpan(&step, 1), out.lower, selections, which, &out.upper);
+    EXPECT_TRUE(status.ok()) << status;
+    if (!looks) return out;
+    status = model_.CorrectScores(out.lower.hidden.as<float>(), selections, &out.corrected);
     EXPECT_TRUE(status.ok()) << status;
     return out;
   }
@@ -164,7 +170,7 @@ void CompareWithReference(const TestModel& setup, Tolerance tolerance) {
     const NetworkReference::Reading reading = reference.Read(question, want);
     for (const int64_t step : {int64_t{1}, int64_t{8}, int64_t{21}}) {
       Reader reader(model, got[0], reading);
-      Error scores, weights, logits;
+      Error scores, corrected, weights, logits;
       for (int64_t row = 0; row < 21; row += step) {
         const int64_t count = std::min<int64_t>(step, 21 - row);
         const Reader::Step out =
@@ -183,10 +189,13 @@ void CompareWithReference(const TestModel& setup, Tolerance tolerance) {
           for (int64_t i = 0; c.look_heads > 0 && i < c.chunks_per_read; ++i) {
             const Doubles& read = reading.weights[row + r];
             const float weight = out.upper.weights[r * c.chunks_per_read + i];
+            const float score = out.corrected[r * c.chunks_per_read + i];
             if (i < static_cast<int64_t>(read.size())) {
               weights.Add(weight, read[i]);
+              corrected.Add(score, reading.corrected[row + r][i]);
             } else {
               EXPECT_EQ(weight, 0.0f);
+              EXPECT_EQ(score, -HUGE_VALF);
             }
           }
           for (int64_t v = 0; v < c.vocab_size; ++v) {
@@ -195,6 +204,7 @@ void CompareWithReference(const TestModel& setup, Tolerance tolerance) {
         }
       }
       EXPECT_LE(scores.relative(), tolerance.queries) << "steps of " << step;
+      EXPECT_LE(corrected.relative(), tolerance.queries) << "steps of " << step;
       EXPECT_LE(weights.relative(), tolerance.weights) << "steps of " << step;
       EXPECT_LE(logits.relative(), tolerance.logits) << "steps of " << step;
     }
@@ -452,6 +462,79 @@ TEST_P(RambaModelTest, ASecondLookDoesNotSeeItsCompany) {
   }
 }
 
+// Rows of more than one tile, each there once for every page that it looks at.
+TEST_P(RambaModelTest, ScoresAreCorrectedChunkByChunk) {
+  for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
+    const TestModel setup = MakeModel(GetParam(), WithLook(OddShape(), 3), "I8", precision);
+    const Model& model = *setup.model;
+    const ModelConfig& c = model.config();
+    const std::vector<SegmentChunks> chunks = Derive(model, {RandomIds(c, c.segment_size, 5)});
+    const auto state = model.NewReaderState();
+    const std::vector<TokenId> ids = RandomIds(c, 150, 8);
+    const ReaderStep step = {.state = state.get(), .ids = ids};
+    LowerRows lower;
+    ASSERT_TRUE(model.ReadLower(absl::MakeConstSpan(&step, 1), &lower).ok());
+    const std::vector<float> hidden =
+        HostRows(*setup.backend, lower.hidden, lower.row_count * c.d_model);
+
+    const auto count = static_cast<size_t>(c.chunks_per_read);
+    std::vector<const uint8_t*> pages;
+    std::vector<float> scores;
+    for (size_t i = 0; i < count; ++i) {
+      const size_t chunk = i % static_cast<size_t>(chunks[0].chunk_count);
+      pages.push_back(chunks[0].pages.data() +
+                      static_cast<int64_t>(chunk) * model.page_layout().page_bytes());
+      scores.push_back(0.5f - static_cast<float>(i));
+    }
+    const std::vector<RowSelection> together(ids.size(), {.pages = pages, .scores = scores});
+    std::vector<float> corrected;
+    ASSERT_TRUE(model.CorrectScores(lower.hidden.as<float>(), together, &corrected).ok());
+    ASSERT_EQ(corrected.size(), ids.size() * count);
+
+    std::vector<float> repeated;
+    std::vector<RowSelection> one_by_one;
+    for (size_t r = 0; r < ids.size(); ++r) {
+      const auto row = hidden.begin() + static_cast<ptrdiff_t>(r) * c.d_model;
+      for (size_t i = 0; i < count; ++i) {
+        repeated.insert(repeated.end(), row, row + c.d_model);
+        one_by_one.push_back({.pages = absl::MakeConstSpan(pages).subspan(i, 1),
+                              .scores = absl::MakeConstSpan(scores).subspan(i, 1)});
+      }
+    }
+    const auto bytes = static_cast<int64_t>(repeated.size() * sizeof(float));
+    const Buffer rows = setup.backend->Allocate(bytes).value();
+    ASSERT_TRUE(setup.backend->CopyIn(rows.as<float>(), repeated.data(), bytes).ok());
+    std::vector<float> alone;
+    ASSERT_TRUE(model.CorrectScores(rows.as<float>(), one_by_one, &alone).ok());
+    for (size_t cell = 0; cell < corrected.size(); ++cell) {
+      ASSERT_EQ(alone[cell * count], corrected[cell]) << cell;
+    }
+
+    // The upper half of the same rows breaks the stick by the same scores.
+    UpperRows upper;
+    ASSERT_TRUE(model
+                    .ReadUpper(absl::MakeConstSpan(&step, 1), lower, together,
+                               LogitRows::kLastOfStep, &upper)
+                    .ok());
+    std::vector<float> weights(count);
+    for (size_t r = 0; r < ids.size(); ++r) {
+      StickBreakingWeights(absl::MakeConstSpan(corrected).subspan(r * count, count),
+                           absl::MakeSpan(weights));
+      for (size_t i = 0; i < count; ++i) {
+        ASSERT_NEAR(upper.weights[r * count + i], weights[i], 1e-6) << r;
+      }
+    }
+  }
+}
+
+TEST_P(RambaModelTest, ScoresAreNotCorrectedWithoutASecondLook) {
+  const TestModel setup = MakeModel(GetParam(), OddShape(), "I8", Precision::kF32);
+  std::vector<float> scores;
+  const absl::Status status = setup.model->CorrectScores(nullptr, {}, &scores);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("look_heads 0"));
+}
+
 TEST_P(RambaModelTest, ASecondLookWantsAScoreOfEachPage) {
   const TestModel setup = MakeModel(GetParam(), WithLook(OddShape(), 2), "I8", Precision::kF32);
   const auto state = setup.model->NewReaderState();
@@ -469,6 +552,10 @@ TEST_P(RambaModelTest, ASecondLookWantsAScoreOfEachPage) {
                              absl::MakeConstSpan(&selection, 1), LogitRows::kAll, &upper);
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()), HasSubstr("1 pages and 0 scores"));
+  std::vector<float> corrected;
+  EXPECT_EQ(setup.model->CorrectScores(lower.hidden.as<float>(), absl::MakeConstSpan(&selection, 1),
+                                       &corrected),
+            status);
 }
 
 TEST_P(RambaModelTest, MatricesInF32AndBf16MatchTheTwin) {

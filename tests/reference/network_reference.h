@@ -60,6 +60,7 @@ class NetworkReference {
   struct Reading {
     std::vector<std::vector<int>> index;  // of each token, most recent chunk first
     std::vector<Doubles> scores;          // of landmarks
+    std::vector<Doubles> corrected;       // after the second look; without one the same
     std::vector<Doubles> weights, logits;
   };
   Reading Read(const std::vector<TokenId>& ids, const Chunks& chunks) const {
@@ -268,19 +269,21 @@ class NetworkReference {
     scored.resize(std::min<size_t>(scored.size(), c_.chunks_per_read));
     std::sort(scored.begin(), scored.end(),
               [](const auto& a, const auto& b) { return a.second > b.second; });
-    Doubles scores, weights;
+    Doubles scores, all_corrected, weights;
     std::vector<int> index;
     double remaining = 1;
     for (const auto& [score, chunk] : scored) {
       const double corrected = score + (c_.look_heads > 0 ? Look(h, chunks.K[chunk]) : 0);
       const double gate = 1 / (1 + std::exp(-corrected));
       scores.push_back(score);
+      all_corrected.push_back(corrected);
       index.push_back(chunk);
       weights.push_back(gate * remaining);
       remaining *= 1 - gate;
     }
     reading->index.push_back(index);
     reading->scores.push_back(scores);
+    reading->corrected.push_back(all_corrected);
     reading->weights.push_back(weights);
   }
 

@@ -1,6 +1,7 @@
 // The real stack behind a loopback channel: text in, answers out, and the errors that only the real
 // engine makes.
 
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -142,6 +143,38 @@ TEST_F(EndToEndTest, TextIsFoundAndReadFrom) {
   ASSERT_TRUE(stub_->Score(&score_context, score, &scored).ok());
   EXPECT_LT(scored.log_likelihood(), 0);
   EXPECT_EQ(scored.tokens_size(), scored.token_count());
+}
+
+TEST_F(EndToEndTest, RerankOrdersByTheSecondLook) {
+  const std::string log = Log();
+  ASSERT_TRUE(Ingest(Document("log"), {{0, log}}).status.ok());
+  std::vector<v1::RetrieveResponse> found(2);
+  for (const bool rerank : {false, true}) {
+    grpc::ClientContext context;
+    v1::RetrieveRequest request;
+    request.add_memories(kMemory);
+    request.set_question("How many brass buttons does the harbour master keep?");
+    request.set_k(rerank ? 5 : 256);
+    request.set_rerank(rerank);
+    const grpc::Status status = stub_->Retrieve(&context, request, &found[rerank]);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+  }
+  std::map<int64_t, double> landmark_scores;  // by chunk
+  for (const v1::Passage& passage : found[0].passages()) {
+    EXPECT_FALSE(passage.has_rerank_score());
+    landmark_scores[passage.chunk_index()] = passage.score();
+  }
+  ASSERT_EQ(found[1].passages_size(), 5);
+  EXPECT_THAT(found[1].passages(0).text(), ::testing::HasSubstr("40917"));
+  for (int i = 0; i < 5; ++i) {
+    const v1::Passage& passage = found[1].passages(i);
+    ASSERT_TRUE(passage.has_rerank_score());
+    EXPECT_EQ(passage.score(), landmark_scores.at(passage.chunk_index()));
+    EXPECT_NE(passage.rerank_score(), passage.score());
+    if (i > 0) {
+      EXPECT_LE(passage.rerank_score(), found[1].passages(i - 1).rerank_score());
+    }
+  }
 }
 
 TEST_F(EndToEndTest, InvalidUtf8IsNamedAndEarlierBytesKept) {

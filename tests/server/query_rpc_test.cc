@@ -75,9 +75,11 @@ TEST_F(QueryRpcTest, RetrieveHandsEverythingOverAndBack) {
                                .byte_end = 20,
                                .score = 1.5,
                                .weight = 0.25,
+                               .rerank_score = -0.5,
                                .text = "0123456789"});
+    result.passages.push_back({.document = "e"});
     // A token may be half a character.
-    result.explanation.push_back({.text = "\xe2\x82", .weights = {0.5}});
+    result.explanation.push_back({.text = "\xe2\x82", .weights = {0.5, 0.25}});
     result.chunks_scanned = 7;
     result.damaged_passages = 2;
     result.seconds.total = 0.125;
@@ -88,6 +90,7 @@ TEST_F(QueryRpcTest, RetrieveHandsEverythingOverAndBack) {
   request.add_memories(kMemory);  // twice: counts once
   request.set_k(5);
   request.set_explain(true);
+  request.set_rerank(true);
   request.set_context_bytes(100);
   auto* barrier = request.add_barriers();
   barrier->set_document("tenants/default/memories/books/documents/a");
@@ -98,11 +101,14 @@ TEST_F(QueryRpcTest, RetrieveHandsEverythingOverAndBack) {
   EXPECT_EQ(seen.question, "who?");
   EXPECT_EQ(seen.k, 5);
   EXPECT_TRUE(seen.explain);
+  EXPECT_TRUE(seen.rerank);
   EXPECT_EQ(seen.context_bytes, 100);
   ASSERT_EQ(seen.barriers.size(), 1u);
   EXPECT_EQ(seen.barriers[0].visible_bytes, 42);
-  ASSERT_EQ(response.passages_size(), 1);
+  ASSERT_EQ(response.passages_size(), 2);
   EXPECT_EQ(response.passages(0).chunk_index(), 3);
+  EXPECT_EQ(response.passages(0).rerank_score(), -0.5);
+  EXPECT_FALSE(response.passages(1).has_rerank_score());
   EXPECT_EQ(response.passages(0).byte_end(), 20);
   EXPECT_EQ(response.passages(0).weight(), 0.25);
   EXPECT_EQ(response.chunks_scanned(), 7);
@@ -127,6 +133,18 @@ TEST_F(QueryRpcTest, KOfZeroMeansEightAndOthersAreChecked) {
   request.set_k(256);
   EXPECT_TRUE(Retrieve(request).ok());
   EXPECT_EQ(k, 256);
+}
+
+TEST_F(QueryRpcTest, RerankIsNotAskedForUnlessItIsAndMayNotFit) {
+  engine_.retrieve = [&](const RetrieveOptions& options,
+                         const CallContext&) -> absl::StatusOr<RetrieveResult> {
+    if (!options.rerank) return RetrieveResult();
+    return absl::FailedPreconditionError("the bundle has look_heads 0");
+  };
+  v1::RetrieveRequest request = Question();
+  EXPECT_TRUE(Retrieve(request).ok());
+  request.set_rerank(true);
+  ExpectError(Retrieve(request), grpc::FAILED_PRECONDITION, "look_heads 0", "STATE_NOT_FIT");
 }
 
 TEST_F(QueryRpcTest, BadQuestionsAreInvalid) {
