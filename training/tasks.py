@@ -215,7 +215,7 @@ def multi_query(world, rng, theme):
 def multi_value(world, rng, theme):
     """One key with several values, told newest first; each step must leave what has been told and find the next."""
     groups = []
-    for _ in range(rng.choice((3, 6, 10))):
+    for _ in range(rng.choice((6, 10, 14))):
         fact = theme.fact(rng)
         groups.append([fact] + [facts.Fact(fact.style, fact.relation, fact.key, fact.context,
                                            words.VALUES[rng.choice(theme.value_shapes)](rng, world.lex)) for _ in range(rng.randint(1, 3))])
