@@ -152,7 +152,7 @@ class EvaluationTest(unittest.TestCase):
     def test_every_part_of_the_evaluation_runs(self):
         import json
 
-        from training import bundle, evaluate, report
+        from training import bundle, evaluate, ranks, report
         from training.tests.fixtures import prose
         rng = random.Random(0)
         with tempfile.TemporaryDirectory() as folder:
@@ -169,6 +169,9 @@ class EvaluationTest(unittest.TestCase):
             results += evaluation.dense([8192, 16384], 2)
             results += evaluation.dense([8192], 2, fresh=True)
             self.assertEqual({r['size'] for r in results}, {'8K', '16K'})
+            places = ranks.ranks(evaluation, 8192, 2)
+            self.assertTrue(all(0 <= r['place'] < 128 and (r['first'] == 'right') == (r['place'] == 0) for r in places))
+            self.assertIn('all', ranks.table(places, {'all': places}))
             one = evaluation.question_set('set', 8192, 2)
             self.assertGreater(one['bm25_recall_at_1'], 0.9)
             self.assertEqual(one['questions'], 20)
