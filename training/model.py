@@ -281,7 +281,7 @@ class Ramba(nn.Module):
 
     def forward(self, memory, memory_segment, reader, reader_segment, asked=None, alone=None, strangers=0):
         """memory [B,M], reader [B,L] token ids with their segments -> Passes. Readers see every chunk of their own row's memory, and,
-        as in a large memory, `strangers` chunks of other rows: those that score best at the row's positions `asked` (flat, [n]).
+        as in a large memory, `strangers` chunks of other rows (fewer where there are not so many): those that score best at the row's positions `asked` (flat, [n]).
         Positions `alone` (bool [B,L]) see none of them."""
         M = memory.shape[1]
         segment = torch.cat([memory_segment, reader_segment + 1_000_000], 1)
@@ -289,6 +289,7 @@ class Ramba(nn.Module):
         K, V, landmarks = self.chunk_encoder(h[:, :M].contiguous(), memory_segment)
         h = h[:, M:].contiguous()
         queries, own, first_own, seen = self.queries(h), landmarks, 0, landmarks
+        strangers = min(strangers, (own.shape[0] - 1) * own.shape[1]) // 2 * 2      # no more than there are
         if strangers:
             chosen = self.choose_strangers(queries, landmarks, asked, strangers)
             K, V, seen = (self.among(t, chosen, own.shape[1]) for t in (K, V, landmarks))

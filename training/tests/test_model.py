@@ -97,6 +97,8 @@ class ModelTest(unittest.TestCase):
             passes = model(ids, 0 * ids, reader, 0 * reader, asked, alone, strangers=4)
             scores = model.score(passes.queries.reshape(384, -1)[asked], passes.landmarks.reshape(12, -1))
             chosen = model.choose_strangers(passes.queries, passes.landmarks, asked, 4)
+            alone_in_its_batch = model(ids[:1], 0 * ids[:1], reader[:1], 0 * reader[:1], asked[:1], alone[:1], strangers=4)
+        self.assertEqual(alone_in_its_batch.corrected.shape, (1, 128, 4))
         self.assertEqual(passes.corrected.shape, (3, 128, 8))
         self.assertEqual(passes.first_own, 2)
         for row in range(3):
