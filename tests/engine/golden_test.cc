@@ -72,6 +72,17 @@ class GoldenTest : public ::testing::TestWithParam<Precision> {
     std::filesystem::remove_all(folder_, ignored);
   }
 
+  // A new memory with the text as its only document; whoever waits for `barriers` finds all of it.
+  void Remember(const std::string& memory, const std::string& document, const std::string& text,
+                std::vector<ReadBarrier>* barriers) {
+    ASSERT_TRUE(engine_->CreateMemory(memory, "").ok());
+    auto writer = engine_->OpenWriter(document, {});
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    ASSERT_TRUE((*writer)->Append(0, text).ok());
+    ASSERT_TRUE((*writer)->Seal().ok());
+    *barriers = {{.document = document, .visible_bytes = static_cast<int64_t>(text.size())}};
+  }
+
   std::string folder_;
   Metrics metrics_;
   std::unique_ptr<Backend> backend_;
@@ -86,13 +97,8 @@ TEST_P(GoldenTest, PassKeyIsFoundAndAnswered) {
   const std::string document = memory + "/documents/log";
   const std::string question = "What is the pass key? The pass key is";
   const std::string text = GoldenText();
-  ASSERT_TRUE(engine_->CreateMemory(memory, "").ok());
-  auto writer = engine_->OpenWriter(document, {});
-  ASSERT_TRUE(writer.ok()) << writer.status();
-  ASSERT_TRUE((*writer)->Append(0, text).ok());
-  ASSERT_TRUE((*writer)->Seal().ok());
-  const std::vector<ReadBarrier> barriers = {
-      {.document = document, .visible_bytes = static_cast<int64_t>(text.size())}};
+  std::vector<ReadBarrier> barriers;
+  ASSERT_NO_FATAL_FAILURE(Remember(memory, document, text, &barriers));
 
   const auto found = engine_->Retrieve(
       {.memories = {memory}, .question = question, .k = 3, .barriers = barriers}, {});
@@ -131,13 +137,8 @@ TEST_P(GoldenTest, RerankWeighsAsTheAnswerDoes) {
   const std::string memory = "tenants/default/memories/golden";
   const std::string document = memory + "/documents/log";
   const std::string text = GoldenText();
-  ASSERT_TRUE(engine_->CreateMemory(memory, "").ok());
-  auto writer = engine_->OpenWriter(document, {});
-  ASSERT_TRUE(writer.ok()) << writer.status();
-  ASSERT_TRUE((*writer)->Append(0, text).ok());
-  ASSERT_TRUE((*writer)->Seal().ok());
-  const std::vector<ReadBarrier> barriers = {
-      {.document = document, .visible_bytes = static_cast<int64_t>(text.size())}};
+  std::vector<ReadBarrier> barriers;
+  ASSERT_NO_FATAL_FAILURE(Remember(memory, document, text, &barriers));
   ASSERT_GT(model_->config().look_heads, 0);
   const auto chunks_per_read = static_cast<size_t>(model_->config().chunks_per_read);
 
