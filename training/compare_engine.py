@@ -28,8 +28,9 @@ def documents(evaluation, count, rng):
     made, result = dense_needles(evaluation.tokenizer, evaluation.lex, rng, count), []
     for needle in made:
         book = rng.choice([t for t in evaluation.book_texts if len(t) > 2 * CHARACTERS])
-        at, cut = rng.randrange(len(book) - CHARACTERS), rng.randrange(CHARACTERS)
-        text = book[at:at + cut] + evaluation.tokenizer.decode(needle.statements[0].ids) + book[at + cut:at + CHARACTERS]
+        at, cut = rng.randrange(len(book) - CHARACTERS), rng.randrange(CHARACTERS // 2)
+        cut = 1 + book.find(' ', at + cut) - at
+        text = f'{book[at:at + cut]}{evaluation.tokenizer.decode(needle.statements[0].ids)} {book[at + cut:at + CHARACTERS]}'
         result.append((text, evaluation.tokenizer.decode(needle.prompt), needle.values[0]))
     return result
 

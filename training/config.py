@@ -31,6 +31,7 @@ class Config:
     segment_size: int = 4096
     encoder_halo: int = 0         # tokens of the next chunk that the chunk encoder sees beside a chunk's own
     look_heads: int = 0           # heads of the second look at the chunks read; 0: none
+    newest_margin: int = 0        # by which an older chunk must score better to weigh more than a newer one; 0: stick-breaking
 
     @property
     def head_dim(self):

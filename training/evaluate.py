@@ -3,7 +3,7 @@
 Usage: python3 -m training.evaluate BUNDLE PREPARED EVAL_FOLDER OUT.json [--sizes 64K 1M 16M 64M 256M] [--dense 16M 64M]
 PREPARED gives the word lists and haystack text besides the held-out books; EVAL_FOLDER holds books/*.txt and question sets
 NAME.jsonl (.zst, .xz). Writes OUT.json; training.report makes the table and the plot of it.
-Answers are judged by their most likely tokens, one after the other (greedy): exact means all of them are right.
+Answers are judged by their most likely tokens, one after the other (greedy): exact means all of them are right, the end too.
 recall@k: among the k chunks with the highest score at the <a> token is one that holds the answer (or, where it crosses a
 chunk boundary, a part of it)."""
 import argparse
@@ -73,12 +73,14 @@ class Evaluation:
                     ids[i] = torch.from_numpy(row).to(self.device)
             memory.ingest(ids)
 
-    def ask(self, memory, questions, end=None):
-        """questions: [(prompt ids, [Part])] -> per question (exact, chunks at <a> best first, score of the best)."""
+    def ask(self, memory, questions, end=None, ended=True):
+        """questions: [(prompt ids, [Part])] -> per question (exact, chunks at <a> best first, score of the best).
+        ended: the answer must end where its parts do."""
         results = []
         for at in range(0, len(questions), BATCH_ROWS):
             batch = questions[at:at + BATCH_ROWS]
-            answers = [[i for part in parts for i in part.ids] for _, parts in batch]
+            last = [self.tokenizer.document] if ended else []
+            answers = [[*(i for part in parts for i in part.ids), *last] for _, parts in batch]
             rows = [[self.tokenizer.question, *prompt, self.tokenizer.answer, *answer] for (prompt, _), answer in zip(batch, answers)]
             logits, index, score = memory.read(self.padded(rows), end=end)
             best = logits.argmax(-1).cpu()
@@ -203,7 +205,8 @@ class Evaluation:
         for _ in range(count):
             at = rng.randrange(prompt, len(text) - answer)
             asked.append((text[at - prompt:at].tolist(), [Part(text[at:at + answer].tolist(), chunks.chunks(at, at + 1))]))
-        answers, facts_asked = self.ask(memory, asked), len(asked) - count
+        facts_asked = len(asked) - count
+        answers = self.ask(memory, asked[:facts_asked]) + self.ask(memory, asked[facts_asked:], ended=False)
         return [dict(size=size_name(segments * SEGMENT), family=f'{Path(path).stem}: {"dense" if i < facts_asked else "verbatim"}', depth=0.5,
                      **judged(parts, a)) for i, ((_, parts), a) in enumerate(zip(asked, answers))]
 

@@ -121,6 +121,7 @@ class Theme:
     near: float                      # probability that a key is a near-duplicate of an earlier one
     loose: float = 0.0               # probability of a loose wording instead of a frame
     composed: float = 0.0            # of one from the grammar of wordings.py, where it is not loose
+    written: float = 0.0             # of one of its written ones, where it is neither
     fragments: list = field(default_factory=list)    # of real text, for loose wordings
     used: set = field(default_factory=set)
     keys: list = field(default_factory=list)
@@ -157,6 +158,8 @@ class Theme:
             return fill(loose_frame(rng, self.fragments, self.style, '{V}'), fact)
         if frames is None and rng.random() < self.composed:
             return fill(wordings.frame(rng, self.style, False, self.somebody(rng)), fact)
+        if frames is None and rng.random() < self.written:
+            return fill(wordings.written(rng, self.style, False), fact)
         return fill(rng.choice(frames or self.frames), fact)
 
     def ask(self, rng, fact, questions=None):
@@ -165,6 +168,8 @@ class Theme:
             return text.lower() if rng.random() < 0.1 else text
         if questions is None and rng.random() < self.composed:
             return fill(wordings.frame(rng, self.style, True, self.somebody(rng)), fact)[0]
+        if questions is None and rng.random() < self.written:
+            return fill(wordings.written(rng, self.style, True), fact)[0]
         return fill(rng.choice(questions or self.questions), fact)[0]
 
 
@@ -246,9 +251,10 @@ def theme(rng, lex, held_out=False, style=None, fragments=()):
     return Theme(lex, style, chosen, rng.sample(list(words.VALUES), rng.choice((1, 1, 2, 4))),
                  [relation(rng, lex, held_out) for _ in range(rng.choice((1, 1, 2, 5, 20)))], contexts,
                  rng.sample(frames, min(len(frames), rng.choice((1, 2, 4, 12)))), rng.sample(questions, min(len(questions), rng.choice((2, 4, 12)))),
-                 near=rng.choice((0, 0, 0.3, 0.6)),
+                 near=rng.choice((0, 0.3, 0.6, 0.85)),
                  loose=rng.choice((0.3, 0.5, 0.8) if style == 'record' else (0.1, 0.2, 0.4, 0.7)) if fragments else 0.0,
-                 composed=0.0 if held_out else rng.choice((0.5, 0.7, 0.9)), fragments=list(fragments))
+                 composed=0.0 if held_out else rng.choice((0.2, 0.4, 0.6)), written=0.0 if held_out else rng.choice((0.5, 0.8, 0.95)),
+                 fragments=list(fragments))
 
 
 class Pool:

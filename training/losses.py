@@ -41,11 +41,13 @@ def retrieval_terms(scores, gold, own_row, own_row_only, calibration=1.0, crowd=
     kind.masked_fill_(own_row_only[:, None], IGNORED)
     kind.scatter_(1, columns, gold)
     positive = kind == GOLD
-    gold_mass = scores.masked_fill(~positive, float('-inf')).logsumexp(-1)
+    wanted = positive.any(-1)
+    gold_mass = scores.masked_fill(~positive & wanted[:, None], float('-inf')).logsumexp(-1)
     rest_mass = scores.masked_fill(kind != 0, float('-inf')).logsumexp(-1) + calibration * math.log(crowd)
-    loss = F.softplus(rest_mass - gold_mass) + calibration * (F.softplus(-gold_mass) + F.softplus(rest_mass))
+    found = F.softplus(rest_mass - gold_mass) + calibration * F.softplus(-gold_mass)
+    loss = torch.where(wanted, found, torch.zeros_like(found)) + calibration * F.softplus(rest_mass)
     best = scores.masked_fill(kind == IGNORED, float('-inf')).argmax(-1, keepdim=True)
-    return loss, positive.gather(1, best).squeeze(1)
+    return loss, torch.where(wanted, positive.gather(1, best).squeeze(1), rest_mass < 0)
 
 
 def batch_loss(model, batch, weights, gather_landmarks=None):

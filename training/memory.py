@@ -2,7 +2,7 @@
 exact scan of all landmarks. It does what the engine does, in tensors."""
 import torch
 
-from training.model import stick_breaking
+from training.model import chunk_weights
 
 SLAB_CHUNKS = 1 << 18            # landmarks scored at a time
 
@@ -73,7 +73,7 @@ class LargeMemory:
         with self.autocast():
             K, V = self.K[index], self.V[index]
             score = score + model.look.gathered(h, K) if model.look else score
-            weights = stick_breaking(score.clamp(min=-1e4)) * (score > float('-inf'))
+            weights = chunk_weights(score.clamp(min=-1e4), model.c.newest_margin) * (score > float('-inf'))
             h = model.run_upper(h, segment, lambda hsa, x: hsa.gathered(x, K, V, weights))
             logits = model.logits(h[:, :length])
         return logits.float(), index[:, :length], score[:, :length]

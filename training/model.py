@@ -162,9 +162,16 @@ class ChunkEncoder(nn.Module):
         return F.pad(x[:, 1:, :width] * same, (0, 0, 0, 0, 0, 1))
 
 
-def stick_breaking(scores):
-    """scores [..., k], most recent chunk first -> weights that sum to at most 1."""
-    return torch.exp(scores - F.softplus(scores, threshold=15.0).cumsum(-1))
+def chunk_weights(scores, newest_margin):
+    """scores [..., k] float32, most recent chunk first -> weights that sum to at most 1.
+    0: stick-breaking. Otherwise a softmax with a null option, in which an older chunk must be better by about the margin."""
+    if newest_margin == 0:
+        return torch.exp(scores - F.softplus(scores, threshold=15.0).cumsum(-1))
+    k = scores.shape[-1]
+    older_than = torch.ones(k, k, device=scores.device).tril(-1)                     # [i, j]: j is more recent than i
+    behind = F.softplus(scores.unsqueeze(-2) - scores.unsqueeze(-1) + newest_margin, threshold=15.0)
+    scores = scores - (behind * older_than).sum(-1)
+    return torch.softmax(F.pad(scores, (1, 0)), -1)[..., 1:]
 
 
 class HSA(nn.Module):
@@ -301,7 +308,7 @@ class Ramba(nn.Module):
             scores = scores.masked_fill(alone.unsqueeze(-1) & is_stranger, -1e4)
         index = scores.topk(min(self.c.chunks_per_read, scores.shape[-1]), -1).indices.sort(-1, descending=True).values
         corrected = scores + self.look(h, K) if self.look else scores
-        chosen = stick_breaking(corrected.gather(-1, index))
+        chosen = chunk_weights(corrected.gather(-1, index), self.c.newest_margin)
         weights = torch.zeros_like(scores).scatter(-1, index, chosen)
         hidden = self.run_upper(h, reader_segment, lambda hsa, x: hsa(x, K, V, weights))
         return Passes(hidden, queries, own, corrected, first_own)

@@ -5,7 +5,7 @@ one similar fact in every segment of a memory, all of one theme."""
 from dataclasses import dataclass
 
 from training import facts, words
-from training.tasks import Statement, answer_parts
+from training.tasks import LISTED, Statement, answer_parts
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Maker:
         values = [fact.value] + [words.digits(self.rng, 5, 7) for _ in range(2)]
         statements = [self.state(self.sentence, facts.Fact('sentence', fact.relation, fact.key, '', v)) for v in values]
         text = facts.fill('What are all the special magic {R}s for {K} mentioned in the provided text?', fact)[0]
-        return Needle('multi_value', statements, self.tokenizer.encode(text), values, statements, newest_first=True)
+        return Needle('multi_value', statements, self.tokenizer.encode(text), values, statements, newest_first=True, separator=LISTED)
 
     def multi_query(self):
         made = [self.sentence.fact(self.rng) for _ in range(3)]
@@ -91,7 +91,7 @@ class Maker:
         statements = [self.state(self.sentence, f) for f in made]
         text = (f'What are the special magic {made[0].relation}s for {made[0].key}, {made[1].key} and {made[2].key} '
                 'mentioned in the provided text?')
-        return Needle('multi_query', statements, self.tokenizer.encode(text), [f.value for f in made], statements)
+        return Needle('multi_query', statements, self.tokenizer.encode(text), [f.value for f in made], statements, separator=LISTED)
 
     def variable_tracking(self):
         """RULER's wording (training has other names and other sentences besides)."""
@@ -99,7 +99,7 @@ class Maker:
         texts = [f'VAR {a} = {"" if b == values[0] else "VAR "}{b}' for a, b in zip(values[1:], values)]
         statements = [Statement(self.tokenizer, t, [0], t) for t in texts]
         text = f'Find all variables that are assigned the value {values[0]} in the text above.'
-        return Needle('variable_tracking', statements, self.tokenizer.encode(text), values[1:], statements)
+        return Needle('variable_tracking', statements, self.tokenizer.encode(text), values[1:], statements, separator=LISTED)
 
     def joint(self):
         """One key and relation, other values in other contexts."""

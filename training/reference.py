@@ -44,6 +44,7 @@ class Config:
     segment_size: int = 4096      # recurrent state restarts every segment and at every document
     encoder_halo: int = 0         # tokens of the next chunk that the chunk encoder sees beside a chunk's own
     look_heads: int = 0           # heads of the second look at the chunks read; 0: none
+    newest_margin: int = 0        # of the chunk weights (newest_softmax); 0: stick-breaking
 
 
 class RMSNorm(nn.Module):
@@ -150,6 +151,13 @@ def stick_breaking(scores):
     return torch.exp(scores - F.softplus(scores).cumsum(-1)).masked_fill(scores == float('-inf'), 0.0)
 
 
+def newest_softmax(scores, margin):
+    """The same by a softmax with a null option, where of nearly equal scores the more recent weighs more:
+    u_i = s_i - sum_{j < i} softplus(s_j - s_i + margin), w_i = exp(u_i) / (1 + sum_j exp(u_j))."""
+    u = [scores[..., i] - sum(F.softplus(scores[..., j] - scores[..., i] + margin) for j in range(i)) for i in range(scores.shape[-1])]
+    return torch.softmax(torch.stack([torch.zeros_like(u[0]), *u], -1), -1)[..., 1:]
+
+
 class Look(nn.Module):
     """A second look at the selected chunks: corrects their landmark scores by what their tokens say."""
 
@@ -226,7 +234,8 @@ class Ramba(nn.Module):
         scores = q @ landmarks.T * (torch.exp(self.retrieval_log_scale) / self.c.landmark_dim)   # [L,C]
         index = scores.topk(min(self.c.chunks_per_read, landmarks.shape[0]), -1).indices.sort(-1, descending=True).values
         scores = scores.gather(-1, index)
-        return index, scores, stick_breaking(scores + self.look(h, K[index]) if self.look else scores)
+        final = scores + self.look(h, K[index]) if self.look else scores
+        return index, scores, newest_softmax(final, self.c.newest_margin) if self.c.newest_margin else stick_breaking(final)
 
     def read(self, ids, K, V, landmarks):
         """A reader (prompt, question, generated text) over stored chunks: ids [L] -> logits [L,vocab], and its selection.

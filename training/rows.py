@@ -31,6 +31,7 @@ class Question:
     own_row_only: bool = False   # ambiguous outside its own memory: other rows are no negatives
     kind: str = ''               # family, for the log
     weight: float = 1.0          # of its answer tokens in the loss
+    listed: bool = False         # the answer is a list, each value with its end; that nothing follows is told by finding nothing
 
 
 @dataclass
@@ -105,7 +106,10 @@ def finish_row(tokenizer, memory, questions, reader_max):
         if at < length:                                        # <doc> ends the answer; only the chunk that was read last tells
             row.answer_weight[at] = question.weight
             row.own_row_only[at] = question.own_row_only
-            mark(row, at, question.parts[-1], LATER, chunks)
+            if question.listed:
+                row.query[at] = LATER                          # no chunk is gold: nothing is left to find
+            else:
+                mark(row, at, question.parts[-1], LATER, chunks)
         ids += block
         segment += [number + 1] * len(block)
     padding = length + 1 - len(ids)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training import facts, prose, renaming, words
+from training import facts, prose, renaming, wordings, words
 from training.rows import Part, Question, Memory, finish_row, finish_text_row
 
 
@@ -106,25 +106,30 @@ def about_text(world, rng, memory, stretches, count=24):
     return questions
 
 
+LISTED = '\n '                   # between the values of a list, one a line
+
+
 def answer_parts(tokenizer, values, golds, ignored=None, separator=', '):
     """Answer "v1, v2, v3": one Part for each value, each with its own gold chunks. The separator belongs to the value before it:
-    that a value has ended can only be read in the chunk that holds it."""
-    text = ' ' + separator.join(values)
+    that a value has ended can only be read in the chunk that holds it. A list's last value has a line's end too, so that whether
+    the list goes on is asked on its own: the query, which comes from the lower half, cannot know both."""
+    text = ' ' + separator.join(values) + ('\n' if separator == LISTED else '')
     ids, parts, at, done = tokenizer.encode(text), [], 1, 0
     for i, value in enumerate(values):
-        end = tokenizer.token_span(ids, text, at, len(value) + len(separator.rstrip()))[1] if i + 1 < len(values) else len(ids)
+        end = tokenizer.token_span(ids, text, at, len(value) + len(separator.rstrip(' ')))[1] if i + 1 < len(values) else len(ids)
         parts.append(Part(ids[done:end], golds[i], ignored[i] - golds[i] if ignored else set()))
         done, at = end, at + len(value) + len(separator)
     return parts
 
 
-def told(world, memory, values, statements, ignored=None):
+def told(world, memory, values, statements, ignored=None, separator=', '):
     """The answer that tells the values of these statements, each token from the chunk that holds it."""
     parts = []
-    whole = answer_parts(world.tokenizer, values, [s.gold(memory) for s in statements], ignored)
+    whole = answer_parts(world.tokenizer, values, [s.gold(memory) for s in statements], ignored, separator)
     for number, (value, statement, part) in enumerate(zip(values, statements, whole)):
         sizes, length = world.tokenizer.piece_bytes[np.asarray(part.ids, np.int64)], len(value.encode())
-        mine, end = [], length + (number + 1 < len(values)) - int(sizes.sum())      # spaces come before a value, a comma behind it
+        marked = separator == LISTED or number + 1 < len(values)                    # spaces come before a value, a comma behind it
+        mine, end = [], length + marked - int(sizes.sum())
         for token, size in zip(part.ids, sizes):
             begin, end = end, end + int(size)
             gold = statement.gold_of_bytes(memory, min(begin, length - 1), min(end, length))
@@ -134,6 +139,11 @@ def told(world, memory, values, statements, ignored=None):
                 mine.append(Part([token], gold, part.ignored - gold))
         parts += mine
     return parts
+
+
+def listing(world, prompt, memory, values, statements, ignored=None):
+    """A question that is answered with a list."""
+    return Question(prompt, told(world, memory, values, statements, ignored, LISTED), listed=True)
 
 
 def state(world, rng, theme, fact, frames=None):
@@ -203,12 +213,11 @@ def multi_query(world, rng, theme):
         chosen = [made[i] for i in picked]
         if theme.style != 'context' and len({f.relation for f in chosen if theme.style == 'sentence'}) < 2 and rng.random() < 0.8:
             listed = rng.choice((', ', ', ', '; ', ' and ')).join(f.key for f in chosen[:-1]) + rng.choice((' and ', ' and ', ', ', ' & ')) + chosen[-1].key
-            frame = rng.choice(SEVERAL_KEYS) if theme.style == 'sentence' else rng.choice(('{K}', 'What are {K}?', 'Look up {K}.', 'values of {K}'))
+            frame = rng.choice(rng.choice((SEVERAL_KEYS, wordings.LISTED['several']))) if theme.style == 'sentence' else rng.choice(('{K}', 'What are {K}?', 'Look up {K}.', 'values of {K}'))
             text = around(rng, theme, frame.replace('{R}', chosen[0].relation).replace('{K}', listed))
         else:
             text = ' '.join(theme.ask(rng, f) for f in chosen)
-        questions.append(Question(world.tokenizer.encode(text),
-                                  told(world, memory, [f.value for f in chosen], [statements[i] for i in picked])))
+        questions.append(listing(world, world.tokenizer.encode(text), memory, [f.value for f in chosen], [statements[i] for i in picked]))
     return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
@@ -229,10 +238,10 @@ def multi_value(world, rng, theme):
         later = [set().union(*golds[i + 1:]) for i in range(len(golds))]
         fact = group[0]
         if theme.style == 'sentence':
-            text = around(rng, theme, facts.fill(rng.choice(EVERY_VALUE), fact)[0])
+            text = around(rng, theme, facts.fill(rng.choice(rng.choice((EVERY_VALUE, wordings.LISTED['every']))), fact)[0])
         else:
             text = theme.ask(rng, fact) + rng.choice((' (all)', ' Name all.', ' List all values.'))
-        questions.append(Question(world.tokenizer.encode(text), told(world, memory, [f.value for f, _ in mine], [s for _, s in mine], later)))
+        questions.append(listing(world, world.tokenizer.encode(text), memory, [f.value for f, _ in mine], [s for _, s in mine], later))
     return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
 
 
@@ -282,8 +291,8 @@ def chains(world, rng, theme):
     for values, links in all_chains:
         golds = [s.gold(memory) for s in links]
         if rng.random() < 0.6:
-            text = around(rng, theme, rng.choice(CHAIN_ALL).replace('{v}', values[0]))
-            questions.append(Question(world.tokenizer.encode(text), answer_parts(world.tokenizer, values[1:], golds)))
+            text = around(rng, theme, rng.choice(rng.choice((CHAIN_ALL, wordings.LISTED['chain']))).replace('{v}', values[0]))
+            questions.append(Question(world.tokenizer.encode(text), answer_parts(world.tokenizer, values[1:], golds, separator=LISTED), listed=True))
         asked = rng.randint(1, len(values) - 1)
         questions.append(Question(world.tokenizer.encode(rng.choice(CHAIN_VALUE).replace('{v}', values[asked])),
                                   answer_parts(world.tokenizer, values[asked - 1::-1], golds[asked - 1::-1], separator=' = ')))

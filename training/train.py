@@ -176,7 +176,7 @@ if __name__ == '__main__':
     args = parser.parse_args()
     vocabulary = Tokenizer(f'{args.prepared}/tokenizer.model').vocab_size
     sizes = Config(vocab_size=vocabulary, **{f.name: getattr(args, f.name) for f in fields(Config) if f.name != 'vocab_size'})
-    if args.initial:      # what the encoder sees beside a chunk, and the second look, may be added to a bundle that has neither
+    if args.initial:      # what the encoder sees beside a chunk, the second look and other weights may be added to a bundle without them
         begun = read_config(args.initial)
-        sizes = replace(begun, encoder_halo=sizes.encoder_halo or begun.encoder_halo, look_heads=sizes.look_heads or begun.look_heads)
+        sizes = replace(begun, **{name: getattr(sizes, name) or getattr(begun, name) for name in ('encoder_halo', 'look_heads', 'newest_margin')})
     train(args, sizes)

@@ -1,8 +1,10 @@
-"""Composed wordings: statements and questions from a small grammar, so that no list of frames can be learned by heart.
+"""Composed wordings: statements and questions from a small grammar, so that no list of frames can be learned by heart; and written
+ones (frames/), each put down on its own by somebody who had not seen the others, whose syntax no grammar has.
 
 A frame has the slots of facts.py ({K}, {R}, {V}, {C}). A pattern names word lists in angle brackets; lists may name lists.
 None of the held-out frames of facts.py can come out: their turns of phrase (HELD_OUT_TURNS) are in no list."""
 import re
+from pathlib import Path
 
 HELD_OUT_TURNS = ('one of the special magic', 'in the register', 'whenever the', 'comes up', 'this spring', 'namely', 'on the label', 'one could read',
                   'provided text', 'somebody asks', 'under which', 'i forgot', 'what was it again', ':=', '#define', 'entry ', ' reads ', 'if you ask',
@@ -112,6 +114,19 @@ def _split(text):
 LISTS = {name: _split(text) for name, text in LISTS.items()}
 STATEMENTS = {style: _split(text) for style, text in STATEMENTS.items()}
 QUESTIONS = {style: _split(text) for style, text in QUESTIONS.items()}
+
+
+def _lines(name):
+    return (Path(__file__).parent / 'frames' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
+
+
+WRITTEN = {style: (_lines(f'{style}.statements'), _lines(f'{style}.questions')) for style in STATEMENTS}
+LISTED = {kind: [line.split('\t', 1)[1] for line in _lines('lists') if line.startswith(f'{kind}\t')] for kind in ('every', 'several', 'chain')}
+
+
+def written(rng, style, asking):
+    """A written frame: a statement, or a question."""
+    return rng.choice(WRITTEN[style][asking])
 
 
 def expand(rng, pattern, name):

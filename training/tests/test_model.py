@@ -34,7 +34,7 @@ class ModelTest(unittest.TestCase):
         import torch
 
         from training import reference
-        for more in ({}, HALO_AND_LOOK):
+        for more in ({}, HALO_AND_LOOK, HALO_AND_LOOK | dict(newest_margin=2)):
             self.compare(tiny_model(**more))
 
     def compare(self, fast):

@@ -1,5 +1,6 @@
 """Generated tasks: what is asked can be answered from the chunks that are called gold."""
 import random
+import re
 import unittest
 
 from training.tests.fixtures import needs_torch, prepared
@@ -22,7 +23,7 @@ class TasksTest(unittest.TestCase):
                     if not part.gold or max(part.gold) >= self.world.memory_tokens // 64:
                         continue
                     held = ''.join(self.world.tokenizer.decode(memory.array()[c * 64:(c + 1) * 64]) for c in sorted(part.gold))
-                    answer = self.world.tokenizer.decode(part.ids).strip(' ,=')
+                    answer = self.world.tokenizer.decode(part.ids).strip(' ,=\n')
                     self.assertIn(answer.replace(' ', ''), held.replace(' ', ''), f'{task.__name__}, seed 5')
 
     def test_every_task_fills_a_row(self):
@@ -36,7 +37,9 @@ class TasksTest(unittest.TestCase):
             self.assertEqual(len(row.memory), self.world.memory_tokens, task.__name__)
             self.assertEqual(row.gold.shape, (512, self.world.memory_tokens // 64))
             self.assertTrue((row.query == 1).any(), task.__name__)
-            self.assertTrue((row.gold[row.query > 0] == 1).any(-1).all(), f'{task.__name__}: a query without gold')
+            without = (row.query > 0) & ~(row.gold == 1).any(-1)
+            self.assertTrue((row.label[without] == self.world.tokenizer.document).all(), f'{task.__name__}: only the end of a list has no gold')
+            self.assertEqual(without.any(), any(q.listed for q in questions), task.__name__)
 
     def test_reader_state_restarts_at_every_question(self):
         from training import tasks
@@ -66,6 +69,19 @@ class TasksTest(unittest.TestCase):
                     self.assertTrue(all(text.count(s) == 1 for s in slots), text)
                     self.assertFalse([t for t in wordings.HELD_OUT_TURNS if t in text.lower()], text)
         self.assertGreater(len(made), 12_000)
+
+    def test_written_frames_have_their_slots_and_nothing_of_the_held_out_ones(self):
+        from training import facts, wordings
+        slots = {'sentence': {'R', 'K'}, 'record': {'K'}, 'context': {'C', 'R', 'K'}}
+        files = [(texts, slots[style] | (set() if asking else {'V'})) for style, both in wordings.WRITTEN.items() for asking, texts in enumerate(both)]
+        files += [(wordings.LISTED[kind], {'v'} if kind == 'chain' else {'R', 'K'}) for kind in wordings.LISTED]
+        held_out = {f.lower().strip('.?') for name in dir(facts) if name.startswith(('HELD_OUT', 'FRESH')) for f in getattr(facts, name)}
+        for texts, expected in files:
+            self.assertGreater(len(texts), 35)
+            for text in texts:
+                self.assertEqual(set(re.findall(r'{(.*?)}', text)), expected, text)
+                self.assertFalse([t for t in wordings.HELD_OUT_TURNS if t in text.lower()], text)
+                self.assertNotIn(text.lower().strip('.?'), held_out)
 
     def test_theme_never_repeats_an_identity(self):
         from training import facts
