@@ -55,7 +55,8 @@ def batch_loss(model, batch, weights, gather_landmarks=None):
     gather_landmarks: landmarks [K,R] -> those of the other processes."""
     at, first, switch = batch['query_at'], batch['query_is'] == FIRST, batch['query_is'] == SWITCH
     alone = torch.zeros_like(batch['label'], dtype=torch.bool).view(-1).index_put((at,), batch['own_row_only']).view(batch['label'].shape)
-    passes = model(batch['memory'], batch['memory_segment'], batch['reader'], batch['reader_segment'], at, alone, weights.strangers)
+    asking = torch.cat([at, batch['text_at']])                     # plain text, too, meets what looks like it in a large memory
+    passes = model(batch['memory'], batch['memory_segment'], batch['reader'], batch['reader_segment'], asking, alone, weights.strangers)
     hidden, queries, landmarks = passes.hidden, passes.queries, passes.landmarks
     logits = model.logits(hidden)
     loss = F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), batch['label'].view(-1), reduction='none').view(batch['label'].shape)

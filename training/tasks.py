@@ -106,6 +106,7 @@ def about_text(world, rng, memory, stretches, count=24):
     return questions
 
 
+QUESTIONS_MAX = 40              # as many as a reader has room for
 LISTED = '\n '                   # between the values of a list, one a line
 
 
@@ -146,6 +147,11 @@ def listing(world, prompt, memory, values, statements, ignored=None):
     return Question(prompt, told(world, memory, values, statements, ignored, LISTED), listed=True)
 
 
+def times(facts_made, wanted=QUESTIONS_MAX):
+    """How often to ask about each of so few facts, each time in other words."""
+    return max(1, min(3, wanted // len(facts_made)))
+
+
 def state(world, rng, theme, fact, frames=None):
     text, starts = theme.state(rng, fact, frames)
     if rng.random() < 0.25:                                       # on a line of its own
@@ -160,13 +166,13 @@ def single(world, rng, theme):
     extra = passkey(world, rng) if rng.random() < 0.12 else None
     memory, stretches = place(world, rng, statements + ([extra[1]] if extra else []))
     questions = [Question(world.tokenizer.encode(theme.ask(rng, f)), told(world, memory, [f.value], [s]))
-                 for f, s in zip(made, statements)]
+                 for _ in range(times(made)) for f, s in zip(made, statements)]
     rng.shuffle(questions)
-    questions = questions[:40]
+    questions = questions[:QUESTIONS_MAX]
     if extra:
         ask, statement, value = extra
         questions.insert(0, Question(ask, answer_parts(world.tokenizer, [value], [statement.gold(memory)]), own_row_only=True))
-    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, QUESTIONS_MAX - len(questions)))
 
 
 def passkey(world, rng):
@@ -202,7 +208,7 @@ def multi_query(world, rng, theme):
     statements = [state(world, rng, theme, f) for f in made]
     memory, stretches = place(world, rng, statements)
     questions = []
-    for _ in range(14):
+    for _ in range(24):
         asked = range(len(made))
         if theme.style == 'sentence' and rng.random() < 0.7:         # several keys of one relation
             relation = rng.choice(made).relation
@@ -218,7 +224,7 @@ def multi_query(world, rng, theme):
         else:
             text = ' '.join(theme.ask(rng, f) for f in chosen)
         questions.append(listing(world, world.tokenizer.encode(text), memory, [f.value for f in chosen], [statements[i] for i in picked]))
-    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, QUESTIONS_MAX - len(questions)))
 
 
 def multi_value(world, rng, theme):
@@ -230,10 +236,9 @@ def multi_value(world, rng, theme):
                                            words.VALUES[rng.choice(theme.value_shapes)](rng, world.lex)) for _ in range(rng.randint(1, 3))])
     pairs = [(f, state(world, rng, theme, f)) for group in groups for f in group]
     memory, stretches = place(world, rng, [s for _, s in pairs])
-    at, questions = 0, []
-    for group in groups:
+    begins, questions = np.cumsum([0] + [len(g) for g in groups]), []
+    for at, group in list(zip(begins, groups)) * times(groups, 24):
         mine = sorted(pairs[at:at + len(group)], key=lambda p: -p[1].position)
-        at += len(group)
         golds = [s.gold(memory) for _, s in mine]
         later = [set().union(*golds[i + 1:]) for i in range(len(golds))]
         fact = group[0]
@@ -242,7 +247,7 @@ def multi_value(world, rng, theme):
         else:
             text = theme.ask(rng, fact) + rng.choice((' (all)', ' Name all.', ' List all values.'))
         questions.append(listing(world, world.tokenizer.encode(text), memory, [f.value for f, _ in mine], [s for _, s in mine], later))
-    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, QUESTIONS_MAX - len(questions)))
 
 
 def updates(world, rng, theme):
@@ -257,12 +262,12 @@ def updates(world, rng, theme):
     statements = [s for _, s in rng.sample(old, len(old))] + [s for _, s in rng.sample(new, len(new))]
     memory, stretches = place(world, rng, statements, in_order=True)
     questions = []
-    for (first, a), (second, b) in zip(old, new):
+    for (first, a), (second, b) in list(zip(old, new)) * times(old):
         before = rng.random() < 0.3
         text = theme.ask(rng, first, facts.BEFORE_QUESTIONS if before else None)
         fact, holder, ignored = (first, a, set()) if before else (second, b, a.gold(memory))
         questions.append(Question(world.tokenizer.encode(text), told(world, memory, [fact.value], [holder], [ignored])))
-    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, QUESTIONS_MAX - len(questions)))
 
 
 ASSIGN = ('VAR {a} = {b}', '{a} = {b}', 'let {a} = {b};', 'Set {a} to {b}.', '{a} is the same as {b}.', 'VAR {a} = VAR {b}', '{a} := {b}', 'The value of {a} is {b}.')
@@ -288,7 +293,7 @@ def chains(world, rng, theme):
         order.append(rng.choice([t for t in tracks if t]).pop(0))
     memory, stretches = place(world, rng, order, in_order=True)
     questions = []
-    for values, links in all_chains:
+    for values, links in all_chains * times(all_chains, 16):
         golds = [s.gold(memory) for s in links]
         if rng.random() < 0.6:
             text = around(rng, theme, rng.choice(rng.choice((CHAIN_ALL, wordings.LISTED['chain']))).replace('{v}', values[0]))
@@ -296,7 +301,7 @@ def chains(world, rng, theme):
         asked = rng.randint(1, len(values) - 1)
         questions.append(Question(world.tokenizer.encode(rng.choice(CHAIN_VALUE).replace('{v}', values[asked])),
                                   answer_parts(world.tokenizer, values[asked - 1::-1], golds[asked - 1::-1], separator=' = ')))
-    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, QUESTIONS_MAX - len(questions)))
 
 
 def two_hops(world, rng, theme):
@@ -314,7 +319,7 @@ def two_hops(world, rng, theme):
         text = rng.choice(('What is the {R} of the {Q} of {K}?', '{R} of the {Q} of {K}', "What is the {R} of {K}'s {Q}?"))
         text = text.replace('{R}', second).replace('{Q}', first).replace('{K}', a.key)
         questions.append(Question(world.tokenizer.encode(text), told(world, memory, [a.value, b.value], [s, t])))
-    return memory, questions + about_text(world, rng, memory, stretches, max(4, 20 - len(questions)))
+    return memory, questions + about_text(world, rng, memory, stretches, max(4, QUESTIONS_MAX - len(questions)))
 
 
 def text_questions(world, rng, theme):
