@@ -8,7 +8,7 @@
 
 #include "bench/measure.h"
 #include "bench/model_setup.h"
-#include "kernels/stick_breaking.h"
+#include "kernels/chunk_weights.h"
 
 namespace mneme::bench {
 namespace {

@@ -10,7 +10,7 @@
 #include "absl/time/clock.h"
 #include "common/check.h"
 #include "common/status_macros.h"
-#include "kernels/stick_breaking.h"
+#include "kernels/chunk_weights.h"
 
 namespace mneme {
 namespace {

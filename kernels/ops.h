@@ -299,7 +299,7 @@ struct HsaAttendParams {
 
 // A second look at the pages of a row (docs/model.md): the score of each plus what its tokens say,
 //   corrected = score + sum_h head_weight[h] (log sum_s exp(q_h . K[s] / sqrt(D)) - log S),
-// and the stick-breaking weights (stick_breaking.h) of these. A page whose score is minus infinity
+// and the stick-breaking weights (chunk_weights.h) of these. A page whose score is minus infinity
 // is not looked at and weighs nothing.
 struct ChunkLookParams {
   const float* q = nullptr;  // [rows, heads * head_dim], normed

@@ -14,10 +14,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "kernels/chunk_weights.h"
 #include "kernels/cpu/cpu_weight.h"
 #include "kernels/cpu/landmark_topk.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/stick_breaking.h"
 
 namespace mneme {
 namespace {

@@ -124,7 +124,7 @@ __device__ float LookAtPage(const ChunkLookParams& p, const float* q, const T* k
   return total;
 }
 
-// Stick-breaking weights of `count` scores (stick_breaking.h). A warp.
+// Stick-breaking weights of `count` scores (chunk_weights.h). A warp.
 __device__ __forceinline__ void BreakStick(const float* scores, float* weights, int64_t count) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   float spent = 0;  // sum of softplus(s_j) so far: -log of what is left of the stick

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "common/check.h"
-#include "kernels/stick_breaking.h"
+#include "kernels/chunk_weights.h"
 
 namespace mneme {
 namespace {

@@ -13,7 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/backend.h"
-#include "kernels/stick_breaking.h"
+#include "kernels/chunk_weights.h"
 #include "model/bundle.h"
 #include "model/ramba_model.h"
 

@@ -8,7 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "kernels/stick_breaking.h"
+#include "kernels/chunk_weights.h"
 #include "tests/model/random_bundle.h"
 #include "tests/model/random_model.h"
 #include "tests/reference/network_reference.h"

@@ -1,7 +1,7 @@
 // Stick-breaking weights of a selection (arXiv 2504.16795).
 
-#ifndef MNEME_KERNELS_STICK_BREAKING_H_
-#define MNEME_KERNELS_STICK_BREAKING_H_
+#ifndef MNEME_KERNELS_CHUNK_WEIGHTS_H_
+#define MNEME_KERNELS_CHUNK_WEIGHTS_H_
 
 #include "absl/types/span.h"
 
@@ -14,4 +14,4 @@ void StickBreakingWeights(absl::Span<const float> scores, absl::Span<float> weig
 
 }  // namespace mneme
 
-#endif  // MNEME_KERNELS_STICK_BREAKING_H_
+#endif  // MNEME_KERNELS_CHUNK_WEIGHTS_H_

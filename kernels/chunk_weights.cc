@@ -1,4 +1,4 @@
-#include "kernels/stick_breaking.h"
+#include "kernels/chunk_weights.h"
 
 #include <cmath>
 
