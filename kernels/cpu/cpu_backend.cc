@@ -265,7 +265,8 @@ absl::Status CpuBackend::DoChunkLook(const ChunkLookParams& params) {
     const auto pages = static_cast<size_t>(params.pages_max);
     for (int64_t r = begin; r < end; ++r) {
       const int64_t first = r * params.pages_max;
-      StickBreakingWeights({params.corrected + first, pages}, {params.weights + first, pages});
+      ChunkWeights({params.corrected + first, pages}, params.newest_margin,
+                   {params.weights + first, pages});
     }
   });
   return absl::OkStatus();

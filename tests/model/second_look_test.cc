@@ -169,8 +169,8 @@ TEST_P(SecondLookTest, ScoresAreCorrectedChunkByChunk) {
                     .ok());
     std::vector<float> weights(count);
     for (size_t r = 0; r < ids.size(); ++r) {
-      StickBreakingWeights(absl::MakeConstSpan(corrected).subspan(r * count, count),
-                           absl::MakeSpan(weights));
+      ChunkWeights(absl::MakeConstSpan(corrected).subspan(r * count, count), /*newest_margin=*/0,
+                   absl::MakeSpan(weights));
       for (size_t i = 0; i < count; ++i) {
         ASSERT_NEAR(upper.weights[r * count + i], weights[i], 1e-6) << r;
       }
