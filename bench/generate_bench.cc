@@ -94,7 +94,7 @@ class Readers {
         row_scores[r * k + i] = row[i].second;
       }
       const auto scores = absl::MakeConstSpan(row_scores).subspan(r * k, k);
-      ChunkWeights(scores, /*newest_margin=*/0, absl::MakeSpan(weights_).subspan(r * k, k));
+      ChunkWeights(scores, c.newest_margin, absl::MakeSpan(weights_).subspan(r * k, k));
       selections_[r] = {.pages = absl::MakeConstSpan(pages_).subspan(r * k, k),
                         .weights = absl::MakeConstSpan(weights_).subspan(r * k, k),
                         .scores = scores,

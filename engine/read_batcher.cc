@@ -452,7 +452,7 @@ void ReadBatcher::Weigh(absl::Span<ChunkHit> best_first, bool reranked) {
     chosen_scores_.push_back(static_cast<float>(reranked ? *hit->rerank_score : hit->score));
   }
   weights_.resize(chosen_scores_.size());
-  ChunkWeights(chosen_scores_, /*newest_margin=*/0, absl::MakeSpan(weights_));
+  ChunkWeights(chosen_scores_, model_.config().newest_margin, absl::MakeSpan(weights_));
   for (size_t i = 0; i < selection_.size(); ++i) selection_[i]->weight = weights_[i];
 }
 

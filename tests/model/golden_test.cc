@@ -230,7 +230,7 @@ class GoldenReadTest : public GoldenTest {
               << "row " << begin + r;
         }
         weights[r].resize(kept);
-        ChunkWeights(row_scores, /*newest_margin=*/0, absl::MakeSpan(weights[r]));
+        ChunkWeights(row_scores, c.newest_margin, absl::MakeSpan(weights[r]));
         all_scores.insert(all_scores.end(), row_scores.begin(), row_scores.end());
         selections.push_back({.pages = pages[r], .weights = weights[r], .scores = row_scores});
       }
