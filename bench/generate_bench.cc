@@ -8,7 +8,7 @@
 
 #include "bench/measure.h"
 #include "bench/model_setup.h"
-#include "kernels/stick_breaking.h"
+#include "kernels/chunk_weights.h"
 
 namespace mneme::bench {
 namespace {
@@ -94,7 +94,7 @@ class Readers {
         row_scores[r * k + i] = row[i].second;
       }
       const auto scores = absl::MakeConstSpan(row_scores).subspan(r * k, k);
-      StickBreakingWeights(scores, absl::MakeSpan(weights_).subspan(r * k, k));
+      ChunkWeights(scores, c.newest_margin, absl::MakeSpan(weights_).subspan(r * k, k));
       selections_[r] = {.pages = absl::MakeConstSpan(pages_).subspan(r * k, k),
                         .weights = absl::MakeConstSpan(weights_).subspan(r * k, k),
                         .scores = scores,

@@ -10,7 +10,7 @@
 #include "absl/time/clock.h"
 #include "common/check.h"
 #include "common/status_macros.h"
-#include "kernels/stick_breaking.h"
+#include "kernels/chunk_weights.h"
 
 namespace mneme {
 namespace {
@@ -452,7 +452,7 @@ void ReadBatcher::Weigh(absl::Span<ChunkHit> best_first, bool reranked) {
     chosen_scores_.push_back(static_cast<float>(reranked ? *hit->rerank_score : hit->score));
   }
   weights_.resize(chosen_scores_.size());
-  StickBreakingWeights(chosen_scores_, absl::MakeSpan(weights_));
+  ChunkWeights(chosen_scores_, model_.config().newest_margin, absl::MakeSpan(weights_));
   for (size_t i = 0; i < selection_.size(); ++i) selection_[i]->weight = weights_[i];
 }
 

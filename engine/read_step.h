@@ -29,7 +29,7 @@ struct ChunkHit {
   int64_t index = 0;  // in the view
   ChunkText text;
   double score = 0;
-  // Stick-breaking; 0 beyond the network's own selection. Of a network that looks again
+  // As ChunkWeights makes it; 0 beyond the network's own selection. Of a network that looks again
   // (look_heads) the corrected one once it has looked (the upper half has run, or
   // ReadStep::rerank), before by landmark scores.
   double weight = 0;

@@ -489,6 +489,7 @@ absl::Status Backend::ChunkLook(const ChunkLookParams& p) {
                       .AtLeast("head_dim", p.head_dim, 1)
                       .AtLeast("chunk_tokens", p.chunk_tokens, 1)
                       .AtLeast("q_stride", p.q_stride, p.heads * p.head_dim)
+                      .AtLeast("newest_margin", p.newest_margin, 0)
                       .FloatType("page_dtype", p.page_dtype)
                       .Pointer("q", p.q, p.rows)
                       .Pointer("pages", p.pages, p.rows * p.pages_max)

@@ -299,8 +299,8 @@ struct HsaAttendParams {
 
 // A second look at the pages of a row (docs/model.md): the score of each plus what its tokens say,
 //   corrected = score + sum_h head_weight[h] (log sum_s exp(q_h . K[s] / sqrt(D)) - log S),
-// and the stick-breaking weights (stick_breaking.h) of these. A page whose score is minus infinity
-// is not looked at and weighs nothing.
+// and the weights (chunk_weights.h) of these. A page whose score is minus infinity is not looked at
+// and weighs nothing.
 struct ChunkLookParams {
   const float* q = nullptr;  // [rows, heads * head_dim], normed
   int64_t q_stride = 0;
@@ -314,8 +314,11 @@ struct ChunkLookParams {
   const float* head_weight = nullptr;  // [heads]
   int64_t rows = 0;
   int64_t heads = 0;
-  int64_t head_dim = 0;        // D
-  int64_t chunk_tokens = 0;    // S
+  int64_t head_dim = 0;      // D
+  int64_t chunk_tokens = 0;  // S
+  // How weights are made of corrected scores: 0 by stick-breaking, above by a softmax in which
+  // newer chunks have this margin.
+  int newest_margin = 0;
   float* corrected = nullptr;  // [rows, pages_max]; behind a row's pages minus infinity
   float* weights = nullptr;    // [rows, pages_max]; behind a row's pages 0
 };

@@ -43,6 +43,7 @@ constexpr SizeField kSizeFields[] = {
     {"encoder_halo", &ModelConfig::encoder_halo, 1024, 0, /*optional=*/true},
     {"hsa_every", &ModelConfig::hsa_every, 512},
     {"look_heads", &ModelConfig::look_heads, 256, 0, /*optional=*/true},
+    {"newest_margin", &ModelConfig::newest_margin, 64, 0, /*optional=*/true},
     {"segment_size", &ModelConfig::segment_size, 1 << 16},
 };
 

@@ -2,7 +2,8 @@
 // to one bundle.
 //
 // Field by field the same as `Config` of the reference implementation (docs/model.md), plus the
-// special tokens. All but encoder_halo and look_heads must be there.
+// special tokens. All but encoder_halo, look_heads and
+// newest_margin must be there.
 
 #ifndef MNEME_MODEL_CONFIG_H_
 #define MNEME_MODEL_CONFIG_H_
@@ -34,6 +35,9 @@ struct ModelConfig {
   int encoder_halo = 0;  // tokens behind a chunk that the chunk encoder sees beside its own
   int hsa_every = 0;
   int look_heads = 0;  // of the second look at selected chunks; 0: none
+  // By which a chunk's score must exceed that of a newer one to win over it; 0: chunks are weighed
+  // by stick-breaking (kernels/chunk_weights.h).
+  int newest_margin = 0;
   double rope_base = 0;
   double norm_eps = 0;
   int segment_size = 0;  // tokens

@@ -86,7 +86,7 @@ struct LowerRows {
 // What one row (token) of a reader reads: its chunks, most recent first, at most chunks_per_read.
 struct RowSelection {
   absl::Span<const uint8_t* const> pages;  // pinned pages, layout as PageLayout
-  absl::Span<const float> weights;         // stick-breaking weights; with look_heads not read
+  absl::Span<const float> weights;         // as ChunkWeights makes them; with look_heads not read
   // With look_heads, of each page: the landmark score of its chunk. The weights are then those of
   // the second look, as though chunks without a page here had not been chosen.
   absl::Span<const float> scores;

@@ -335,6 +335,7 @@ absl::Status RambaModel::SecondLook(Workspace& ws, int64_t rows, bool per_row) c
                              .heads = c.look_heads,
                              .head_dim = c.head_dim(),
                              .chunk_tokens = c.chunk_size,
+                             .newest_margin = c.newest_margin,
                              .corrected = ws.look_scores,
                              .weights = ws.page_weights});
 }

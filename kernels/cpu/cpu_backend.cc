@@ -14,10 +14,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "kernels/chunk_weights.h"
 #include "kernels/cpu/cpu_weight.h"
 #include "kernels/cpu/landmark_topk.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/stick_breaking.h"
 
 namespace mneme {
 namespace {
@@ -265,7 +265,8 @@ absl::Status CpuBackend::DoChunkLook(const ChunkLookParams& params) {
     const auto pages = static_cast<size_t>(params.pages_max);
     for (int64_t r = begin; r < end; ++r) {
       const int64_t first = r * params.pages_max;
-      StickBreakingWeights({params.corrected + first, pages}, {params.weights + first, pages});
+      ChunkWeights({params.corrected + first, pages}, params.newest_margin,
+                   {params.weights + first, pages});
     }
   });
   return absl::OkStatus();

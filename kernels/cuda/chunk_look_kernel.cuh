@@ -5,7 +5,7 @@
 // K row is one or a few lines of the cache, which its lane reads in pieces of 16 bytes, and q comes
 // to all lanes at once. Two tokens and eight heads of a lane share what it reads. A lane keeps the
 // largest product and the sum of exponentials of its tokens, which the warp then puts together.
-// When all pages of the row have their score, one warp breaks the stick, 32 pages at a time.
+// When all pages of the row have their score, one warp makes their weights, 32 pages at a time.
 
 #ifndef MNEME_KERNELS_CUDA_CHUNK_LOOK_KERNEL_CUH_
 #define MNEME_KERNELS_CUDA_CHUNK_LOOK_KERNEL_CUH_
@@ -124,7 +124,7 @@ __device__ float LookAtPage(const ChunkLookParams& p, const float* q, const T* k
   return total;
 }
 
-// Stick-breaking weights of `count` scores (stick_breaking.h). A warp.
+// Weights of `count` scores by stick-breaking (chunk_weights.h). A warp.
 __device__ __forceinline__ void BreakStick(const float* scores, float* weights, int64_t count) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   float spent = 0;  // sum of softplus(s_j) so far: -log of what is left of the stick
@@ -146,6 +146,35 @@ __device__ __forceinline__ void BreakStick(const float* scores, float* weights, 
     }
     spent += __shfl_sync(kFullWarp, through, 31);
   }
+}
+
+// The same by a softmax in which newer chunks have a margin, u less the best score as there. It
+// lies in `weights` between passes; a lane reads no weight but its own. A warp.
+__device__ __forceinline__ void PreferNewest(const float* scores, float margin, float* weights,
+                                             int64_t count) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float best = 0;  // of the null option too
+  for (int64_t i = lane; i < count; i += 32) best = fmaxf(best, scores[i]);
+  best = WarpMax(best);
+  float top = -best;
+  for (int64_t i = lane; i < count; i += 32) {
+    const float score = scores[i];
+    float u = score - best;
+    if (score != -HUGE_VALF) {
+      for (int64_t j = 0; j < i; ++j) u -= Softplus(scores[j] - score + margin);
+    }
+    weights[i] = u;
+    top = fmaxf(top, u);
+  }
+  top = WarpMax(top);
+  float sum = 0;
+  for (int64_t i = lane; i < count; i += 32) {
+    const float part = expf(weights[i] - top);
+    weights[i] = part;
+    sum += part;
+  }
+  sum = WarpSum(sum) + expf(-best - top);
+  for (int64_t i = lane; i < count; i += 32) weights[i] /= sum;
 }
 
 // Grid: rows, rounded down to what a grid may have; a block strides over rows. kWarps warps. No
@@ -173,7 +202,13 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
       if (lane == 0) p.corrected[first + i] = score;
     }
     __syncthreads();
-    if (warp == 0) BreakStick(p.corrected + first, p.weights + first, p.pages_max);
+    if (warp != 0) continue;
+    if (p.newest_margin == 0) {
+      BreakStick(p.corrected + first, p.weights + first, p.pages_max);
+    } else {
+      PreferNewest(p.corrected + first, static_cast<float>(p.newest_margin), p.weights + first,
+                   p.pages_max);
+    }
   }
 }
 

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "common/check.h"
-#include "kernels/stick_breaking.h"
+#include "kernels/chunk_weights.h"
 
 namespace mneme {
 namespace {
@@ -174,7 +174,7 @@ absl::Status FakeModel::ReadUpper(absl::Span<const ReaderStep> steps, const Lowe
     for (const RowSelection& selection : selections) {
       // Scores and weights of the same chunks.
       std::vector<float> weights(selection.scores.size());
-      StickBreakingWeights(selection.scores, absl::MakeSpan(weights));
+      ChunkWeights(selection.scores, config().newest_margin, absl::MakeSpan(weights));
       if (selection.weights != absl::MakeConstSpan(weights)) {
         return absl::InternalError("scores of other chunks");
       }

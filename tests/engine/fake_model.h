@@ -55,6 +55,8 @@ class FakeModel : public Model {
   void OnRead(std::function<absl::Status()> hook);
   // Tokens behind a chunk that its page depends on.
   void set_encoder_halo(int tokens) { bundle_->config.encoder_halo = tokens; }
+  // Of the weights of what is read; 0, as at first: stick-breaking.
+  void set_newest_margin(int margin) { bundle_->config.newest_margin = margin; }
   // Another model, as it were: what is derived from now on differs in name.
   void set_fingerprint(uint64_t fingerprint) { fingerprint_ = fingerprint; }
   // From now on the upper half looks again, and gives a row's newest chunk this weight, the others

@@ -6,15 +6,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "engine/engine.h"
 #include "memory_store/rocksdb/rocksdb_chunk_store.h"
+#include "tests/reference/chunk_weights_reference.h"
 
 namespace mneme {
 namespace {
@@ -167,20 +168,20 @@ TEST_P(GoldenTest, RerankWeighsAsTheAnswerDoes) {
       EXPECT_GE(*found[1].passages[i - 1].rerank_score, *found[1].passages[i].rerank_score);
     }
 
-    // The stick, broken from the newest chunk back by the new scores of what the network reads.
+    // By the new scores of what the network reads, from the newest chunk back.
     std::vector<const Passage*> read;
     for (size_t i = 0; i < chunks_per_read; ++i) {
       read.push_back(reranked.at(found[0].passages[i].chunk_index));
     }
     std::sort(read.begin(), read.end(),
               [](const Passage* a, const Passage* b) { return a->chunk_index > b->chunk_index; });
+    std::vector<double> scores;
+    for (const Passage* passage : read) scores.push_back(*passage->rerank_score);
+    const std::vector<double> want = ChunkWeightsReference(scores, model_->config().newest_margin);
     std::map<int64_t, double> weights;  // those that an answer names
-    double stick = 1;
-    for (const Passage* passage : read) {
-      const double broken = 1 / (1 + std::exp(-*passage->rerank_score));
-      EXPECT_NEAR(passage->weight, stick * broken, 1e-5);
-      if (passage->weight > 0.01) weights[passage->chunk_index] = passage->weight;
-      stick *= 1 - broken;
+    for (size_t i = 0; i < read.size(); ++i) {
+      EXPECT_NEAR(read[i]->weight, want[i], 1e-5);
+      if (read[i]->weight > 0.01) weights[read[i]->chunk_index] = read[i]->weight;
     }
     // Any token but the space with which answers begin, for that makes no piece.
     std::map<int64_t, double> answered;

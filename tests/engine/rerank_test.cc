@@ -5,13 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tests/engine/engine_harness.h"
+#include "tests/reference/chunk_weights_reference.h"
 
 namespace mneme {
 namespace {
@@ -118,31 +119,35 @@ TEST_F(RerankTest, FourReadsOfChunksAreLookedAtAndMoreWhereMoreAreWanted) {
 TEST_F(RerankTest, WeightsAreThoseOfTheReading) {
   harness_.Ingest("m", "d", RandomText(4, 200) + " zebra " + RandomText(5, 100));
   const auto by_landmark = Ask("the lighthouse keeper wrote down every ship", 16, false);
-  const auto result = Ask("the lighthouse keeper wrote down every ship", 16);
-  ASSERT_TRUE(result.ok()) << result.status();
-  ASSERT_THAT(result->passages, SizeIs(16));
-  // The network still reads the best four by landmark; the stick is broken by their new scores.
-  std::vector<const Passage*> read;
-  for (size_t i = 0; i < 4; ++i) {
-    const auto same =
-        std::find_if(result->passages.begin(), result->passages.end(), [&](const Passage& passage) {
-          return passage.chunk_index == by_landmark->passages[i].chunk_index;
-        });
-    ASSERT_NE(same, result->passages.end());
-    read.push_back(&*same);
+  for (const int newest_margin : {0, 2}) {
+    SCOPED_TRACE(newest_margin);
+    harness_.model().set_newest_margin(newest_margin);
+    const auto result = Ask("the lighthouse keeper wrote down every ship", 16);
+    ASSERT_TRUE(result.ok()) << result.status();
+    ASSERT_THAT(result->passages, SizeIs(16));
+    // The network still reads the best four by landmark; their new scores share the weight out.
+    std::vector<const Passage*> read;
+    for (size_t i = 0; i < 4; ++i) {
+      const auto same = std::find_if(
+          result->passages.begin(), result->passages.end(), [&](const Passage& passage) {
+            return passage.chunk_index == by_landmark->passages[i].chunk_index;
+          });
+      ASSERT_NE(same, result->passages.end());
+      read.push_back(&*same);
+    }
+    std::sort(read.begin(), read.end(),
+              [](const Passage* a, const Passage* b) { return a->chunk_index > b->chunk_index; });
+    std::vector<double> scores;
+    for (const Passage* passage : read) scores.push_back(*passage->rerank_score);
+    const std::vector<double> want = ChunkWeightsReference(scores, newest_margin);
+    double sum = 0, all = 0;
+    for (size_t i = 0; i < 4; ++i) {
+      EXPECT_NEAR(read[i]->weight, want[i], 1e-5);
+      sum += read[i]->weight;
+    }
+    for (const Passage& passage : result->passages) all += passage.weight;
+    EXPECT_NEAR(all, sum, 1e-12) << "others weigh nothing";
   }
-  std::sort(read.begin(), read.end(),
-            [](const Passage* a, const Passage* b) { return a->chunk_index > b->chunk_index; });
-  double stick = 1, sum = 0;
-  for (const Passage* passage : read) {
-    const double broken = 1 / (1 + std::exp(-*passage->rerank_score));
-    EXPECT_NEAR(passage->weight, stick * broken, 1e-5);
-    sum += passage->weight;
-    stick *= 1 - broken;
-  }
-  double all = 0;
-  for (const Passage& passage : result->passages) all += passage.weight;
-  EXPECT_EQ(all, sum);
 }
 
 TEST_F(RerankTest, ExplainDoesNotChangeTheAnswer) {

@@ -4,11 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/utf8.h"
 #include "tests/engine/engine_harness.h"
+#include "tests/reference/chunk_weights_reference.h"
 
 namespace mneme {
 namespace {
@@ -70,21 +72,23 @@ TEST_F(RetrieveTest, PassagesTileTheText) {
 
 TEST_F(RetrieveTest, WeightsAreThoseOfTheNetworksOwnSelection) {
   harness_.Ingest("m", "d", RandomText(4, 300));
-  const auto result = Ask("the lighthouse keeper wrote down every ship", 20);
-  ASSERT_TRUE(result.ok()) << result.status();
-  ASSERT_THAT(result->passages, SizeIs(20));
-  // The network reads 4 chunks; the best 4, most recent first, break the stick.
-  std::vector<const Passage*> read;
-  for (size_t i = 0; i < 4; ++i) read.push_back(&result->passages[i]);
-  std::sort(read.begin(), read.end(),
-            [](const Passage* a, const Passage* b) { return a->chunk_index > b->chunk_index; });
-  double stick = 1;
-  for (const Passage* passage : read) {
-    const double broken = 1 / (1 + std::exp(-passage->score));
-    EXPECT_NEAR(passage->weight, stick * broken, 1e-5);
-    stick *= 1 - broken;
+  for (const int newest_margin : {0, 2}) {
+    SCOPED_TRACE(newest_margin);
+    harness_.model().set_newest_margin(newest_margin);
+    const auto result = Ask("the lighthouse keeper wrote down every ship", 20);
+    ASSERT_TRUE(result.ok()) << result.status();
+    ASSERT_THAT(result->passages, SizeIs(20));
+    // The network reads 4 chunks; the best 4, most recent first, share the weight.
+    std::vector<const Passage*> read;
+    for (size_t i = 0; i < 4; ++i) read.push_back(&result->passages[i]);
+    std::sort(read.begin(), read.end(),
+              [](const Passage* a, const Passage* b) { return a->chunk_index > b->chunk_index; });
+    std::vector<double> scores;
+    for (const Passage* passage : read) scores.push_back(passage->score);
+    const std::vector<double> want = ChunkWeightsReference(scores, newest_margin);
+    for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(read[i]->weight, want[i], 1e-5);
+    for (size_t i = 4; i < 20; ++i) EXPECT_EQ(result->passages[i].weight, 0);
   }
-  for (size_t i = 4; i < 20; ++i) EXPECT_EQ(result->passages[i].weight, 0);
 }
 
 TEST_F(RetrieveTest, NewerOfTwoEqualMatchesComesFirst) {

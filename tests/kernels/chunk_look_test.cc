@@ -14,6 +14,9 @@ constexpr DType kTypes[] = {DType::kF32, DType::kBf16};
 // What a row's values are when nothing wrote them.
 constexpr float kUntouched = -1280.0f;
 
+// Stick-breaking and the other way.
+constexpr int kNewestMargins[] = {0, 2};
+
 // Rows over pages of a common store, with all that ChunkLookParams points to.
 struct Look {
   std::vector<float> q, scores, head_weight, corrected, weights;
@@ -87,7 +90,15 @@ class ChunkLookTest : public KernelTest {
                  << shape.pages_max << " pages, " << shape.heads << " heads of " << shape.head_dim
                  << ", " << shape.tokens << " tokens");
     MakeStore(shape, /*misplaced=*/Uniform(0, 3) == 0);
-    const Look look = RandomLook(shape);
+    Look look = RandomLook(shape);
+    for (const int newest_margin : kNewestMargins) {
+      look.params.newest_margin = newest_margin;
+      look.Bind(shape.rows, shape.pages_max, look.params.q_stride);
+      ExpectMatchesTheTwin(look);
+    }
+  }
+  void ExpectMatchesTheTwin(const Look& look) {
+    SCOPED_TRACE(testing::Message() << "margin " << look.params.newest_margin);
     ASSERT_TRUE(backend_->ChunkLook(look.params).ok());
     const ChunkLookValues want = ChunkLookReference(look.params);
     // Sums of f32 in another order; all pages' values come exactly into either.
@@ -142,7 +153,9 @@ TEST_P(ChunkLookTest, ManyHeadsAndManyPagesMatchTheTwin) {
   for (const DType page_dtype : kTypes) {
     ExpectMatchesTheTwin({page_dtype, 2, 3, 256, 16, 20});
     ExpectMatchesTheTwin({page_dtype, 2, 2, 17, 128, 64});
-    ExpectMatchesTheTwin({page_dtype, 2, 100, 3, 8, 5});
+    for (const int64_t pages_max : {31, 32, 33, 100}) {
+      ExpectMatchesTheTwin({page_dtype, 7, pages_max, 3, 8, 5});
+    }
   }
 }
 
@@ -153,12 +166,56 @@ TEST_P(ChunkLookTest, LargeProductsStayFinite) {
   Look look = RandomLook(shape);
   for (float& v : look.q) v *= 100;
   for (float& v : look.head_weight) v *= 0.01f;
-  ASSERT_TRUE(backend_->ChunkLook(look.params).ok());
-  const ChunkLookValues want = ChunkLookReference(look.params);
-  for (size_t i = 0; i < want.corrected.size(); ++i) {
-    if (want.corrected[i] == -HUGE_VAL) continue;
-    EXPECT_NEAR(look.corrected[i], want.corrected[i], 1e-4) << "cell " << i;
-    EXPECT_NEAR(look.weights[i], want.weights[i], 1e-4) << "cell " << i;
+  for (const int newest_margin : kNewestMargins) {
+    look.params.newest_margin = newest_margin;
+    ASSERT_TRUE(backend_->ChunkLook(look.params).ok());
+    const ChunkLookValues want = ChunkLookReference(look.params);
+    for (size_t i = 0; i < want.corrected.size(); ++i) {
+      if (want.corrected[i] == -HUGE_VAL) continue;
+      EXPECT_NEAR(look.corrected[i], want.corrected[i], 1e-4) << "cell " << i;
+      EXPECT_NEAR(look.weights[i], want.weights[i], 1e-4) << "cell " << i;
+    }
+  }
+}
+
+// Scores as they come, with heads that add nothing: weights alone.
+TEST_P(ChunkLookTest, ExtremeScoresGiveTheirWeights) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  for (const int64_t pages_max : {4, 33, 100}) {
+    const Shape shape = {DType::kF32, 20, pages_max, 1, 8, 4};
+    MakeStore(shape, /*misplaced=*/false);
+    Look look = RandomLook(shape);
+    look.head_weight = {0.0f};
+    for (int64_t r = 0; r < shape.rows; ++r) {
+      // All equal, of two sizes, all but equal, and far above and below the others.
+      for (int64_t i = 0; i < pages_max; ++i) {
+        float& score = look.scores[r * pages_max + i];
+        if (score == -HUGE_VALF) continue;
+        const float sizes[] = {-1e4f, 0.0f, 1e4f, std::copysign(1e4f, score), 1e4f + score};
+        score = sizes[r % 5];
+      }
+    }
+    for (const int newest_margin : {0, 1, 2, 64}) {
+      look.params.newest_margin = newest_margin;
+      look.Bind(shape.rows, pages_max, look.params.q_stride);
+      ExpectMatchesTheTwin(look);
+    }
+    for (int64_t i = 0; i < shape.rows * pages_max; ++i) {
+      if (look.scores[i] != -HUGE_VALF) look.scores[i] = i % 2 == 0 ? kLargest : -kLargest;
+    }
+    for (const int newest_margin : {0, 64}) {
+      look.params.newest_margin = newest_margin;
+      ASSERT_TRUE(backend_->ChunkLook(look.params).ok());
+      for (int64_t r = 0; r < shape.rows; ++r) {
+        // The newest of the large ones has it all.
+        bool taken = false;
+        for (int64_t i = r * pages_max; i < (r + 1) * pages_max; ++i) {
+          const bool takes = !taken && look.corrected[i] == kLargest;
+          ASSERT_NEAR(look.weights[i], takes ? 1 : 0, 1e-6) << "cell " << i;
+          taken = taken || takes;
+        }
+      }
+    }
   }
 }
 
@@ -166,7 +223,8 @@ TEST_P(ChunkLookTest, ARowDoesNotSeeItsCompany) {
   for (const DType page_dtype : kTypes) {
     const Shape shape = {page_dtype, 70, 8, 6, 64, 64};
     MakeStore(shape, /*misplaced=*/false);
-    const Look together = RandomLook(shape);
+    Look together = RandomLook(shape);
+    together.params.newest_margin = page_dtype == DType::kF32 ? 2 : 0;
     ASSERT_TRUE(backend_->ChunkLook(together.params).ok());
     for (const int64_t row : {0, 1, 33, 69}) {
       Look alone = together;
@@ -198,6 +256,7 @@ TEST_P(ChunkLookTest, ImpossibleShapesAreRefused) {
   EXPECT_TRUE(refused([](ChunkLookParams& p) { p.rows = -1; }));
   EXPECT_TRUE(refused([](ChunkLookParams& p) { p.q_stride = 15; }));
   EXPECT_TRUE(refused([](ChunkLookParams& p) { p.chunk_tokens = 0; }));
+  EXPECT_TRUE(refused([](ChunkLookParams& p) { p.newest_margin = -1; }));
   EXPECT_TRUE(refused([](ChunkLookParams& p) { p.page_dtype = DType::kI8; }));
   EXPECT_TRUE(refused([](ChunkLookParams& p) { p.head_weight = nullptr; }));
   EXPECT_TRUE(refused([](ChunkLookParams& p) { p.corrected = nullptr; }));

@@ -83,7 +83,8 @@ TEST(ModelConfigTest, MissingFieldIsNamed) {
   for (const auto& [key, value] : shipped.items()) {
     nlohmann::json json = shipped;
     json.erase(key);
-    if (key == "model_type" || key == "encoder_halo" || key == "look_heads") {
+    if (key == "model_type" || key == "encoder_halo" || key == "look_heads" ||
+        key == "newest_margin") {
       EXPECT_TRUE(ParseModelConfig(json.dump()).ok());
     } else {
       ExpectRefused(json.dump(), key + " is missing");
@@ -103,6 +104,20 @@ TEST(ModelConfigTest, LookHeadsMayBeMissing) {
   ExpectValueRefused("look_heads", 257, "look_heads is 257, expected 0 to 256");
   ExpectValueRefused("look_heads", 2.5, "look_heads is 2.5, expected a whole number");
   ExpectValueRefused("look_heads", nullptr, "look_heads is null, expected a whole number");
+}
+
+TEST(ModelConfigTest, NewestMarginMayBeMissing) {
+  nlohmann::json json = Shipped();
+  json.erase("newest_margin");
+  EXPECT_EQ(ParseModelConfig(json.dump()).value().newest_margin, 0);
+  for (const int margin : {0, 1, 2, 64}) {
+    json["newest_margin"] = margin;
+    EXPECT_EQ(ParseModelConfig(json.dump()).value().newest_margin, margin);
+  }
+  ExpectValueRefused("newest_margin", -1, "newest_margin is -1, expected 0 to 64");
+  ExpectValueRefused("newest_margin", 65, "newest_margin is 65, expected 0 to 64");
+  ExpectValueRefused("newest_margin", 2.5, "newest_margin is 2.5, expected a whole number");
+  ExpectValueRefused("newest_margin", nullptr, "newest_margin is null, expected a whole number");
 }
 
 TEST(ModelConfigTest, UnknownFieldIsNamed) {

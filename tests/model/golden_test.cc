@@ -13,7 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/backend.h"
-#include "kernels/stick_breaking.h"
+#include "kernels/chunk_weights.h"
 #include "model/bundle.h"
 #include "model/ramba_model.h"
 
@@ -230,7 +230,7 @@ class GoldenReadTest : public GoldenTest {
               << "row " << begin + r;
         }
         weights[r].resize(kept);
-        StickBreakingWeights(row_scores, absl::MakeSpan(weights[r]));
+        ChunkWeights(row_scores, c.newest_margin, absl::MakeSpan(weights[r]));
         all_scores.insert(all_scores.end(), row_scores.begin(), row_scores.end());
         selections.push_back({.pages = pages[r], .weights = weights[r], .scores = row_scores});
       }

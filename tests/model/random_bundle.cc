@@ -59,6 +59,7 @@ void WriteRandomBundle(const RandomShape& shape, absl::string_view matrix_dtype,
   config["hsa_every"] = shape.hsa_every;
   config["segment_size"] = shape.segment_size;
   if (shape.look_heads > 0) config["look_heads"] = shape.look_heads;
+  if (shape.newest_margin > 0) config["newest_margin"] = shape.newest_margin;
   files.config = config.dump();
   files.tensors.clear();
   for (const auto& [name, dimensions] : ExpectedTensors(ParseModelConfig(files.config).value())) {

@@ -29,7 +29,8 @@ struct RandomShape {
   int encoder_halo = 0;
   int hsa_every = 1;
   int segment_size = 64;
-  int look_heads = 0;  // 0: the config has no such field
+  int look_heads = 0;     // 0: the config has no such field
+  int newest_margin = 0;  // the same
 };
 
 // Writes the bundle's files into `folder`, which is made.

@@ -232,6 +232,10 @@ inline RandomShape WithLook(RandomShape shape, int heads) {
   shape.look_heads = heads;
   return shape;
 }
+inline RandomShape WithMargin(RandomShape shape, int newest_margin) {
+  shape.newest_margin = newest_margin;
+  return shape;
+}
 inline RandomShape SmallestShape() {
   return {.d_model = 2,
           .n_lower_layers = 1,

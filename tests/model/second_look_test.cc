@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "model/ramba_model.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "kernels/stick_breaking.h"
+#include "kernels/chunk_weights.h"
 #include "tests/model/random_bundle.h"
 #include "tests/model/random_model.h"
 #include "tests/reference/network_reference.h"
@@ -30,6 +31,9 @@ TEST_P(SecondLookTest, MatchesTheTwin) {
       const RandomShape shape = WithLook(OddShape(), heads);
       CompareWithReference(MakeModel(GetParam(), shape, dtype, Precision::kF32), kF32);
       CompareWithReference(MakeModel(GetParam(), shape, dtype, Precision::kBf16), kBf16);
+      const RandomShape margin = WithMargin(shape, 2);
+      CompareWithReference(MakeModel(GetParam(), margin, dtype, Precision::kF32), kF32);
+      CompareWithReference(MakeModel(GetParam(), margin, dtype, Precision::kBf16), kBf16);
     }
   }
   // More queries than d_model; heads as the shipped bundle has them.
@@ -38,6 +42,8 @@ TEST_P(SecondLookTest, MatchesTheTwin) {
   CompareWithReference(MakeModel(GetParam(), wide, "I8", Precision::kBf16), kBf16);
   const RandomShape smallest = WithLook(SmallestShape(), 256);
   CompareWithReference(MakeModel(GetParam(), smallest, "F32", Precision::kF32), kF32);
+  CompareWithReference(MakeModel(GetParam(), WithMargin(smallest, 64), "F32", Precision::kF32),
+                       kF32);
 }
 
 TEST_P(SecondLookTest, ComesWithLogitsAndWithBestTokens) {
@@ -115,8 +121,11 @@ TEST_P(SecondLookTest, DoesNotSeeItsCompany) {
 
 // Rows of more than one tile, each there once for every page that it looks at.
 TEST_P(SecondLookTest, ScoresAreCorrectedChunkByChunk) {
-  for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
-    const TestModel setup = MakeModel(GetParam(), WithLook(OddShape(), 3), "I8", precision);
+  for (const auto& [precision, margin] :
+       {std::pair(Precision::kF32, 0), std::pair(Precision::kF32, 2),
+        std::pair(Precision::kBf16, 0), std::pair(Precision::kBf16, 2)}) {
+    const TestModel setup =
+        MakeModel(GetParam(), WithMargin(WithLook(OddShape(), 3), margin), "I8", precision);
     const Model& model = *setup.model;
     const ModelConfig& c = model.config();
     const std::vector<SegmentChunks> chunks = Derive(model, {RandomIds(c, c.segment_size, 5)});
@@ -161,7 +170,7 @@ TEST_P(SecondLookTest, ScoresAreCorrectedChunkByChunk) {
       ASSERT_EQ(alone[cell * count], corrected[cell]) << cell;
     }
 
-    // The upper half of the same rows breaks the stick by the same scores.
+    // The upper half of the same rows makes its weights of the same scores.
     UpperRows upper;
     ASSERT_TRUE(model
                     .ReadUpper(absl::MakeConstSpan(&step, 1), lower, together,
@@ -169,8 +178,8 @@ TEST_P(SecondLookTest, ScoresAreCorrectedChunkByChunk) {
                     .ok());
     std::vector<float> weights(count);
     for (size_t r = 0; r < ids.size(); ++r) {
-      StickBreakingWeights(absl::MakeConstSpan(corrected).subspan(r * count, count),
-                           absl::MakeSpan(weights));
+      ChunkWeights(absl::MakeConstSpan(corrected).subspan(r * count, count), c.newest_margin,
+                   absl::MakeSpan(weights));
       for (size_t i = 0; i < count; ++i) {
         ASSERT_NEAR(upper.weights[r * count + i], weights[i], 1e-6) << r;
       }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/ops.h"
+#include "tests/reference/chunk_weights_reference.h"
 #include "tests/reference/norm_reference.h"
 
 namespace mneme {
@@ -134,17 +135,6 @@ inline std::vector<double> HsaAttendReference(const HsaAttendParams& p) {
   return out;
 }
 
-// w_i = sigmoid(s_i) prod_{j<i} (1 - sigmoid(s_j)).
-inline std::vector<double> StickReference(const std::vector<double>& scores) {
-  std::vector<double> weights;
-  double left = 1;
-  for (double s : scores) {
-    weights.push_back(left / (1 + std::exp(-s)));
-    left /= 1 + std::exp(s);
-  }
-  return weights;
-}
-
 // Corrected scores and weights, [rows, pages_max] both.
 struct ChunkLookValues {
   std::vector<double> corrected, weights;
@@ -173,7 +163,7 @@ inline ChunkLookValues ChunkLookReference(const ChunkLookParams& p) {
         corrected[i] += p.head_weight[h] * (top + std::log(sum / static_cast<double>(S)));
       }
     }
-    const std::vector<double> weights = StickReference(corrected);
+    const std::vector<double> weights = ChunkWeightsReference(corrected, p.newest_margin);
     out.corrected.insert(out.corrected.end(), corrected.begin(), corrected.end());
     out.weights.insert(out.weights.end(), weights.begin(), weights.end());
   }

@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/bundle.h"
+#include "tests/reference/chunk_weights_reference.h"
 
 namespace mneme {
 
@@ -269,22 +270,18 @@ class NetworkReference {
     scored.resize(std::min<size_t>(scored.size(), c_.chunks_per_read));
     std::sort(scored.begin(), scored.end(),
               [](const auto& a, const auto& b) { return a.second > b.second; });
-    Doubles scores, all_corrected, weights;
+    Doubles scores, all_corrected;
     std::vector<int> index;
-    double remaining = 1;
     for (const auto& [score, chunk] : scored) {
       const double corrected = score + (c_.look_heads > 0 ? Look(h, chunks.K[chunk]) : 0);
-      const double gate = 1 / (1 + std::exp(-corrected));
       scores.push_back(score);
       all_corrected.push_back(corrected);
       index.push_back(chunk);
-      weights.push_back(gate * remaining);
-      remaining *= 1 - gate;
     }
     reading->index.push_back(index);
     reading->scores.push_back(scores);
     reading->corrected.push_back(all_corrected);
-    reading->weights.push_back(weights);
+    reading->weights.push_back(ChunkWeightsReference(all_corrected, c_.newest_margin));
   }
 
   // What the tokens of a selected chunk, K [S, D], add to its score for a row of the lower half.
