@@ -3,7 +3,8 @@
 Usage: python3 -m training.evaluate BUNDLE PREPARED EVAL_FOLDER OUT.json [--sizes 64K 1M 16M 64M 256M] [--dense 16M 64M]
 PREPARED gives the word lists and haystack text besides the held-out books; EVAL_FOLDER holds books/*.txt and question sets
 NAME.jsonl (.zst, .xz). Writes OUT.json; training.report makes the table and the plot of it.
-Answers are judged by their most likely tokens, one after the other (greedy): exact means all of them are right, the end too.
+Answers are judged by their most likely tokens, one after the other (greedy): exact means all of them are right, the end too. A list
+(several values, several keys, variables) is exact if it has all values and nothing else, in any order.
 recall@k: among the k chunks with the highest score at the <a> token is one that holds the answer (or, where it crosses a
 chunk boundary, a part of it)."""
 import argparse
@@ -21,12 +22,14 @@ import torch
 from training import bundle, needles
 from training.bm25 import Bm25, word_chunks
 from training.corpus import Lexicon, open_text
-from training.memory import LargeMemory
+from training.memory import LargeMemory, Writers
 from training.rows import Memory, Part
+from training.tasks import LISTED
 from training.tokenizer import Tokenizer
 
 SEGMENT = 4096
 QUESTION_SETS = ('nq-open-oracle', 'squad-dev-v1.1', 'fairytaleqa-val', 'medquad-heldout', 'openstax-glossary-heldout')
+LIST_TOKENS = 72                 # of an answer that is a list
 BATCH_ROWS = 64                  # segments ingested, questions read, at a time
 
 
@@ -111,6 +114,10 @@ class Evaluation:
         for size in sizes:
             mine = [(d, n, n.parts(self.tokenizer, chunks)) for s, d, n in asked if s == size]
             answers = self.ask(memory, [(n.prompt, parts) for _, n, parts in mine], end=size // self.chunk)
+            lists = [i for i, (_, n, _) in enumerate(mine) if n.separator == LISTED]
+            for i, said in zip(lists, self.generate(memory, [mine[i][1].prompt for i in lists], LIST_TOKENS, size // self.chunk)):
+                told = sorted(line.strip() for line in said.split('\n') if line.strip())
+                answers[i] = (told == sorted(mine[i][1].values), *answers[i][1:])
             results += [dict(size=size_name(size), family=n.family, depth=d, **judged(parts, answer))
                         for (d, n, parts), answer in zip(mine, answers)]
         return results
@@ -172,22 +179,21 @@ class Evaluation:
                 'answers': len(sample), 'f1': float(np.mean([best_f1(s, q) for s, (q, _) in zip(said, sample)])) if sample else None,
                 'examples': [[q['q'], q['a'], s] for s, (q, _) in list(zip(said, sample))[:8]]}
 
-    def generate(self, memory, prompts, tokens_max=20):
+    def generate(self, memory, prompts, tokens_max=20, end=None):
         """Greedy answers as text."""
         said = []
         for at in range(0, len(prompts), BATCH_ROWS):
             rows = [[self.tokenizer.question, *p, self.tokenizer.answer] for p in prompts[at:at + BATCH_ROWS]]
-            begins, done = [len(r) for r in rows], [False] * len(rows)
+            width = max(map(len, rows)) + tokens_max + 1
+            writers = Writers(memory, self.padded([r + [self.tokenizer.document] * (width - len(r)) for r in rows]), [len(r) for r in rows], end)
+            answers, done = [[] for _ in rows], [False] * len(rows)
             for _ in range(tokens_max):
-                best = memory.read(self.padded(rows))[0].argmax(-1).cpu()
-                for i, row in enumerate(rows):
-                    token = int(best[i, len(row) - 1])
+                for i, token in enumerate(writers.next().tolist()):
                     done[i] = done[i] or token == self.tokenizer.document
-                    if not done[i]:
-                        row.append(token)
+                    answers[i] += [] if done[i] else [token]
                 if all(done):
                     break
-            said += [self.tokenizer.decode(r[b:]) for r, b in zip(rows, begins)]
+            said += [self.tokenizer.decode(a) for a in answers]
         return said
 
     def other_text(self, path, count, prompt=24, answer=8, seed=3):
@@ -294,8 +300,9 @@ def insert(ids, statements, rng, position):
 
 
 def judged(parts, answer):
+    """A list has values from several chunks: any of them counts for recall."""
     exact, chunks, score = answer
-    gold = parts[0].gold
+    gold = set().union(*(part.gold for part in parts))
     return {'exact': exact, 'recall_at_1': chunks[0] in gold, 'recall_at_8': bool(gold.intersection(chunks)), 'score': round(score, 2)}
 
 

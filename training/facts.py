@@ -122,6 +122,7 @@ class Theme:
     loose: float = 0.0               # probability of a loose wording instead of a frame
     composed: float = 0.0            # of one from the grammar of wordings.py, where it is not loose
     written: float = 0.0             # of one of its written ones, where it is neither
+    beside: float = 0.0              # of a word before the value that does not belong to it
     fragments: list = field(default_factory=list)    # of real text, for loose wordings
     used: set = field(default_factory=set)
     keys: list = field(default_factory=list)
@@ -152,25 +153,23 @@ class Theme:
     def somebody(self, rng):
         return lambda: rng.choice(self.lex.names) if self.lex.names else words.pseudo_word(rng).capitalize()
 
+    def frame(self, rng, asking):
+        """A frame of this theme: a statement, or a question."""
+        if rng.random() < self.loose:
+            return loose_frame(rng, self.fragments, self.style, None if asking else '{V}')
+        if rng.random() < self.composed:
+            return wordings.frame(rng, self.style, asking, self.somebody(rng))
+        if rng.random() < self.written:
+            return wordings.written(rng, self.style, asking)
+        return rng.choice(self.questions if asking else self.frames)
+
     def state(self, rng, fact, frames=None):
         """(text, where its values begin): a statement of the fact."""
-        if frames is None and rng.random() < self.loose:
-            return fill(loose_frame(rng, self.fragments, self.style, '{V}'), fact)
-        if frames is None and rng.random() < self.composed:
-            return fill(wordings.frame(rng, self.style, False, self.somebody(rng)), fact)
-        if frames is None and rng.random() < self.written:
-            return fill(wordings.written(rng, self.style, False), fact)
-        return fill(rng.choice(frames or self.frames), fact)
+        frame = rng.choice(frames) if frames else self.frame(rng, asking=False)
+        return fill(wordings.beside_value(rng, frame) if rng.random() < self.beside else frame, fact)
 
     def ask(self, rng, fact, questions=None):
-        if questions is None and rng.random() < self.loose:
-            text = fill(loose_frame(rng, self.fragments, self.style, None), fact)[0] + rng.choice(('', '?', '?'))
-            return text.lower() if rng.random() < 0.1 else text
-        if questions is None and rng.random() < self.composed:
-            return fill(wordings.frame(rng, self.style, True, self.somebody(rng)), fact)[0]
-        if questions is None and rng.random() < self.written:
-            return fill(wordings.written(rng, self.style, True), fact)[0]
-        return fill(rng.choice(questions or self.questions), fact)[0]
+        return fill(rng.choice(questions) if questions else self.frame(rng, asking=True), fact)[0]
 
 
 CONNECTORS = (' is ', ' was ', ': ', ' = ', ', ', ' has ', ' with ', ' for ', ' of ', ' as ', ' - ', ' to ', ' gets ', ' and ', ' on ', '; ', ' by ',
@@ -202,7 +201,7 @@ def loose_frame(rng, fragments, style, value):
         text += slot
     if rng.random() < 0.5:
         text += rng.choice((', ', '. ', '; ') if slots[-1] == value else (' ', ', ', '. ', '.')) + fragment(8)
-    text += rng.choice(('', '.')) if value else ''
+    text += rng.choice(('', '.') if value else ('', '?', '?'))
     return text[0].upper() + text[1:] if rng.random() < 0.4 and text[0] != '{' else text
 
 
@@ -254,6 +253,7 @@ def theme(rng, lex, held_out=False, style=None, fragments=()):
                  near=rng.choice((0, 0.3, 0.6, 0.85)),
                  loose=rng.choice((0.3, 0.5, 0.8) if style == 'record' else (0.1, 0.2, 0.4, 0.7)) if fragments else 0.0,
                  composed=0.0 if held_out else rng.choice((0.2, 0.4, 0.6)), written=0.0 if held_out else rng.choice((0.5, 0.8, 0.95)),
+                 beside=0.0 if held_out else 0.15,
                  fragments=list(fragments))
 
 

@@ -24,7 +24,7 @@ class LossWeights:
     look: float = 0.5            # the same after the second look
     later: float = 0.25          # at later answer tokens
     switch: float = 0.25         # where an answer goes on from another chunk
-    unrelated: float = 0.15      # plain text against the chunks of other rows
+    unrelated: float = 0.15      # plain text: its own document against the chunks of other rows
     crowd: float = 8.0           # chunks of a large memory for which each negative stands
     calibration: float = 1.0     # of the terms around zero beside the contrast; training raises it from 0 at the beginning
     first_calibration: float = 0.3   # of those of landmark scores, where a second look follows: weights come from its scores
@@ -77,7 +77,7 @@ def batch_loss(model, batch, weights, gather_landmarks=None):
         at_a = (each * first).sum() / first.sum().clamp(min=1)
         later = (each * ~first).sum() / (~first).sum().clamp(min=1)
         at_switch = (each * switch).sum() / switch.sum().clamp(min=1)
-        unrelated = unrelated_loss(model, asked, everyone, weights.crowd, batch['text_at'], queries.shape[1], landmarks.shape[1])
+        unrelated = text_loss(model, asked, everyone, passes, batch, weights.crowd)
     total = (weights.text * text + weights.answer * answer + weights.retrieval * at_a + weights.later * later + weights.switch * at_switch
              + weights.calibration * weights.unrelated * unrelated)
     exact = batch['answer_weight'] >= 1
@@ -96,12 +96,28 @@ def share(values, mask):
     return (values * mask).sum() / mask.sum()
 
 
-def unrelated_loss(model, queries, landmarks, crowd, at, reader_tokens, chunks):
-    """Plain text must not find anything in other rows: softplus(log sum exp score) over their chunks. landmarks [K,R], those of
-    the own rows first; at [n]: positions."""
+def text_loss(model, queries, landmarks, passes, batch, crowd):
+    """Plain text must find its own document before anything in other rows, and nothing there above zero: by landmarks (flat [K,R], those
+    of the own rows first), and after the second look, whose scores make the weights, among the strangers that its reader sees."""
+    at, (_, length, _), chunks = batch['text_at'], passes.queries.shape, passes.landmarks.shape[1]
     if len(at) == 0:
         return queries.sum() * 0
-    scores = model.score(queries[at], landmarks)
-    row = torch.div(at, reader_tokens, rounding_mode='floor')
-    own = torch.div(torch.arange(scores.shape[1], device=at.device), chunks, rounding_mode='floor') == row[:, None]
-    return F.softplus(scores.masked_fill(own, float('-inf')).logsumexp(-1) + math.log(crowd)).mean()
+    row = torch.div(at, length, rounding_mode='floor')
+    document = batch['memory_segment'][:, ::model.c.chunk_size]                     # [B,C]
+    related = (document == document[:, -1:])[row]                                    # [n,C]: the document that the reader goes on with
+    loss = against_others(model.score(queries[at], landmarks), row * chunks, related, crowd)
+    if model.look:
+        loss = loss + against_others(passes.corrected.float().flatten(0, 1)[at], torch.full_like(at, passes.first_own), related, 1.0)
+    return loss.mean()
+
+
+def against_others(scores, first_own, related, crowd):
+    """scores [n,K]; related [n,C] bool of the own row's chunks, which begin at first_own [n] -> loss [n]. Own chunks that are not
+    related are left alone."""
+    columns = first_own[:, None] + torch.arange(related.shape[1], device=scores.device)
+    own = torch.zeros_like(scores, dtype=torch.bool).scatter(1, columns, True)
+    mine = scores.gather(1, columns).masked_fill(~related, float('-inf')).logsumexp(-1)
+    if own.shape[1] == related.shape[1]:                                             # no one else is there
+        return mine * 0
+    others = scores.masked_fill(own, float('-inf')).logsumexp(-1) + math.log(crowd)
+    return F.softplus(others - mine) + F.softplus(others)

@@ -68,12 +68,41 @@ class LargeMemory:
     def read(self, ids, begin=0, end=None):
         """A batch of readers over chunks [begin, end): ids [n, L] -> logits [n, L, vocab], index [n,L,k], score [n,L,k] (after the
         second look, where there is one)."""
-        model, length = self.model, ids.shape[1]
+        length = ids.shape[1]
         h, segment, index, score = self.choose(ids, begin, end)
+        logits, score = self.tell(h, segment, index, score)
+        return logits[:, :length], index[:, :length], score[:, :length]
+
+    @torch.no_grad()
+    def tell(self, h, segment, index, score):
+        """What choose() gave -> logits [n, L', vocab], score [n,L',k] after the second look."""
+        model = self.model
         with self.autocast():
             K, V = self.K[index], self.V[index]
             score = score + model.look.gathered(h, K) if model.look else score
             weights = chunk_weights(score.clamp(min=-1e4), model.c.newest_margin) * (score > float('-inf'))
             h = model.run_upper(h, segment, lambda hsa, x: hsa.gathered(x, K, V, weights))
-            logits = model.logits(h[:, :length])
-        return logits.float(), index[:, :length], score[:, :length]
+            return model.logits(h).float(), score
+
+
+class Writers:
+    """Readers that go on token by token. What earlier tokens have chosen is kept: only the newest asks the landmarks."""
+
+    def __init__(self, memory, ids, begins, end=None):
+        """ids [n, L] with room for what is to come; begins: how many tokens each row has."""
+        self.memory, self.ids, self.lengths, self.end = memory, ids.clone(), torch.tensor(begins, device=ids.device), end
+        _, self.segment, self.index, self.score = memory.choose(ids, 0, end)
+
+    @torch.no_grad()
+    def next(self):
+        """Appends to each row its most likely token -> those [n]."""
+        memory, rows, last = self.memory, torch.arange(len(self.ids), device=self.ids.device), self.lengths - 1
+        padded = torch.nn.functional.pad(self.ids, (0, self.segment.shape[1] - self.ids.shape[1]))
+        with memory.autocast():
+            h = memory.model.run_lower(padded, self.segment)
+            index, score = memory.select(memory.model.queries(h[rows, last].unsqueeze(1)), 0, self.end)
+        self.index[rows, last], self.score[rows, last] = index[:, 0], score[:, 0]
+        best = memory.tell(h, self.segment, self.index, self.score)[0][rows, last].argmax(-1)
+        self.ids[rows, self.lengths] = best
+        self.lengths += 1
+        return best

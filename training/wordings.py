@@ -120,6 +120,26 @@ def _lines(name):
     return (Path(__file__).parent / 'frames' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
 
 
+# Words that may stand beside a value, so that none of them is taken for it.
+BEFORE_VALUE = """simply;merely;just;only;exactly;precisely;specifically;officially;currently;presumably;allegedly;apparently;actually;clearly;plainly;
+    notably;chiefly;formally;supposedly;evidently;certainly;probably;finally;initially;previously;nowadays;again;indeed;of course;no less than;
+    none other than;nothing else than;something like;as it were;so to speak;in fact;at last;for once;by definition;needless to say;once more;
+    to everyone's surprise;in plain words;word for word;more or less;that means;viz.;videlicet;which means;what else;the one and only;a certain;
+    good old;the well-known;the usual;the dreaded;our beloved;plain;mere;sheer;proper;solely;purely;oddly;curiously;strangely;sadly;luckily;
+    happily;rightly;wrongly;quietly;secretly;openly;publicly;jointly;always;never again;mostly;usually;largely;barely;hardly;still;yet;even;
+    also;too;rather;quite;perhaps;maybe;obviously;undoubtedly;reportedly;literally""".replace('\n', '').split(';')
+BEFORE_VALUE = [' '.join(word.split()) for word in BEFORE_VALUE]
+
+
+def beside_value(rng, frame):
+    """The frame with a word before its value, where one fits."""
+    places = [m.start() for m in re.finditer(r'(?<=[a-z}:,] ){V}', frame)]
+    if not places:
+        return frame
+    at = rng.choice(places)
+    return frame[:at] + rng.choice(BEFORE_VALUE) + rng.choice((' ', ' ', ' ', ', ')) + frame[at:]
+
+
 WRITTEN = {style: (_lines(f'{style}.statements'), _lines(f'{style}.questions')) for style in STATEMENTS}
 LISTED = {kind: [line.split('\t', 1)[1] for line in _lines('lists') if line.startswith(f'{kind}\t')] for kind in ('every', 'several', 'chain')}
 
