@@ -2,9 +2,8 @@
 
 Text and answers: cross-entropy of the next token. Retrieval: at the `<a>` token, and at each later answer token, the chunk
 that holds the answer must score highest among the chunks of *all* rows of the batch (in-batch negatives), and scores are
-calibrated around zero, because stick-breaking reads a chunk with weight sigmoid(score) before any older one: a wrong newer
-chunk with a score above zero would take the weight of the right one, and in a memory of millions of chunks there is always
-a newer one. So gold chunks are pushed above zero and the sum of exp(score) over all others below one.
+calibrated around zero, where the weights have their null option (with stick-breaking a wrong newer chunk above zero even takes the
+weight of the right one): in a memory of millions of chunks there is always another. So gold chunks are pushed above zero and the sum of exp(score) over all others below one.
 
 A batch has a few thousand chunks, a memory millions: `crowd` says how many like it each negative stands for."""
 import math
