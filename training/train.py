@@ -5,6 +5,7 @@ Usage: python3 -m training.train PREPARED CHECKPOINT --seconds 1080 [--rows 24] 
 The learning rate falls with the share of --seconds that has passed, so a run that is continued elsewhere ends as planned.
 """
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from training.config import Config, read_config
 from training.losses import LossWeights, batch_loss
 from training.model import Ramba
 from training.optimizer import Optimizer
+from training.rounding import Int8Rows
 from training.tokenizer import Tokenizer
 
 CALIBRATION_STEPS = 400         # chunks are first told apart, then their scores are moved to the right side of zero
@@ -116,11 +118,13 @@ def train(args, config):
                 break
         batch = {k: v.to(peers.device, non_blocking=True) for k, v in next(batches).items()}
         weights.calibration = 1.0 if args.initial else min(1.0, step / CALIBRATION_STEPS)
-        with torch.autocast(peers.device.split(':')[0], torch.bfloat16, enabled=torch.cuda.is_available()):
-            loss, figures = batch_loss(model, batch, weights, peers.landmarks if peers.count > 1 else None)
-        for p in parameters:
-            p.grad = None
-        loss.backward()
+        rounded = Int8Rows(model) if now >= (1 - args.rounded_share) * args.seconds else contextlib.nullcontext()
+        with rounded:
+            with torch.autocast(peers.device.split(':')[0], torch.bfloat16, enabled=torch.cuda.is_available()):
+                loss, figures = batch_loss(model, batch, weights, peers.landmarks if peers.count > 1 else None)
+            for p in parameters:
+                p.grad = None
+            loss.backward()
         if peers.count > 1:
             peers.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -167,6 +171,7 @@ if __name__ == '__main__':
     parser.add_argument('--strangers', type=int, default=32, help='chunks of other rows that each reader sees among its own; even')
     parser.add_argument('--matrix-rate', type=float, default=0.012, help='peak learning rate of Muon')
     parser.add_argument('--other-rate', type=float, default=1.2e-3, help='peak learning rate of AdamW')
+    parser.add_argument('--rounded-share', type=float, default=0.25, help='of the time, its end: training on weights rounded as in the bundle')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--log-every', type=int, default=50)
     parser.add_argument('--save-every', type=float, default=120, help='seconds')

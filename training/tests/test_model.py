@@ -52,6 +52,20 @@ class ModelTest(unittest.TestCase):
         self.assertLess((passes.landmarks[0] - expected).abs().max().item(), 1e-3)
         self.assertLess((fast.logits(passes.hidden)[0] - logits).abs().max().item(), 1e-3)
 
+    def test_rounded_weights_are_those_of_the_bundle(self):
+        import torch
+
+        from training import reference
+        from training.rounding import Int8Rows
+        model = tiny_model(**HALO_AND_LOOK)
+        before = {name: p.clone() for name, p in model.state_dict().items()}
+        stored = reference.dequantize(reference.quantize(before))
+        with Int8Rows(model):
+            for name, p in model.state_dict().items():
+                self.assertLess((p - stored[name]).abs().max().item(), 1e-6, name)
+        for name, p in model.state_dict().items():
+            self.assertTrue(torch.equal(p, before[name]), name)
+
     def test_state_restarts_where_the_segment_changes(self):
         import torch
         model = tiny_model()
@@ -139,7 +153,7 @@ class ModelTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             args = argparse.Namespace(prepared=str(prepared()), checkpoint=folder, seconds=0.1, initial=None, spent=0.0, rows=2, strangers=2, row_tokens=1024, reader_tokens=256,
                                       workers=0, seed=0, log_every=1000, save_every=1000,
-                                      matrix_rate=0.01, other_rate=1e-3, warmup_steps=10)
+                                      matrix_rate=0.01, other_rate=1e-3, warmup_steps=10, rounded_share=0.5)
             config = Config(vocab_size=vocabulary(), **SIZES, **HALO_AND_LOOK)
             train.train(args, config)
             first = checkpoint.read_config(folder), checkpoint.load_weights(folder)
