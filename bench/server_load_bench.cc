@@ -6,7 +6,8 @@
 //            MIB of text in all, a document a client, numbered from FIRST (0) on; RETENTION (keep
 //            or text) of the memory, which is created; FACTS (4) in each document
 //        server_load_bench ADDRESS retrieve MEMORY QUESTIONS
-//        server_load_bench ADDRESS needles MEMORY DOCUMENTS      the facts of the first DOCUMENTS
+//        server_load_bench ADDRESS needles MEMORY DOCUMENTS [CANDIDATES]
+//            the facts of the first DOCUMENTS; CANDIDATES of rerank (0: the server's usual number)
 //        server_load_bench ADDRESS generate MEMORY READERS TOKENS RUNS   (medians)
 //
 // Text: sentences of deploy/demo/book.txt (the working directory is the repository's, or BOOK names
@@ -20,6 +21,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -277,7 +279,7 @@ int Generate(const std::string& address, const std::string& memory, int readers,
 }
 
 // Asks for every fact of the first `documents` documents, cold and once more.
-int Needles(const std::string& address, const std::string& memory, int documents) {
+int Needles(const std::string& address, const std::string& memory, int documents, int candidates) {
   Client client({.address = address});
   const int needles = documents * kFactsPerDocument;
   for (const char* const round : {"first", "second"}) {
@@ -328,6 +330,7 @@ int Needles(const std::string& address, const std::string& memory, int documents
 
       // Behind Generate, whose first token is to find the pages as they are.
       retrieve.set_rerank(true);
+      retrieve.set_rerank_candidates(static_cast<uint32_t>(candidates));
       const auto reranked = client.Retrieve(retrieve);
       OrDie(reranked.status(), "retrieve with rerank");
       rerank_ms.push_back(reranked->timing().total_seconds() * 1e3);
@@ -343,11 +346,11 @@ int Needles(const std::string& address, const std::string& memory, int documents
         "\"retrieve_server_p50_ms\": %.3f, \"retrieve_server_p99_ms\": %.3f, "
         "\"retrieve_client_p50_ms\": %.3f, \"retrieve_client_p99_ms\": %.3f, "
         "\"first_token_p50_ms\": %.3f, \"first_token_p99_ms\": %.3f, "
-        "\"rerank_recall_at_1\": %d, \"rerank_server_p50_ms\": %.3f, "
+        "\"rerank_candidates\": %d, \"rerank_recall_at_1\": %d, \"rerank_server_p50_ms\": %.3f, "
         "\"rerank_server_p99_ms\": %.3f}\n",
         memory.c_str(), round, static_cast<long long>(chunks), needles, exact, first, among,
         At(server_ms, 0.5), At(server_ms, 0.99), At(retrieve_ms, 0.5), At(retrieve_ms, 0.99),
-        At(token_ms, 0.5), At(token_ms, 0.99), reranked_first, At(rerank_ms, 0.5),
+        At(token_ms, 0.5), At(token_ms, 0.99), candidates, reranked_first, At(rerank_ms, 0.5),
         At(rerank_ms, 0.99));
   }
   return 0;
@@ -365,8 +368,9 @@ int Main(int argc, char** argv) {
                    .first_document = argc > 7 ? std::atoi(argv[7]) : 0,
                    .facts = argc > 8 ? std::atoi(argv[8]) : kFactsPerDocument});
   }
-  if (work == "needles" && argc == 5) {
-    return Needles(argv[1], argv[3], static_cast<int>(number(4)));
+  if (work == "needles" && (argc == 5 || argc == 6)) {
+    return Needles(argv[1], argv[3], static_cast<int>(number(4)),
+                   argc > 5 ? std::atoi(argv[5]) : 0);
   }
   if (work == "retrieve" && argc == 5)
     return Retrieve(argv[1], argv[3], static_cast<int>(number(4)));
@@ -374,11 +378,11 @@ int Main(int argc, char** argv) {
     return Generate(argv[1], argv[3], static_cast<int>(number(4)), static_cast<int>(number(5)),
                     static_cast<int>(number(6)));
   }
-  std::fprintf(
-      stderr,
-      "usage: %s ADDRESS ingest MEMORY CLIENTS MIB [keep|text [FIRST [FACTS]]] | retrieve "
-      "MEMORY QUESTIONS | needles MEMORY DOCUMENTS | generate MEMORY READERS TOKENS RUNS\n",
-      argv[0]);
+  std::fprintf(stderr,
+               "usage: %s ADDRESS ingest MEMORY CLIENTS MIB [keep|text [FIRST [FACTS]]] | retrieve "
+               "MEMORY QUESTIONS | needles MEMORY DOCUMENTS [CANDIDATES] | generate MEMORY READERS "
+               "TOKENS RUNS\n",
+               argv[0]);
   return 2;
 }
 

@@ -186,9 +186,12 @@ struct RetrieveOptions {
   std::string question;
   int k = 8;
   bool explain = false;
-  // Order by the score after a second look at the chunks' pages, of more candidates than `k`.
-  // FAILED_PRECONDITION where the bundle's look_heads is 0.
+  // Order by the score after a second look at the chunks' pages. FAILED_PRECONDITION where the
+  // bundle's look_heads is 0.
   bool rerank = false;
+  // Of a rerank only: best chunks by landmark that are looked at, of which the best `k` are found;
+  // k to retrieve_k_max. 0: k, or 64 if that is more, within retrieve_k_max.
+  int rerank_candidates = 0;
   int context_bytes = 0;
   std::vector<ReadBarrier> barriers;
 };

@@ -61,6 +61,12 @@ int64_t FirstSelected(const ReadStep& step) {
   return 0;
 }
 
+// All of them have been looked at.
+bool HasScores(absl::Span<const ChunkHit> hits) {
+  return std::all_of(hits.begin(), hits.end(),
+                     [](const ChunkHit& hit) { return hit.rerank_score.has_value(); });
+}
+
 // The network's own selection of a row: the first `chunks_per_read` of it, most recent first.
 void NetworkSelection(absl::Span<ChunkHit> best_first, int chunks_per_read,
                       std::vector<ChunkHit*>* selection) {
@@ -469,9 +475,12 @@ void ReadBatcher::RunLooks(const Pass& pass) {
   if (looks_.empty()) return;
   const absl::Time start = absl::Now();
   const absl::Status status = Look(pass, looks_);
-  // Pages of all looks may be more than fit at one time where those of one do.
-  const bool alone = absl::IsResourceExhausted(status) && looks_.size() > 1;
+  // Pages of all looks may be more than fit at one time where those of one do: they cannot be
+  // pinned, or of those that were derived again the first left before the last were there.
+  const bool exhausted = absl::IsResourceExhausted(status);
   for (const RowLook& look : looks_) {
+    const bool again = exhausted || (status.ok() && !HasScores(look.hits));
+    const bool alone = again && looks_.size() > 1;
     look.batched->status.Update(alone ? Look(pass, absl::MakeConstSpan(&look, 1)) : status);
   }
   for (const RowLook& look : looks_) {

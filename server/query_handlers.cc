@@ -1,5 +1,6 @@
 #include "server/query_handlers.h"
 
+#include <cstdint>
 #include <string>
 #include <utility>
 
@@ -47,6 +48,21 @@ absl::StatusOr<int> CountOrUsual(absl::string_view field, int value, int usual, 
   return value == 0 ? usual : value;
 }
 
+// 0 means the engine's usual number.
+absl::StatusOr<int> RerankCandidates(const v1::RetrieveRequest& request, int k, int k_max) {
+  const uint32_t value = request.rerank_candidates();
+  if (value == 0) return 0;
+  if (!request.rerank()) {
+    return FieldError("rerank_candidates", absl::StrCat(value),
+                      absl::StrCat(value, " is set without rerank"));
+  }
+  if (value < static_cast<uint32_t>(k) || value > static_cast<uint32_t>(k_max)) {
+    return FieldError("rerank_candidates", absl::StrCat(value),
+                      absl::StrCat(value, " is not in ", k, " (k) .. ", k_max));
+  }
+  return static_cast<int>(value);
+}
+
 absl::Status CheckQuestion(absl::string_view question) {
   if (question.empty()) return FieldError("question", "", "is empty: at least 1 byte");
   return absl::OkStatus();
@@ -68,6 +84,8 @@ absl::StatusOr<v1::RetrieveResponse> QueryHandlers::Retrieve(const v1::RetrieveR
   ASSIGN_OR_RETURN(options.k, CountOrUsual("k", request.k(), kUsualK, limits_.retrieve_k_max));
   options.explain = request.explain();
   options.rerank = request.rerank();
+  ASSIGN_OR_RETURN(options.rerank_candidates,
+                   RerankCandidates(request, options.k, limits_.retrieve_k_max));
   ASSIGN_OR_RETURN(options.context_bytes,
                    CountOrUsual("context_bytes", request.context_bytes(), 0, kContextBytesMax));
   ASSIGN_OR_RETURN(options.barriers, check_.Barriers(request.barriers()));

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <map>
 #include <utility>
 
@@ -83,15 +84,34 @@ std::string WhyNothingWasFound(const v1::RetrieveRequest& request,
   return "no text of the memory is visible yet";
 }
 
+constexpr int64_t kUsualPassages = 8;
+
+absl::Status CheckSearchFlags(const CommandLine& line) {
+  if (line.Has("--candidates")) {
+    if (!line.Has("--rerank")) {
+      return absl::InvalidArgumentError(
+          "--candidates says how many passages --rerank looks at; it needs --rerank");
+    }
+    const int64_t candidates = line.Integer("--candidates", 0);
+    const int64_t wanted = line.Integer("-k", kUsualPassages);
+    if (candidates < wanted) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--candidates ", candidates, " is fewer than the ", wanted, " passages wanted (-k)"));
+    }
+  }
+  return CheckAsOfFlag(line);
+}
+
 absl::Status Search(Session& session) {
   v1::RetrieveRequest request;
   for (const std::string& name : session.MemoryNames(session.positional(0)))
     request.add_memories(name);
   SetAsOf(session.line(), &request);
   request.set_question(session.positional(1));
-  request.set_k(static_cast<int32_t>(session.line().Integer("-k", 8)));
+  request.set_k(static_cast<int32_t>(session.line().Integer("-k", kUsualPassages)));
   request.set_explain(session.line().Has("--explain"));
   request.set_rerank(session.line().Has("--rerank"));
+  request.set_rerank_candidates(static_cast<uint32_t>(session.line().Integer("--candidates", 0)));
   request.set_context_bytes(static_cast<int32_t>(session.line().Integer("--context", 0)));
   ASSIGN_OR_RETURN(v1::RetrieveResponse found, session.client().Retrieve(request, session.call()));
   const std::vector<WordWeights> words = WordsOf(found.explanation(), found.passages_size());
@@ -295,6 +315,9 @@ CommandSpec SearchCommand() {
                 {"--explain", "", "also show which words of the question chose which passage"},
                 {"--rerank", "",
                  "look again at the tokens of the best passages and order them by that; slower"},
+                {"--candidates", "N",
+                 "with --rerank: look at the N best by score (default: 64, or -k if that is more)",
+                 FlagSpec::Kind::kInteger, 1},
                 {"--context", "BYTES", "extend each text by so much on both sides, at most 4096",
                  FlagSpec::Kind::kInteger, 0}},
       .notes =
@@ -303,7 +326,11 @@ CommandSpec SearchCommand() {
           "passage gets at the end of the question (0 for passages beyond those it reads).\n"
           "With --rerank also rerank score: the match after the second look, which gives the order "
           "and the weights; a\n"
-          "passage that could not be looked at has none and comes last.\n\n"
+          "passage that could not be looked at has none and comes last. The look goes to the "
+          "--candidates best by score;\n"
+          "of more it finds more and takes longer. A passage that it brings up from beyond those "
+          "the network reads has\n"
+          "weight 0, though it may come first.\n\n"
           "--json: {results: [{document, memory, name, byte_begin, byte_end, score, weight, text, "
           "chunk_index}],\n"
           "chunks_scanned, damaged_passages, timing}; with --rerank results also have "
@@ -312,7 +339,7 @@ CommandSpec SearchCommand() {
           "result\n\n"
           "example: mneme search demo \"What is the pass key?\" -k 3 --explain\n",
       .run = Search,
-      .check = CheckAsOfFlag};
+      .check = CheckSearchFlags};
 }
 
 CommandSpec AskCommand() {

@@ -382,6 +382,38 @@ TEST_F(CliProgramTest, SearchReranked) {
               HasSubstr("--rerank takes no value"));
 }
 
+TEST_F(CliProgramTest, SearchSaysHowManyCandidatesARerankHas) {
+  service().SetRetrieveResponse(TwoPassages());
+  ASSERT_EQ(Run({"search", "m", "q", "--rerank"}).status, 0);
+  EXPECT_EQ(service().last_retrieve().rerank_candidates(), 0u) << "the server's own number";
+  ASSERT_EQ(Run({"search", "m", "q", "--rerank", "--candidates", "128"}).status, 0);
+  EXPECT_EQ(service().last_retrieve().rerank_candidates(), 128u);
+  EXPECT_EQ(service().last_retrieve().k(), 8);
+  ASSERT_EQ(Run({"search", "m", "q", "--rerank", "-k", "3", "--candidates=3"}).status, 0);
+  EXPECT_EQ(service().last_retrieve().rerank_candidates(), 3u);
+
+  const auto refused = [&](const std::vector<std::string>& arguments) {
+    const Program::Result result = Run(arguments);
+    EXPECT_EQ(result.status, 2);
+    return result.errors;
+  };
+  EXPECT_THAT(refused({"search", "m", "q", "--candidates", "64"}),
+              HasSubstr("--candidates says how many passages --rerank looks at; it needs "
+                        "--rerank"));
+  EXPECT_THAT(refused({"search", "m", "q", "--rerank", "--candidates", "7"}),
+              HasSubstr("--candidates 7 is fewer than the 8 passages wanted (-k)"));
+  EXPECT_THAT(refused({"search", "m", "q", "--rerank", "-k", "20", "--candidates", "19"}),
+              HasSubstr("--candidates 19 is fewer than the 20 passages wanted (-k)"));
+  for (const char* value : {"0", "-1", "many", "3000000000"}) {
+    EXPECT_THAT(refused({"search", "m", "q", "--rerank", absl::StrCat("--candidates=", value)}),
+                HasSubstr("--candidates"));
+  }
+  EXPECT_THAT(refused({"search", "m", "q", "--candidates", "64", "--rerank", "--as-of", "then"}),
+              HasSubstr("--as-of"));
+  EXPECT_THAT(refused({"ask", "m", "q", "--candidates", "64"}), HasSubstr("--candidates"));
+  EXPECT_THAT(Run({"search", "--help"}).output, HasSubstr("--candidates N"));
+}
+
 TEST_F(CliProgramTest, SearchSaysWhatIsDamagedAndWhatWasNotThereYet) {
   v1::RetrieveResponse found = TwoPassages();
   found.set_damaged_passage_count(1);

@@ -152,6 +152,10 @@ TEST(RealServerTest, ProgramFromCreateToDelete) {
   ASSERT_EQ(looked.size(), 3u);
   EXPECT_THAT(looked[0]["text"].get<std::string>(), HasSubstr("40917"));
   EXPECT_GE(looked[0]["rerank_score"], looked[1]["rerank_score"]);
+  const json wider = run({"search", "m", "What is the pass key? The pass key is", "-k", "3",
+                          "--rerank", "--candidates", "256"})["results"];
+  ASSERT_EQ(wider.size(), 3u);
+  EXPECT_EQ(wider[0]["byte_begin"], looked[0]["byte_begin"]);
   EXPECT_EQ(
       run({"ask", "m", "What is the pass key? The pass key is", "--max-tokens", "8"})["answer"],
       "40917");

@@ -22,8 +22,10 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
-// Of the fake model: as many chunks as four tokens read.
-constexpr size_t kCandidates = 16;
+// Looked at unless a question says how many.
+constexpr size_t kCandidates = 64;
+// Chunks that a token of the fake model reads.
+constexpr size_t kChunksPerRead = 4;
 
 class RerankTest : public ::testing::Test {
  protected:
@@ -37,6 +39,23 @@ class RerankTest : public ::testing::Test {
     return harness_.engine().Retrieve(
         {.memories = {harness_.Memory("m")}, .question = question, .k = k, .rerank = rerank},
         context);
+  }
+  // The same of so many candidates.
+  absl::StatusOr<RetrieveResult> AskOf(int candidates, const std::string& question, int k,
+                                       bool rerank = true) {
+    return harness_.engine().Retrieve({.memories = {harness_.Memory("m")},
+                                       .question = question,
+                                       .k = k,
+                                       .rerank = rerank,
+                                       .rerank_candidates = candidates},
+                                      {.deadline = absl::Now() + kPatience});
+  }
+  // `otters` chunks that fit "the otter swam", and before them one that the look wants, which is
+  // last of them all by its landmark.
+  void IngestZebraBehind(int otters) {
+    std::vector<std::string> texts = {"a zebra slept"};
+    texts.resize(static_cast<size_t>(otters) + 1, "the otter swam");
+    IngestChunks(texts);
   }
   // A document of each text, the oldest first.
   void IngestChunks(const std::vector<std::string>& texts) {
@@ -94,26 +113,153 @@ TEST_F(RerankTest, PassagesComeInTheOrderOfTheSecondLook) {
   EXPECT_GT(harness_.Metric("mneme_engine_stage_seconds_count{stage=\"look\"}"), 0);
 }
 
-TEST_F(RerankTest, FourReadsOfChunksAreLookedAtAndMoreWhereMoreAreWanted) {
-  // The only zebra is the last of 20 chunks by its landmark, whose every chunk fits the question.
-  std::vector<std::string> texts = {"a zebra slept"};
-  for (int i = 0; i < 19; ++i) texts.push_back("the otter swam");
-  IngestChunks(texts);
-  for (const int k : {1, 8, 16, 19}) {
+TEST_F(RerankTest, SixtyFourAreLookedAtAndMoreWhereMoreAreWanted) {
+  IngestZebraBehind(69);
+  for (const int k : {1, 8, 64, 69}) {
     const auto result = Ask("the otter swam", k);
     ASSERT_TRUE(result.ok()) << result.status();
     ASSERT_THAT(result->passages, SizeIs(k));
     EXPECT_EQ(result->passages[0].text, "the otter swam") << k;
     EXPECT_EQ(harness_.model().looked_pages().back(), std::max<size_t>(kCandidates, k));
   }
-  const auto all = Ask("the otter swam", 20);
+  const auto all = Ask("the otter swam", 70);
   EXPECT_EQ(all->passages[0].text, "a zebra slept");
   const auto more = Ask("the otter swam", 256);
-  ASSERT_THAT(more->passages, SizeIs(20));
+  ASSERT_THAT(more->passages, SizeIs(70));
   EXPECT_EQ(more->passages[0].text, "a zebra slept");
   // One that is not wanted by landmarks alone, but is among those looked at.
   harness_.Ingest("m", "new", "the zebra", true);
   EXPECT_EQ(Ask("the zebra otter", 1)->passages[0].text, "the zebra");
+}
+
+TEST_F(RerankTest, CandidatesSayHowFarDownTheLookFinds) {
+  IngestZebraBehind(79);  // at place 80
+  for (const int k : {1, 3, 79}) {
+    SCOPED_TRACE(k);
+    const auto fewer = AskOf(79, "the otter swam", k);
+    ASSERT_TRUE(fewer.ok()) << fewer.status();
+    ASSERT_THAT(fewer->passages, SizeIs(k));
+    EXPECT_THAT(Texts(*fewer), ::testing::Each("the otter swam"));
+    EXPECT_EQ(harness_.model().looked_pages().back(), 79u);
+
+    const auto enough = AskOf(80, "the otter swam", k);
+    ASSERT_TRUE(enough.ok()) << enough.status();
+    ASSERT_THAT(enough->passages, SizeIs(k));
+    EXPECT_EQ(enough->passages[0].text, "a zebra slept");
+    EXPECT_EQ(harness_.model().looked_pages().back(), 80u);
+    EXPECT_EQ(enough->chunks_scanned, 80) << "as without";
+  }
+}
+
+TEST_F(RerankTest, FewerCandidatesThanTheNetworkReadsAreAllThatTakePart) {
+  IngestZebraBehind(2);  // at place 3
+  const auto by_landmark = Ask("the otter swam", 3, /*rerank=*/false);
+  EXPECT_THAT(Texts(*by_landmark),
+              ElementsAre("the otter swam", "the otter swam", "a zebra slept"));
+  for (const int k : {1, 2}) {
+    const auto two = AskOf(2, "the otter swam", k);
+    ASSERT_TRUE(two.ok()) << two.status();
+    ASSERT_THAT(two->passages, SizeIs(k));
+    EXPECT_THAT(Texts(*two), ::testing::Each("the otter swam"));
+    EXPECT_EQ(harness_.model().looked_pages().back(), 3u) << "for the weights of the reading";
+  }
+  const Found all = AllOf(*Ask("the otter swam", 3));
+  EXPECT_EQ(std::get<0>(all[0]), harness_.Document("m", "d0"));
+  EXPECT_EQ(AllOf(*AskOf(3, "the otter swam", 3)), all);
+  const Found two = AllOf(*AskOf(2, "the otter swam", 2));
+  EXPECT_EQ(two, Found(all.begin() + 1, all.end())) << "weights too";
+}
+
+TEST_F(RerankTest, MoreCandidatesThanTheMemoryHasAreAllItHas) {
+  IngestZebraBehind(4);
+  const auto result = AskOf(256, "the otter swam", 3);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(Texts(*result), ElementsAre("a zebra slept", "the otter swam", "the otter swam"));
+  EXPECT_EQ(harness_.model().looked_pages().back(), 5u);
+  EXPECT_EQ(AllOf(*result), AllOf(*Ask("the otter swam", 3)));
+}
+
+TEST_F(RerankTest, EqualAfterTheLookAreInTheOrderOfLandmarksTheNewestFirst) {
+  IngestChunks({"a zebra slept", "the otter swam", "a zebra slept", "the otter swam",
+                "a zebra slept", "the otter swam"});
+  const std::vector<std::string> want = {"d4", "d2", "d0", "d5", "d3", "d1"};
+  for (const int candidates : {6, 20, 256}) {
+    for (const int k : {2, 4, 6}) {
+      const auto result = AskOf(candidates, "the otter swam", k);
+      ASSERT_TRUE(result.ok()) << result.status();
+      ASSERT_THAT(result->passages, SizeIs(k));
+      for (size_t i = 0; i < result->passages.size(); ++i) {
+        EXPECT_EQ(result->passages[i].document, harness_.Document("m", want[i])) << candidates;
+      }
+    }
+  }
+}
+
+TEST_F(RerankTest, CandidatesBeyondWhatTheNetworkReadsWeighNothing) {
+  IngestZebraBehind(9);
+  const auto few = AskOf(9, "the otter swam", 9);
+  const auto result = AskOf(10, "the otter swam", 10);
+  ASSERT_TRUE(few.ok() && result.ok());
+  EXPECT_EQ(result->passages[0].text, "a zebra slept");
+  EXPECT_EQ(result->passages[0].weight, 0);
+  // What the others weigh does not depend on who else is looked at.
+  const Found found = AllOf(*result);
+  EXPECT_EQ(Found(found.begin() + 1, found.end()), AllOf(*few));
+  double sum = 0;
+  for (size_t i = 1; i <= kChunksPerRead; ++i) sum += result->passages[i].weight;
+  EXPECT_GT(sum, 0.9) << "of the best by landmark, which have equal scores";
+  for (size_t i = kChunksPerRead + 1; i < 10; ++i) EXPECT_EQ(result->passages[i].weight, 0);
+}
+
+TEST_F(RerankTest, TextOfPassagesThatAreNotFoundIsNotRead) {
+  std::vector<std::string> texts = {"a zebra slept"};
+  for (int i = 0; i < 19; ++i) texts.push_back("the otter swam on quicksilver");
+  IngestChunks(texts);
+  ASSERT_EQ(harness_.Damage(Table::kText, "quicksilver"), 19);
+  const auto best = AskOf(256, "the otter swam", 1);
+  ASSERT_TRUE(best.ok()) << best.status();
+  EXPECT_THAT(Texts(*best), ElementsAre("a zebra slept"));
+  EXPECT_EQ(best->damaged_passages, 0);
+  EXPECT_EQ(harness_.Metric("mneme_passages_damaged_total"), 0);
+  // One more would be among the damaged, all of which are in its way.
+  const auto two = AskOf(256, "the otter swam", 2);
+  ASSERT_TRUE(two.ok()) << two.status();
+  EXPECT_THAT(Texts(*two), ElementsAre("a zebra slept"));
+  EXPECT_GE(two->damaged_passages, 19);
+}
+
+TEST_F(RerankTest, NextBestCandidateTakesThePlaceOfADamagedOne) {
+  IngestChunks({"a zebra slept", "a zebra on quicksilver", "the otter swam", "the otter swam"});
+  ASSERT_EQ(harness_.Damage(Table::kText, "quicksilver"), 1);
+  const auto result = AskOf(256, "the otter swam", 1);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(Texts(*result), ElementsAre("a zebra slept"));
+}
+
+TEST_F(RerankTest, CandidatesAreOfAllMemoriesAtTheirMoment) {
+  harness_.CreateMemory("other");
+  IngestZebraBehind(9);
+  harness_.Ingest("other", "o", "a zebra ran", true);
+  absl::SleepFor(absl::Milliseconds(2));
+  const absl::Time moment = absl::Now();
+  absl::SleepFor(absl::Milliseconds(2));
+  harness_.Ingest("m", "later", "no zebra", true);
+  RetrieveOptions options{.memories = {harness_.Memory("other"), harness_.Memory("m")},
+                          .question = "the otter swam",
+                          .k = 3,
+                          .rerank = true,
+                          .rerank_candidates = 12};
+  const auto now = harness_.engine().Retrieve(options, {});
+  ASSERT_TRUE(now.ok()) << now.status();
+  EXPECT_THAT(Texts(*now),
+              ::testing::UnorderedElementsAre("no zebra", "a zebra ran", "a zebra slept"));
+  EXPECT_EQ(now->chunks_scanned, 12);
+  options.as_of = moment;
+  const auto then = harness_.engine().Retrieve(options, {});
+  ASSERT_TRUE(then.ok()) << then.status();
+  EXPECT_THAT(Texts(*then),
+              ::testing::UnorderedElementsAre("a zebra ran", "a zebra slept", "the otter swam"));
+  EXPECT_EQ(then->chunks_scanned, 11);
 }
 
 TEST_F(RerankTest, WeightsAreThoseOfTheReading) {
@@ -156,36 +302,50 @@ TEST_F(RerankTest, ExplainDoesNotChangeTheAnswer) {
                           .question = RandomQuestion(9, 40),
                           .k = 12,
                           .rerank = true};
-  const auto plain = harness_.engine().Retrieve(options, {});
-  options.explain = true;
-  const auto explained = harness_.engine().Retrieve(options, {});
-  ASSERT_TRUE(plain.ok() && explained.ok());
-  EXPECT_EQ(AllOf(*plain), AllOf(*explained));
-  ASSERT_FALSE(explained->explanation.empty());
-  EXPECT_THAT(explained->explanation[0].weights, SizeIs(12));
+  for (const int candidates : {0, 12, 40}) {
+    SCOPED_TRACE(candidates);
+    options.rerank_candidates = candidates;
+    options.explain = false;
+    const auto plain = harness_.engine().Retrieve(options, {});
+    options.explain = true;
+    const auto explained = harness_.engine().Retrieve(options, {});
+    ASSERT_TRUE(plain.ok() && explained.ok());
+    EXPECT_EQ(AllOf(*plain), AllOf(*explained));
+    ASSERT_FALSE(explained->explanation.empty());
+    EXPECT_THAT(explained->explanation[0].weights, SizeIs(12));
+  }
 }
 
 // Of fewer pages than are looked at, or hardly more: they are not all pinned at one time.
 TEST_F(RerankTest, SmallHostTierDoesNotChangeTheAnswer) {
-  constexpr uint64_t kQuestions = 10;
   harness_.Ingest("m", "d", RandomText(8, 400) + " zebra " + RandomText(9, 400));
-  std::vector<Found> before;
-  for (uint64_t i = 0; i < kQuestions; ++i) {
-    before.push_back(AllOf(*Ask(RandomQuestion(i, 40), 12)));
-  }
+  const auto ask = [&](int candidates, int k) {
+    std::vector<Found> answers;
+    for (uint64_t i = 0; i < 10; ++i) {
+      const auto result = AskOf(candidates, RandomQuestion(i, 40), k);
+      EXPECT_TRUE(result.ok()) << result.status();
+      if (result.ok()) answers.push_back(AllOf(*result));
+    }
+    return answers;
+  };
+  const std::vector<Found> sixteen = ask(16, 12), usual = ask(0, 64);
   for (const Retention retention : {Retention::kKeep, Retention::kText}) {
     ASSERT_TRUE(
         harness_.engine().UpdateMemory(harness_.Memory("m"), {.retention = retention}).ok());
-    for (const int pages : {24, 16, 12, 8}) {
+    for (const int pages : {120, 80, 72, 24, 16, 12, 8}) {
       SCOPED_TRACE(pages);
       harness_.store_options().host_page_bytes_max = pages * 64;
       LosePages();
-      for (uint64_t i = 0; i < kQuestions; ++i) {
-        const auto result = Ask(RandomQuestion(i, 40), 12);
-        ASSERT_TRUE(result.ok()) << result.status();
-        EXPECT_EQ(AllOf(*result), before[i]) << i;
-      }
+      EXPECT_EQ(ask(16, 12), sixteen);
       EXPECT_EQ(Unavailable(), 0);
+    }
+    // Of so many together those that are derived again first leave the tier, in which nobody has
+    // read them, before the last are there; those of one look do not.
+    for (const int pages : {120, 80, 72}) {
+      SCOPED_TRACE(pages);
+      harness_.store_options().host_page_bytes_max = pages * 64;
+      LosePages();
+      EXPECT_EQ(ask(0, 64), usual);
     }
   }
 }
@@ -320,6 +480,34 @@ TEST_F(RerankTest, ANetworkWithoutASecondLookSaysSo) {
           .status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("the bundle has look_heads 0"));
+}
+
+TEST_F(RerankTest, CandidatesAreFromKToTheMostOfK) {
+  harness_.Ingest("m", "d", "the zebra crossed", true);
+  const auto message = [&](int candidates, int k, bool rerank = true) {
+    const absl::Status status = AskOf(candidates, "x", k, rerank).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << candidates;
+    return std::string(status.message());
+  };
+  EXPECT_EQ(message(7, 8), "rerank_candidates is 7; it must be k, 8, to 256");
+  EXPECT_EQ(message(257, 8), "rerank_candidates is 257; it must be k, 8, to 256");
+  EXPECT_EQ(message(-1, 1), "rerank_candidates is -1; it must be k, 1, to 256");
+  EXPECT_EQ(message(8, 8, /*rerank=*/false), "rerank_candidates is 8 without rerank");
+  for (const int candidates : {0, 8, 9, 256}) {
+    EXPECT_TRUE(AskOf(candidates, "x", 8).ok()) << candidates;
+  }
+  EXPECT_TRUE(AskOf(0, "x", 8, /*rerank=*/false).ok());
+}
+
+TEST_F(RerankTest, MostOfKOfAServerIsThatOfCandidates) {
+  IngestZebraBehind(29);
+  harness_.Stop();
+  harness_.options().retrieve_k_max = 20;
+  harness_.Start();
+  EXPECT_THAT(std::string(AskOf(21, "x", 1).status().message()), HasSubstr("to 20"));
+  ASSERT_TRUE(AskOf(20, "x", 1).ok());
+  ASSERT_TRUE(Ask("the otter swam", 1).ok());
+  EXPECT_EQ(harness_.model().looked_pages().back(), 20u);
 }
 
 TEST_F(RerankTest, LimitsAndDeadlinesAreThoseOfOtherRetrievals) {

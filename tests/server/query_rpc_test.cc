@@ -91,6 +91,7 @@ TEST_F(QueryRpcTest, RetrieveHandsEverythingOverAndBack) {
   request.set_k(5);
   request.set_explain(true);
   request.set_rerank(true);
+  request.set_rerank_candidates(40);
   request.set_context_bytes(100);
   auto* barrier = request.add_barriers();
   barrier->set_document("tenants/default/memories/books/documents/a");
@@ -102,6 +103,7 @@ TEST_F(QueryRpcTest, RetrieveHandsEverythingOverAndBack) {
   EXPECT_EQ(seen.k, 5);
   EXPECT_TRUE(seen.explain);
   EXPECT_TRUE(seen.rerank);
+  EXPECT_EQ(seen.rerank_candidates, 40);
   EXPECT_EQ(seen.context_bytes, 100);
   ASSERT_EQ(seen.barriers.size(), 1u);
   EXPECT_EQ(seen.barriers[0].visible_bytes, 42);
@@ -145,6 +147,34 @@ TEST_F(QueryRpcTest, RerankIsNotAskedForUnlessItIsAndMayNotFit) {
   EXPECT_TRUE(Retrieve(request).ok());
   request.set_rerank(true);
   ExpectError(Retrieve(request), grpc::FAILED_PRECONDITION, "look_heads 0", "STATE_NOT_FIT");
+}
+
+TEST_F(QueryRpcTest, RerankCandidatesAreLeftToTheEngineOrFromKToItsMost) {
+  int candidates = -1;
+  engine_.retrieve = [&](const RetrieveOptions& options, const CallContext&) {
+    candidates = options.rerank_candidates;
+    return RetrieveResult();
+  };
+  v1::RetrieveRequest request = Question();
+  EXPECT_TRUE(Retrieve(request).ok());
+  EXPECT_EQ(candidates, 0);
+  request.set_rerank_candidates(64);
+  ExpectFieldError(Retrieve(request), "rerank_candidates", "64 is set without rerank");
+  request.set_rerank(true);
+  EXPECT_TRUE(Retrieve(request).ok());
+  EXPECT_EQ(candidates, 64);
+  request.set_rerank_candidates(7);
+  ExpectFieldError(Retrieve(request), "rerank_candidates", "7 is not in 8 (k) .. 256");
+  request.set_k(3);
+  EXPECT_TRUE(Retrieve(request).ok());
+  EXPECT_EQ(candidates, 7);
+  request.set_rerank_candidates(257);
+  ExpectFieldError(Retrieve(request), "rerank_candidates", "257 is not in 3 (k) .. 256");
+  request.set_rerank_candidates(4'294'967'295);  // no negative number of the engine's
+  ExpectFieldError(Retrieve(request), "rerank_candidates", "4294967295 is not in");
+  request.set_rerank_candidates(256);
+  EXPECT_TRUE(Retrieve(request).ok());
+  EXPECT_EQ(candidates, 256);
 }
 
 TEST_F(QueryRpcTest, BadQuestionsAreInvalid) {
