@@ -1,6 +1,7 @@
 """Keys and values of generated facts: many shapes, so that a model learns to match strings and not a list of them.
 
 Every function takes a `random.Random` and a Lexicon. Some shapes are kept for evaluation (HELD_OUT_KEYS)."""
+import re
 import string
 
 ONSETS = 'b bl br c ch cl cr d dr f fl fr g gl gr h j k kl kr l m n p pl pr qu r s sh sk sl sm sn sp st str t th tr v w x y z'.split()
@@ -81,6 +82,7 @@ KEYS = {
     'code': lambda r, x: f'{letters(r, 1, 4)}-{digits(r, 2, 5)}',
     'hex': lambda r, x: hex_digits(r, 6, 10),
     'number': lambda r, x: digits(r, 4, 8),
+    'series': lambda r, x: f'{_word(r, x)} {r.choice(x.nouns)} {r.randint(1, 60)}',
     'numbered': lambda r, x: f'{r.choice(x.nouns)} {digits(r, 1, 4)}',
     'snake': lambda r, x: f'{_word(r, x)}_{_word(r, x)}',
     'camel': lambda r, x: f'{_word(r, x)}{_word(r, x).capitalize()}',
@@ -115,7 +117,11 @@ VALUES = {
 
 
 def near_duplicate(rng, lex, key):
-    """A key that shares most of its characters with `key`: one word replaced, or one digit or letter changed."""
+    """A key that shares most of its characters with `key`: another number, one word replaced, or one digit or letter changed."""
+    numbers = list(re.finditer(r'\d+', key))
+    if numbers and rng.random() < 0.4:
+        found = rng.choice(numbers)
+        return key[:found.start()] + str(rng.randrange(10 ** min(2, len(found.group())) if rng.random() < 0.6 else 10 ** len(found.group()))) + key[found.end():]
     parts = key.split(' ')
     if len(parts) > 1 and rng.random() < 0.6:
         i = rng.randrange(len(parts))
