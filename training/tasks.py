@@ -258,13 +258,14 @@ def updates(world, rng, theme):
         first = theme.fact(rng)
         second = facts.Fact(first.style, first.relation, first.key, '', words.VALUES[rng.choice(theme.value_shapes)](rng, world.lex))
         old.append((first, state(world, rng, theme, first)))
-        new.append((second, state(world, rng, theme, second, rng.choice((facts.CHANGES, theme.frames)))))
+        new.append((second, state(world, rng, theme, second, rng.choice((facts.CHANGES, wordings.LISTED['change'], None)))))
     statements = [s for _, s in rng.sample(old, len(old))] + [s for _, s in rng.sample(new, len(new))]
     memory, stretches = place(world, rng, statements, in_order=True)
     questions = []
     for (first, a), (second, b) in list(zip(old, new)) * times(old):
         before = rng.random() < 0.3
-        text = theme.ask(rng, first, facts.BEFORE_QUESTIONS if before else None)
+        asked = (facts.BEFORE_QUESTIONS, wordings.LISTED['before']) if before else (None, None, wordings.LISTED['now'])
+        text = theme.ask(rng, first, rng.choice(asked))
         fact, holder, ignored = (first, a, set()) if before else (second, b, a.gold(memory))
         questions.append(Question(world.tokenizer.encode(text), told(world, memory, [fact.value], [holder], [ignored])))
     return memory, questions + about_text(world, rng, memory, stretches, max(4, QUESTIONS_MAX - len(questions)))
@@ -338,7 +339,7 @@ def dialogue(world, rng, theme):
     return world.question_sets.dialogue(world, rng)
 
 
-TASKS = {single: 0.38, multi_query: 0.11, multi_value: 0.11, updates: 0.04, chains: 0.06, two_hops: 0.02, text_questions: 0.07,
+TASKS = {single: 0.36, multi_query: 0.11, multi_value: 0.10, updates: 0.07, chains: 0.06, two_hops: 0.02, text_questions: 0.07,
          real_questions: 0.19, dialogue: 0.02}
 TEXT_SHARE = 0.08                # rows that are plain language modelling
 

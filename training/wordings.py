@@ -141,7 +141,8 @@ def beside_value(rng, frame):
 
 
 WRITTEN = {style: (_lines(f'{style}.statements'), _lines(f'{style}.questions')) for style in STATEMENTS}
-LISTED = {kind: [line.split('\t', 1)[1] for line in _lines('lists') if line.startswith(f'{kind}\t')] for kind in ('every', 'several', 'chain')}
+LISTED = {kind: [line.split('\t', 1)[1] for line in _lines('lists') if line.startswith(f'{kind}\t')] for kind in
+          ('every', 'several', 'chain', 'change', 'before', 'now')}
 
 
 def written(rng, style, asking):

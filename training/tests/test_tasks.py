@@ -74,7 +74,7 @@ class TasksTest(unittest.TestCase):
         from training import facts, wordings
         slots = {'sentence': {'R', 'K'}, 'record': {'K'}, 'context': {'C', 'R', 'K'}}
         files = [(texts, slots[style] | (set() if asking else {'V'})) for style, both in wordings.WRITTEN.items() for asking, texts in enumerate(both)]
-        files += [(wordings.LISTED[kind], {'v'} if kind == 'chain' else {'R', 'K'}) for kind in wordings.LISTED]
+        files += [(lines, {'chain': {'v'}, 'change': {'R', 'K', 'V'}}.get(kind, {'R', 'K'})) for kind, lines in wordings.LISTED.items()]
         held_out = {f.lower().strip('.?') for name in dir(facts) if name.startswith(('HELD_OUT', 'FRESH')) for f in getattr(facts, name)}
         for texts, expected in files:
             self.assertGreater(len(texts), 35)
