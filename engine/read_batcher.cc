@@ -483,9 +483,11 @@ void ReadBatcher::RunLooks(const Pass& pass) {
     const bool alone = again && looks_.size() > 1;
     look.batched->status.Update(alone ? Look(pass, absl::MakeConstSpan(&look, 1)) : status);
   }
-  for (const RowLook& look : looks_) {
-    ReadStep& step = *look.batched->step;
-    step.look_seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  for (const BatchedStep* batched : pass.steps) {
+    ReadStep& step = *batched->step;
+    if (!step.rerank || !batched->status.ok()) continue;
+    step.look_seconds = seconds;
     Weigh(absl::MakeSpan(step.rows.back()), /*reranked=*/true);
   }
 }
