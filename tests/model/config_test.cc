@@ -25,7 +25,7 @@ void ExpectRefused(const std::string& json, const std::string& message) {
 }
 
 template <typename Value>
-void ExpectValueRefused(const char* field, const Value& value, const std::string& message) {
+void ExpectValueRefused(const std::string& field, const Value& value, const std::string& message) {
   nlohmann::json json = Shipped();
   json[field] = value;
   ExpectRefused(json.dump(), message);
@@ -92,32 +92,28 @@ TEST(ModelConfigTest, MissingFieldIsNamed) {
   }
 }
 
-TEST(ModelConfigTest, LookHeadsMayBeMissing) {
+// A whole number from 0 to `most` that may be missing, which is 0.
+void ExpectOptional(const std::string& field, int ModelConfig::*member, int most) {
   nlohmann::json json = Shipped();
-  json.erase("look_heads");
-  EXPECT_EQ(ParseModelConfig(json.dump()).value().look_heads, 0);
-  for (const int heads : {0, 1, 6, 256}) {
-    json["look_heads"] = heads;
-    EXPECT_EQ(ParseModelConfig(json.dump()).value().look_heads, heads);
+  json.erase(field);
+  EXPECT_EQ(ParseModelConfig(json.dump()).value().*member, 0);
+  for (const int value : {0, 1, 2, 6, most}) {
+    json[field] = value;
+    EXPECT_EQ(ParseModelConfig(json.dump()).value().*member, value);
   }
-  ExpectValueRefused("look_heads", -1, "look_heads is -1, expected 0 to 256");
-  ExpectValueRefused("look_heads", 257, "look_heads is 257, expected 0 to 256");
-  ExpectValueRefused("look_heads", 2.5, "look_heads is 2.5, expected a whole number");
-  ExpectValueRefused("look_heads", nullptr, "look_heads is null, expected a whole number");
+  const std::string range = ", expected 0 to " + std::to_string(most);
+  ExpectValueRefused(field, -1, field + " is -1" + range);
+  ExpectValueRefused(field, most + 1, field + " is " + std::to_string(most + 1) + range);
+  ExpectValueRefused(field, 2.5, field + " is 2.5, expected a whole number");
+  ExpectValueRefused(field, nullptr, field + " is null, expected a whole number");
+}
+
+TEST(ModelConfigTest, LookHeadsMayBeMissing) {
+  ExpectOptional("look_heads", &ModelConfig::look_heads, 256);
 }
 
 TEST(ModelConfigTest, NewestMarginMayBeMissing) {
-  nlohmann::json json = Shipped();
-  json.erase("newest_margin");
-  EXPECT_EQ(ParseModelConfig(json.dump()).value().newest_margin, 0);
-  for (const int margin : {0, 1, 2, 64}) {
-    json["newest_margin"] = margin;
-    EXPECT_EQ(ParseModelConfig(json.dump()).value().newest_margin, margin);
-  }
-  ExpectValueRefused("newest_margin", -1, "newest_margin is -1, expected 0 to 64");
-  ExpectValueRefused("newest_margin", 65, "newest_margin is 65, expected 0 to 64");
-  ExpectValueRefused("newest_margin", 2.5, "newest_margin is 2.5, expected a whole number");
-  ExpectValueRefused("newest_margin", nullptr, "newest_margin is null, expected a whole number");
+  ExpectOptional("newest_margin", &ModelConfig::newest_margin, 64);
 }
 
 TEST(ModelConfigTest, UnknownFieldIsNamed) {

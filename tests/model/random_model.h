@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <memory>
 #include <random>
 #include <string>
@@ -58,17 +57,6 @@ inline std::vector<float> HostRows(Backend& backend, const Buffer& rows, int64_t
   std::vector<float> host(static_cast<size_t>(count));
   EXPECT_TRUE(backend.CopyOut(host.data(), rows.data(), count * 4).ok());
   return host;
-}
-
-inline double StoredElement(const uint8_t* data, DType dtype, int64_t i) {
-  if (dtype == DType::kBf16) {
-    Bf16 value;
-    std::memcpy(&value, data + 2 * i, 2);
-    return Bf16ToFloat(value);
-  }
-  float value;
-  std::memcpy(&value, data + 4 * i, 4);
-  return value;
 }
 
 // Largest difference over largest magnitude.

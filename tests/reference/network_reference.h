@@ -21,13 +21,28 @@ namespace mneme {
 
 using Doubles = std::vector<double>;
 
+// Element i of stored values.
+inline double StoredElement(const uint8_t* data, DType dtype, int64_t i) {
+  if (dtype == DType::kI8) return static_cast<int8_t>(data[i]);
+  if (dtype == DType::kBf16) {
+    Bf16 value;
+    std::memcpy(&value, data + 2 * i, 2);
+    return Bf16ToFloat(value);
+  }
+  float value;
+  std::memcpy(&value, data + 4 * i, 4);
+  return value;
+}
+
 class NetworkReference {
  public:
   explicit NetworkReference(const Bundle& bundle) : c_(bundle.config), pad_id_(bundle.pad_id) {
     const auto& tensors = bundle.weights->tensors();
     for (const auto& [name, tensor] : tensors) {
       Doubles values;
-      for (int64_t i = 0; i < tensor.elements(); ++i) values.push_back(Element(tensor, i));
+      for (int64_t i = 0; i < tensor.elements(); ++i) {
+        values.push_back(StoredElement(tensor.data.data(), tensor.dtype, i));
+      }
       weights_[name] = values;
     }
     for (const auto& [name, tensor] : tensors) {
@@ -84,19 +99,6 @@ class NetworkReference {
   }
 
  private:
-  static double Element(const TensorView& tensor, int64_t i) {
-    const uint8_t* data = tensor.data.data();
-    if (tensor.dtype == DType::kI8) return static_cast<int8_t>(data[i]);
-    if (tensor.dtype == DType::kBf16) {
-      Bf16 value;
-      std::memcpy(&value, data + 2 * i, 2);
-      return Bf16ToFloat(value);
-    }
-    float value;
-    std::memcpy(&value, data + 4 * i, 4);
-    return value;
-  }
-
   const Doubles& W(const std::string& name) const { return weights_.at(name); }
   Doubles Product(const std::string& name, const Doubles& x) const {
     const Doubles& w = W(name);
