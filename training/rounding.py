@@ -1,22 +1,23 @@
-"""Training on the weights that the bundle will have: forward and backward on rows rounded to int8, steps on the exact ones
+"""Training on the weights that the bundle will have: forward and backward on rounded ones, steps on the exact ones
 (straight-through estimation, arXiv 1308.3432)."""
 import torch
 
+from training import reference
 
-class Int8Rows:
-    """`with Int8Rows(model):` the matrices that a bundle stores as int8 rows (reference.quantize) hold rounded values."""
+
+class Rounded:
+    """`with rounded:` the model has the weights that a bundle gives back (reference.quantize)."""
 
     def __init__(self, model):
-        self.matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and 'conv1d' not in name]
+        self.parameters = dict(model.named_parameters())
 
     @torch.no_grad()
     def __enter__(self):
-        self.exact = [p.detach().clone() for p in self.matrices]
-        for p in self.matrices:
-            scale = p.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
-            p.copy_((p / scale).round().clamp(-127, 127) * scale)
+        self.exact = {name: p.detach().clone() for name, p in self.parameters.items()}
+        for name, stored in reference.dequantize(reference.quantize(self.exact)).items():
+            self.parameters[name].copy_(stored)
 
     @torch.no_grad()
     def __exit__(self, *_):
-        for p, exact in zip(self.matrices, self.exact):
-            p.copy_(exact)
+        for name, exact in self.exact.items():
+            self.parameters[name].copy_(exact)

@@ -23,7 +23,7 @@ from training.config import Config, read_config
 from training.losses import LossWeights, batch_loss
 from training.model import Ramba
 from training.optimizer import Optimizer
-from training.rounding import Int8Rows
+from training.rounding import Rounded
 from training.tokenizer import Tokenizer
 
 CALIBRATION_STEPS = 400         # chunks are first told apart, then their scores are moved to the right side of zero
@@ -104,7 +104,7 @@ def train(args, config):
         spent = args.spent
     if peers.rank == 0:
         print(f'{sum(p.numel() for p in model.parameters())} parameters, from step {step}, {peers.count} processes', flush=True)
-    parameters = list(model.parameters())
+    parameters, rounded = list(model.parameters()), Rounded(model)
     if torch.cuda.is_available():
         model.compile_blocks()
     stopping = []
@@ -118,8 +118,7 @@ def train(args, config):
                 break
         batch = {k: v.to(peers.device, non_blocking=True) for k, v in next(batches).items()}
         weights.calibration = 1.0 if args.initial else min(1.0, step / CALIBRATION_STEPS)
-        rounded = Int8Rows(model) if now >= (1 - args.rounded_share) * args.seconds else contextlib.nullcontext()
-        with rounded:
+        with rounded if now >= (1 - args.rounded_share) * args.seconds else contextlib.nullcontext():
             with torch.autocast(peers.device.split(':')[0], torch.bfloat16, enabled=torch.cuda.is_available()):
                 loss, figures = batch_loss(model, batch, weights, peers.landmarks if peers.count > 1 else None)
             for p in parameters:

@@ -121,7 +121,8 @@ def near_duplicate(rng, lex, key):
     numbers = list(re.finditer(r'\d+', key))
     if numbers and rng.random() < 0.4:
         found = rng.choice(numbers)
-        return key[:found.start()] + str(rng.randrange(10 ** min(2, len(found.group())) if rng.random() < 0.6 else 10 ** len(found.group()))) + key[found.end():]
+        size = len(found.group()) if rng.random() < 0.4 else min(2, len(found.group()))     # small numbers more often
+        return key[:found.start()] + str(rng.randrange(10 ** size)) + key[found.end():]
     parts = key.split(' ')
     if len(parts) > 1 and rng.random() < 0.6:
         i = rng.randrange(len(parts))

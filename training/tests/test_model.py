@@ -56,11 +56,11 @@ class ModelTest(unittest.TestCase):
         import torch
 
         from training import reference
-        from training.rounding import Int8Rows
+        from training.rounding import Rounded
         model = tiny_model(**HALO_AND_LOOK)
         before = {name: p.clone() for name, p in model.state_dict().items()}
         stored = reference.dequantize(reference.quantize(before))
-        with Int8Rows(model):
+        with Rounded(model):
             for name, p in model.state_dict().items():
                 self.assertLess((p - stored[name]).abs().max().item(), 1e-6, name)
         for name, p in model.state_dict().items():
