@@ -44,8 +44,9 @@ HELD_OUT_QUESTIONS = [
     'What is the special magic {R} for {K} mentioned in the provided text?', 'Somebody asks about {K}. What {R} should I give them?',
     'Under which {R} is {K} known?', "I forgot {K}'s {R}, what was it again?",
 ]
-# A second set held out, written after wordings.py, whose grammar was extended by what failed on the first: never trained on, and
-# nothing of wordings.py comes from results on it.
+# A second set held out, written after the grammar of wordings.py had been extended by what failed on the first. Never trained on, but
+# no longer untouched: the form of the chunk weights was chosen on it, and whoever briefed the later authors of frames/ had read what
+# failed on it (NOTES.md). A new set is due before the next claim about unseen wordings.
 FRESH_SENTENCES = [
     'When the inspectors arrived, {K} still travelled under the {R} {V}.', 'Nothing but {V} would do for the {R} of {K}.',
     'It took years until {V} got accepted as {R} by those at {K}.', 'Ask the porter: {K}, {R}, {V}.', 'Between ourselves, the {R} over at {K} goes {V}.',
