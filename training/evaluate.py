@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training import bundle, needles
+from training import bundle, facts, needles
 from training.bm25 import Bm25, word_chunks
 from training.corpus import Lexicon, open_text
 from training.memory import LargeMemory, Writers
@@ -122,11 +122,11 @@ class Evaluation:
                         for (d, n, parts), answer in zip(mine, answers)]
         return results
 
-    def dense(self, sizes, count, seed=2, fresh=False):
-        """One similar fact in every segment; `count` of them are asked, spread over the depth. fresh: see needles.dense_needles."""
+    def dense(self, sizes, count, seed=2, family='dense'):
+        """One similar fact in every segment; `count` of them are asked, spread over the depth. family: of facts.DENSE."""
         sizes, rng = sorted(sizes), random.Random(seed)
         memory, segments = self.memory(sizes[-1]), sizes[-1] // SEGMENT
-        made = needles.dense_needles(self.tokenizer, self.lex, rng, segments, fresh)
+        made = needles.dense_needles(self.tokenizer, self.lex, rng, segments, family)
         self.ingest_hay(memory, segments, rng, {i: n.statements for i, n in enumerate(made)})
         chunks, results = Memory(self.tokenizer, 0, self.chunk), []
         for size in sizes:
@@ -338,6 +338,7 @@ if __name__ == '__main__':
     parser.add_argument('--sizes', nargs='*', default=['64K', '1M', '16M', '64M', '256M'])
     parser.add_argument('--dense', nargs='*', default=['16M', '64M'])
     parser.add_argument('--dense-fresh', nargs='*', default=['16M'], help='the same in the second set of held-out wordings')
+    parser.add_argument('--dense-blind', nargs='*', default=['16M'], help='in the third, of an author who knew nothing of the project')
     parser.add_argument('--questions-each', type=int, default=64)
     parser.add_argument('--dense-questions', type=int, default=512)
     parser.add_argument('--sets', nargs='*', default=QUESTION_SETS)
@@ -358,12 +359,10 @@ if __name__ == '__main__':
         print(f'{time.time() - began:.0f} s: {part}', flush=True)
 
     finish('text ready')
-    if args.dense:
-        report['dense'] = evaluation.dense([parse_size(s) for s in args.dense], args.dense_questions)
-        finish('dense')
-    if args.dense_fresh:
-        report['dense'] += evaluation.dense([parse_size(s) for s in args.dense_fresh], args.dense_questions, fresh=True)
-        finish('dense, fresh wordings')
+    for family, sizes in zip(facts.DENSE, (args.dense, args.dense_fresh, args.dense_blind)):
+        if sizes:
+            report['dense'] += evaluation.dense([parse_size(s) for s in sizes], args.dense_questions, family=family)
+            finish(family)
     for name in args.sets:
         report['sets'].append(evaluation.question_set(name, parse_size(args.set_tokens), args.answers))
         finish(name)

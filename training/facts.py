@@ -6,8 +6,9 @@ wordings are *loose*, relation, key and value in any order among fragments of re
 In a frame, {K} is the key, {R} the relation ("access code"), {V} the value, {C} a context. A *theme* fixes which shapes,
 words and frames are used, so that the facts of many windows of one batch resemble each other and only the key tells them
 apart: the case in which a memory full of similar facts must still find the right one.
-Frames, relations and key shapes named HELD_OUT are never used in training."""
+Frames, relations and key shapes named HELD_OUT, FRESH or BLIND are never used in training."""
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from training import wordings, words
 
@@ -46,7 +47,7 @@ HELD_OUT_QUESTIONS = [
 ]
 # A second set held out, written after the grammar of wordings.py had been extended by what failed on the first. Never trained on, but
 # no longer untouched: the form of the chunk weights was chosen on it, and whoever briefed the later authors of frames/ had read what
-# failed on it (NOTES.md). A new set is due before the next claim about unseen wordings.
+# failed on it (NOTES.md).
 FRESH_SENTENCES = [
     'When the inspectors arrived, {K} still travelled under the {R} {V}.', 'Nothing but {V} would do for the {R} of {K}.',
     'It took years until {V} got accepted as {R} by those at {K}.', 'Ask the porter: {K}, {R}, {V}.', 'Between ourselves, the {R} over at {K} goes {V}.',
@@ -56,6 +57,12 @@ FRESH_QUESTIONS = [
     'Could anybody remind the new staff of the {R} at {K}?', 'Without the {R} nobody gets to {K}; so how does it go?',
     'To fill in the form for {K} we lack the {R}.', 'Quick, {K}, what {R}?', 'Fetching {K}: {R} required.',
 ]
+# A third set, by an author who knew neither this project nor what fails in it. Nothing may be learnt from it for training.
+BLIND_SENTENCES, BLIND_QUESTIONS, BLIND_RELATIONS = (
+    (Path(__file__).parent / 'held_out' / f'{name}.txt').read_text(encoding='utf-8').splitlines() for name in ('statements', 'questions', 'relations'))
+# The families of evaluation's dense memories, and their wordings.
+DENSE = {'dense': (HELD_OUT_SENTENCES, HELD_OUT_QUESTIONS), 'dense, fresh wordings': (FRESH_SENTENCES, FRESH_QUESTIONS),
+         'dense, blind wordings': (BLIND_SENTENCES, BLIND_QUESTIONS)}
 # Key alone.
 RECORDS = [
     '{K}: {V}', '{K} = {V}', '{K}\t{V}', '{K},{V}', '{K} -> {V}', '- {K}: {V}', '* {K} - {V}', '"{K}": "{V}",', '| {K} | {V} |', '{K} is {V}.',

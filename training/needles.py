@@ -120,12 +120,13 @@ class Maker:
         return self.one('record', self.record, fact, self.state(self.record, fact))
 
 
-def dense_needles(tokenizer, lex, rng, count, fresh=False):
-    """`count` single-statement needles of one theme and a mixture of held-out frames (`fresh`: of the second set of them),
-    near-duplicate keys among them."""
-    theme, family = held_out_theme(rng, lex, near=0.25), 'dense'
-    if fresh:
-        theme.frames, theme.questions, family = facts.FRESH_SENTENCES, facts.FRESH_QUESTIONS, 'dense, fresh wordings'
+def dense_needles(tokenizer, lex, rng, count, family='dense'):
+    """`count` single-statement needles of one theme and a mixture of held-out frames, those of the family (facts.DENSE), near-duplicate
+    keys among them."""
+    theme = held_out_theme(rng, lex, near=0.25)
+    theme.frames, theme.questions = facts.DENSE[family]
+    if family == 'dense, blind wordings':
+        theme.relations = facts.BLIND_RELATIONS
     theme.value_shapes = ['digits5', 'digits', 'word', 'code']
     maker = Maker(tokenizer, lex, rng)
     made = [theme.fact(rng) for _ in range(count)]

@@ -1,7 +1,7 @@
 """Where dense facts are lost: the place of the right chunk among all chunks of a memory by its landmark score alone, for facts that
 a chunk boundary cuts and others, for each wording, and what stands in the chunk that came first instead.
 
-Usage: python3 -m training.ranks BUNDLE PREPARED EVAL_FOLDER [--size 16M] [--questions 1024] [--fresh] [--hay-tokens 3000000]
+Usage: python3 -m training.ranks BUNDLE PREPARED EVAL_FOLDER [--size 16M] [--questions 1024] [--wordings FAMILY] [--hay-tokens 3000000]
 Prints tables; 16M tokens take half a minute on one H200."""
 import argparse
 import collections
@@ -34,11 +34,11 @@ def wording(text, frames):
     return next((f for f in frames if pieces(f) in text), 'other')
 
 
-def ranks(evaluation, size, count, fresh=False, seed=2):
+def ranks(evaluation, size, count, family='dense', seed=2):
     """[{place, cut, statement, question, first}] of `count` questions about dense facts; first: what the best chunk holds."""
     rng, segments = random.Random(seed), size // SEGMENT
     memory = evaluation.memory(size)
-    made = needles.dense_needles(evaluation.tokenizer, evaluation.lex, rng, segments, fresh)
+    made = needles.dense_needles(evaluation.tokenizer, evaluation.lex, rng, segments, family)
     evaluation.ingest_hay(memory, segments, rng, {i: n.statements for i, n in enumerate(made)})
     chunks, held = Memory(evaluation.tokenizer, 0, evaluation.chunk), {}
     whole = lambda s: chunks.chunks(s.position, s.position + len(s.ids))
@@ -81,14 +81,13 @@ if __name__ == '__main__':
     parser.add_argument('eval_folder')
     parser.add_argument('--size', default='16M')
     parser.add_argument('--questions', type=int, default=1024)
-    parser.add_argument('--fresh', action='store_true', help='in the second set of held-out wordings')
+    parser.add_argument('--wordings', choices=list(facts.DENSE), default='dense', help='which set of held-out wordings')
     parser.add_argument('--hay-tokens', type=int, default=3_000_000)
     args = parser.parse_args()
     torch.set_float32_matmul_precision('high')
     evaluation = Evaluation(args.bundle, args.prepared, args.eval_folder, args.hay_tokens, 'cuda' if torch.cuda.is_available() else 'cpu')
-    found = ranks(evaluation, parse_size(args.size), args.questions, args.fresh)
-    statements, questions = ((facts.FRESH_SENTENCES, facts.FRESH_QUESTIONS) if args.fresh else
-                             (facts.HELD_OUT_SENTENCES, facts.HELD_OUT_QUESTIONS))
+    found = ranks(evaluation, parse_size(args.size), args.questions, args.wordings)
+    statements, questions = facts.DENSE[args.wordings]
     print('Right chunks among the first so many by landmark score, per cent:')
     print(table(found, {'all': found, **grouped(found, lambda r: 'cut by a chunk boundary' if r['cut'] else 'in one chunk')}))
     print(table(found, grouped(found, lambda r: wording(r['statement'], statements))))

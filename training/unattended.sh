@@ -61,7 +61,7 @@ PYTHON
     --other dna.txt "${other[@]}" > out/a.log 2>&1 &
   local first=$!
   [ "$gpus" -gt 1 ] || wait "$first"
-  CUDA_VISIBLE_DEVICES=$((gpus - 1)) python3 -m training.evaluate bundle prepared eval out/b.json --dense --dense-fresh --sets --perplexity \
+  CUDA_VISIBLE_DEVICES=$((gpus - 1)) python3 -m training.evaluate bundle prepared eval out/b.json --dense --dense-fresh --dense-blind --sets --perplexity \
     --sizes ${SIZES:-64K 1M 16M 64M 256M} > out/b.log 2>&1 &
   wait "$first" $!
   tail -2 out/a.log out/b.log

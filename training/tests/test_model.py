@@ -183,7 +183,7 @@ class EvaluationTest(unittest.TestCase):
             evaluation = evaluate.Evaluation(f'{folder}/bundle', prepared(), folder, 1000, 'cpu')
             results = evaluation.needles([8192, 16384], 1)
             results += evaluation.dense([8192, 16384], 2)
-            results += evaluation.dense([8192], 2, fresh=True)
+            results += evaluation.dense([8192], 2, family='dense, blind wordings')
             self.assertEqual({r['size'] for r in results}, {'8K', '16K'})
             places = ranks.ranks(evaluation, 8192, 2)
             self.assertTrue(all(0 <= r['place'] < 128 and (r['first'] == 'right') == (r['place'] == 0) for r in places))

@@ -5,6 +5,15 @@ import unittest
 
 from training.tests.fixtures import needs_torch, prepared
 
+COMMON = set('the of for in a to is it was what which and with that its has i one on by as at'.split())
+
+
+def turns(text):
+    """Three telling words in a row, or among four: neither common ones, nor slots, nor signs."""
+    tokens = re.findall(r"\{\w\}(?:'s|s)?|[\w']+|[^\w\s]", text.lower())
+    telling = [t not in COMMON and re.match(r'\w', t) is not None for t in tokens]
+    return {tuple(tokens[i:i + n]) for n in (3, 4) for i in range(len(tokens) - n + 1) if sum(telling[i:i + n]) >= 3}
+
 
 @needs_torch
 class TasksTest(unittest.TestCase):
@@ -53,9 +62,9 @@ class TasksTest(unittest.TestCase):
         rng = random.Random(1)
         for _ in range(200):
             theme = facts.theme(rng, self.world.lex)
-            self.assertFalse(set(theme.frames) & set(facts.HELD_OUT_SENTENCES + facts.FRESH_SENTENCES + facts.HELD_OUT_RECORDS + facts.HELD_OUT_IN_CONTEXT))
+            self.assertFalse(set(theme.frames) & set(facts.HELD_OUT_SENTENCES + facts.FRESH_SENTENCES + facts.BLIND_SENTENCES + facts.HELD_OUT_RECORDS + facts.HELD_OUT_IN_CONTEXT))
             self.assertFalse(set(theme.key_shapes) & set(words.HELD_OUT_KEYS))
-            self.assertFalse(set(theme.relations) & set(facts.HELD_OUT_RELATIONS))
+            self.assertFalse(set(theme.relations) & set(facts.HELD_OUT_RELATIONS + facts.BLIND_RELATIONS))
 
     def test_composed_wordings_have_their_slots_and_nothing_of_the_held_out_ones(self):
         from training import wordings
@@ -75,13 +84,24 @@ class TasksTest(unittest.TestCase):
         slots = {'sentence': {'R', 'K'}, 'record': {'K'}, 'context': {'C', 'R', 'K'}}
         files = [(texts, slots[style] | (set() if asking else {'V'})) for style, both in wordings.WRITTEN.items() for asking, texts in enumerate(both)]
         files += [(lines, {'chain': {'v'}, 'change': {'R', 'K', 'V'}}.get(kind, {'R', 'K'})) for kind, lines in wordings.LISTED.items()]
-        held_out = {f.lower().strip('.?') for name in dir(facts) if name.startswith(('HELD_OUT', 'FRESH')) for f in getattr(facts, name)}
+        held_out = {f.lower().strip('.?') for name in dir(facts) if name.startswith(('HELD_OUT', 'FRESH', 'BLIND')) for f in getattr(facts, name)}
         for texts, expected in files:
             self.assertGreater(len(texts), 35)
             for text in texts:
                 self.assertEqual(set(re.findall(r'{(.*?)}', text)), expected, text)
                 self.assertFalse([t for t in wordings.HELD_OUT_TURNS if t in text.lower()], text)
                 self.assertNotIn(text.lower().strip('.?'), held_out)
+
+    def test_frames_share_no_turn_of_three_words_with_the_blind_ones(self):
+        from training import facts, wordings
+        blind = {t for text in facts.BLIND_SENTENCES + facts.BLIND_QUESTIONS for t in turns(text)}
+        for both in wordings.WRITTEN.values():
+            for text in [*both[0], *both[1]]:
+                self.assertFalse(turns(text) & blind, text)
+        for text in sum(wordings.LISTED.values(), []):
+            self.assertFalse(turns(text) & blind, text)
+        self.assertFalse({f for name in dir(facts) if name.isupper() and isinstance(getattr(facts, name), list)
+                          and not name.startswith('BLIND') for f in getattr(facts, name)} & set(facts.BLIND_SENTENCES + facts.BLIND_QUESTIONS))
 
     def test_theme_never_repeats_an_identity(self):
         from training import facts
