@@ -134,26 +134,33 @@ class Theme:
     fragments: list = field(default_factory=list)    # of real text, for loose wordings
     used: set = field(default_factory=set)
     keys: list = field(default_factory=list)
+    asked: list = field(default_factory=list)        # (relation, key) of facts in contexts
+    joint: float = 0.0               # probability that a fact in a context has relation and key of another context's
 
     def fact(self, rng, fresh=False):
         """A fact whose identity no other fact of the theme has; a fresh one has a key unlike the others', of its own."""
         shapes = words.KEYS | words.HELD_OUT_KEYS
         for _ in range(50):
+            named = None
             if fresh:
                 key = shapes[rng.choice(self.key_shapes)](rng, self.lex)
                 if key in self.keys:
                     continue
+            elif self.asked and rng.random() < self.joint:       # what only the context tells apart
+                named, key = rng.choice(self.asked)
             elif self.keys and rng.random() < self.near:
                 key = words.near_duplicate(rng, self.lex, rng.choice(self.keys))
             elif self.keys and (len(self.relations) > 1 or self.contexts) and rng.random() < 0.4:
                 key = rng.choice(self.keys)
             else:
                 key = shapes[rng.choice(self.key_shapes)](rng, self.lex)
-            fact = Fact(self.style, rng.choice(self.relations), key, rng.choice(self.contexts) if self.style == 'context' else '',
+            fact = Fact(self.style, named or rng.choice(self.relations), key, rng.choice(self.contexts) if self.style == 'context' else '',
                         words.VALUES[rng.choice(self.value_shapes)](rng, self.lex))
             if fact.identity not in self.used:
                 break
         self.used.add(fact.identity)
+        if self.style == 'context':
+            self.asked.append((fact.relation, fact.key))
         if not fresh:
             self.keys.append(key)
         return fact
@@ -240,7 +247,7 @@ def relation(rng, lex, held_out=False):
 def theme(rng, lex, held_out=False, style=None, fragments=()):
     """A random theme; with held_out, only of frames, key shapes, relations and words that training never uses.
     With fragments of real text it may be loose."""
-    style = style or rng.choices(('sentence', 'record', 'context'), (0.6, 0.22, 0.18))[0]
+    style = style or rng.choices(('sentence', 'record', 'context'), (0.55, 0.22, 0.23))[0]
     frames, questions = {
         'sentence': (HELD_OUT_SENTENCES, HELD_OUT_QUESTIONS) if held_out else (SENTENCES, QUESTIONS),
         'record': (HELD_OUT_RECORDS, HELD_OUT_RECORD_QUESTIONS) if held_out else (RECORDS, RECORD_QUESTIONS),
@@ -261,8 +268,7 @@ def theme(rng, lex, held_out=False, style=None, fragments=()):
                  near=rng.choice((0, 0.3, 0.6, 0.85)),
                  loose=rng.choice((0.3, 0.5, 0.8) if style == 'record' else (0.1, 0.2, 0.4, 0.7)) if fragments else 0.0,
                  composed=0.0 if held_out else rng.choice((0.2, 0.4, 0.6)), written=0.0 if held_out else rng.choice((0.5, 0.8, 0.95)),
-                 beside=0.0 if held_out else 0.15,
-                 fragments=list(fragments))
+                 beside=0.0 if held_out else 0.15, fragments=list(fragments), joint=0.0 if held_out else 0.35)
 
 
 class Pool:

@@ -218,7 +218,7 @@ def multi_query(world, rng, theme):
         picked = rng.sample(list(asked), rng.randint(2, min(4, len(asked))))
         chosen = [made[i] for i in picked]
         if theme.style != 'context' and len({f.relation for f in chosen if theme.style == 'sentence'}) < 2 and rng.random() < 0.8:
-            listed = rng.choice((', ', ', ', '; ', ' and ')).join(f.key for f in chosen[:-1]) + rng.choice((' and ', ' and ', ', ', ' & ')) + chosen[-1].key
+            listed = rng.choice((', ', ', ', '; ', ' and ')).join(f.key for f in chosen[:-1]) + rng.choice((' and ', ' and ', ', ')) + chosen[-1].key
             frame = rng.choice(rng.choice((SEVERAL_KEYS, wordings.LISTED['several']))) if theme.style == 'sentence' else rng.choice(('{K}', 'What are {K}?', 'Look up {K}.', 'values of {K}'))
             text = around(rng, theme, frame.replace('{R}', chosen[0].relation).replace('{K}', listed))
         else:
@@ -339,7 +339,7 @@ def dialogue(world, rng, theme):
     return world.question_sets.dialogue(world, rng)
 
 
-TASKS = {single: 0.36, multi_query: 0.11, multi_value: 0.10, updates: 0.07, chains: 0.06, two_hops: 0.02, text_questions: 0.07,
+TASKS = {single: 0.33, multi_query: 0.12, multi_value: 0.13, updates: 0.08, chains: 0.06, two_hops: 0.01, text_questions: 0.06,
          real_questions: 0.19, dialogue: 0.02}
 TEXT_SHARE = 0.08                # rows that are plain language modelling
 

@@ -71,6 +71,7 @@ PYTHON
 
 # Waits, then copies what is there. At most 8 files: config, logs as one, bundle (2), results (2), golden, table and bars as one.
 wait_and_copy() {
+  [ -e "$RUN/run.log" ] || { echo "no run in $RUN: another machine than the one that began it?"; return 1; }
   local out=$1 until=$(($(date +%s) + ${2:-540}))
   while [ "$(date +%s)" -lt "$until" ] && ! grep -qE '^[0-9:]+ done$|^failed' "$RUN/run.log" 2>/dev/null; do
     sleep 2

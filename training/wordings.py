@@ -6,7 +6,7 @@ None of the held-out frames of facts.py can come out: their turns of phrase (HEL
 import re
 from pathlib import Path
 
-HELD_OUT_TURNS = ('one of the special magic', 'in the register', 'whenever the', 'comes up', 'this spring', 'namely', 'on the label', 'one could read',
+HELD_OUT_TURNS = ('one of the special magic', 'in the register', 'whenever the', 'comes up', 'this spring', 'on the label', 'one could read',
                   'provided text', 'somebody asks', 'under which', 'i forgot', 'what was it again', ':=', '#define', 'entry ', ' reads ', 'if you ask',
                   'minutes,', 'from the point of view', 'stands next to', 'read me')
 
@@ -123,7 +123,7 @@ def _lines(name):
 # Words that may stand beside a value, so that none of them is taken for it.
 BEFORE_VALUE = """simply;merely;just;only;exactly;precisely;specifically;officially;currently;presumably;allegedly;apparently;actually;clearly;plainly;
     notably;chiefly;formally;supposedly;evidently;certainly;probably;finally;initially;previously;nowadays;again;indeed;of course;no less than;
-    none other than;nothing else than;something like;as it were;so to speak;in fact;at last;for once;by definition;needless to say;once more;
+    none other than;nothing else than;namely;something like;as it were;so to speak;in fact;at last;for once;by definition;needless to say;once more;
     to everyone's surprise;in plain words;word for word;more or less;that means;viz.;videlicet;which means;what else;the one and only;a certain;
     good old;the well-known;the usual;the dreaded;our beloved;plain;mere;sheer;proper;solely;purely;oddly;curiously;strangely;sadly;luckily;
     happily;rightly;wrongly;quietly;secretly;openly;publicly;jointly;always;never again;mostly;usually;largely;barely;hardly;still;yet;even;
