@@ -251,6 +251,32 @@ TEST_F(KeywordsTest, WordsAreOfAllMemoriesAtTheirMoment) {
               KeywordScoresReference("moth", {"the moth, ", "the otter"})[0], 1e-9);
 }
 
+TEST_F(KeywordsTest, TextOfEachCandidateIsReadOnce) {
+  harness_.Ingest("m", "d", RandomText(1, 400));
+  RetrieveOptions options = Options(RandomQuestion(3, 12), 8);
+  const auto reads = [&] {
+    const int before = harness_.faults().text_scans();
+    EXPECT_TRUE(Ask(options).ok());
+    return harness_.faults().text_scans() - before;
+  };
+  EXPECT_EQ(reads(), 64) << "those of the passages among them";
+  options.context_bytes = 10;
+  EXPECT_EQ(reads(), 64 + 8) << "with what is around the passages";
+  options.keywords = false;
+  EXPECT_EQ(reads(), 8);
+}
+
+TEST_F(KeywordsTest, TextsThatCannotBeReadLeaveNothingToFindAsWithoutKeywords) {
+  IngestChunks({"a zebra slept", "the otter swam"});
+  harness_.faults().FailReads(Table::kText, absl::UnavailableError("no disk"));
+  const RetrieveOptions options = Options("the otter", 2);
+  for (const auto& result : {Ask(options), AskWithout(options)}) {
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_THAT(result->passages, SizeIs(0));
+    EXPECT_EQ(result->damaged_passages, 0) << "for all that is known";
+  }
+}
+
 TEST_F(KeywordsTest, ExplainDoesNotChangeTheAnswer) {
   harness_.Ingest("m", "d", RandomText(8, 300) + " zebra " + RandomText(9, 300));
   RetrieveOptions options = Options(RandomQuestion(9, 40), 12);
