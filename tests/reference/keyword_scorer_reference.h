@@ -1,13 +1,14 @@
-// BM25 by its formula, word by word and text by text, with regular expressions for words; what
-// engine/keyword_scorer.h gathers in one pass over each text.
+// BM25 by its formula, word by word and text by text; what engine/keyword_scorer.h gathers
+// in one pass over each text.
 
 #ifndef MNEME_TESTS_REFERENCE_KEYWORD_SCORER_REFERENCE_H_
 #define MNEME_TESTS_REFERENCE_KEYWORD_SCORER_REFERENCE_H_
 
 #include <algorithm>
 #include <cmath>
-#include <regex>
+#include <iterator>
 #include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -15,10 +16,13 @@ namespace mneme {
 
 // Words of well-formed UTF-8 whose characters beyond ASCII are all letters.
 inline std::vector<std::string> WordsReference(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
-  static const std::regex word("[^\\x01-\\x2f\\x3a-\\x60\\x7b-\\x7f]+");
-  return {std::sregex_token_iterator(text.begin(), text.end(), word), std::sregex_token_iterator()};
+  for (char& c : text) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    const bool is_ascii = (c & 0x80) == 0;
+    if (is_ascii && !(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9')) c = ' ';
+  }
+  std::istringstream words(text);
+  return {std::istream_iterator<std::string>(words), std::istream_iterator<std::string>()};
 }
 
 inline std::vector<double> KeywordScoresReference(const std::string& question,
