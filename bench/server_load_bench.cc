@@ -15,8 +15,8 @@
 // "The pass key for the <word> <word> <n> is <number>." strewn in, as RULER states them. `retrieve`
 // asks for them in other words. `needles` asks for each as RULER does, in three ways: Retrieve (is
 // the right chunk first, among the first eight), Generate (is the answer exactly the number), and
-// Retrieve with rerank; and times Generate up to its first token, which is what pages that are not
-// kept cost.
+// Retrieve with rerank, and with keywords too; and times Generate up to its first token, which is
+// what pages that are not kept cost.
 
 #include <algorithm>
 #include <atomic>
@@ -283,8 +283,8 @@ int Needles(const std::string& address, const std::string& memory, int documents
   Client client({.address = address});
   const int needles = documents * kFactsPerDocument;
   for (const char* const round : {"first", "second"}) {
-    std::vector<double> retrieve_ms, server_ms, token_ms, rerank_ms;
-    int first = 0, among = 0, exact = 0, reranked_first = 0;
+    std::vector<double> retrieve_ms, server_ms, token_ms, rerank_ms, keyword_ms;
+    int first = 0, among = 0, exact = 0, reranked_first = 0, keyword_first = 0;
     int64_t chunks = 0;
     for (int n = 0; n < needles; ++n) {
       const int document = n / kFactsPerDocument, fact = n % kFactsPerDocument;
@@ -335,11 +335,17 @@ int Needles(const std::string& address, const std::string& memory, int documents
       OrDie(reranked.status(), "retrieve with rerank");
       rerank_ms.push_back(reranked->timing().total_seconds() * 1e3);
       reranked_first += reranked->passages_size() > 0 && holds(reranked->passages(0));
+      retrieve.set_keywords(true);
+      const auto with_keywords = client.Retrieve(retrieve);
+      OrDie(with_keywords.status(), "retrieve with keywords");
+      keyword_ms.push_back(with_keywords->timing().total_seconds() * 1e3);
+      keyword_first += with_keywords->passages_size() > 0 && holds(with_keywords->passages(0));
     }
     std::sort(retrieve_ms.begin(), retrieve_ms.end());
     std::sort(server_ms.begin(), server_ms.end());
     std::sort(token_ms.begin(), token_ms.end());
     std::sort(rerank_ms.begin(), rerank_ms.end());
+    std::sort(keyword_ms.begin(), keyword_ms.end());
     std::printf(
         "{\"work\": \"needles\", \"memory\": \"%s\", \"round\": \"%s\", \"chunks\": %lld, "
         "\"needles\": %d, \"exact\": %d, \"recall_at_1\": %d, \"recall_at_8\": %d, "
@@ -347,11 +353,12 @@ int Needles(const std::string& address, const std::string& memory, int documents
         "\"retrieve_client_p50_ms\": %.3f, \"retrieve_client_p99_ms\": %.3f, "
         "\"first_token_p50_ms\": %.3f, \"first_token_p99_ms\": %.3f, "
         "\"rerank_candidates\": %d, \"rerank_recall_at_1\": %d, \"rerank_server_p50_ms\": %.3f, "
-        "\"rerank_server_p99_ms\": %.3f}\n",
+        "\"rerank_server_p99_ms\": %.3f, \"keyword_recall_at_1\": %d, "
+        "\"keyword_server_p50_ms\": %.3f, \"keyword_server_p99_ms\": %.3f}\n",
         memory.c_str(), round, static_cast<long long>(chunks), needles, exact, first, among,
         At(server_ms, 0.5), At(server_ms, 0.99), At(retrieve_ms, 0.5), At(retrieve_ms, 0.99),
         At(token_ms, 0.5), At(token_ms, 0.99), candidates, reranked_first, At(rerank_ms, 0.5),
-        At(rerank_ms, 0.99));
+        At(rerank_ms, 0.99), keyword_first, At(keyword_ms, 0.5), At(keyword_ms, 0.99));
   }
   return 0;
 }

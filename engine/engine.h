@@ -172,6 +172,8 @@ struct Passage {
   // With RetrieveOptions::rerank: the score after the second look, unless the page that it looks at
   // is not to be had.
   std::optional<double> rerank_score;
+  // With RetrieveOptions::keywords.
+  std::optional<double> keyword_score;
   std::string text;
 };
 
@@ -192,6 +194,8 @@ struct RetrieveOptions {
   // Of a rerank only: best chunks by landmark that are looked at, of which the best `k` are found;
   // k to retrieve_k_max. 0: k, or 64 if that is more, within retrieve_k_max.
   int rerank_candidates = 0;
+  // Of a rerank only: order by the score after the look and BM25 of the candidates' texts together.
+  bool keywords = false;
   int context_bytes = 0;
   std::vector<ReadBarrier> barriers;
 };

@@ -8,6 +8,8 @@
 #include <string>
 
 #include "absl/container/flat_hash_set.h"
+#include "absl/container/node_hash_map.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "engine/engine.h"
 #include "engine/read_batcher.h"
@@ -25,6 +27,10 @@ class PassageReader {
         damaged_counter_(environment.metrics.passages_damaged),
         sources_(sources) {}
 
+  // Text of the chunk, kept as long as this reader; null when the document is gone or its text is
+  // damaged. Read takes it from here, and is who counts the damage: a chunk whose text was read to
+  // judge it need not be one that is missed.
+  const std::string* TextOf(const ChunkHit& hit);
   // Nothing when the document is gone or its text is damaged: the answer goes on without it.
   // `context_bytes` of text on both sides are added to the text, not to the range.
   std::optional<Passage> Read(const ChunkHit& hit, bool with_text, int context_bytes);
@@ -36,11 +42,15 @@ class PassageReader {
   // the first of all, that has the chunk's text. A source that has the document, but had less of it
   // at its moment, does not name what came later. Nothing if none has it any more.
   std::optional<std::string> NameOf(const ChunkText& chunk, MemoryId home) const;
+  // With so much on both sides; `durable_bytes` of its document. Errors of MemoryStore::ReadText.
+  absl::StatusOr<std::string> ReadText(const ChunkText& chunk, int64_t durable_bytes,
+                                       int context_bytes) const;
 
   const MemoryStore& store_;
   Counter& damaged_counter_;
   const absl::Span<const NamedSource> sources_;
   absl::flat_hash_set<ChunkAddress> damaged_;
+  absl::node_hash_map<ChunkAddress, absl::StatusOr<std::string>> kept_;  // of TextOf
 };
 
 }  // namespace mneme

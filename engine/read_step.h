@@ -35,6 +35,9 @@ struct ChunkHit {
   double weight = 0;
   // With ReadStep::rerank: the score after the second look. None where there is no page to look at.
   std::optional<double> rerank_score;
+  // Of a retrieval with keywords (RetrieveOptions), once their texts are read; none where the text
+  // is not to be had.
+  std::optional<double> keyword_score;
 };
 
 // One step of one reader.

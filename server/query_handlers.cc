@@ -27,6 +27,7 @@ void Fill(const Passage& passage, v1::Passage* message) {
   message->set_text(passage.text);
   message->set_chunk_index(passage.chunk_index);
   if (passage.rerank_score.has_value()) message->set_rerank_score(*passage.rerank_score);
+  if (passage.keyword_score.has_value()) message->set_keyword_score(*passage.keyword_score);
 }
 
 void Fill(const StageSeconds& seconds, v1::Timing* timing) {
@@ -86,6 +87,10 @@ absl::StatusOr<v1::RetrieveResponse> QueryHandlers::Retrieve(const v1::RetrieveR
   options.rerank = request.rerank();
   ASSIGN_OR_RETURN(options.rerank_candidates,
                    RerankCandidates(request, options.k, limits_.retrieve_k_max));
+  if (request.keywords() && !request.rerank()) {
+    return FieldError("keywords", "true", "true is set without rerank");
+  }
+  options.keywords = request.keywords();
   ASSIGN_OR_RETURN(options.context_bytes,
                    CountOrUsual("context_bytes", request.context_bytes(), 0, kContextBytesMax));
   ASSIGN_OR_RETURN(options.barriers, check_.Barriers(request.barriers()));

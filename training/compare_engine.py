@@ -5,20 +5,17 @@ Held-out books with one held-out fact a document (a segment each) go through `mn
 PyTorch reads the same tokens in float32 on the CPU. Prints one line for each precision of the engine."""
 import argparse
 import json
-import os
 import random
-import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 
+from training.engine import Engine
 from training.evaluate import SEGMENT, Evaluation
 from training.memory import LargeMemory
 from training.needles import dense_needles
 
-ADDRESS, HTTP = '127.0.0.1:7440', '127.0.0.1:7441'
 CHARACTERS = 12_000              # of book text a document; with the fact, fewer than a segment's tokens
 ANSWER_TOKENS = 20
 
@@ -58,45 +55,19 @@ def reference(evaluation, made):
     return list(zip(found, evaluation.generate(memory, prompts, ANSWER_TOKENS)))
 
 
-class Engine:
-    """A server on loopback with a fresh data directory, spoken to through the command line."""
-
-    def __init__(self, programs, bundle, folder, precision):
-        self.client, self.environment = f'{programs}/mneme', dict(os.environ, MNEME_ADDRESS=ADDRESS)
-        self.log = open(f'{folder}/{precision}.log', 'w')
-        self.server = subprocess.Popen([f'{programs}/mneme-server', '--data-dir', f'{folder}/{precision}', '--model', bundle,
-                                        '--listen', ADDRESS, '--http', HTTP], stderr=self.log,
-                                       env=dict(os.environ, MNEME_MODEL_PRECISION=precision))
-
-    def __enter__(self):
-        for _ in range(300):
-            if subprocess.run([self.client, 'status'], env=self.environment, capture_output=True).returncode == 0:
-                break
-            time.sleep(0.2)
-        self.run('create', 'compare')
-        return self
-
-    def __exit__(self, *_):
-        self.server.terminate()
-        self.server.wait()
-
-    def run(self, *arguments):
-        done = subprocess.run([self.client, *arguments, '--json'], env=self.environment, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise RuntimeError(f'mneme {arguments[0]}: {done.stdout}{done.stderr}{Path(self.log.name).read_text()}')
-        return json.loads(done.stdout)
-
-    def results(self, made, folder):
-        for number, (text, _, _) in enumerate(made):
-            path = Path(folder) / 'document.txt'
-            path.write_bytes(text.encode())
-            self.run('ingest', 'compare', str(path), '--document', f'{number:04d}')
-        answers = []
-        for _, question, _ in made:
-            found = self.run('search', 'compare', question)['results']
-            said = self.run('ask', 'compare', question, '--max-tokens', str(ANSWER_TOKENS))['answer']
-            answers.append(([(int(r['document']), r['chunk_index']) for r in found], said))
-        return answers
+def results(engine, made, folder):
+    """As `reference`, by the engine."""
+    engine.run('create', 'compare')
+    for number, (text, _, _) in enumerate(made):
+        path = Path(folder) / 'document.txt'
+        path.write_bytes(text.encode())
+        engine.run('ingest', 'compare', str(path), '--document', f'{number:04d}')
+    answers = []
+    for _, question, _ in made:
+        found = engine.run('search', 'compare', question)['results']
+        said = engine.run('ask', 'compare', question, '--max-tokens', str(ANSWER_TOKENS))['answer']
+        answers.append(([(int(r['document']), r['chunk_index']) for r in found], said))
+    return answers
 
 
 def compare(expected, got, made):
@@ -125,4 +96,4 @@ if __name__ == '__main__':
     with tempfile.TemporaryDirectory() as folder:
         for precision in args.precision:
             with Engine(args.programs, args.bundle, folder, precision) as engine:
-                print(precision, json.dumps(compare(expected, engine.results(made, folder), made)), flush=True)
+                print(precision, json.dumps(compare(expected, results(engine, made, folder), made)), flush=True)

@@ -41,6 +41,9 @@ std::string PassageHead(const v1::Passage& passage, bool with_memory) {
   if (passage.has_rerank_score()) {
     absl::StrAppendFormat(&head, "  rerank score %.2f", passage.rerank_score());
   }
+  if (passage.has_keyword_score()) {
+    absl::StrAppendFormat(&head, "  keyword score %.2f", passage.keyword_score());
+  }
   return head;
 }
 
@@ -99,6 +102,10 @@ absl::Status CheckSearchFlags(const CommandLine& line) {
           "--candidates ", candidates, " is fewer than the ", wanted, " passages wanted (-k)"));
     }
   }
+  if (line.Has("--keywords") && !line.Has("--rerank")) {
+    return absl::InvalidArgumentError(
+        "--keywords adds what words say to the order of --rerank; it needs --rerank");
+  }
   return CheckAsOfFlag(line);
 }
 
@@ -112,6 +119,7 @@ absl::Status Search(Session& session) {
   request.set_explain(session.line().Has("--explain"));
   request.set_rerank(session.line().Has("--rerank"));
   request.set_rerank_candidates(static_cast<uint32_t>(session.line().Integer("--candidates", 0)));
+  request.set_keywords(session.line().Has("--keywords"));
   request.set_context_bytes(static_cast<int32_t>(session.line().Integer("--context", 0)));
   ASSIGN_OR_RETURN(v1::RetrieveResponse found, session.client().Retrieve(request, session.call()));
   const std::vector<WordWeights> words = WordsOf(found.explanation(), found.passages_size());
@@ -318,6 +326,8 @@ CommandSpec SearchCommand() {
                 {"--candidates", "N",
                  "with --rerank: look at the N best by score (default: 64, or -k if that is more)",
                  FlagSpec::Kind::kInteger, 1},
+                {"--keywords", "",
+                 "with --rerank: order by the words that passage and question share, too"},
                 {"--context", "BYTES", "extend each text by so much on both sides, at most 4096",
                  FlagSpec::Kind::kInteger, 0}},
       .notes =
@@ -330,13 +340,19 @@ CommandSpec SearchCommand() {
           "--candidates best by score;\n"
           "of more it finds more and takes longer. A passage that it brings up from beyond those "
           "the network reads has\n"
-          "weight 0, though it may come first.\n\n"
+          "weight 0, though it may come first.\n"
+          "With --keywords also keyword score: what the words say that passage and question share "
+          "(BM25 with frequencies\n"
+          "among the candidates); the order is that of the sum of rerank score and keyword score. "
+          "Words find what landmarks\n"
+          "rank low: --candidates 256 finds more than 64.\n\n"
           "--json: {results: [{document, memory, name, byte_begin, byte_end, score, weight, text, "
           "chunk_index}],\n"
           "chunks_scanned, damaged_passages, timing}; with --rerank results also have "
-          "rerank_score; with --explain also\n"
-          "explanation: {words: [{word, weights}], tokens: [{text, weights}]}, one weight a "
-          "result\n\n"
+          "rerank_score, with --keywords\n"
+          "keyword_score; with --explain also explanation: {words: [{word, weights}], tokens: "
+          "[{text, weights}]}, one\n"
+          "weight a result\n\n"
           "example: mneme search demo \"What is the pass key?\" -k 3 --explain\n",
       .run = Search,
       .check = CheckSearchFlags};

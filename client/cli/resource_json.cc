@@ -61,6 +61,7 @@ Json PassageJson(const v1::Passage& passage) {
                  {"text", passage.text()},
                  {"chunk_index", passage.chunk_index()}};
   if (passage.has_rerank_score()) object["rerank_score"] = passage.rerank_score();
+  if (passage.has_keyword_score()) object["keyword_score"] = passage.keyword_score();
   return object;
 }
 

@@ -414,6 +414,31 @@ TEST_F(CliProgramTest, SearchSaysHowManyCandidatesARerankHas) {
   EXPECT_THAT(Run({"search", "--help"}).output, HasSubstr("--candidates N"));
 }
 
+TEST_F(CliProgramTest, SearchWithKeywords) {
+  v1::RetrieveResponse found = TwoPassages();
+  found.mutable_passages(0)->set_rerank_score(-1.25);
+  found.mutable_passages(0)->set_keyword_score(4.5);
+  service().SetRetrieveResponse(found);
+  const Program::Result result = Run({"search", "m", "What key?", "--rerank", "--keywords"});
+  EXPECT_EQ(result.status, 0);
+  EXPECT_THAT(result.output, StartsWith(" 1. book  bytes 1,000-1,250  weight 0.750  score 3.50  "
+                                        "rerank score -1.25  keyword score 4.50\n"));
+  EXPECT_TRUE(service().last_retrieve().keywords());
+  const json results =
+      json::parse(Run({"search", "m", "q", "--keywords", "--rerank", "--json"}).output)["results"];
+  EXPECT_EQ(results[0]["keyword_score"], 4.5);
+  EXPECT_FALSE(results[1].contains("keyword_score"));
+  ASSERT_EQ(Run({"search", "m", "q", "--rerank"}).status, 0);
+  EXPECT_FALSE(service().last_retrieve().keywords());
+
+  const Program::Result refused = Run({"search", "m", "q", "--keywords"});
+  EXPECT_EQ(refused.status, 2);
+  EXPECT_THAT(refused.errors, HasSubstr("it needs --rerank"));
+  EXPECT_EQ(Run({"ask", "m", "q", "--keywords"}).status, 2);
+  EXPECT_THAT(Run({"search", "--help"}).output,
+              AllOf(HasSubstr("--keywords"), HasSubstr("keyword_score")));
+}
+
 TEST_F(CliProgramTest, SearchSaysWhatIsDamagedAndWhatWasNotThereYet) {
   v1::RetrieveResponse found = TwoPassages();
   found.set_damaged_passage_count(1);

@@ -156,6 +156,12 @@ TEST(RealServerTest, ProgramFromCreateToDelete) {
                           "--rerank", "--candidates", "256"})["results"];
   ASSERT_EQ(wider.size(), 3u);
   EXPECT_EQ(wider[0]["byte_begin"], looked[0]["byte_begin"]);
+  EXPECT_FALSE(wider[0].contains("keyword_score"));
+  const json words = run({"search", "m", "What is the pass key? The pass key is", "-k", "3",
+                          "--rerank", "--keywords"})["results"];
+  ASSERT_EQ(words.size(), 3u);
+  EXPECT_EQ(words[0]["byte_begin"], looked[0]["byte_begin"]);
+  EXPECT_GT(words[0]["keyword_score"], 0);
   EXPECT_EQ(
       run({"ask", "m", "What is the pass key? The pass key is", "--max-tokens", "8"})["answer"],
       "40917");

@@ -36,6 +36,8 @@ class FaultChunkStore : public ChunkStore {
     on_write_ = std::move(hook);
   }
   int synced_writes() const { return synced_writes_.load(); }
+  // How often text was read.
+  int text_scans() const { return text_scans_.load(); }
 
   absl::Status Write(const WriteBatch& batch, Durability durability) override {
     std::function<void(const WriteBatch&)> hook;
@@ -65,6 +67,7 @@ class FaultChunkStore : public ChunkStore {
   absl::Status Scan(
       Table table, absl::string_view begin, absl::string_view end,
       const std::function<bool(absl::string_view, absl::string_view)>& visit) override {
+    if (table == Table::kText) text_scans_.fetch_add(1);
     const absl::Status fault = FaultOf(read_faults_, table);
     if (!fault.ok()) return fault;
     return store_.Scan(table, begin, end, visit);
@@ -117,6 +120,7 @@ class FaultChunkStore : public ChunkStore {
   std::atomic<int64_t> free_bytes_{-1};
   std::atomic<int64_t> used_bytes_{-1};
   std::atomic<int> synced_writes_{0};
+  std::atomic<int> text_scans_{0};
 };
 
 }  // namespace mneme

@@ -9,6 +9,7 @@
 #include <set>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -53,17 +54,19 @@ class ForkTest : public ::testing::Test {
   // that the network sees of memories.
   using Answer =
       std::tuple<std::vector<std::tuple<std::string, int64_t, int64_t, int64_t, std::string, double,
-                                        double, std::optional<double>>>,
+                                        double, std::optional<double>, std::optional<double>>>,
                  std::vector<double>>;
   Answer Ask(const std::vector<std::string>& names, absl::Time as_of = absl::InfiniteFuture()) {
     Answer answer;
     const CallContext context{.deadline = absl::Now() + kPatience};
-    for (const bool rerank : {false, true}) {
+    for (const auto& [rerank, keywords] :
+         {std::pair(false, false), std::pair(true, false), std::pair(true, true)}) {
       const auto found = harness_.engine().Retrieve({.memories = names,
                                                      .as_of = as_of,
                                                      .question = "the zebra quietly crossed",
                                                      .k = 256,
                                                      .rerank = rerank,
+                                                     .keywords = keywords,
                                                      .context_bytes = 100},
                                                     context);
       EXPECT_TRUE(found.ok()) << found.status();
@@ -71,8 +74,9 @@ class ForkTest : public ::testing::Test {
       for (const Passage& p : found->passages) {
         const std::string id = p.document.substr(p.document.rfind('/') + 1);
         EXPECT_EQ(p.rerank_score.has_value(), rerank);
+        EXPECT_EQ(p.keyword_score.has_value(), keywords);
         std::get<0>(answer).emplace_back(id, p.chunk_index, p.byte_begin, p.byte_end, p.text,
-                                         p.score, p.weight, p.rerank_score);
+                                         p.score, p.weight, p.rerank_score, p.keyword_score);
       }
     }
     const auto score = harness_.engine().Score({.memories = names,
@@ -274,7 +278,7 @@ TEST_F(ForkTest, TheOrderOfMemoriesForksAndSnapshotsDoesNotMatter) {
                   .GetDocument(absl::StrCat("tenants/default/memories/", document))
                   ->chunk_count;
   }
-  EXPECT_EQ(static_cast<int64_t>(std::get<0>(first).size()), 2 * chunks);
+  EXPECT_EQ(static_cast<int64_t>(std::get<0>(first).size()), 3 * chunks);
   std::sort(names.begin(), names.end());
   do {
     EXPECT_EQ(Ask(names), first);

@@ -1,6 +1,7 @@
 // The real stack behind a loopback channel: text in, answers out, and the errors that only the real
 // engine makes.
 
+#include <limits>
 #include <map>
 #include <string>
 #include <utility>
@@ -174,6 +175,37 @@ TEST_F(EndToEndTest, RerankOrdersByTheSecondLook) {
     if (i > 0) {
       EXPECT_LE(passage.rerank_score(), found[1].passages(i - 1).rerank_score());
     }
+  }
+}
+
+TEST_F(EndToEndTest, KeywordsOrderByTheSumOfBothScores) {
+  ASSERT_TRUE(Ingest(Document("log"), {{0, Log()}}).status.ok());
+  v1::RetrieveRequest request;
+  request.add_memories(kMemory);
+  request.set_question("How many brass buttons does the harbour master keep?");
+  request.set_k(64);
+  request.set_rerank(true);
+  std::vector<v1::RetrieveResponse> found(2);
+  for (const bool keywords : {false, true}) {
+    grpc::ClientContext context;
+    request.set_keywords(keywords);
+    const grpc::Status status = stub_->Retrieve(&context, request, &found[keywords]);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+  }
+  std::map<int64_t, double> looks;  // by chunk
+  for (const v1::Passage& passage : found[0].passages()) {
+    EXPECT_FALSE(passage.has_keyword_score());
+    looks[passage.chunk_index()] = passage.rerank_score();
+  }
+  ASSERT_EQ(found[1].passages_size(), found[0].passages_size());
+  EXPECT_THAT(found[1].passages(0).text(), ::testing::HasSubstr("40917"));
+  double last = std::numeric_limits<double>::infinity();
+  for (const v1::Passage& passage : found[1].passages()) {
+    ASSERT_TRUE(passage.has_keyword_score());
+    EXPECT_GE(passage.keyword_score(), 0);
+    EXPECT_EQ(passage.rerank_score(), looks.at(passage.chunk_index()));
+    EXPECT_LE(passage.rerank_score() + passage.keyword_score(), last);
+    last = passage.rerank_score() + passage.keyword_score();
   }
 }
 

@@ -76,6 +76,7 @@ TEST_F(QueryRpcTest, RetrieveHandsEverythingOverAndBack) {
                                .score = 1.5,
                                .weight = 0.25,
                                .rerank_score = -0.5,
+                               .keyword_score = 2.5,
                                .text = "0123456789"});
     result.passages.push_back({.document = "e"});
     // A token may be half a character.
@@ -92,6 +93,7 @@ TEST_F(QueryRpcTest, RetrieveHandsEverythingOverAndBack) {
   request.set_explain(true);
   request.set_rerank(true);
   request.set_rerank_candidates(40);
+  request.set_keywords(true);
   request.set_context_bytes(100);
   auto* barrier = request.add_barriers();
   barrier->set_document("tenants/default/memories/books/documents/a");
@@ -104,6 +106,7 @@ TEST_F(QueryRpcTest, RetrieveHandsEverythingOverAndBack) {
   EXPECT_TRUE(seen.explain);
   EXPECT_TRUE(seen.rerank);
   EXPECT_EQ(seen.rerank_candidates, 40);
+  EXPECT_TRUE(seen.keywords);
   EXPECT_EQ(seen.context_bytes, 100);
   ASSERT_EQ(seen.barriers.size(), 1u);
   EXPECT_EQ(seen.barriers[0].visible_bytes, 42);
@@ -111,6 +114,8 @@ TEST_F(QueryRpcTest, RetrieveHandsEverythingOverAndBack) {
   EXPECT_EQ(response.passages(0).chunk_index(), 3);
   EXPECT_EQ(response.passages(0).rerank_score(), -0.5);
   EXPECT_FALSE(response.passages(1).has_rerank_score());
+  EXPECT_EQ(response.passages(0).keyword_score(), 2.5);
+  EXPECT_FALSE(response.passages(1).has_keyword_score());
   EXPECT_EQ(response.passages(0).byte_end(), 20);
   EXPECT_EQ(response.passages(0).weight(), 0.25);
   EXPECT_EQ(response.chunks_scanned(), 7);
@@ -175,6 +180,22 @@ TEST_F(QueryRpcTest, RerankCandidatesAreLeftToTheEngineOrFromKToItsMost) {
   request.set_rerank_candidates(256);
   EXPECT_TRUE(Retrieve(request).ok());
   EXPECT_EQ(candidates, 256);
+}
+
+TEST_F(QueryRpcTest, KeywordsNeedARerank) {
+  bool keywords = true;
+  engine_.retrieve = [&](const RetrieveOptions& options, const CallContext&) {
+    keywords = options.keywords;
+    return RetrieveResult();
+  };
+  v1::RetrieveRequest request = Question();
+  EXPECT_TRUE(Retrieve(request).ok());
+  EXPECT_FALSE(keywords);
+  request.set_keywords(true);
+  ExpectFieldError(Retrieve(request), "keywords", "true is set without rerank");
+  request.set_rerank(true);
+  EXPECT_TRUE(Retrieve(request).ok());
+  EXPECT_TRUE(keywords);
 }
 
 TEST_F(QueryRpcTest, BadQuestionsAreInvalid) {
