@@ -24,6 +24,7 @@ from training.losses import LossWeights, batch_loss
 from training.model import Ramba
 from training.optimizer import Optimizer
 from training.rounding import Rounded
+from training.step_profile import StepProfile
 from training.tokenizer import Tokenizer
 
 CALIBRATION_STEPS = 400         # chunks are first told apart, then their scores are moved to the right side of zero
@@ -111,11 +112,13 @@ def train(args, config):
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
     batches = iter(loader(Batches(args.prepared, config, args.rows, f'{args.seed}/{step}/{peers.rank}', args.reader_tokens, args.row_tokens), args.workers))
     first_step, started, saved, logged, weights = step, None, time.time(), [], LossWeights(strangers=args.strangers)
+    profile = StepProfile(args.profile if peers.rank == 0 else None)
     while True:
         if (step - first_step) % AGREE_EVERY == 0:
             now = peers.agree(spent + (time.time() - started if started else 0.0))
             if now >= args.seconds or peers.agree(bool(stopping)):
                 break
+        profile.step(step - first_step)
         batch = {k: v.to(peers.device, non_blocking=True) for k, v in next(batches).items()}
         weights.calibration = 1.0 if args.initial else min(1.0, step / CALIBRATION_STEPS)
         with rounded if now >= (1 - args.rounded_share) * args.seconds else contextlib.nullcontext():
@@ -173,6 +176,7 @@ if __name__ == '__main__':
     parser.add_argument('--rounded-share', type=float, default=0.25, help='of the time, its end: training on weights rounded as in the bundle')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--log-every', type=int, default=50)
+    parser.add_argument('--profile', help='file for the operations of five steps, longest first')
     parser.add_argument('--save-every', type=float, default=120, help='seconds')
     for f in fields(Config):
         if f.name != 'vocab_size':

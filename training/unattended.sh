@@ -25,7 +25,7 @@ whole_run() {
   for attempt in 1 2; do
     echo "$(date +%T) training, attempt $attempt"
     launch "$gpus" -m training.train prepared checkpoint --seconds "$seconds" --initial "$initial" --spent "${SPENT:-0}" \
-      --workers "$workers" --save-every 60 --matrix-rate 0.006 --other-rate 6e-4 ${OPTIONS:-} >> out/train.log 2>&1 && break
+      --workers "$workers" --save-every 60 --profile out/profile.txt --matrix-rate 0.006 --other-rate 6e-4 ${OPTIONS:-} >> out/train.log 2>&1 && break
     tail -5 out/train.log
   done
   export_bundle bundle || { echo "failed: no checkpoint"; return 1; }
@@ -92,7 +92,7 @@ copy_results() {
   local from=$RUN/repository/out
   [ -d "$from" ] || return 0
   cat "$RUN/run.log" "$from"/*.log > "$1/all.log" 2>/dev/null
-  cat "$from"/bars.txt "$from"/table.md > "$1/table.txt" 2>/dev/null
+  cat "$from"/bars.txt "$from"/table.md "$from"/profile.txt > "$1/table.txt" 2>/dev/null
   cp -u "$from"/model.? "$from"/config.json "$from"/*.json "$from"/golden.safetensors "$1/" 2>/dev/null
   rm -f "$1/result.json"                       # made again of a.json and b.json
 }

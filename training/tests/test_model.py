@@ -153,7 +153,7 @@ class ModelTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             args = argparse.Namespace(prepared=str(prepared()), checkpoint=folder, seconds=0.1, initial=None, spent=0.0, rows=2, strangers=2, row_tokens=1024, reader_tokens=256,
                                       workers=0, seed=0, log_every=1000, save_every=1000,
-                                      matrix_rate=0.01, other_rate=1e-3, warmup_steps=10, rounded_share=0.5)
+                                      matrix_rate=0.01, other_rate=1e-3, warmup_steps=10, rounded_share=0.5, profile=None)
             config = Config(vocab_size=vocabulary(), **SIZES, **HALO_AND_LOOK)
             train.train(args, config)
             first = checkpoint.read_config(folder), checkpoint.load_weights(folder)
@@ -161,6 +161,22 @@ class ModelTest(unittest.TestCase):
             train.train(args, config)
             self.assertEqual(first[0], checkpoint.read_config(folder))
             self.assertTrue(all((a == b).all() for a, b in zip(first[1].values(), checkpoint.load_weights(folder).values())))
+
+
+    def test_profile_names_the_operations_of_its_steps_alone(self):
+        import torch
+        from training.step_profile import StepProfile
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / 'profile.txt'
+            profile, a = StepProfile(path, first=2, steps=3), torch.ones(8, 8)
+            for step in range(7):
+                profile.step(step)
+                a @ a
+                if step == 0 or step == 6:
+                    a.cumsum(0)
+            self.assertIn('3 steps from step 2', path.read_text())
+            self.assertIn('aten::mm', path.read_text())
+            self.assertNotIn('aten::cumsum', path.read_text())
 
 
 @needs_torch
