@@ -19,10 +19,13 @@ class Engine:
 
     def __enter__(self):
         for _ in range(300):
+            if self.server.poll() is not None:                 # or another server at this address would be measured
+                raise RuntimeError(f'mneme-server: {Path(self.log.name).read_text()}')
             if subprocess.run([self.client, 'status'], env=self.environment, capture_output=True).returncode == 0:
-                break
+                return self
             time.sleep(0.2)
-        return self
+        self.__exit__()
+        raise RuntimeError(f'mneme-server is not ready after a minute: {Path(self.log.name).read_text()}')
 
     def __exit__(self, *_):
         self.server.terminate()
