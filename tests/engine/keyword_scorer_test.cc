@@ -25,9 +25,6 @@ std::vector<double> Scores(const std::string& question, const std::vector<std::s
   return KeywordScores(question, views);
 }
 
-// Whether a question of that word finds it in the text.
-bool Finds(const std::string& word, const std::string& text) { return Scores(word, {text})[0] > 0; }
-
 TEST(KeywordScorerTest, ScoresByHand) {
   // Two texts of four and two words, three on average; "key" is in both, "amber" in the first.
   const std::vector<double> scores = Scores("Amber KEY?", {"the amber key, amber", "a key"});
@@ -44,18 +41,19 @@ TEST(KeywordScorerTest, AgreesWithTheFormulaOnRandomTexts) {
     std::mt19937 random(seed);
     const auto text = [&](int words_max) {
       static const std::vector<std::string> kWords = {"a",    "A",     "b",       "Key",   "key",
-                                                      "3",    "33",    "compass", "naïve", "Ölbaum",
+                                                      "3",    "33",    "compass", "naïve", "ölbaum",
                                                       "x9-y", "don't", "...",     "__",    "日本"};
       static const std::vector<std::string> kBetween = {" ", ", ", "\n", "-", "  ", "/"};
       std::string made;
       for (int i = static_cast<int>(random() % static_cast<unsigned>(words_max + 1)); i > 0; --i) {
-        absl::StrAppend(&made, kWords[random() % kWords.size()],
+        const std::string& word = kWords[random() % kWords.size()];
+        absl::StrAppend(&made, word == "..." ? absl::StrCat(random() % 60) : word,
                         kBetween[random() % kBetween.size()]);
       }
       return made;
     };
     for (const size_t count : {1, 2, 7, 24}) {
-      const std::string question = text(12);
+      const std::string question = text(count == 7 ? 60 : 12);
       std::vector<std::string> texts(count);
       for (std::string& t : texts) t = text(40);
       const std::vector<double> got = Scores(question, texts);
@@ -88,27 +86,13 @@ TEST(KeywordScorerTest, NothingToFindIsZero) {
   EXPECT_THAT(Scores("", {}), IsEmpty());
 }
 
-TEST(KeywordScorerTest, WordsAreLettersAndDigits) {
-  EXPECT_TRUE(Finds("b2", "A1-B2_c3"));
-  EXPECT_FALSE(Finds("b", "a1-b2_c3"));
-  EXPECT_TRUE(Finds("s", "it's"));
-  EXPECT_TRUE(Finds("3.5", "3, 5"));
-}
-
-TEST(KeywordScorerTest, CharactersBeyondAsciiAreLettersButSigns) {
-  EXPECT_TRUE(Finds("naïve", "a Naïve one"));
-  EXPECT_FALSE(Finds("na", "naïve"));
-  EXPECT_TRUE(Finds("ключ", "где ключ?"));
-  EXPECT_FALSE(Finds("Ключ", "где ключ?")) << "as they stand";
-  EXPECT_TRUE(Finds("鍵", "その、鍵。")) << "between signs";
-  EXPECT_FALSE(Finds("鍵", "その鍵"));
-  EXPECT_TRUE(Finds("key", "“key”—he said"));
-  EXPECT_TRUE(Finds("said", "“key”—he said…"));
-  EXPECT_TRUE(Finds("master", "the master’s «key»"));
-  EXPECT_TRUE(Finds("key", "the master’s «key»"));
-  EXPECT_TRUE(Finds("20", "20\u00a0°C"));
-  EXPECT_TRUE(Finds("🗝", "the 🗝!"));
-  EXPECT_FALSE(Finds("“”", "“”"));
+// Else a page of text before the question would order the texts, whatever the network says.
+TEST(KeywordScorerTest, LongQuestionsScoreNoMoreThanThoseOfSixteenWords) {
+  std::string question, text;
+  for (int i = 0; i < 16; ++i) absl::StrAppend(&question, "asked", i, " ");
+  const double sixteen = Scores(question, {question, "another"})[0];
+  for (int i = 16; i < 160; ++i) absl::StrAppend(&question, "asked", i, " ");
+  EXPECT_NEAR(Scores(question, {question, "another"})[0], sixteen, 0.1 * sixteen);
 }
 
 // A request's strings are UTF-8, and so is stored text; but no byte may lead astray.
@@ -124,7 +108,7 @@ TEST(KeywordScorerTest, AnyBytesAreTaken) {
     }
     EXPECT_THAT(Scores(texts[0], texts), Each(::testing::Ge(0))) << i;
   }
-  EXPECT_THAT(Scores("a\xe2\x80", {"a\xe2\x80", "b\xc2"}), ElementsAre(Gt(0), 0));
+  EXPECT_THAT(Scores("a", {"a\xe2\x80", "a"}), ElementsAre(0, Gt(0))) << "no UTF-8, no words";
 }
 
 }  // namespace

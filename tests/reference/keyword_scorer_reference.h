@@ -6,23 +6,19 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 #include <set>
-#include <sstream>
 #include <string>
 #include <vector>
 
+#include "engine/text_words.h"
+
 namespace mneme {
 
-// Words of well-formed UTF-8 whose characters beyond ASCII are all letters.
-inline std::vector<std::string> WordsReference(std::string text) {
-  for (char& c : text) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-    const bool is_ascii = (c & 0x80) == 0;
-    if (is_ascii && !(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9')) c = ' ';
-  }
-  std::istringstream words(text);
-  return {std::istream_iterator<std::string>(words), std::istream_iterator<std::string>()};
+// What a word is has tests of its own (text_words_test.cc).
+inline std::vector<std::string> WordsReference(const std::string& text) {
+  std::vector<std::string> words;
+  ForEachWord(text, [&](absl::string_view word) { words.emplace_back(word); });
+  return words;
 }
 
 inline std::vector<double> KeywordScoresReference(const std::string& question,
@@ -37,10 +33,12 @@ inline std::vector<double> KeywordScoresReference(const std::string& question,
     average += static_cast<double>(WordsReference(text).size()) / n;
   }
   const std::vector<std::string> asked = WordsReference(question);
+  const std::set<std::string> different(asked.begin(), asked.end());
+  const double share = different.size() > 16 ? 16.0 / static_cast<double>(different.size()) : 1;
   std::vector<double> scores;
   for (const std::string& text : texts) {
     double score = 0;
-    for (const std::string& word : std::set<std::string>(asked.begin(), asked.end())) {
+    for (const std::string& word : different) {
       const double tf = count(text, word);
       if (tf == 0) continue;
       const auto df = static_cast<double>(std::count_if(
@@ -49,7 +47,7 @@ inline std::vector<double> KeywordScoresReference(const std::string& question,
       const double length = static_cast<double>(WordsReference(text).size()) / average;
       score += idf * tf * (1.2 + 1) / (tf + 1.2 * (1 - 0.75 + 0.75 * length));
     }
-    scores.push_back(score);
+    scores.push_back(share * score);
   }
   return scores;
 }
