@@ -84,6 +84,7 @@ KEYS = {
     'number': lambda r, x: digits(r, 4, 8),
     'series': lambda r, x: f'{_word(r, x)} {r.choice(x.nouns)} {r.randint(1, 60)}',
     'numbered': lambda r, x: f'{r.choice(x.nouns)} {digits(r, 1, 4)}',
+    'initials': lambda r, x: f'{letters(r, 1, 3)}&{letters(r, 1, 3)}' + (f' {r.choice(x.nouns)}' if r.random() < 0.5 else ''),
     'snake': lambda r, x: f'{_word(r, x)}_{_word(r, x)}',
     'camel': lambda r, x: f'{_word(r, x)}{_word(r, x).capitalize()}',
     'email': lambda r, x: f'{_word(r, x)}.{_word(r, x)}@{_word(r, x)}.{r.choice(("com", "org", "net"))}',
