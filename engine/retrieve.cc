@@ -27,9 +27,9 @@ constexpr int kRerankCandidates = 64;
 // What a keyword score counts beside the score after the look. Of 400 questions of each of five
 // sets (training/search_engine.py, 256 candidates), on every second question, by which it was
 // chosen, the right passage is first, and among eight, on average over the sets for 61.2 and 80.9 %
-// with weight 0; 67.1 and 85.9 with 0.5; 67.5 and 87.0 with 1; 66.9 and 87.0 with 1.5; 65.4 and
-// 87.1 with 2. On the other questions 1 gives 69.5 and 88.4 %, 0 60.7 and 83.7. No weight is best
-// for all: nq-open would have 2, medical questions, where few words are shared, 0.5 at most.
+// with weight 0; 67.2 and 85.9 with 0.5; 67.6 and 87.0 with 1; 65.5 and 87.1 with 2. On the other
+// questions 1 gives 69.7 and 88.4 %, 0 60.9 and 83.7. No weight is best for all: nq-open would have
+// 2, medical questions, where few words are shared, 0.5 at most.
 constexpr double kKeywordWeight = 1;
 
 absl::Status CheckOptions(const ReadEnvironment& environment, const RetrieveOptions& options) {
