@@ -37,7 +37,13 @@ const std::string* PassageReader::TextOf(const ChunkHit& hit) {
   absl::StatusOr<std::string>& text = it->second;
   if (is_new) {
     const absl::StatusOr<DocumentInfo> info = store_.GetDocument(hit.text.document);
-    text = info.ok() ? ReadText(hit.text, info->durable_bytes, /*context_bytes=*/0) : info.status();
+    if (!info.ok()) {
+      text = info.status();
+    } else if (!NameOf(hit.text, info->memory).has_value()) {
+      text = absl::NotFoundError("no source has this text any more");
+    } else {
+      text = ReadText(hit.text, info->durable_bytes, /*context_bytes=*/0);
+    }
   }
   return text.ok() ? &*text : nullptr;
 }

@@ -27,7 +27,7 @@ class PassageReader {
         damaged_counter_(environment.metrics.passages_damaged),
         sources_(sources) {}
 
-  // Text of the chunk, kept as long as this reader; null when the document is gone or its text is
+  // Text of the chunk, kept as long as this reader; null when no source has it any more or it is
   // damaged. Read takes it from here, and is who counts the damage: a chunk whose text was read to
   // judge it need not be one that is missed.
   const std::string* TextOf(const ChunkHit& hit);

@@ -177,6 +177,10 @@ class ModelTest(unittest.TestCase):
             self.assertIn('3 steps from step 2', path.read_text())
             self.assertIn('aten::mm', path.read_text())
             self.assertNotIn('aten::cumsum', path.read_text())
+            profile = StepProfile(Path(folder), first=0, steps=1)    # a folder cannot be written: the run goes on
+            profile.step(0)
+            profile.step(1)
+            profile.step(2)
 
 
 @needs_torch
