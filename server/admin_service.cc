@@ -212,19 +212,19 @@ AdminService::AdminService(const CallEnvironment& environment, const ResourceChe
   AddUnary<v1::CreateBackupRequest, Operation>(
       Method::kCreateBackup, [this](const auto&, const auto&) { return BeginBackup(); });
   AddUnary<v1::ListBackupsRequest, v1::ListBackupsResponse>(
-      Method::kListBackups, [this](const auto&, const auto&) { return ListBackups(); });
+      Method::kListBackups, [this](const auto&, const auto&) { return KnownBackups(); });
   AddUnary<v1::VerifyBackupsRequest, Operation>(
       Method::kVerifyBackups,
       [this](const auto& request, const auto&) { return BeginVerifyBackups(request.id()); });
   AddUnary<v1::DeleteBackupRequest, google::protobuf::Empty>(
       Method::kDeleteBackup,
       [this](const auto& request, const auto&) -> absl::StatusOr<google::protobuf::Empty> {
-        RETURN_IF_ERROR(DeleteBackup(request.id()));
+        RETURN_IF_ERROR(RemoveBackup(request.id()));
         return google::protobuf::Empty();
       });
   AddUnary<v1::GetActivityRequest, v1::Activity>(Method::kGetActivity,
                                                  [this](const auto& request, const auto&) {
-                                                   return GetActivity(request.slow_requests_max());
+                                                   return ActivityNow(request.slow_requests_max());
                                                  });
 }
 
@@ -317,7 +317,7 @@ absl::StatusOr<Any> AdminService::Backup(RunningOperation& operation) {
   return Packed(ToMessage(info));
 }
 
-absl::StatusOr<v1::ListBackupsResponse> AdminService::ListBackups() const {
+absl::StatusOr<v1::ListBackupsResponse> AdminService::KnownBackups() const {
   RETURN_IF_ERROR(CheckBackupDir());
   ASSIGN_OR_RETURN(const std::vector<BackupInfo> infos,
                    BackupDirectory::List(environment_.options.backup_dir));
@@ -332,10 +332,10 @@ absl::StatusOr<Operation> AdminService::BeginVerifyBackups(int64_t id) {
   return operations_.Run(
       {.kind = "verify-backups", .metadata = Packed(v1::BackupProgress()), .cancellable = true},
       operation_pool_,
-      [this, id](RunningOperation& operation) { return VerifyBackups(id, operation); });
+      [this, id](RunningOperation& operation) { return VerifyCopies(id, operation); });
 }
 
-absl::StatusOr<Any> AdminService::VerifyBackups(int64_t id, RunningOperation& operation) {
+absl::StatusOr<Any> AdminService::VerifyCopies(int64_t id, RunningOperation& operation) {
   const std::string& directory = environment_.options.backup_dir;
   ASSIGN_OR_RETURN(const std::vector<BackupInfo> listed, BackupDirectory::List(directory));
   v1::VerifyBackupsResponse response;
@@ -360,7 +360,7 @@ absl::StatusOr<Any> AdminService::VerifyBackups(int64_t id, RunningOperation& op
   return Packed(response);
 }
 
-absl::Status AdminService::DeleteBackup(int64_t id) const {
+absl::Status AdminService::RemoveBackup(int64_t id) const {
   RETURN_IF_ERROR(CheckBackupDir());
   if (id <= 0) return FieldError("id", absl::StrCat(id), "an id above 0 is expected");
   ASSIGN_OR_RETURN(const std::unique_ptr<BackupDirectory> directory,
@@ -368,7 +368,7 @@ absl::Status AdminService::DeleteBackup(int64_t id) const {
   return directory->Delete(id);
 }
 
-absl::StatusOr<v1::Activity> AdminService::GetActivity(int slow_requests_max) const {
+absl::StatusOr<v1::Activity> AdminService::ActivityNow(int slow_requests_max) const {
   if (slow_requests_max < 0) {
     return FieldError("slow_requests_max", absl::StrCat(slow_requests_max), "must not be negative");
   }

@@ -40,12 +40,12 @@ class AdminService final : public v1::AdminService::Service {
   absl::StatusOr<google::longrunning::Operation> BeginBackup();
   // The work of a backup's operation.
   absl::StatusOr<google::protobuf::Any> Backup(RunningOperation& operation);
-  absl::StatusOr<v1::ListBackupsResponse> ListBackups() const;
+  absl::StatusOr<v1::ListBackupsResponse> KnownBackups() const;
   absl::StatusOr<google::longrunning::Operation> BeginVerifyBackups(int64_t id);
   // The work of its operation.
-  absl::StatusOr<google::protobuf::Any> VerifyBackups(int64_t id, RunningOperation& operation);
-  absl::Status DeleteBackup(int64_t id) const;
-  absl::StatusOr<v1::Activity> GetActivity(int slow_requests_max) const;
+  absl::StatusOr<google::protobuf::Any> VerifyCopies(int64_t id, RunningOperation& operation);
+  absl::Status RemoveBackup(int64_t id) const;
+  absl::StatusOr<v1::Activity> ActivityNow(int slow_requests_max) const;
   // FAILED_PRECONDITION without a backup directory.
   absl::Status CheckBackupDir() const;
 
