@@ -226,6 +226,15 @@ void EngineHarness::Ingest(const std::string& memory, const std::string& documen
   MNEME_CHECK(!writer.misbehaved());
 }
 
+void EngineHarness::Append(const std::string& memory, const std::string& document,
+                           const std::string& text) {
+  TestWriter writer(*engine_, Document(memory, document));
+  const int64_t end = writer->accepted_bytes() + static_cast<int64_t>(text.size());
+  writer.Send(text);
+  MustBeOk(writer->Flush());
+  MNEME_CHECK(writer.WaitVisible(end));
+}
+
 bool EngineHarness::WaitReady() {
   const absl::Time until = absl::Now() + kPatience;
   while (!engine_->Ready().ok() || Metric("mneme_recovery_documents_left") != 0) {

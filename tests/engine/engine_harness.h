@@ -137,6 +137,8 @@ class EngineHarness {
   // Writes a whole document and waits until it is visible.
   void Ingest(const std::string& memory, const std::string& document, const std::string& text,
               bool seal = false);
+  // Adds text at the end of a document, in a record of its own, and waits until it is visible.
+  void Append(const std::string& memory, const std::string& document, const std::string& text);
   bool WaitReady();
   // Waits until the metric has the value, or at least that.
   bool WaitMetric(const std::string& name_and_labels, double value);

@@ -28,11 +28,7 @@ class KeptPagesTest : public ::testing::Test {
     return harness_.engine().GetDocument(harness_.Document("m", document))->uid;
   }
   void Append(const std::string& document, const std::string& text) {
-    TestWriter writer(harness_.engine(), harness_.Document("m", document));
-    const int64_t end = writer->accepted_bytes() + static_cast<int64_t>(text.size());
-    writer.Send(text);
-    ASSERT_TRUE(writer->Flush().ok());
-    ASSERT_TRUE(writer.WaitVisible(end));
+    harness_.Append("m", document, text);
   }
   // What the next batch reads there: the keys' tokens (see FakeModel); nothing without a page.
   std::vector<float> Read(DocumentId document, int64_t chunk = 0) {

@@ -88,7 +88,7 @@ TEST(KeywordScorerTest, NothingToFindIsZero) {
 
 // Else a page of text before the question would order the texts, whatever the network says.
 TEST(KeywordScorerTest, LongQuestionsScoreNoMoreThanThoseOfSixteenWords) {
-  std::string question, text;
+  std::string question;
   for (int i = 0; i < 16; ++i) absl::StrAppend(&question, "asked", i, " ");
   const double sixteen = Scores(question, {question, "another"})[0];
   for (int i = 16; i < 160; ++i) absl::StrAppend(&question, "asked", i, " ");

@@ -6,7 +6,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
 #include <thread>
 #include <tuple>
@@ -203,16 +202,8 @@ TEST_F(KeywordsTest, NextBestCandidateTakesThePlaceOfADamagedOne) {
 
 TEST_F(KeywordsTest, ChunksWithoutAPageStandBehindTheOthersWhateverTheirWords) {
   // Text of the first document's one segment lies in two records, the second of which is damaged.
-  {
-    TestWriter writer(harness_.engine(), harness_.Document("m", "half"));
-    for (const char* part :
-         {"the otter swam home and others slept by the river then", " an end with quicksilver"}) {
-      const int64_t end = writer->accepted_bytes() + static_cast<int64_t>(std::strlen(part));
-      writer.Send(part);
-      ASSERT_TRUE(writer->Flush().ok());
-      ASSERT_TRUE(writer.WaitVisible(end));
-    }
-  }
+  harness_.Append("m", "half", "the otter swam home and others slept by the river then");
+  harness_.Append("m", "half", " an end with quicksilver");
   harness_.Ingest("m", "whole", "a whole one", true);
   ASSERT_EQ(harness_.Damage(Table::kText, "quicksilver"), 1);
   harness_.Stop();

@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -368,16 +367,8 @@ TEST_F(RerankTest, PagesAreReadFromTheDiskOrDerivedAgain) {
 
 TEST_F(RerankTest, ChunksWithoutAPageKeepTheirOrderBehindTheOthers) {
   // Text of the first document's one segment lies in two records, the second of which is damaged.
-  {
-    TestWriter writer(harness_.engine(), harness_.Document("m", "half"));
-    for (const char* part :
-         {"the otter swam home and others slept by the river then", " an end with quicksilver"}) {
-      const int64_t end = writer->accepted_bytes() + static_cast<int64_t>(std::strlen(part));
-      writer.Send(part);
-      ASSERT_TRUE(writer->Flush().ok());
-      ASSERT_TRUE(writer.WaitVisible(end));
-    }
-  }
+  harness_.Append("m", "half", "the otter swam home and others slept by the river then");
+  harness_.Append("m", "half", " an end with quicksilver");
   harness_.Ingest("m", "whole", "a whole one", true);
   harness_.Ingest("m", "striped", "the zebra", true);
   const auto before = Ask("the otter swam home", 8);
