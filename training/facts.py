@@ -135,6 +135,7 @@ class Theme:
     used: set = field(default_factory=set)
     keys: list = field(default_factory=list)
     asked: list = field(default_factory=list)        # (relation, key) of facts in contexts
+    other_number: float = 0.0        # probability that a near-duplicate of a key with a number has another number
     joint: float = 0.0               # probability that a fact in a context has relation and key of another context's
 
     def fact(self, rng, fresh=False):
@@ -149,7 +150,7 @@ class Theme:
             elif self.asked and rng.random() < self.joint:       # what only the context tells apart
                 named, key = rng.choice(self.asked)
             elif self.keys and rng.random() < self.near:
-                key = words.near_duplicate(rng, self.lex, rng.choice(self.keys))
+                key = words.near_duplicate(rng, self.lex, rng.choice(self.keys), self.other_number)
             elif self.keys and (len(self.relations) > 1 or self.contexts) and rng.random() < 0.4:
                 key = rng.choice(self.keys)
             else:
@@ -268,7 +269,8 @@ def theme(rng, lex, held_out=False, style=None, fragments=()):
                  near=rng.choice((0, 0.3, 0.6, 0.85)),
                  loose=rng.choice((0.3, 0.5, 0.8) if style == 'record' else (0.1, 0.2, 0.4, 0.7)) if fragments else 0.0,
                  composed=0.0 if held_out else rng.choice((0.2, 0.4, 0.6)), written=0.0 if held_out else rng.choice((0.5, 0.8, 0.95)),
-                 beside=0.0 if held_out else 0.15, fragments=list(fragments), joint=0.0 if held_out else 0.35)
+                 beside=0.0 if held_out else 0.15, fragments=list(fragments), joint=0.0 if held_out else 0.35,
+                 other_number=0.0 if held_out else 0.4)
 
 
 class Pool:

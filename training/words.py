@@ -117,10 +117,10 @@ VALUES = {
 }
 
 
-def near_duplicate(rng, lex, key):
-    """A key that shares most of its characters with `key`: another number, one word replaced, or one digit or letter changed."""
-    numbers = list(re.finditer(r'\d+', key))
-    if numbers and rng.random() < 0.4:
+def near_duplicate(rng, lex, key, other_number=0.0):
+    """A key that shares most of its characters with `key`: one word replaced, or one digit or letter changed; or, of those with a number,
+    with probability other_number another number. (Evaluation has none of these: its tables stay comparable.)"""
+    if other_number and (numbers := list(re.finditer(r'\d+', key))) and rng.random() < other_number:
         found = rng.choice(numbers)
         size = len(found.group()) if rng.random() < 0.4 else min(2, len(found.group()))     # small numbers more often
         return key[:found.start()] + str(rng.randrange(10 ** size)) + key[found.end():]
