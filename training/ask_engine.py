@@ -3,8 +3,9 @@
 Usage: python3 -m training.ask_engine BUNDLE PREPARED EVAL_FOLDER [--documents 400] [--dense 200] [--needles 40] [--out OUT.json]
                                       [--precision bf16] [--programs build/release/bin] [--wrong]
 Each document is a piece of a held-out book with one fact of each set of held-out wordings (facts.DENSE); the statements of the other families
-are spread over them. The text of an answer is compared: a list has all values and nothing else, in any order. `read` counts questions for
-which one of the passages read is of the right document, `heaviest` those for which the one with the largest weight is.
+are spread over them; a few are ingested at a time, so their order is nearly that. The text of an answer is compared: a list has all
+values and nothing else, in any order. `read` counts questions for which one of the passages read is of the right document, `heaviest`
+those for which the one with the largest weight is.
 --wrong prints each wrong answer: a V before it says that the right document weighed most."""
 import argparse
 import concurrent.futures
@@ -14,8 +15,8 @@ import tempfile
 from pathlib import Path
 
 from training import facts, needles
-from training.engine import Engine
-from training.evaluate import Evaluation
+from training.engine import Engine, ingest
+from training.evaluate import Evaluation, is_list_of
 from training.tasks import LISTED
 
 CHARACTERS = 9_000               # of book text a document: with the statements fewer tokens than a segment
@@ -51,7 +52,7 @@ def write(evaluation, made, documents, rng):
 
 def is_exact(needle, said):
     if needle.separator == LISTED:
-        return sorted(line.strip() for line in said.split('\n') if line.strip()) == sorted(needle.values)
+        return is_list_of(said, needle.values)
     return said.strip() == needle.separator.join(needle.values)
 
 
@@ -93,11 +94,7 @@ if __name__ == '__main__':
     texts, where = write(evaluation, made, args.documents, rng)
     report = {}
     with tempfile.TemporaryDirectory() as folder, Engine(args.programs, args.bundle, folder, args.precision, args.port) as engine:
-        engine.run('create', 'asked')
-        (Path(folder) / 'texts').mkdir()
-        for number, text in enumerate(texts):
-            (Path(folder) / 'texts' / f'{number:06d}').write_bytes(text.encode())
-        engine.run('ingest', 'asked', f'{folder}/texts')
+        ingest(engine, 'asked', texts, folder)
         print(f'{"":24} {"questions":>9} {"exact":>7} {"heaviest":>9} {"read":>6}')
         with concurrent.futures.ThreadPoolExecutor(2) as threads:
             for family, some in made.items():

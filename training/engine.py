@@ -38,3 +38,13 @@ class Engine:
         if done.returncode != 0:
             raise RuntimeError(f'mneme {arguments[0]}: {done.stdout}{done.stderr}{Path(self.log.name).read_text()}')
         return json.loads(done.stdout)
+
+
+def ingest(engine, memory, texts, folder):
+    """A new memory of `texts`, through files in `folder`: each becomes a document that bears its number."""
+    engine.run('create', memory)
+    path = Path(folder) / memory
+    path.mkdir()
+    for number, text in enumerate(texts):
+        (path / f'{number:06d}').write_bytes(text.encode())
+    engine.run('ingest', memory, str(path))

@@ -116,8 +116,7 @@ class Evaluation:
             answers = self.ask(memory, [(n.prompt, parts) for _, n, parts in mine], end=size // self.chunk)
             lists = [i for i, (_, n, _) in enumerate(mine) if n.separator == LISTED]
             for i, said in zip(lists, self.generate(memory, [mine[i][1].prompt for i in lists], LIST_TOKENS, size // self.chunk)):
-                told = sorted(line.strip() for line in said.split('\n') if line.strip())
-                answers[i] = (told == sorted(mine[i][1].values), *answers[i][1:])
+                answers[i] = (is_list_of(said, mine[i][1].values), *answers[i][1:])
             results += [dict(size=size_name(size), family=n.family, depth=d, **judged(parts, answer))
                         for (d, n, parts), answer in zip(mine, answers)]
         return results
@@ -297,6 +296,11 @@ def insert(ids, statements, rng, position):
         statement.position = position + cut + done
         previous, done = cut, done + len(statement.ids)
     return np.concatenate([*parts, ids[previous:room]])
+
+
+def is_list_of(said, values):
+    """Whether the lines of an answer are these values and nothing else, in any order."""
+    return sorted(line.strip() for line in said.split('\n') if line.strip()) == sorted(values)
 
 
 def judged(parts, answer):

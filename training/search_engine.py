@@ -17,7 +17,7 @@ from pathlib import Path
 
 from training.bm25 import Bm25, word_chunks
 from training.corpus import open_text
-from training.engine import Engine
+from training.engine import Engine, ingest
 
 PASSAGES = 8                     # asked for
 SEARCHES = {'landmarks': (), 'second look': ('--rerank',), 'with keywords': ('--rerank', '--keywords')}
@@ -26,16 +26,6 @@ SEARCHES = {'landmarks': (), 'second look': ('--rerank',), 'with keywords': ('--
 def recall(found, right):
     """Of lists of documents, best first, and the right one of each: {1: share, 8: share}."""
     return {k: sum(document in documents[:k] for documents, document in zip(found, right)) / len(right) for k in (1, PASSAGES)}
-
-
-def ingest(engine, memory, texts, folder):
-    """Each text becomes a document that bears its number."""
-    engine.run('create', memory)
-    path = Path(folder) / memory
-    path.mkdir()
-    for number, text in enumerate(texts):
-        (path / f'{number:06d}').write_bytes(text.encode())
-    engine.run('ingest', memory, str(path))
 
 
 def search(engine, memory, question, k, candidates, flags):
