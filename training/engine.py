@@ -40,11 +40,13 @@ class Engine:
         return json.loads(done.stdout)
 
 
-def ingest(engine, memory, texts, folder):
-    """A new memory of `texts`, through files in `folder`: each becomes a document that bears its number."""
-    engine.run('create', memory)
-    path = Path(folder) / memory
+def ingest(engine, memory, texts, folder, first=0):
+    """Texts into a memory, a new one where `first` is 0, through files in `folder`: each becomes a document that bears its number,
+    counted from `first`."""
+    if first == 0:
+        engine.run('create', memory)
+    path = Path(folder) / f'{memory}-{first}'
     path.mkdir()
-    for number, text in enumerate(texts):
+    for number, text in enumerate(texts, first):
         (path / f'{number:06d}').write_bytes(text.encode())
     engine.run('ingest', memory, str(path))
