@@ -64,7 +64,11 @@ def tracked_files(root):
         out = subprocess.run(['git', '-c', 'safe.directory=*', '-C', root, 'ls-files', '-z'], check=True, capture_output=True)
         paths = out.stdout.decode().split('\0')
     else:
-        paths = [os.path.relpath(os.path.join(folder, name), root) for folder, _, names in os.walk(root) for name in names]
+        paths = []
+        for folder, folders, names in os.walk(root):
+            if folder == root:                             # what git ignores or does not hold
+                folders[:] = [name for name in folders if name not in ('build', 'shared') and not name.startswith('.')]
+            paths += [os.path.relpath(os.path.join(folder, name), root) for name in names]
     return sorted(path for path in paths if path and os.path.isfile(os.path.join(root, path)))
 
 

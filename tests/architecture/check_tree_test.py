@@ -92,6 +92,10 @@ class CheckTreeTest(unittest.TestCase):
         status, out = self.run_on(CLEAN)
         self.assertEqual((status, out), (0, f'{len(CLEAN)} files, 0 violations\n'))
 
+    def test_builds_of_a_tree_without_git_are_left_out(self):
+        status, out = self.run_on({**CLEAN, 'build/release/generated.txt': 'written by cmake in /ho' 'me/somebody\n'})
+        self.assertEqual((status, out), (0, f'{len(CLEAN)} files, 0 violations\n'))
+
     def test_each_violation_is_found_and_nothing_else(self):
         for name, (files, expected) in VIOLATIONS.items():
             with self.subTest(name):

@@ -51,8 +51,8 @@ class ProgramTest : public ::testing::Test {
  protected:
   // Flags of a server on free ports, with its data in the test's folder.
   std::vector<std::string> Flags(std::vector<std::string> more = {}) {
-    std::vector<std::string> flags = {"--data-dir",  data_dir(), "--listen",
-                                      "127.0.0.1:0", "--http",   "127.0.0.1:0"};
+    std::vector<std::string> flags = {"--data-dir", data_dir(),    "--listen", "127.0.0.1:0",
+                                      "--http",     "127.0.0.1:0", "--device", "cpu"};
     flags.insert(flags.end(), more.begin(), more.end());
     return flags;
   }

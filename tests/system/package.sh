@@ -52,7 +52,8 @@ for file in share/mneme/models/mneme-small/config.json share/mneme/proto/mneme/v
 done
 licenses=("$root"/share/doc/mneme/licenses/*)
 [ "${#licenses[@]}" -gt 5 ] || [ ! -x /usr/bin/dpkg-query ] || fail "licenses of the libraries are missing"
-! grep -rlF "$here" "$root/bin" "$root/lib" || fail "the path of the source tree stands in the tarball"
+source=$(cd "$here/../.." && pwd)
+! grep -rlF -e "$source/" -e "$(cd "$build" && pwd)/" "$root/bin" "$root/lib" || fail "the path of the source tree stands in the tarball"
 
 # It runs, with nothing in the environment and no model named.
 clean() { env -i PATH=/usr/bin:/bin MNEME_ADDRESS="${MNEME_ADDRESS:-}" "$@"; }
