@@ -8,6 +8,14 @@
 
 namespace mneme {
 
+absl::Duration RetryWait(const RetryPolicy& policy, int failures, std::minstd_rand& random) {
+  const absl::Duration backoff =
+      std::min(policy.backoff_max,
+               policy.backoff_initial * std::pow(policy.multiplier, std::min(failures - 1, 64)));
+  return backoff *
+         std::uniform_real_distribution<double>(1 - policy.jitter, 1 + policy.jitter)(random);
+}
+
 Retrier::Retrier(const RetryPolicy& policy, absl::Time deadline, uint64_t seed,
                  const Cancellation* cancellation)
     : policy_(policy),
@@ -19,10 +27,7 @@ bool Retrier::WaitForNext(const absl::Status& error) {
   const absl::Time now = absl::Now();
   first_failure_ = std::min(first_failure_, now);
   if (++failures_ >= policy_.attempts_max) return false;
-  absl::Duration wait =
-      std::min(policy_.backoff_max,
-               policy_.backoff_initial * std::pow(policy_.multiplier, std::min(failures_ - 1, 64)));
-  wait *= std::uniform_real_distribution<double>(1 - policy_.jitter, 1 + policy_.jitter)(random_);
+  absl::Duration wait = RetryWait(policy_, failures_, random_);
   if (auto asked = RetryDelayOf(error)) wait = std::max(wait, *asked);
   if (now + wait >= deadline_ || now + wait - first_failure_ > policy_.give_up_after) return false;
   if (cancellation_ != nullptr) return !cancellation_->WaitFor(wait);

@@ -27,6 +27,9 @@ struct RetryPolicy {
   absl::Duration give_up_after = absl::Seconds(60);
 };
 
+// How long to wait after so many failures in a row, 1 or more.
+absl::Duration RetryWait(const RetryPolicy& policy, int failures, std::minstd_rand& random);
+
 // The attempts of one call. Thread-compatible.
 class Retrier {
  public:

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <random>
 #include <thread>
 
 #include "client/rpc_error.h"
@@ -224,15 +226,29 @@ TEST(ClientTest, GenerateStreamsAllPieces) {
 }
 
 TEST(RetrierTest, WaitsGrowWithJitterUpToTheMaximum) {
-  // Waits cannot be seen from outside without a clock of the test's own; the limits can.
   RetryPolicy policy;
-  policy.backoff_initial = absl::Microseconds(1);
-  policy.backoff_max = absl::Microseconds(10);
-  policy.attempts_max = 100;
-  Retrier retrier(policy, absl::InfiniteFuture(), 1, nullptr);
-  int attempts = 1;
-  while (retrier.WaitForNext(absl::UnavailableError("x"))) ++attempts;
-  EXPECT_EQ(attempts, 100);
+  policy.backoff_initial = absl::Milliseconds(100);
+  policy.backoff_max = absl::Seconds(1);
+  policy.multiplier = 3;
+  policy.jitter = 0.25;
+  const absl::Duration backoffs[] = {absl::Milliseconds(100), absl::Milliseconds(300),
+                                     absl::Milliseconds(900), absl::Seconds(1), absl::Seconds(1)};
+  std::minstd_rand random(1);
+  for (int failures = 1; failures <= 5; ++failures) {
+    const absl::Duration backoff = backoffs[failures - 1];
+    absl::Duration least = absl::InfiniteDuration(), most = absl::ZeroDuration();
+    for (int i = 0; i < 1000; ++i) {
+      const absl::Duration wait = RetryWait(policy, failures, random);
+      least = std::min(least, wait);
+      most = std::max(most, wait);
+    }
+    // The ends of what a thousand even draws cover; what lies outside has a chance below 1e-20.
+    EXPECT_GE(least, 0.75 * backoff);
+    EXPECT_LT(least, 0.80 * backoff);
+    EXPECT_LE(most, 1.25 * backoff);
+    EXPECT_GT(most, 1.20 * backoff);
+  }
+  EXPECT_LE(RetryWait(policy, 1 << 30, random), 1.25 * absl::Seconds(1));
 }
 
 TEST(RetrierTest, ProgressCountsAttemptsAnew) {

@@ -22,8 +22,8 @@ ChildProgram::ChildProgram(const std::string& name, const std::vector<std::strin
   for (std::string& arg : args) argv.push_back(arg.data());
   argv.push_back(nullptr);
   std::vector<std::string> variables = environment;
-  for (const char* kept :
-       {"PATH", "CHECK_RUN_MARK", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS"}) {
+  for (const char* kept : {"PATH", "CHECK_RUN_MARK", "ASAN_OPTIONS", "UBSAN_OPTIONS",
+                           "TSAN_OPTIONS", "LSAN_OPTIONS"}) {
     if (const char* value = std::getenv(kept)) variables.push_back(absl::StrCat(kept, "=", value));
   }
   std::vector<char*> envp;
