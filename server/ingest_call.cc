@@ -13,8 +13,15 @@
 namespace mneme {
 namespace {
 
+// Errors that come while text is on its way to the disk.
+absl::Status WithBrokenReason(const absl::Status& status) {
+  if (absl::IsNotFound(status)) return WithReason(status, "DOCUMENT_DELETED");
+  return status;
+}
+
 // Errors of the writer, with the reason that a client can act on. `byte_offset`: where the refused
-// bytes begin, unless the writer says which one is wrong.
+// bytes begin, unless the writer says which one is wrong. What broke the writer may show here
+// before it is told.
 absl::Status WithIngestReason(const absl::Status& status, int64_t byte_offset) {
   const ErrorMetadata metadata = {
       {"byte_offset", absl::StrCat(ByteOffsetOf(status).value_or(byte_offset))}};
@@ -28,14 +35,8 @@ absl::Status WithIngestReason(const absl::Status& status, int64_t byte_offset) {
     case absl::StatusCode::kFailedPrecondition:
       return WithReason(status, "DOCUMENT_SEALED", metadata);
     default:
-      return status;
+      return WithBrokenReason(status);
   }
-}
-
-// Errors that come while text is on its way to the disk.
-absl::Status WithBrokenReason(const absl::Status& status) {
-  if (absl::IsNotFound(status)) return WithReason(status, "DOCUMENT_DELETED");
-  return status;
 }
 
 }  // namespace
@@ -127,11 +128,11 @@ void IngestCall::Step(const Events& events) {
     return;
   }
   if (events.message || events.half_closed) reading_ = false;
-  if (!events.broken.ok() && (!ending_ || outcome_.ok())) {
+  if (!events.broken.ok()) {
+    // Nothing more becomes durable through this writer. Of two errors the first is told.
     ending_ = true;
-    outcome_ = WithBrokenReason(events.broken);
-    // Nothing more becomes durable through this writer.
     settled_bytes_ = 0;
+    if (outcome_.ok()) outcome_ = WithBrokenReason(events.broken);
   }
   if (!ending_) {
     absl::Status status;
@@ -176,7 +177,8 @@ absl::Status IngestCall::TakeMessage() {
   }
   if (text_bytes > 0) {
     const absl::Status status = writer_->Append(request.byte_offset(), request.text());
-    if (absl::IsResourceExhausted(status) && !QuotaOf(status).has_value()) {
+    if (absl::IsResourceExhausted(status) && !QuotaOf(status).has_value() &&
+        !IsStorageFull(status)) {
       return WithReason(status, "DOCUMENT_TOO_LONG",
                         {{"byte_offset", absl::StrCat(request.byte_offset())}});
     }

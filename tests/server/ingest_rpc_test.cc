@@ -276,6 +276,48 @@ TEST_F(IngestRpcTest, AFullDiskIsToldAndNothingAcked) {
   EXPECT_EQ(engine_.writer_count(), 0);
 }
 
+TEST_F(IngestRpcTest, AFullDiskEndsAStreamWhoseLastTextWasRefused) {
+  engine_.HoldDurable(true);
+  Stream stream(*stub_);
+  ASSERT_TRUE(stream.Send(kDocument, 0, "lost"));
+  stream.Send("", 100, "gap");
+  // The gap is the outcome of the step that appends; what comes now is for the next one.
+  engine_.AwaitAppendCount(2);
+  engine_.FailWriters(WithStorageFull(absl::ResourceExhaustedError("no space left in /data")));
+  v1::IngestResponse ack;
+  ExpectError(stream.Finish(&ack), grpc::OUT_OF_RANGE, "100", "OFFSET_GAP");
+  EXPECT_EQ(ack.durable_bytes(), 0);
+  EXPECT_EQ(engine_.writer_count(), 0);
+}
+
+TEST_F(IngestRpcTest, AFullDiskThatAnAppendMeetsFirstIsToldAsOne) {
+  const absl::Status full = WithStorageFull(absl::ResourceExhaustedError("no space left in /data"));
+  engine_.HoldDurable(true);
+  Stream stream(*stub_);
+  ASSERT_TRUE(stream.Send(kDocument, 0, "lost"));
+  engine_.AwaitAppendCount(1);
+  engine_.SetAppendError(full);
+  ASSERT_TRUE(stream.Send("", 4, "more"));
+  engine_.AwaitAppendCount(2);
+  engine_.FailWriters(full);
+  v1::IngestResponse ack;
+  const grpc::Status status = stream.Finish(&ack);
+  ExpectError(status, grpc::RESOURCE_EXHAUSTED, "no space left", "STORAGE_FULL");
+  EXPECT_TRUE(DetailsOf(status).retry.has_value());
+  EXPECT_EQ(ack.durable_bytes(), 0);
+  EXPECT_EQ(engine_.writer_count(), 0);
+}
+
+TEST_F(IngestRpcTest, ADeletionThatAnAppendMeetsFirstIsToldAsOne) {
+  const absl::Status deleted = absl::NotFoundError("document a was deleted");
+  engine_.SetAppendError(deleted);
+  Stream stream(*stub_);
+  ASSERT_TRUE(stream.Send(kDocument, 0, "text"));
+  engine_.AwaitAppendCount(1);
+  engine_.FailWriters(deleted);
+  ExpectError(stream.Finish(), grpc::NOT_FOUND, "deleted", "DOCUMENT_DELETED");
+}
+
 TEST_F(IngestRpcTest, AQuotaEndsTheStreamOnceWhatWasTakenIsDurable) {
   Stream stream(*stub_);
   ASSERT_TRUE(stream.Send(kDocument, 0, "text"));
