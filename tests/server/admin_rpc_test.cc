@@ -185,6 +185,26 @@ TEST_F(AdminRpcTest, WithoutABackupDirectoryThereAreNoBackups) {
               grpc::StatusCode::FAILED_PRECONDITION, "store.backup_dir", "NO_BACKUP_DIRECTORY");
 }
 
+TEST_F(AdminRpcTest, ActivityShowsAnOverlongNameInPart) {
+  Client client({.address = server_->address()});
+  std::string name = "x";
+  for (int i = 0; i < 1'000'000; ++i) name += "\u00e4";
+  v1::ReadDocumentRequest read;
+  read.set_name(name);
+  EXPECT_TRUE(absl::IsInvalidArgument(client.GetMemory(name).status()));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(client.ReadDocument(read, [](absl::string_view) { return true; })));
+  const absl::StatusOr<v1::Activity> activity = admin_->GetActivity(100);
+  ASSERT_TRUE(activity.ok()) << activity.status();
+  int seen = 0;
+  for (const auto& slow : activity->slow_requests()) {
+    if (slow.method() != "GetMemory" && slow.method() != "ReadDocument") continue;
+    ++seen;
+    EXPECT_EQ(slow.resource(), name.substr(0, 511)) << slow.method();
+  }
+  EXPECT_EQ(seen, 2);
+}
+
 TEST_F(AdminRpcTest, ActivityHasSamplesAndTheSlowestRequestsFirst) {
   Client client({.address = server_->address()});
   v1::CreateMemoryRequest create;
