@@ -54,14 +54,14 @@ std::shared_ptr<IngestCall> IngestCall::Start(const CallEnvironment& environment
 
 IngestCall::IngestCall(const CallEnvironment& environment, Engine& engine,
                        const ResourceCheck& check, WorkerPool& pool,
-                       const grpc::CallbackServerContext& context,
-                       std::function<void(IngestCall*)> done)
+                       grpc::CallbackServerContext& context, std::function<void(IngestCall*)> done)
     : environment_(environment),
       engine_(engine),
       check_(check),
       pool_(pool),
       done_(std::move(done)),
       context_(MakeCallContext(context)),
+      stall_watch_(environment.options.client_stall_max, context),
       record_(environment.metrics, Method::kIngest) {}
 
 IngestCall::~IngestCall() = default;
@@ -77,6 +77,7 @@ void IngestCall::OnReadDone(bool ok) {
 }
 
 void IngestCall::OnWriteDone(bool ok) {
+  stall_watch_.WriteDone();
   Wake([this, ok]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     writing_ = false;
     if (!ok) events_.cancelled = true;
@@ -124,7 +125,7 @@ void IngestCall::Run() {
 void IngestCall::Step(const Events& events) {
   if (events.cancelled) {
     const absl::Status status = context_.Check();
-    End(status.ok() ? absl::CancelledError("the client is gone") : status);
+    End(absl::IsDeadlineExceeded(status) ? status : stall_watch_.Gone());
     return;
   }
   if (events.message || events.half_closed) reading_ = false;
@@ -276,6 +277,7 @@ void IngestCall::SendAck() {
     response.set_token_count(progress_.token_count);
   }
   write_buffer_ = SerializeMessage(response);
+  stall_watch_.WriteBegins();
   StartWrite(&write_buffer_);
 }
 

@@ -10,6 +10,7 @@
 #include <grpcpp/client_context.h>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/status_facts.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -414,6 +415,33 @@ TEST_F(OneStreamTest, MoreStreamsThanAllowedAreRefused) {
   const grpc::Status status = second.Finish();
   ExpectError(status, grpc::RESOURCE_EXHAUSTED, "at most 1", "TOO_MANY_STREAMS");
   EXPECT_TRUE(DetailsOf(status).retry.has_value());
+}
+
+class IngestStallTest : public IngestRpcTest {
+ protected:
+  IngestStallTest()
+      : IngestRpcTest([] {
+          ServerOptions options;
+          options.client_stall_max = absl::Milliseconds(200);
+          return options;
+        }()) {}
+};
+
+TEST_F(IngestStallTest, AClientThatTakesNoAcksLosesTheStream) {
+  // Flow control lets little through to a client that does not read.
+  grpc::ChannelArguments args;
+  args.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1000);
+  args.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  const auto stub = v1::MemoryService::NewStub(
+      grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), args));
+  Stream stream(*stub);
+  stream.Send(kDocument, 0, "x");
+  stream.AwaitDurable(1);
+  // While nothing is to be taken, time does not count.
+  absl::SleepFor(absl::Milliseconds(500));
+  for (int64_t sent = 1; stream.Send(kDocument, sent, "x");) ++sent;
+  EXPECT_EQ(stream.Finish().error_code(), grpc::CANCELLED);
+  engine_.AwaitWriterCount(0);
 }
 
 TEST_F(IngestRpcTest, ManyStreamsAtOnceAllArrive) {
