@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/barrier.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "client/admin_client.h"
@@ -140,6 +141,30 @@ TEST_F(AdminRpcTest, CheckEndsWhenItIsCancelledAndWithItsOwnErrors) {
   EXPECT_FALSE(admin_->Check("", false, cancel, {.cancellation = &cancellation}).ok());
   ended.WaitForNotification();
   EXPECT_TRUE(absl::IsCancelled(seen)) << seen;
+}
+
+TEST_F(AdminRpcTest, AsManyOperationsRunAsThereAreThreadsAndTheOthersWait) {
+  ServerOptions options;
+  options.operation_threads = 3;
+  absl::Barrier* const all_run = new absl::Barrier(4);
+  absl::Notification go_on;
+  std::atomic<int> begun = 0;
+  engine_.check_store = [&](absl::string_view, bool,
+                            const Step&) -> absl::StatusOr<StoreCheckReport> {
+    if (++begun <= 3 && all_run->Block()) delete all_run;
+    go_on.WaitForNotification();
+    return StoreCheckReport();
+  };
+  const auto server = TestServer::Start(engine_, options);
+  const auto stub = v1::AdminService::NewStub(server->NewChannel());
+  for (int i = 0; i < 100; ++i) {
+    grpc::ClientContext context;
+    google::longrunning::Operation operation;
+    EXPECT_TRUE(stub->Verify(&context, v1::VerifyRequest(), &operation).ok());
+  }
+  if (all_run->Block()) delete all_run;
+  EXPECT_EQ(begun, 3);
+  go_on.Notify();
 }
 
 TEST_F(AdminRpcTest, BackupsAreMadeListedAndDeleted) {
