@@ -98,32 +98,25 @@ absl::StatusOr<Response> Client::CallUnary(UnaryMethod<Request, Response> method
   }
 }
 
-template <typename Request>
-absl::StatusOr<google::longrunning::Operation> Client::CallDelete(
-    UnaryMethod<Request, google::longrunning::Operation> method, const std::string& name,
-    bool everywhere, const CallOptions& call) {
-  Request request;
-  request.set_name(name);
-  request.set_everywhere(everywhere);
-  request.set_request_id(NewRequestId());
+template <typename Request, typename Response>
+absl::StatusOr<Response> Client::CallDelete(UnaryMethod<Request, Response> method,
+                                            const Request& request, const CallOptions& call) {
   Retrier retrier = NewRetrier(call);
-  bool repeated = false;
   bool may_have_arrived = false;  // in an attempt that was not answered
   while (true) {
-    google::longrunning::Operation response;
+    Response response;
     absl::Status status;
     {
       Attempt attempt(call);
       status = StatusFromRpc(((*stub_).*method)(&attempt.context, request, &response));
     }
-    // An earlier attempt did it and only its answer was lost.
-    if (repeated && absl::IsNotFound(status)) return google::longrunning::Operation();
     if (status.ok()) return response;
+    // An earlier attempt did it and only its answer was lost.
+    if (may_have_arrived && absl::IsNotFound(status)) return Response();
     may_have_arrived |= !ErrorInfoOf(status).has_value() && !NeverConnected(status);
     if (!IsRetryable(status) || !retrier.WaitForNext(status)) {
       return may_have_arrived ? WithOutcomeUnknown(std::move(status)) : status;
     }
-    repeated = true;
   }
 }
 
@@ -147,7 +140,11 @@ absl::StatusOr<v1::Memory> Client::GetMemory(const std::string& name, const Call
 absl::StatusOr<google::longrunning::Operation> Client::DeleteMemory(const std::string& name,
                                                                     const CallOptions& call,
                                                                     bool everywhere) {
-  return CallDelete(&v1::MemoryService::StubInterface::DeleteMemory, name, everywhere, call);
+  v1::DeleteMemoryRequest request;
+  request.set_name(name);
+  request.set_everywhere(everywhere);
+  request.set_request_id(NewRequestId());
+  return CallDelete(&v1::MemoryService::StubInterface::DeleteMemory, request, call);
 }
 
 absl::StatusOr<v1::Memory> Client::ForkMemory(v1::ForkMemoryRequest request,
@@ -164,17 +161,7 @@ absl::StatusOr<v1::Snapshot> Client::CreateSnapshot(const v1::CreateSnapshotRequ
 absl::Status Client::DeleteSnapshot(const std::string& name, const CallOptions& call) {
   v1::DeleteSnapshotRequest request;
   request.set_name(name);
-  Retrier retrier = NewRetrier(call);
-  for (bool repeated = false;; repeated = true) {
-    v1::DeleteSnapshotResponse response;
-    absl::Status status;
-    {
-      Attempt attempt(call);
-      status = StatusFromRpc(stub_->DeleteSnapshot(&attempt.context, request, &response));
-    }
-    if (repeated && absl::IsNotFound(status)) return absl::OkStatus();
-    if (status.ok() || !IsRetryable(status) || !retrier.WaitForNext(status)) return status;
-  }
+  return CallDelete(&v1::MemoryService::StubInterface::DeleteSnapshot, request, call).status();
 }
 
 absl::StatusOr<v1::Document> Client::GetDocument(const std::string& name, const CallOptions& call) {
@@ -186,7 +173,11 @@ absl::StatusOr<v1::Document> Client::GetDocument(const std::string& name, const 
 absl::StatusOr<google::longrunning::Operation> Client::DeleteDocument(const std::string& name,
                                                                       const CallOptions& call,
                                                                       bool everywhere) {
-  return CallDelete(&v1::MemoryService::StubInterface::DeleteDocument, name, everywhere, call);
+  v1::DeleteDocumentRequest request;
+  request.set_name(name);
+  request.set_everywhere(everywhere);
+  request.set_request_id(NewRequestId());
+  return CallDelete(&v1::MemoryService::StubInterface::DeleteDocument, request, call);
 }
 
 absl::StatusOr<google::longrunning::Operation> Client::WaitOperation(

@@ -87,7 +87,8 @@ class Client {
   // Not safe to repeat: ALREADY_EXISTS may mean that an earlier attempt did it.
   absl::StatusOr<v1::Snapshot> CreateSnapshot(const v1::CreateSnapshotRequest& request,
                                               const CallOptions& call = {});
-  // OK also when an earlier attempt did it.
+  // OK also when an earlier attempt did it and only its answer was lost. An error may be marked
+  // IsOutcomeUnknown, as DeleteMemory's.
   absl::Status DeleteSnapshot(const std::string& name, const CallOptions& call = {});
   absl::StatusOr<v1::Document> GetDocument(const std::string& name, const CallOptions& call = {});
   // An error may be marked IsOutcomeUnknown (rpc_error.h), as DeleteMemory's.
@@ -145,10 +146,10 @@ class Client {
   template <typename Request, typename Response>
   absl::StatusOr<Response> CallUnary(UnaryMethod<Request, Response> method, const Request& request,
                                      const CallOptions& call);
-  template <typename Request>
-  absl::StatusOr<google::longrunning::Operation> CallDelete(
-      UnaryMethod<Request, google::longrunning::Operation> method, const std::string& name,
-      bool everywhere, const CallOptions& call);
+  // An empty response when an earlier attempt did it and only its answer was lost.
+  template <typename Request, typename Response>
+  absl::StatusOr<Response> CallDelete(UnaryMethod<Request, Response> method, const Request& request,
+                                      const CallOptions& call);
   // Distinct on every call.
   uint64_t NextSeed();
   std::string NewRequestId();

@@ -31,7 +31,6 @@ using grpc::ByteBuffer;
 
 // A call answers at once; the work of an operation may take hours.
 constexpr int kCallThreads = 2;
-constexpr int kOperationThreads = 2;
 constexpr int kQueueMax = 64;
 constexpr int kSlowRequestsDefault = 10;
 constexpr int kSlowRequestsMax = 100;
@@ -195,7 +194,9 @@ AdminService::AdminService(const CallEnvironment& environment, const ResourceChe
           "When the newest backup was made, seconds since the epoch; 0: "
           "there is none.")),
       call_pool_("admin", kCallThreads, kQueueMax, supervisor),
-      operation_pool_("admin_operation", kOperationThreads, kQueueMax, supervisor) {
+      // Never full: the registry refuses before.
+      operation_pool_("admin_operation", environment.options.operation_threads,
+                      environment.options.operations_max, supervisor) {
   if (!environment.options.backup_dir.empty()) {
     const auto backups = BackupDirectory::List(environment.options.backup_dir);
     for (const BackupInfo& info : backups.value_or(std::vector<BackupInfo>())) {

@@ -6,9 +6,16 @@
 
 #include "common/log.h"
 #include "common/status_macros.h"
+#include "common/utf8.h"
 #include "server/error.h"
 
 namespace mneme {
+namespace {
+
+// Of what a request names, in logs and among the slow requests: more than any valid name has.
+constexpr size_t kResourceBytesMax = 512;
+
+}  // namespace
 
 CallContext MakeCallContext(const grpc::CallbackServerContext& context) {
   CallContext call;
@@ -41,6 +48,7 @@ std::string RequestResource(const google::protobuf::Message& request) {
 
 grpc::Status EndCall(const absl::Status& status, Method method, absl::string_view resource,
                      RequestRecord& record) {
+  resource = resource.substr(0, Utf8CutBytes(resource, kResourceBytesMax));
   if (status.code() == absl::StatusCode::kInternal || absl::IsDataLoss(status) ||
       absl::IsUnknown(status)) {
     LogError("server", "request failed",

@@ -35,7 +35,7 @@ absl::Status CheckBegin(const CallEnvironment& environment, const CallContext& c
 std::string RequestResource(const google::protobuf::Message& request);
 
 // Packs `status` for the wire and counts it; server-side failures (INTERNAL, DATA_LOSS, UNKNOWN)
-// are logged.
+// are logged. `resource`, valid UTF-8, may be what a client made up: it is kept in part if long.
 grpc::Status EndCall(const absl::Status& status, Method method, absl::string_view resource,
                      RequestRecord& record);
 

@@ -87,9 +87,10 @@ std::vector<ConfigKey> ServerSection() {
       SecondsKey("server", "operation_keep_seconds", 1,
                  "Time for which an operation that has ended can be asked for.",
                  MNEME_CONFIG_FIELD(server.operation_keep)),
-      IntegerKey("server", "operation_threads", 1, kConfigThreadsMax,
-                 "Threads for operations that need one.",
-                 MNEME_CONFIG_FIELD(server.operation_threads)),
+      IntegerKey(
+          "server", "operation_threads", 1, kConfigThreadsMax,
+          "Threads for Verify, Repair, CreateBackup and VerifyBackups: that many run at one time.",
+          MNEME_CONFIG_FIELD(server.operation_threads)),
       SecondsKey("server", "drain_seconds", 0,
                  "Time that running calls get to finish after SIGTERM or SIGINT.",
                  MNEME_CONFIG_FIELD(server.drain_timeout)),

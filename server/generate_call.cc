@@ -1,12 +1,8 @@
 #include "server/generate_call.h"
 
-#include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "common/status_macros.h"
-#include "server/error.h"
 #include "server/wire_message.h"
 
 namespace mneme {
@@ -27,11 +23,12 @@ GenerateCall* GenerateCall::Start(const CallEnvironment& environment, Engine& en
 
 GenerateCall::GenerateCall(const CallEnvironment& environment, grpc::CallbackServerContext& context)
     : environment_(environment),
-      grpc_context_(context),
       record_(environment.metrics, Method::kGenerate),
-      context_(MakeCallContext(context)) {}
+      context_(MakeCallContext(context)),
+      stall_watch_(environment.options.client_stall_max, context) {}
 
 void GenerateCall::OnWriteDone(bool ok) {
+  stall_watch_.WriteDone();
   absl::MutexLock lock(&mutex_);
   writing_ = false;
   if (!ok) client_gone_ = true;
@@ -68,6 +65,7 @@ absl::Status GenerateCall::Send(const v1::GenerateResponse& message) {
     absl::MutexLock lock(&mutex_);
     writing_ = true;
   }
+  stall_watch_.WriteBegins();
   StartWrite(&message_);
   return absl::OkStatus();
 }
@@ -76,21 +74,11 @@ absl::Status GenerateCall::AwaitWritable() {
   const auto settled = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return !writing_ || client_gone_;
   };
-  const absl::Time stall_end = absl::Now() + environment_.options.client_stall_max;
   absl::MutexLock lock(&mutex_);
-  const bool is_settled =
-      mutex_.AwaitWithDeadline(absl::Condition(&settled), std::min(stall_end, context_.deadline));
-  if (client_gone_) return absl::CancelledError("the client is gone");
+  const bool is_settled = mutex_.AwaitWithDeadline(absl::Condition(&settled), context_.deadline);
+  if (client_gone_) return stall_watch_.Gone();
   if (is_settled) return absl::OkStatus();
-  if (context_.deadline < stall_end) {
-    return absl::DeadlineExceededError("the call's deadline has passed");
-  }
-  // The write that is stuck would hold up the status for ever.
-  grpc_context_.TryCancel();
-  return WithReason(absl::CancelledError(
-                        absl::StrCat("the client took nothing for ",
-                                     absl::FormatDuration(environment_.options.client_stall_max))),
-                    "CLIENT_STALLED");
+  return absl::DeadlineExceededError("the call's deadline has passed");
 }
 
 void GenerateCall::End(const absl::Status& status) {

@@ -16,6 +16,7 @@
 #include "mneme/v1/mneme.pb.h"
 #include "server/call.h"
 #include "server/query_handlers.h"
+#include "server/stall_watch.h"
 #include "server/worker_pool.h"
 
 namespace mneme {
@@ -43,9 +44,9 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   void End(const absl::Status& status);
 
   const CallEnvironment& environment_;
-  grpc::CallbackServerContext& grpc_context_;
   RequestRecord record_;
   const CallContext context_;
+  StallWatch stall_watch_;
   std::string resource_;
   grpc::ByteBuffer message_;  // being written while writing_
 

@@ -13,8 +13,15 @@
 namespace mneme {
 namespace {
 
+// Errors that come while text is on its way to the disk.
+absl::Status WithBrokenReason(const absl::Status& status) {
+  if (absl::IsNotFound(status)) return WithReason(status, "DOCUMENT_DELETED");
+  return status;
+}
+
 // Errors of the writer, with the reason that a client can act on. `byte_offset`: where the refused
-// bytes begin, unless the writer says which one is wrong.
+// bytes begin, unless the writer says which one is wrong. What broke the writer may show here
+// before it is told.
 absl::Status WithIngestReason(const absl::Status& status, int64_t byte_offset) {
   const ErrorMetadata metadata = {
       {"byte_offset", absl::StrCat(ByteOffsetOf(status).value_or(byte_offset))}};
@@ -28,14 +35,8 @@ absl::Status WithIngestReason(const absl::Status& status, int64_t byte_offset) {
     case absl::StatusCode::kFailedPrecondition:
       return WithReason(status, "DOCUMENT_SEALED", metadata);
     default:
-      return status;
+      return WithBrokenReason(status);
   }
-}
-
-// Errors that come while text is on its way to the disk.
-absl::Status WithBrokenReason(const absl::Status& status) {
-  if (absl::IsNotFound(status)) return WithReason(status, "DOCUMENT_DELETED");
-  return status;
 }
 
 }  // namespace
@@ -53,14 +54,14 @@ std::shared_ptr<IngestCall> IngestCall::Start(const CallEnvironment& environment
 
 IngestCall::IngestCall(const CallEnvironment& environment, Engine& engine,
                        const ResourceCheck& check, WorkerPool& pool,
-                       const grpc::CallbackServerContext& context,
-                       std::function<void(IngestCall*)> done)
+                       grpc::CallbackServerContext& context, std::function<void(IngestCall*)> done)
     : environment_(environment),
       engine_(engine),
       check_(check),
       pool_(pool),
       done_(std::move(done)),
       context_(MakeCallContext(context)),
+      stall_watch_(environment.options.client_stall_max, context),
       record_(environment.metrics, Method::kIngest) {}
 
 IngestCall::~IngestCall() = default;
@@ -76,6 +77,7 @@ void IngestCall::OnReadDone(bool ok) {
 }
 
 void IngestCall::OnWriteDone(bool ok) {
+  stall_watch_.WriteDone();
   Wake([this, ok]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     writing_ = false;
     if (!ok) events_.cancelled = true;
@@ -123,15 +125,15 @@ void IngestCall::Run() {
 void IngestCall::Step(const Events& events) {
   if (events.cancelled) {
     const absl::Status status = context_.Check();
-    End(status.ok() ? absl::CancelledError("the client is gone") : status);
+    End(absl::IsDeadlineExceeded(status) ? status : stall_watch_.Gone());
     return;
   }
   if (events.message || events.half_closed) reading_ = false;
-  if (!events.broken.ok() && (!ending_ || outcome_.ok())) {
+  if (!events.broken.ok()) {
+    // Nothing more becomes durable through this writer. Of two errors the first is told.
     ending_ = true;
-    outcome_ = WithBrokenReason(events.broken);
-    // Nothing more becomes durable through this writer.
     settled_bytes_ = 0;
+    if (outcome_.ok()) outcome_ = WithBrokenReason(events.broken);
   }
   if (!ending_) {
     absl::Status status;
@@ -176,7 +178,8 @@ absl::Status IngestCall::TakeMessage() {
   }
   if (text_bytes > 0) {
     const absl::Status status = writer_->Append(request.byte_offset(), request.text());
-    if (absl::IsResourceExhausted(status) && !QuotaOf(status).has_value()) {
+    if (absl::IsResourceExhausted(status) && !QuotaOf(status).has_value() &&
+        !IsStorageFull(status)) {
       return WithReason(status, "DOCUMENT_TOO_LONG",
                         {{"byte_offset", absl::StrCat(request.byte_offset())}});
     }
@@ -274,6 +277,7 @@ void IngestCall::SendAck() {
     response.set_token_count(progress_.token_count);
   }
   write_buffer_ = SerializeMessage(response);
+  stall_watch_.WriteBegins();
   StartWrite(&write_buffer_);
 }
 

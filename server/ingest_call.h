@@ -4,7 +4,8 @@
 // a time then takes the next step. At most one message is read ahead: while the writer is not ready
 // it is held and no other read is started, so the client is held back by gRPC's flow control; the
 // end of the stream is seen all the same. Acks carry the latest
-// progress; one is being written at a time.
+// progress; one is being written at a time. A client that takes none for client_stall_max loses the
+// stream.
 
 #ifndef MNEME_SERVER_INGEST_CALL_H_
 #define MNEME_SERVER_INGEST_CALL_H_
@@ -24,6 +25,7 @@
 #include "mneme/v1/mneme.pb.h"
 #include "server/call.h"
 #include "server/resource_check.h"
+#include "server/stall_watch.h"
 #include "server/worker_pool.h"
 
 namespace mneme {
@@ -59,7 +61,7 @@ class IngestCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   };
 
   IngestCall(const CallEnvironment& environment, Engine& engine, const ResourceCheck& check,
-             WorkerPool& pool, const grpc::CallbackServerContext& context,
+             WorkerPool& pool, grpc::CallbackServerContext& context,
              std::function<void(IngestCall*)> done);
 
   // Has a worker thread take a step soon. `note` runs under the lock.
@@ -88,6 +90,7 @@ class IngestCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   WorkerPool& pool_;
   const std::function<void(IngestCall*)> done_;
   const CallContext context_;
+  StallWatch stall_watch_;
   std::shared_ptr<IngestCall> self_;  // until OnDone
 
   // Touched by steps only, which follow one another.

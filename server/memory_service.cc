@@ -56,9 +56,7 @@ MemoryService::MemoryService(const ServerOptions& options, const QueryLimits& li
       catalog_pool_("catalog", options.catalog_threads, options.catalog_queue_max, supervisor),
       reader_pool_("reader", options.reader_threads, options.reader_queue_max, supervisor),
       // Never full: a stream has at most one task in it.
-      ingest_pool_("ingest", options.ingest_threads, options.ingest_streams_max, supervisor),
-      // Never full: the registry refuses before.
-      operation_pool_("operation", options.operation_threads, options.operations_max, supervisor) {
+      ingest_pool_("ingest", options.ingest_threads, options.ingest_streams_max, supervisor) {
   CheckMethods(v1::GetStatusRequest::descriptor()->file()->FindServiceByName("MemoryService"), 0,
                kMemoryMethodCount);
   CheckMethods(

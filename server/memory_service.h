@@ -1,6 +1,6 @@
 // mneme.v1.MemoryService on gRPC's callback API. Every method takes raw bytes and hands the call to
-// a worker pool: one for calls on the catalog, one for readers, one for Ingest streams, one
-// for long-running operations, so that slow ones never hold up the others.
+// a worker pool: one for calls on the catalog, one for readers, one for Ingest streams, so that
+// slow ones never hold up the others.
 
 #ifndef MNEME_SERVER_MEMORY_SERVICE_H_
 #define MNEME_SERVER_MEMORY_SERVICE_H_
@@ -81,7 +81,6 @@ class MemoryService final : public v1::MemoryService::Service {
   WorkerPool catalog_pool_;
   WorkerPool reader_pool_;
   WorkerPool ingest_pool_;
-  WorkerPool operation_pool_;
 };
 
 }  // namespace mneme

@@ -37,17 +37,19 @@ ReadDocumentCall* ReadDocumentCall::Start(const CallEnvironment& environment, En
 
 ReadDocumentCall::ReadDocumentCall(const CallEnvironment& environment, Engine& engine,
                                    const ResourceCheck& check, WorkerPool& pool,
-                                   const grpc::CallbackServerContext& context)
+                                   grpc::CallbackServerContext& context)
     : environment_(environment),
       engine_(engine),
       check_(check),
       pool_(pool),
       record_(environment.metrics, Method::kReadDocument),
-      context_(MakeCallContext(context)) {}
+      context_(MakeCallContext(context)),
+      stall_watch_(environment.options.client_stall_max, context) {}
 
 void ReadDocumentCall::OnWriteDone(bool ok) {
+  stall_watch_.WriteDone();
   if (!ok) {
-    End(absl::CancelledError("the client is gone"));
+    End(stall_watch_.Gone());
     return;
   }
   Submit([this] { SendNext(); });
@@ -99,6 +101,7 @@ void ReadDocumentCall::SendNext() {
   response.set_text(*std::move(text));
   next_ = piece_end;
   piece_ = SerializeMessage(response);
+  stall_watch_.WriteBegins();
   StartWrite(&piece_);
 }
 

@@ -1,5 +1,5 @@
 // One ReadDocument call: pieces of a document's text, each read on a worker thread once the client
-// has taken the one before.
+// has taken the one before. A client that takes nothing for client_stall_max loses the call.
 
 #ifndef MNEME_SERVER_READ_DOCUMENT_CALL_H_
 #define MNEME_SERVER_READ_DOCUMENT_CALL_H_
@@ -13,6 +13,7 @@
 #include "engine/engine.h"
 #include "server/call.h"
 #include "server/resource_check.h"
+#include "server/stall_watch.h"
 #include "server/worker_pool.h"
 
 namespace mneme {
@@ -30,7 +31,7 @@ class ReadDocumentCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>
 
  private:
   ReadDocumentCall(const CallEnvironment& environment, Engine& engine, const ResourceCheck& check,
-                   WorkerPool& pool, const grpc::CallbackServerContext& context);
+                   WorkerPool& pool, grpc::CallbackServerContext& context);
 
   // Checks the request and fills name_, next_ and end_.
   absl::Status Open(const grpc::ByteBuffer& request);
@@ -46,6 +47,7 @@ class ReadDocumentCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>
   WorkerPool& pool_;
   RequestRecord record_;
   const CallContext context_;
+  StallWatch stall_watch_;
   std::string name_;
   int64_t next_ = 0;
   int64_t end_ = 0;

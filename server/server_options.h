@@ -34,7 +34,7 @@ struct ServerOptions {
   // Results of requests with a request_id that are remembered.
   int request_ids_max = 10'000;
   // Long-running operations under way at one time, and as many that have ended, for so long;
-  // threads for those that need one.
+  // threads for those of AdminService.
   int operations_max = 10'000;
   absl::Duration operation_keep = absl::Hours(1);
   int operation_threads = 2;

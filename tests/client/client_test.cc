@@ -17,6 +17,7 @@ using ::testing::ElementsAre;
 using ::testing::SizeIs;
 
 constexpr char kMemory[] = "tenants/default/memories/m";
+constexpr char kSnapshot[] = "tenants/default/memories/m/snapshots/s";
 
 // Waits of microseconds, so that tests of retries take no time.
 ClientOptions QuickOptions(const FakeServer& server) {
@@ -27,7 +28,9 @@ ClientOptions QuickOptions(const FakeServer& server) {
   return options;
 }
 
+// The server refused; the connection broke under a call that may have arrived.
 grpc::Status Unavailable() { return ServerError(grpc::UNAVAILABLE, "stopping", "SERVER_DRAINING"); }
+grpc::Status Broken() { return grpc::Status(grpc::UNAVAILABLE, "Socket closed"); }
 
 TEST(ClientTest, ErrorCarriesCodeMessageAndErrorInfo) {
   FakeServer server;
@@ -106,10 +109,24 @@ TEST(ClientTest, CreateMemoryKeepsItsRequestIdOverAttempts) {
 TEST(ClientTest, DeletionWhoseAnswerWasLostIsDone) {
   FakeServer server;
   server.service().PutMemory(kMemory);
-  server.service().FailNextCalls({Unavailable()});
+  server.service().FailNextCalls({Broken()});
   Client client(QuickOptions(server));
   EXPECT_TRUE(client.DeleteMemory(kMemory).ok());
   EXPECT_EQ(client.DeleteMemory(kMemory).status().code(), absl::StatusCode::kNotFound);
+  server.service().FailNextCalls({Broken()});
+  EXPECT_TRUE(client.DeleteSnapshot(kSnapshot).ok());
+}
+
+TEST(ClientTest, DeletionThatWasRefusedAndThenFoundNothingIsNotFound) {
+  FakeServer server;
+  const grpc::Status busy =
+      ServerError(grpc::RESOURCE_EXHAUSTED, "full", "QUEUE_FULL", absl::Microseconds(100));
+  Client client(QuickOptions(server));
+  server.service().FailNextCalls({Unavailable(), busy});
+  EXPECT_EQ(client.DeleteMemory(kMemory).status().code(), absl::StatusCode::kNotFound);
+  server.service().FailNextCalls({Unavailable(), busy});
+  EXPECT_EQ(client.DeleteSnapshot(kSnapshot).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(server.service().calls(), 6);
 }
 
 TEST(ClientTest, PastDeadlineFailsAtOnce) {

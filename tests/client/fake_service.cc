@@ -197,6 +197,13 @@ grpc::Status FakeService::DeleteMemory(grpc::ServerContext* context,
                : ServerError(grpc::NOT_FOUND, request->name(), "RESOURCE_NOT_FOUND");
 }
 
+grpc::Status FakeService::DeleteSnapshot(grpc::ServerContext* context,
+                                         const v1::DeleteSnapshotRequest* request,
+                                         v1::DeleteSnapshotResponse*) {
+  if (grpc::Status error = Enter(context); !error.ok()) return error;
+  return ServerError(grpc::NOT_FOUND, request->name(), "RESOURCE_NOT_FOUND");
+}
+
 grpc::Status FakeService::ReadDocument(grpc::ServerContext* context,
                                        const v1::ReadDocumentRequest* request,
                                        grpc::ServerWriter<v1::ReadDocumentResponse>* writer) {

@@ -74,6 +74,9 @@ class FakeService final : public v1::MemoryService::Service {
   // Answers with an operation that has ended.
   grpc::Status DeleteMemory(grpc::ServerContext*, const v1::DeleteMemoryRequest*,
                             google::longrunning::Operation*) override;
+  // There is none.
+  grpc::Status DeleteSnapshot(grpc::ServerContext*, const v1::DeleteSnapshotRequest*,
+                              v1::DeleteSnapshotResponse*) override;
   grpc::Status ReadDocument(grpc::ServerContext*, const v1::ReadDocumentRequest*,
                             grpc::ServerWriter<v1::ReadDocumentResponse>*) override;
   grpc::Status Ingest(grpc::ServerContext*,

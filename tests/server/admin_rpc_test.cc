@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/barrier.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "client/admin_client.h"
@@ -142,6 +143,30 @@ TEST_F(AdminRpcTest, CheckEndsWhenItIsCancelledAndWithItsOwnErrors) {
   EXPECT_TRUE(absl::IsCancelled(seen)) << seen;
 }
 
+TEST_F(AdminRpcTest, AsManyOperationsRunAsThereAreThreadsAndTheOthersWait) {
+  ServerOptions options;
+  options.operation_threads = 3;
+  absl::Barrier* const all_run = new absl::Barrier(4);
+  absl::Notification go_on;
+  std::atomic<int> begun = 0;
+  engine_.check_store = [&](absl::string_view, bool,
+                            const Step&) -> absl::StatusOr<StoreCheckReport> {
+    if (++begun <= 3 && all_run->Block()) delete all_run;
+    go_on.WaitForNotification();
+    return StoreCheckReport();
+  };
+  const auto server = TestServer::Start(engine_, options);
+  const auto stub = v1::AdminService::NewStub(server->NewChannel());
+  for (int i = 0; i < 100; ++i) {
+    grpc::ClientContext context;
+    google::longrunning::Operation operation;
+    EXPECT_TRUE(stub->Verify(&context, v1::VerifyRequest(), &operation).ok());
+  }
+  if (all_run->Block()) delete all_run;
+  EXPECT_EQ(begun, 3);
+  go_on.Notify();
+}
+
 TEST_F(AdminRpcTest, BackupsAreMadeListedAndDeleted) {
   EXPECT_EQ(admin_->ListBackups()->backups_size(), 0);
   const absl::StatusOr<v1::Backup> backup = admin_->CreateBackup(nullptr);
@@ -183,6 +208,26 @@ TEST_F(AdminRpcTest, WithoutABackupDirectoryThereAreNoBackups) {
   google::longrunning::Operation operation;
   ExpectError(stub->CreateBackup(&context, v1::CreateBackupRequest(), &operation),
               grpc::StatusCode::FAILED_PRECONDITION, "store.backup_dir", "NO_BACKUP_DIRECTORY");
+}
+
+TEST_F(AdminRpcTest, ActivityShowsAnOverlongNameInPart) {
+  Client client({.address = server_->address()});
+  std::string name = "x";
+  for (int i = 0; i < 1'000'000; ++i) name += "\u00e4";
+  v1::ReadDocumentRequest read;
+  read.set_name(name);
+  EXPECT_TRUE(absl::IsInvalidArgument(client.GetMemory(name).status()));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(client.ReadDocument(read, [](absl::string_view) { return true; })));
+  const absl::StatusOr<v1::Activity> activity = admin_->GetActivity(100);
+  ASSERT_TRUE(activity.ok()) << activity.status();
+  int seen = 0;
+  for (const auto& slow : activity->slow_requests()) {
+    if (slow.method() != "GetMemory" && slow.method() != "ReadDocument") continue;
+    ++seen;
+    EXPECT_EQ(slow.resource(), name.substr(0, 511)) << slow.method();
+  }
+  EXPECT_EQ(seen, 2);
 }
 
 TEST_F(AdminRpcTest, ActivityHasSamplesAndTheSlowestRequestsFirst) {

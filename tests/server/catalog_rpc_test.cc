@@ -507,6 +507,33 @@ TEST_F(SmallMessageTest, AHugeMessageIsRefusedByTheTransport) {
   EXPECT_EQ(Get(std::string(1'000'000, 'x')).error_code(), grpc::RESOURCE_EXHAUSTED);
 }
 
+class ReadStallTest : public CatalogRpcTest {
+ protected:
+  ReadStallTest()
+      : CatalogRpcTest([] {
+          ServerOptions options;
+          options.client_stall_max = absl::Milliseconds(200);
+          return options;
+        }()) {}
+};
+
+TEST_F(ReadStallTest, AClientThatTakesNothingLosesTheCall) {
+  ASSERT_TRUE(Create("books").ok());
+  const std::string name = "tenants/default/memories/books/documents/a";
+  // More than flow control lets through to a client that does not read.
+  AddDocument(name, std::string(16 << 20, 'x'));
+  grpc::ClientContext context;
+  v1::ReadDocumentRequest request;
+  request.set_name(name);
+  const auto reader = stub_->ReadDocument(&context, request);
+  const std::string ended = "mneme_requests_total{code=\"CANCELLED\",method=\"ReadDocument\"} 1";
+  while (server_->metrics().Expose().find(ended) == std::string::npos) std::this_thread::yield();
+  v1::ReadDocumentResponse piece;
+  while (reader->Read(&piece)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::CANCELLED);
+}
+
 class OneThreadTest : public CatalogRpcTest {
  protected:
   OneThreadTest()

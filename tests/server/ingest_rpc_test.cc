@@ -10,6 +10,7 @@
 #include <grpcpp/client_context.h>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/status_facts.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -276,6 +277,48 @@ TEST_F(IngestRpcTest, AFullDiskIsToldAndNothingAcked) {
   EXPECT_EQ(engine_.writer_count(), 0);
 }
 
+TEST_F(IngestRpcTest, AFullDiskEndsAStreamWhoseLastTextWasRefused) {
+  engine_.HoldDurable(true);
+  Stream stream(*stub_);
+  ASSERT_TRUE(stream.Send(kDocument, 0, "lost"));
+  stream.Send("", 100, "gap");
+  // The gap is the outcome of the step that appends; what comes now is for the next one.
+  engine_.AwaitAppendCount(2);
+  engine_.FailWriters(WithStorageFull(absl::ResourceExhaustedError("no space left in /data")));
+  v1::IngestResponse ack;
+  ExpectError(stream.Finish(&ack), grpc::OUT_OF_RANGE, "100", "OFFSET_GAP");
+  EXPECT_EQ(ack.durable_bytes(), 0);
+  EXPECT_EQ(engine_.writer_count(), 0);
+}
+
+TEST_F(IngestRpcTest, AFullDiskThatAnAppendMeetsFirstIsToldAsOne) {
+  const absl::Status full = WithStorageFull(absl::ResourceExhaustedError("no space left in /data"));
+  engine_.HoldDurable(true);
+  Stream stream(*stub_);
+  ASSERT_TRUE(stream.Send(kDocument, 0, "lost"));
+  engine_.AwaitAppendCount(1);
+  engine_.SetAppendError(full);
+  ASSERT_TRUE(stream.Send("", 4, "more"));
+  engine_.AwaitAppendCount(2);
+  engine_.FailWriters(full);
+  v1::IngestResponse ack;
+  const grpc::Status status = stream.Finish(&ack);
+  ExpectError(status, grpc::RESOURCE_EXHAUSTED, "no space left", "STORAGE_FULL");
+  EXPECT_TRUE(DetailsOf(status).retry.has_value());
+  EXPECT_EQ(ack.durable_bytes(), 0);
+  EXPECT_EQ(engine_.writer_count(), 0);
+}
+
+TEST_F(IngestRpcTest, ADeletionThatAnAppendMeetsFirstIsToldAsOne) {
+  const absl::Status deleted = absl::NotFoundError("document a was deleted");
+  engine_.SetAppendError(deleted);
+  Stream stream(*stub_);
+  ASSERT_TRUE(stream.Send(kDocument, 0, "text"));
+  engine_.AwaitAppendCount(1);
+  engine_.FailWriters(deleted);
+  ExpectError(stream.Finish(), grpc::NOT_FOUND, "deleted", "DOCUMENT_DELETED");
+}
+
 TEST_F(IngestRpcTest, AQuotaEndsTheStreamOnceWhatWasTakenIsDurable) {
   Stream stream(*stub_);
   ASSERT_TRUE(stream.Send(kDocument, 0, "text"));
@@ -372,6 +415,33 @@ TEST_F(OneStreamTest, MoreStreamsThanAllowedAreRefused) {
   const grpc::Status status = second.Finish();
   ExpectError(status, grpc::RESOURCE_EXHAUSTED, "at most 1", "TOO_MANY_STREAMS");
   EXPECT_TRUE(DetailsOf(status).retry.has_value());
+}
+
+class IngestStallTest : public IngestRpcTest {
+ protected:
+  IngestStallTest()
+      : IngestRpcTest([] {
+          ServerOptions options;
+          options.client_stall_max = absl::Milliseconds(200);
+          return options;
+        }()) {}
+};
+
+TEST_F(IngestStallTest, AClientThatTakesNoAcksLosesTheStream) {
+  // Flow control lets little through to a client that does not read.
+  grpc::ChannelArguments args;
+  args.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1000);
+  args.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  const auto stub = v1::MemoryService::NewStub(
+      grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), args));
+  Stream stream(*stub);
+  stream.Send(kDocument, 0, "x");
+  stream.AwaitDurable(1);
+  // While nothing is to be taken, time does not count.
+  absl::SleepFor(absl::Milliseconds(500));
+  for (int64_t sent = 1; stream.Send(kDocument, sent, "x");) ++sent;
+  EXPECT_EQ(stream.Finish().error_code(), grpc::CANCELLED);
+  engine_.AwaitWriterCount(0);
 }
 
 TEST_F(IngestRpcTest, ManyStreamsAtOnceAllArrive) {
