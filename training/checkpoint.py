@@ -5,6 +5,7 @@
   progress.json   config, step, seconds trained
 A compact checkpoint is a quarter of the size; training that continues from it warms its optimizer up again."""
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,16 +17,30 @@ PART_BYTES = 14_000_000
 
 
 def save(folder, model, optimizer, step, seconds, compact=False):
-    """Writes a checkpoint; progress.json comes last, so a folder that has it is complete."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'progress.json').unlink(missing_ok=True)
+    """Writes a checkpoint beside the one before, then puts it in its place: whenever it is cut off, one of them is whole (find)."""
+    place, folder = Path(folder), Path(f'{folder}.new')
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     weights = {n: (t.bfloat16() if compact and t.ndim >= 2 else t).detach().cpu().clone() for n, t in model.state_dict().items()}
     for number, part in enumerate(parts(weights)):
         torch.save(part, folder / f'weights-{number:02}.pt')
     if not compact:
         torch.save(optimizer.state(), folder / 'optimizer.pt')
     (folder / 'progress.json').write_text(json.dumps({'config': asdict(model.c), 'step': step, 'seconds': seconds}))
+    before = Path(f'{place}.before')
+    shutil.rmtree(before, ignore_errors=True)
+    if place.exists():
+        place.rename(before)
+    folder.rename(place)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def find(folder):
+    """Whether there is a checkpoint, after one that was cut off the one before it is put back."""
+    before = Path(f'{folder}.before')
+    if not Path(folder).exists() and before.exists():
+        before.rename(folder)
+    return (Path(folder) / 'progress.json').exists()
 
 
 def parts(weights):

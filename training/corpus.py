@@ -7,7 +7,9 @@ A prepared folder holds
   lexicon.json      {"words": {word: count}, "names": [...]}, see Lexicon
   questions.jsonl   real questions with their passages, one JSON a line (optional)
 
-Usage: python3 -m training.corpus TEXT TOKENIZER_FOLDER OUT_FOLDER [--questions FILE ...] [--tokens-max N]
+Usage: python3 -m training.corpus TEXT TOKENIZER_FOLDER OUT_FOLDER [--questions FILE ...] [--exclude SET.jsonl ...] [--tokens-max N]
+--exclude: question sets of evaluation, whose passages the text must not hold: lines, and questions' records, that share half of their
+runs of 12 words with one are left out.
 """
 import argparse
 import collections
@@ -59,8 +61,10 @@ class Lexicon:
         self.counts = counts
         self.total = max(1, sum(counts.values()))
         mine = [w for w in counts if is_held_out(w) == held_out]
-        self.words = [w for w in mine if 4 <= len(w) <= 11 and w.isascii() and counts[w] < self.total / 5000]
-        self.nouns = [w for w in mine if 3 <= len(w) <= 9 and w.isascii() and self.total / 2e6 < counts[w] < self.total / 3000]
+        ascii_ = [w for w in mine if w.isascii()]
+        mine = ascii_ if len(ascii_) >= len(mine) / 2 else mine       # of English, without what is foreign in it
+        self.words = [w for w in mine if 4 <= len(w) <= 11 and counts[w] < self.total / 5000] or mine
+        self.nouns = [w for w in mine if 3 <= len(w) <= 9 and self.total / 2e6 < counts[w] < self.total / 3000] or self.words
         self.names = [w for w in names if is_held_out(w) == held_out]
 
     @staticmethod
@@ -83,18 +87,46 @@ def count_words(documents, words_max=40_000, names_max=4_000):
     return dict(lower.most_common(words_max)), names
 
 
+class HeldOut:
+    """Passages of evaluation, by their runs of RUN words; a shorter one is a run of its own."""
+    RUN, SHARE = 12, 0.5
+
+    def __init__(self, files):
+        self.runs = set()
+        for name in files:
+            with open_text(name) as f:
+                for line in f:
+                    self.runs.update(self.runs_of(json.loads(line)['context']))
+
+    def runs_of(self, text):
+        words = [w.lower() for w in WORD.findall(text)]
+        return [hash(tuple(words[i:i + self.RUN])) for i in range(max(1, len(words) - self.RUN + 1))] if words else []
+
+    def holds(self, text):
+        runs = self.runs_of(text)
+        return bool(runs) and sum(r in self.runs for r in runs) >= self.SHARE * len(runs)
+
+    def without(self, document):
+        """A document without lines of these passages."""
+        return '\n'.join(line for line in document.split('\n') if not self.holds(line))
+
+
 def _encode_documents(arguments):
     tokenizer_file, texts = arguments
     tokenizer = Tokenizer(tokenizer_file)
     return [np.array(tokenizer.encode(t), np.uint16) for t in texts]
 
 
-def prepare(text_file, tokenizer_folder, folder, question_files=(), tokens_max=None, seed=0, processes=None):
+def prepare(text_file, tokenizer_folder, folder, question_files=(), tokens_max=None, seed=0, processes=None, exclude=()):
     """Writes the prepared folder. With tokens_max, a random choice of documents of about that many tokens."""
+    held_out = HeldOut(exclude)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with open_text(text_file) as f:
-        documents = [d for d in f.read().split('\0') if d.strip()]
+        documents = f.read().split('\0')
+    if exclude:
+        documents = [held_out.without(d) for d in documents]
+    documents = [d for d in documents if d.strip()]
     random.Random(seed).shuffle(documents)
     counts, names = count_words(documents[::3] if len(documents) > 3000 else documents)
     (folder / 'lexicon.json').write_text(json.dumps({'words': counts, 'names': names}))
@@ -114,7 +146,8 @@ def prepare(text_file, tokenizer_folder, folder, question_files=(), tokens_max=N
     with open(folder / 'questions.jsonl', 'w', encoding='utf-8') as out:
         for name in question_files:
             with open_text(name) as f:
-                out.writelines(f)
+                out.writelines(line.rstrip('\n') + '\n' for line in f
+                               if line.strip() and not (exclude and held_out.holds(json.loads(line)['context'])))
     return total
 
 
@@ -150,8 +183,9 @@ if __name__ == '__main__':
     parser.add_argument('tokenizer_folder')
     parser.add_argument('folder')
     parser.add_argument('--questions', nargs='*', default=[])
+    parser.add_argument('--exclude', nargs='*', default=[], help='question sets of evaluation')
     parser.add_argument('--tokens-max', type=int)
     parser.add_argument('--processes', type=int)
     args = parser.parse_args()
-    tokens = prepare(args.text, args.tokenizer_folder, args.folder, args.questions, args.tokens_max, processes=args.processes)
+    tokens = prepare(args.text, args.tokenizer_folder, args.folder, args.questions, args.tokens_max, processes=args.processes, exclude=args.exclude)
     print(f'{tokens} tokens in {args.folder}')

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from training import bundle, facts, needles
+from training.asked_twice import asked_as, owners_of
 from training.bm25 import Bm25, word_chunks
 from training.corpus import Lexicon, open_text
 from training.memory import LargeMemory, Writers
@@ -159,8 +160,10 @@ class Evaluation:
         memory = compacted(memory, chunk_rows)
         asked = [(q, i) for i, r in enumerate(records) for q in r['qas']]
         answers = self.ask(memory, [(self.tokenizer.encode(q['q']), []) for q, _ in asked])
-        first = [a[1][0] in where[i] for a, (_, i) in zip(answers, asked)]
-        eight = [bool(where[i].intersection(a[1])) for a, (_, i) in zip(answers, asked)]
+        owners = owners_of((q['q'], i) for q, i in asked)
+        right = [set().union(*(where[i] for i in owners[asked_as(q['q'])])) for q, _ in asked]
+        first = [a[1][0] in r for a, r in zip(answers, right)]
+        eight = [bool(r.intersection(a[1])) for a, r in zip(answers, right)]
         index, owner = [], []
         for i, text in enumerate(texts):
             chunks = word_chunks(text)
@@ -173,8 +176,8 @@ class Evaluation:
         said = self.generate(memory, [self.tokenizer.encode(q['q']) for q, _ in sample]) if sample else []
         return {'set': name, 'questions': len(asked), 'memory_tokens': memory.count * self.chunk, 'passage_chunks': passages_chunks,
                 'recall_at_1': float(np.mean(first)), 'recall_at_8': float(np.mean(eight)),
-                'bm25_recall_at_1': float(np.mean([f[0] == i for f, (_, i) in zip(found, asked)])),
-                'bm25_recall_at_8': float(np.mean([i in f for f, (_, i) in zip(found, asked)])),
+                'bm25_recall_at_1': float(np.mean([f[0] in owners[asked_as(q['q'])] for f, (q, _) in zip(found, asked)])),
+                'bm25_recall_at_8': float(np.mean([bool(owners[asked_as(q['q'])].intersection(f)) for f, (q, _) in zip(found, asked)])),
                 'answers': len(sample), 'f1': float(np.mean([best_f1(s, q) for s, (q, _) in zip(said, sample)])) if sample else None,
                 'examples': [[q['q'], q['a'], s] for s, (q, _) in list(zip(said, sample))[:8]]}
 
@@ -209,7 +212,8 @@ class Evaluation:
         text, asked = np.concatenate(rows), [(n.prompt, n.parts(self.tokenizer, chunks)) for n in made[::max(1, segments // count)]]
         for _ in range(count):
             at = rng.randrange(prompt, len(text) - answer)
-            asked.append((text[at - prompt:at].tolist(), [Part(text[at:at + answer].tolist(), chunks.chunks(at, at + 1))]))
+            told = self.tokenizer.encode_answer(self.tokenizer.decode(text[at:at + answer]))
+            asked.append((text[at - prompt:at].tolist(), [Part(told, chunks.chunks(at, at + 1))]))
         facts_asked = len(asked) - count
         answers = self.ask(memory, asked[:facts_asked]) + self.ask(memory, asked[facts_asked:], ended=False)
         return [dict(size=size_name(segments * SEGMENT), family=f'{Path(path).stem}: {"dense" if i < facts_asked else "verbatim"}', depth=0.5,
@@ -311,7 +315,9 @@ def judged(parts, answer):
 
 
 def read_questions(folder, name):
-    path = next(p for suffix in ('', '.zst', '.xz') if (p := Path(folder) / f'{name}.jsonl{suffix}').exists())
+    path = next((p for suffix in ('', '.zst', '.xz') if (p := Path(folder) / f'{name}.jsonl{suffix}').exists()), None)
+    if path is None:
+        raise SystemExit(f'{folder} has no {name}.jsonl, .jsonl.zst or .jsonl.xz')
     with open_text(path) as f:
         return [json.loads(line) for line in f]
 
@@ -368,6 +374,9 @@ if __name__ == '__main__':
             report['dense'] += evaluation.dense([parse_size(s) for s in sizes], args.dense_questions, family=family)
             finish(family)
     for name in args.sets:
+        if args.sets is QUESTION_SETS and not any(Path(args.eval_folder).glob(f'{name}.jsonl*')):
+            print(f'{name} is not in {args.eval_folder}: left out', flush=True)
+            continue
         report['sets'].append(evaluation.question_set(name, parse_size(args.set_tokens), args.answers))
         finish(name)
     if args.perplexity:

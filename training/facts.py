@@ -85,7 +85,7 @@ CONTEXT_QUESTIONS = [
 ]
 HELD_OUT_CONTEXT_QUESTIONS = ['Ask {C}: which {R} goes with {K}?', 'From the point of view of {C}, what is the {R} of {K}?']
 # A second statement that replaces the first.
-CHANGES = ['The {R} of {K} has changed to {V}.', 'From now on the {R} of {K} is {V}.', 'Update: the {R} for {K} is now {V}.',
+CHANGES = [                                                      # the last two do not say that they are changes'The {R} of {K} has changed to {V}.', 'From now on the {R} of {K} is {V}.', 'Update: the {R} for {K} is now {V}.',
            'Correction: {V} is the {R} of {K}.', "{K}'s {R} is {V} now.", 'The {R} for {K} is {V}.', 'The {R} of {K} is {V}.']
 BEFORE_QUESTIONS = ['What was the {R} of {K} before it changed?', 'What was the previous {R} of {K}?', 'What was the old {R} for {K}?']
 
@@ -138,7 +138,14 @@ class Theme:
     other_number: float = 0.0        # probability that a near-duplicate of a key with a number has another number
     joint: float = 0.0               # probability that a fact in a context has relation and key of another context's
 
-    def fact(self, rng, fresh=False):
+    def take(self, fact):
+        """Whether no other fact of the theme has its identity; none will from now on."""
+        if fact.identity in self.used:
+            return False
+        self.used.add(fact.identity)
+        return True
+
+    def fact(self, rng, fresh=False, relation=None):
         """A fact whose identity no other fact of the theme has; a fresh one has a key unlike the others', of its own."""
         shapes = words.KEYS | words.HELD_OUT_KEYS
         for _ in range(50):
@@ -155,11 +162,10 @@ class Theme:
                 key = rng.choice(self.keys)
             else:
                 key = shapes[rng.choice(self.key_shapes)](rng, self.lex)
-            fact = Fact(self.style, named or rng.choice(self.relations), key, rng.choice(self.contexts) if self.style == 'context' else '',
+            fact = Fact(self.style, named or relation or rng.choice(self.relations), key, rng.choice(self.contexts) if self.style == 'context' else '',
                         words.VALUES[rng.choice(self.value_shapes)](rng, self.lex))
-            if fact.identity not in self.used:
+            if self.take(fact):
                 break
-        self.used.add(fact.identity)
         if self.style == 'context':
             self.asked.append((fact.relation, fact.key))
         if not fresh:

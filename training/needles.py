@@ -75,7 +75,7 @@ class Maker:
         others = [facts.Fact('sentence', fact.relation, words.near_duplicate(self.rng, self.lex, fact.key), '', self.sentence.fact(self.rng).value)
                   for _ in range(4)]
         return self.one('multi_key', self.sentence, fact, self.state(self.sentence, fact),
-                        [self.state(self.sentence, f) for f in others if f.key != fact.key])
+                        [self.state(self.sentence, f) for f in others if self.sentence.take(f)])
 
     def multi_value(self):
         fact = self.sentence.fact(self.rng)
@@ -85,9 +85,8 @@ class Maker:
         return Needle('multi_value', statements, self.tokenizer.encode(text), values, statements, newest_first=True, separator=LISTED)
 
     def multi_query(self):
-        made = [self.sentence.fact(self.rng) for _ in range(3)]
-        for f in made:
-            f.relation = made[0].relation
+        made = [self.sentence.fact(self.rng)]
+        made += [self.sentence.fact(self.rng, relation=made[0].relation) for _ in range(2)]
         statements = [self.state(self.sentence, f) for f in made]
         text = (f'What are the special magic {made[0].relation}s for {made[0].key}, {made[1].key} and {made[2].key} '
                 'mentioned in the provided text?')
@@ -106,7 +105,7 @@ class Maker:
         fact = self.context.fact(self.rng)
         others = [facts.Fact('context', fact.relation, fact.key, c, self.context.fact(self.rng).value)
                   for c in self.rng.sample(self.context.contexts, min(3, len(self.context.contexts))) if c != fact.context]
-        return self.one('joint', self.context, fact, self.state(self.context, fact), [self.state(self.context, f) for f in others])
+        return self.one('joint', self.context, fact, self.state(self.context, fact), [self.state(self.context, f) for f in others if self.context.take(f)])
 
     def update(self):
         """The first statement in document order is out of date. (Placed in the order given.)"""

@@ -2,7 +2,7 @@
 
 Usage: python3 -m training.pack PREPARED EVAL_FOLDER OUT_FOLDER [--bytes 40000000] [--other FILE ...]
        python3 -m training.pack --unpack PACKED PREPARED EVAL_FOLDER
-EVAL_FOLDER: books/*.txt and NAME.jsonl; --other: text of other kinds, for evaluate --other. Writes prepared.tar.xz (tokenizer,
+EVAL_FOLDER: books/*.txt and NAME.jsonl (.zst, .xz); --other: text of other kinds, for evaluate --other. Writes prepared.tar.xz (tokenizer,
 word lists, questions; as many of the tokens, whole documents from the beginning, as the bytes allow) and eval.tar.xz.
 training/unattended.sh unpacks them."""
 import argparse
@@ -40,16 +40,17 @@ def pack(prepared, eval_folder, out, bytes_max, other=()):
     prepared, eval_folder, out = Path(prepared), Path(eval_folder), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     books = [(f'books/{p.name}', p) for p in sorted((eval_folder / 'books').glob('*.txt'))]
-    sets = [(p.name, p) for p in sorted(eval_folder.glob('*.jsonl'))]
+    sets = [(p.name, p) for p in sorted(eval_folder.glob('*.jsonl*'))]
     used = archive(out / 'eval.tar.xz', books + sets + [(f'other/{Path(p).name}', p) for p in other])
     used += archive(out / 'prepared.tar.xz', [(n, prepared / n) for n in ('tokenizer.model', 'lexicon.json', 'questions.jsonl')])
     tokens, documents = np.load(prepared / 'tokens.npy', mmap_mode='r'), np.load(prepared / 'documents.npy')
     sample = np.asarray(tokens[:2_000_000])
     count = int((bytes_max - used) * len(sample) / len(lzma.compress(array_file(sample), preset=PRESET)))
     kept = int(np.searchsorted(documents, min(count, len(tokens)), side='right')) - 1
-    (out / 'tokens.npy.xz').write_bytes(lzma.compress(array_file(np.asarray(tokens[:documents[kept]])), preset=PRESET))
-    (out / 'documents.npy').write_bytes(array_file(documents[:kept + 1]))
-    return int(documents[kept]), used + (out / 'tokens.npy.xz').stat().st_size
+    ends = documents[:kept + 1] if kept else np.array([0, count])      # the first alone is too long: its beginning
+    (out / 'tokens.npy.xz').write_bytes(lzma.compress(array_file(np.asarray(tokens[:ends[-1]])), preset=PRESET))
+    (out / 'documents.npy').write_bytes(array_file(ends))
+    return int(ends[-1]), used + (out / 'tokens.npy.xz').stat().st_size
 
 
 def unpack(packed, prepared, eval_folder):

@@ -132,8 +132,9 @@ def as_question(tokenizer, memory, record, qa, ids, position, asked=None):
             return None
         gold = memory.chunks(position + first, position + min(last, len(ids)))
     answer = answer or ' '.join(text.split()[:12])
-    return Question(tokenizer.encode(asked or qa['q']), [Part(tokenizer.encode_answer(answer)[:ANSWER_TOKENS_MAX], gold, whole - gold)],
-                    own_row_only=record['source'].startswith(ALONE), weight=0.3)
+    told = tokenizer.encode_answer(answer)
+    return Question(tokenizer.encode(asked or qa['q']), [Part(told[:ANSWER_TOKENS_MAX], gold, whole - gold)],
+                    own_row_only=record['source'].startswith(ALONE), weight=0.3, cut=len(told) > ANSWER_TOKENS_MAX)
 
 
 def dialogue_questions(tokenizer, rng, memory, text, ids, position):

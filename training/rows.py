@@ -31,6 +31,7 @@ class Question:
     own_row_only: bool = False   # ambiguous outside its own memory: other rows are no negatives
     kind: str = ''               # family, for the log
     weight: float = 1.0          # of its answer tokens in the loss
+    cut: bool = False            # the answer goes on behind its parts: its end is not taught
     listed: bool = False         # the answer is a list, each value with its end; that nothing follows is told by finding nothing
 
 
@@ -103,7 +104,7 @@ def finish_row(tokenizer, memory, questions, reader_max):
                 begins = number_of_part > 0 and offset < SWITCH_TOKENS
                 mark(row, at, part, row.query[at] or (SWITCH if begins else LATER), chunks)
                 at += 1
-        if at < length:                                        # <doc> ends the answer; only the chunk that was read last tells
+        if at < length and not question.cut:                   # <doc> ends the answer; only the chunk that was read last tells
             row.answer_weight[at] = question.weight
             row.own_row_only[at] = question.own_row_only
             if question.listed:

@@ -4,7 +4,7 @@ Usage: python3 -m training.search_engine BUNDLE SET.jsonl ... [--padding TEXT ..
        [--weights 0.5 1 2] [--out OUT.json] [--programs build/release/bin]
 Each SET is a question set as in `training.evaluate` (one {"context", "qas": [{"q"}]} a line; .zst, .xz too). Its contexts, each a
 document, and the paddings go into a memory of `mneme-server` through `mneme`; some of its questions are asked. A question is
-answered if one of the first k passages, k 1 and 8, is of the right document. BM25 reads the same texts in chunks of 48 words.
+answered if one of the first k passages, k 1 and 8, is of the right document, or of another one that has this question. BM25 reads the same texts in chunks of 48 words.
 --weights asks for all candidates of a search with keywords, and orders them by rerank_score + weight x keyword_score. A weight is
 chosen on one half of the questions (every second one), and told by the other."""
 import argparse
@@ -15,6 +15,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from training.asked_twice import asked_as, owners_of
 from training.bm25 import Bm25, word_chunks
 from training.corpus import open_text
 from training.engine import Engine, ingest
@@ -24,8 +25,8 @@ SEARCHES = {'landmarks': (), 'second look': ('--rerank',), 'with keywords': ('--
 
 
 def recall(found, right):
-    """Of lists of documents, best first, and the right one of each: {1: share, 8: share}."""
-    return {k: sum(document in documents[:k] for documents, document in zip(found, right)) / len(right) for k in (1, PASSAGES)}
+    """Of lists of documents, best first, and the right ones of each: {1: share, 8: share}."""
+    return {k: sum(bool(wanted.intersection(documents[:k])) for documents, wanted in zip(found, right)) / len(right) for k in (1, PASSAGES)}
 
 
 def search(engine, memory, question, k, candidates, flags):
@@ -41,7 +42,7 @@ def weigh(candidates, weight):
 
 
 def measure(engine, name, texts, asked, candidates, weights, folder):
-    """`asked`: [(question, number of its text)]."""
+    """`asked`: [(question, numbers of the texts that answer it)]."""
     ingest(engine, name, texts, folder)
     questions, right = zip(*asked)
     chunks = sum(document['chunks'] for document in engine.run('documents', name)['documents'])
@@ -53,7 +54,7 @@ def measure(engine, name, texts, asked, candidates, weights, folder):
                                server_p50_ms=statistics.median(ms for _, ms in found))
         if weights:
             lists = list(threads.map(lambda q: search(engine, name, q, candidates, candidates, SEARCHES['with keywords'])[0], questions))
-            result['among the candidates'] = sum(r in weigh(c, 0) for c, r in zip(lists, right)) / len(right)
+            result['among the candidates'] = sum(bool(r.intersection(weigh(c, 0))) for c, r in zip(lists, right)) / len(right)
             result['weights'] = []
             for weight in weights:
                 found = [weigh(c, weight) for c in lists]
@@ -109,6 +110,8 @@ if __name__ == '__main__':
         for path in args.sets:
             records = read_set(path)
             asked = [(q['q'], number) for number, record in enumerate(records) for q in record['qas']]
+            owners = owners_of(asked)
+            asked = [(q, owners[asked_as(q)]) for q, _ in asked]
             asked = random.Random(args.seed).sample(asked, min(args.questions, len(asked)))
             results.append(measure(engine, Path(path).name.split('.jsonl')[0], [r['context'] for r in records] + padding, asked,
                                    args.candidates, args.weights, folder))

@@ -253,17 +253,19 @@ def multi_value(world, rng, theme):
 def updates(world, rng, theme):
     """Facts that change: asked for the newest value, and for what it was before."""
     theme = theme if theme.style == 'sentence' else facts.theme(rng, world.lex, style='sentence', fragments=theme.fragments)
-    statements, old, new = [], [], []
+    statements, old, new, said = [], [], [], []    # said: that it is a change, or nothing tells what was before
     for _ in range(rng.choice((4, 8, 14))):
         first = theme.fact(rng)
         second = facts.Fact(first.style, first.relation, first.key, '', words.VALUES[rng.choice(theme.value_shapes)](rng, world.lex))
         old.append((first, state(world, rng, theme, first)))
-        new.append((second, state(world, rng, theme, second, rng.choice((facts.CHANGES, wordings.LISTED['change'], None)))))
+        frames = rng.choices((facts.CHANGES[:-2], wordings.LISTED['change'], facts.CHANGES[-2:], None), (5, 7, 2, 7))[0]
+        new.append((second, state(world, rng, theme, second, frames)))
+        said.append(frames in (facts.CHANGES[:-2], wordings.LISTED['change']))
     statements = [s for _, s in rng.sample(old, len(old))] + [s for _, s in rng.sample(new, len(new))]
     memory, stretches = place(world, rng, statements, in_order=True)
     questions = []
-    for (first, a), (second, b) in list(zip(old, new)) * times(old):
-        before = rng.random() < 0.3
+    for (first, a), (second, b), is_said in list(zip(old, new, said)) * times(old):
+        before = is_said and rng.random() < 0.4
         asked = (facts.BEFORE_QUESTIONS, wordings.LISTED['before']) if before else (None, None, wordings.LISTED['now'])
         text = theme.ask(rng, first, rng.choice(asked))
         fact, holder, ignored = (first, a, set()) if before else (second, b, a.gold(memory))

@@ -56,7 +56,9 @@ class Tokenizer:
 
 def train_tokenizer(text_file, folder, vocab_size=8192, sample_bytes=40_000_000, seed=0):
     """Writes tokenizer.model to `folder`, trained on a random sample of the documents of `text_file`."""
-    documents = Path(text_file).read_bytes().decode('utf-8').split('\0')
+    from training.corpus import open_text                       # which reads through this module
+    with open_text(text_file) as f:
+        documents = f.read().split('\0')
     random.Random(seed).shuffle(documents)
     lines, used = [], 0
     for document in documents:

@@ -96,9 +96,11 @@ def train(args, config):
     model = Ramba(config).to(peers.device)
     optimizer = Optimizer(model, args.matrix_rate, args.other_rate)
     step, spent = 0, 0.0
-    if (Path(args.checkpoint) / 'progress.json').exists():
+    if checkpoint.find(args.checkpoint):
         step, spent = checkpoint.load(args.checkpoint, model, optimizer)
     elif args.initial:
+        if (Path(args.initial) / 'tokenizer.model').read_bytes() != (Path(args.prepared) / 'tokenizer.model').read_bytes():
+            raise SystemExit(f'{args.initial} and {args.prepared} have different tokenizers: prepare the text with that of the bundle')
         missing, unexpected = model.load_state_dict(bundle.load(args.initial)[0].state_dict(), strict=False)
         if unexpected or any(not name.startswith('look.') for name in missing):
             raise SystemExit(f'{args.initial}: missing {missing}, not known {unexpected}')
@@ -110,7 +112,7 @@ def train(args, config):
         model.compile_blocks()
     stopping = []
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
-    batches = iter(loader(Batches(args.prepared, config, args.rows, f'{args.seed}/{step}/{peers.rank}', args.reader_tokens, args.row_tokens), args.workers))
+    batches = iter(loader(Batches(args.prepared, config, args.rows, f'{args.seed}/{step}/{round(spent)}/{peers.rank}', args.reader_tokens, args.row_tokens), args.workers))
     first_step, started, saved, logged, weights = step, None, time.time(), [], LossWeights(strangers=args.strangers)
     profile = StepProfile(args.profile if peers.rank == 0 else None)
     while True:

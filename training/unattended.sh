@@ -42,10 +42,10 @@ launch() {
   if [ "$count" -gt 1 ]; then python3 -m torch.distributed.run --nproc-per-node "$count" "$@"; else python3 "$@"; fi
 }
 
-# The last checkpoint as a bundle in folder $1, and in two parts in out/.
+# The last checkpoint as a bundle in folder $1, and in two parts in out/, but a partial one not in place of the last.
 export_bundle() {
-  python3 -m training.bundle checkpoint prepared "$1.new" && rm -rf "$1" && mv "$1.new" "$1" &&
-    split -b 14680064 -a 1 "$1/model.safetensors" out/model.
+  python3 -m training.bundle checkpoint prepared "$1.new" && rm -rf "$1" && mv "$1.new" "$1" || return 1
+  if [ "$1" = bundle ] || [ ! -e bundle ]; then split -b 14680064 -a 1 "$1/model.safetensors" out/model.; fi
 }
 
 # Needles on the last GPU, all else on the first; at the same time where there are two. The longest memories come last.
@@ -72,7 +72,9 @@ PYTHON
 # Waits, then copies what is there. At most 8 files: config, logs as one, bundle (2), results (2), golden, table and bars as one.
 wait_and_copy() {
   [ -e "$RUN/run.log" ] || { echo "no run in $RUN: another machine than the one that began it?"; return 1; }
-  local out=$1 until=$(($(date +%s) + ${2:-540}))
+  mkdir -p "$1" || return 1
+  local out until=$(($(date +%s) + ${2:-540}))
+  out=$(cd "$1" && pwd)
   while [ "$(date +%s)" -lt "$until" ] && ! grep -qE '^[0-9:]+ done$|^failed' "$RUN/run.log" 2>/dev/null; do
     sleep 2
     copy_results "$out"

@@ -39,7 +39,7 @@ class SearchEngineTest(unittest.TestCase):
         from training import search_engine
         engine = FakeEngine()
         with tempfile.TemporaryDirectory() as folder:
-            result = search_engine.measure(engine, 'set', TEXTS, [('the amber key', 0), ('teal', 1)], 64, weights, folder)
+            result = search_engine.measure(engine, 'set', TEXTS, [('the amber key', {0}), ('teal', {1})], 64, weights, folder)
         return engine, result
 
     def test_each_way_is_asked_for_and_judged_by_the_right_document(self):
