@@ -274,7 +274,7 @@ TEST_F(ForkTest, ReadsDuringADeletionThatTakesTheEndFindNoDamage) {
     // The end is off the disk, and nobody has been told yet.
     ASSERT_TRUE(disk().Write(batch, Durability::kSynced).ok());
     readers.emplace_back([&] { read = store().ReadText(document, 50, 200).status(); });
-    readers.emplace_back([&] { listed = store().ListDocuments(fork, DocumentId{}, 10); });
+    readers.emplace_back([&] { listed = store().ListDocuments(fork, DocumentId{}, 10).value(); });
     absl::SleepFor(absl::Milliseconds(50));
   });
   ASSERT_TRUE(store().DeleteDocument(memory, document).ok());
@@ -288,6 +288,43 @@ TEST_F(ForkTest, ReadsDuringADeletionThatTakesTheEndFindNoDamage) {
   EXPECT_EQ(TextIn(fork, "d"), TextOf(document, 100));
 }
 
+TEST_F(ForkTest, APageOfDocumentsIsFullAlsoWhenOneGoesMeanwhile) {
+  const MemoryId memory = NewMemory("m");
+  std::vector<DocumentId> documents;
+  for (const char* id : {"a", "b", "c", "d"}) {
+    documents.push_back(NewDocument(memory, id));
+    ASSERT_TRUE(Append(documents.back(), 0, "held").ok());
+  }
+  const MemoryId fork = Fork(memory, "f");
+  for (const DocumentId document : documents) ASSERT_TRUE(Append(document, 4, "more").ok());
+  // Where a ends for the fork is being looked up, and b was found.
+  faults().OnScan([&] {
+    faults().Heal();
+    EXPECT_TRUE(store().DeleteDocument(documents[1], /*everywhere=*/true).ok());
+  });
+  const auto page = store().ListDocuments(fork, DocumentId{}, 2);
+  ASSERT_TRUE(page.ok()) << page.status();
+  ASSERT_EQ(page->size(), 2u) << "fewer than were asked for: nothing would follow";
+  EXPECT_EQ(page->at(0).id, "a");
+  EXPECT_EQ(page->at(1).id, "c");
+  EXPECT_EQ(store().ListDocuments(fork, page->at(1).uid, 2)->size(), 1u);
+}
+
+TEST_F(ForkTest, ADiskThatFailsIsNoShorterListAndNoSmallerSum) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDocument(memory, "d");
+  ASSERT_TRUE(Append(document, 0, "held").ok());
+  const MemoryId fork = Fork(memory, "f");
+  ASSERT_TRUE(Append(document, 4, "more").ok());
+  const absl::Status failed = absl::InternalError("disk failed");
+  faults().Fail(Op::kScan, failed, 0, FaultyChunkStore::kForever);
+  EXPECT_EQ(store().ListDocuments(fork, DocumentId{}, 10).status(), failed);
+  EXPECT_EQ(store().totals(fork).status(), failed);
+  faults().Heal();
+  EXPECT_EQ(store().ListDocuments(fork, DocumentId{}, 10)->size(), 1u);
+  EXPECT_EQ(store().totals(fork)->durable_bytes, 4);
+}
+
 TEST_F(ForkTest, DamageThatHidesWhereAForkEndsIsCountedOnce) {
   const MemoryId memory = NewMemory("m");
   const DocumentId document = NewDocument(memory, "d");
@@ -298,7 +335,7 @@ TEST_F(ForkTest, DamageThatHidesWhereAForkEndsIsCountedOnce) {
   batch.Put(Table::kText, TextKey({memory, document}, 100), "no record");
   ASSERT_TRUE(disk().Write(batch, Durability::kSynced).ok());
   for (int read = 0; read < 3; ++read) {
-    EXPECT_TRUE(store().ListDocuments(fork, DocumentId{}, 10).at(0).damaged);
+    EXPECT_TRUE(store().ListDocuments(fork, DocumentId{}, 10)->at(0).damaged);
   }
   EXPECT_TRUE(store().GetDocument(memory, "d")->damaged);
   EXPECT_EQ(Metric("mneme_documents_damaged_total"), 1);
