@@ -123,8 +123,11 @@ absl::Status MemoryStore::Impl::GiveUpRecords(const LostRecords& lost) {
             if (!ParseTextKey(key, &document, &offset)) return;
             const auto it = index.find(document.document);
             if (it == index.end() || !(documents[it->second].key == document)) return;
+            Affected& affected = documents[it->second];
+            // Behind a known end it was cut off, and its deletion is not to be undone.
+            if (!affected.end_unknown && offset >= affected.durable_bytes) return;
             const absl::StatusOr<TextRecord> record = DecodeTextRecord(key, value);
-            documents[it->second].pieces.push_back(
+            affected.pieces.push_back(
                 {offset, offset + TextBytesOfRecord(value), record.ok() && record->seal, newer});
           }));
     }
