@@ -471,6 +471,46 @@ TEST_F(DamagedPurgeTest, DamageInAnEndThatWasCutOffLeavesTheBeginningWhole) {
   }
 }
 
+// The memory stays for a fork that holds another document of it.
+TEST_F(DamagedPurgeTest, DeletionLostWithItsFileIsNotLostForAMemoryWithForks) {
+  for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
+    SCOPED_TRACE(static_cast<int>(table));
+    memories_.clear();
+    documents_.clear();
+    CreateMemories();
+    AddDocument(memories_[0], /*seal=*/true);
+    const MemoryId fork = temp_.store().ForkMemory({memories_[0]}, "f", "").value().uid;
+    AddDocument(memories_[0], /*seal=*/true);
+    const DocumentKey deleted{memories_[0], documents_[1]};
+    ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+    const StoreFile file = TableFile(table);
+    ASSERT_TRUE(temp_.store().DeleteMemory(memories_[0]).ok());
+    ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+    const StoreFile deletions = TableFile(table);  // the newer one comes first
+    ASSERT_NE(deletions.name, file.name);
+    temp_.Close();
+    FlipByte(deletions.path, deletions.bytes - 10);
+    temp_.Open();
+    EXPECT_EQ(Purge().size(), 1u);
+    EXPECT_TRUE(temp_.store().PendingDeletions().empty());
+    EXPECT_TRUE(MarkersOnDisk(temp_.data_dir(), {Marker(deleted.document)}).empty());
+    const auto [begin, end] = RecordKeyRange(deleted);
+    int records = 0;
+    EXPECT_TRUE(temp_.chunk_store()
+                    .Scan(table, begin, end,
+                          [&](absl::string_view, absl::string_view) {
+                            ++records;
+                            return true;
+                          })
+                    .ok());
+    EXPECT_EQ(records, 0);
+    EXPECT_EQ(temp_.store().ReadText(documents_[0], 0, kBytes).value(), Text(documents_[0]));
+    ASSERT_TRUE(temp_.store().DeleteMemory(fork).ok());
+    ASSERT_TRUE(temp_.store().DeleteMemory(memories_[1]).ok());
+    EXPECT_EQ(Purge().size(), 2u);
+  }
+}
+
 TEST_F(DamagedPurgeTest, CatalogThatCannotBeOpenedIsRefusedAndNotChanged) {
   Fill();
   ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());

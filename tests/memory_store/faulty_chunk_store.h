@@ -59,6 +59,11 @@ class FaultyChunkStore : public ChunkStore {
     absl::MutexLock lock(&mutex_);
     on_scan_ = std::move(hook);
   }
+  // Called by MendForPurge, with what agrees to records being given up.
+  void OnMend(std::function<absl::Status(const GiveUp&)> hook) {
+    absl::MutexLock lock(&mutex_);
+    on_mend_ = std::move(hook);
+  }
   void Heal() {
     absl::MutexLock lock(&mutex_);
     faults_ = {};
@@ -67,6 +72,7 @@ class FaultyChunkStore : public ChunkStore {
     on_write_ = nullptr;
     on_multi_get_ = nullptr;
     on_scan_ = nullptr;
+    on_mend_ = nullptr;
   }
   int64_t operations(Op op) {
     absl::MutexLock lock(&mutex_);
@@ -138,6 +144,15 @@ class FaultyChunkStore : public ChunkStore {
     if (absl::Status status = Next(Op::kPurge); !status.ok()) return status;
     return store_.Purge(ranges, cancel);
   }
+  absl::Status MendForPurge(absl::Span<const KeyRange> ranges, const GiveUp& give_up,
+                            std::atomic<bool>& cancel) override {
+    std::function<absl::Status(const GiveUp&)> hook;
+    {
+      absl::MutexLock lock(&mutex_);
+      hook = on_mend_;
+    }
+    return hook ? hook(give_up) : store_.MendForPurge(ranges, give_up, cancel);
+  }
   int64_t used_bytes() override { return store_.used_bytes(); }
   int64_t free_bytes() override { return store_.free_bytes(); }
 
@@ -183,6 +198,7 @@ class FaultyChunkStore : public ChunkStore {
   std::function<void(const WriteBatch&)> on_write_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> on_multi_get_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> on_scan_ ABSL_GUARDED_BY(mutex_);
+  std::function<absl::Status(const GiveUp&)> on_mend_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mneme

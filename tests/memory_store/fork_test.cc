@@ -2,10 +2,12 @@
 // no times, and that on a real disk what nobody holds any more leaves no byte.
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -395,6 +397,117 @@ TEST_F(ForkTest, ACheckFindsNothingWrongWithWhatForksHold) {
     }
   }
   EXPECT_EQ(TextIn(store().GetMemory("default", "f")->uid, "d"), TextOf(document, 300));
+}
+
+// A purge meets a file whose deletions are lost: what they deleted is there again.
+class LostDeletionsTest : public ForkTest {
+ protected:
+  using Records = std::map<std::pair<Table, std::string>, std::string>;
+
+  Records AllRecords() {
+    Records records;
+    for (const Table table : kTables) {
+      EXPECT_TRUE(disk()
+                      .Scan(table, "", "",
+                            [&](absl::string_view key, absl::string_view value) {
+                              records[{table, std::string(key)}] = std::string(value);
+                              return true;
+                            })
+                      .ok());
+    }
+    return records;
+  }
+  void PutBack(const Records& records) {
+    WriteBatch batch;
+    for (const auto& [key, value] : records) batch.Put(key.first, key.second, value);
+    ASSERT_TRUE(disk().Write(batch, Durability::kSynced).ok());
+  }
+  // A purge for which files of all tables are given up. No text of a document that is there is lost
+  // with them.
+  std::vector<Deletion> PurgeGivingUp() {
+    faults().Fail(Op::kPurge, absl::DataLossError("damaged"));
+    faults().OnMend([this](const GiveUp& give_up) {
+      absl::Status status;
+      for (const Table table : kTables) {
+        LostRecords lost{.file = "1.sst", .range = {table, "", std::string(30, '\xff')}};
+        lost.scan = [&](absl::string_view begin, absl::string_view end, const auto& visit) {
+          return disk().Scan(table, begin, end,
+                             [&](absl::string_view key, absl::string_view value) {
+                               visit(key, value, false);
+                               return true;
+                             });
+        };
+        status.Update(give_up(lost));
+      }
+      return status;
+    });
+    return Purge();
+  }
+  // A document of which a fork that is made then holds all, and one of which it holds 100 bytes.
+  void NewHeldDocuments(MemoryId memory) {
+    sealed_ = NewDerivedDocument(memory, "sealed");
+    ASSERT_TRUE(Append(sealed_, 100, "", /*seal=*/true).ok());
+    grows_ = NewDerivedDocument(memory, "grows");
+  }
+  void Grow() {
+    ASSERT_TRUE(Append(grows_, 100, TextOf(grows_, 200)).ok());
+    ASSERT_TRUE(store().PutSegments({Segment(grows_, 1), Segment(grows_, 2)}).ok());
+  }
+
+  static constexpr Table kTables[] = {Table::kText, Table::kSegments, Table::kPages};
+  DocumentId sealed_{}, grows_{};
+};
+
+TEST_F(LostDeletionsTest, OfAMemoryThatStaysForItsForksAreWrittenAgain) {
+  const MemoryId memory = NewMemory("m");
+  NewDerivedDocument(NewMemory("other"), "d");
+  NewHeldDocuments(memory);
+  const DocumentId unknown = NewDerivedDocument(memory, "unknown");
+  const MemoryId fork = Fork(memory, "f");
+  NewDerivedDocument(memory, "later");
+  Grow();
+  const Records before = AllRecords();
+  ASSERT_TRUE(store().DeleteMemory(memory).ok());
+  const Records left = AllRecords();
+  ASSERT_LT(left.size(), before.size());
+  // Nobody can tell what was deleted of a document whose record is damaged: all of it stays.
+  WriteBatch damage;
+  damage.Put(Table::kCatalog, DocumentRecordKey({memory, unknown}), "rubbish");
+  ASSERT_TRUE(disk().Write(damage, Durability::kSynced).ok());
+  Reopen();
+  PutBack(before);
+  EXPECT_EQ(PurgeGivingUp().size(), 1u);
+  EXPECT_EQ(AllRecords(), left);
+  EXPECT_EQ(TextIn(fork, "sealed"), TextOf(sealed_, 100));
+  EXPECT_EQ(TextIn(fork, "grows"), TextOf(grows_, 100));
+  Reopen();
+  EXPECT_TRUE(store().GetDocument(sealed_)->sealed);
+  EXPECT_FALSE(store().GetDocument(grows_)->damaged);
+}
+
+TEST_F(LostDeletionsTest, OfDocumentsAndOfThoseThatWentWithOthersAreWrittenAgain) {
+  const MemoryId memory = NewMemory("m");
+  const MemoryId other = NewMemory("other");
+  NewDerivedDocument(other, "d");
+  const MemoryId holder = Fork(other, "h");
+  NewHeldDocuments(memory);
+  const MemoryId fork = Fork(memory, "f");
+  Grow();
+  const Records before = AllRecords();
+  // The end of one document goes with its own deletion, all else with that of the fork.
+  ASSERT_TRUE(store().DeleteDocument(memory, grows_).ok());
+  Records left = AllRecords();
+  PutBack(before);
+  EXPECT_EQ(PurgeGivingUp().size(), 1u);
+  EXPECT_EQ(AllRecords(), left);
+  EXPECT_EQ(TextIn(fork, "grows"), TextOf(grows_, 100));
+  ASSERT_TRUE(store().DeleteMemory(memory).ok());
+  ASSERT_TRUE(store().DeleteMemory(fork).ok());
+  left = AllRecords();
+  PutBack(before);
+  EXPECT_EQ(PurgeGivingUp().size(), 2u);
+  EXPECT_EQ(AllRecords(), left);
+  EXPECT_TRUE(store().GetDocument(holder, "d").ok());
 }
 
 // Every byte as likely as any other: compression leaves such text as it is.
