@@ -280,9 +280,18 @@ class EngineImpl : public Engine {
                                                        int limit) override {
     ASSIGN_OR_RETURN(const ResourceName parsed, ResourceName::ParseTenant(tenant_name));
     std::vector<MemoryStat> stats;
-    for (MemoryInfo& info : store_.ListMemories(parsed.tenant, std::string(after_id), limit)) {
-      const absl::StatusOr<MemoryStore::Totals> totals = store_.totals(info.uid);
-      if (totals.ok()) stats.push_back({.info = std::move(info), .totals = *totals});
+    std::string after(after_id);
+    while (static_cast<int>(stats.size()) < limit) {
+      const int wanted = limit - static_cast<int>(stats.size());
+      std::vector<MemoryInfo> infos = store_.ListMemories(parsed.tenant, after, wanted);
+      if (infos.empty()) break;
+      after = infos.back().id;
+      for (MemoryInfo& info : infos) {
+        const absl::StatusOr<MemoryStore::Totals> totals = store_.totals(info.uid);
+        if (absl::IsNotFound(totals.status())) continue;  // gone by now: another takes its place
+        RETURN_IF_ERROR(totals.status());
+        stats.push_back({.info = std::move(info), .totals = *totals});
+      }
     }
     return stats;
   }

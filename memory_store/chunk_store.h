@@ -103,8 +103,9 @@ class ChunkStore {
   // Takes what was deleted in these ranges off the disk: when it returns OK, no file holds a byte
   // of a record of these ranges that was deleted before the call, nor does a log of earlier writes.
   // Rewrites what lies beside it, so many ranges belong into one call. Long; ends early with
-  // CANCELLED once `cancel` is true. UNAVAILABLE: files are still being read; RESOURCE_EXHAUSTED,
-  // INTERNAL, DATA_LOSS as Write: call again.
+  // CANCELLED once `cancel` is true. UNAVAILABLE: files are still being read, or kept by StoreFiles
+  // that somebody holds (nothing is rewritten then); RESOURCE_EXHAUSTED, INTERNAL, DATA_LOSS as
+  // Write: call again.
   virtual absl::Status Purge(absl::Span<const KeyRange> ranges, std::atomic<bool>& cancel) = 0;
   // Bytes on disk, and free bytes of the file system.
   virtual int64_t used_bytes() = 0;

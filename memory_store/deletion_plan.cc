@@ -21,15 +21,6 @@ void DeleteCatalogRange(std::pair<std::string, std::string> range, WriteBatch* b
   batch->DeleteRange(Table::kCatalog, std::move(range.first), std::move(range.second));
 }
 
-// Deletes what comes after a document's first bytes and segments.
-void DeleteEnd(const DeletionPlan::CutOff& cut, WriteBatch* batch) {
-  const auto [begin, end] = RecordKeyRange(cut.key);
-  // The newest text comes first.
-  batch->DeleteRange(Table::kText, begin, absl::StrCat(TextKey(cut.key, cut.keep_bytes), "\xff"));
-  batch->DeleteRange(Table::kSegments, SegmentKey(cut.key, cut.keep_segments), end);
-  batch->DeleteRange(Table::kPages, PageKey(cut.key, cut.keep_segments, 0), end);
-}
-
 int64_t PagesOnDisk(const DocumentEntry& document, int64_t chunks) {
   return document.memory->info.policy.retention == Retention::kKeep ? chunks : 0;
 }
@@ -56,6 +47,18 @@ void CountGone(const DocumentEntry& document, int64_t keep_bytes, int64_t chunk_
 }
 
 }  // namespace
+
+void DeleteEnd(const DeletionPlan::CutOff& cut, Table table, WriteBatch* batch) {
+  auto [begin, end] = RecordKeyRange(cut.key);
+  if (table == Table::kText) {
+    end = absl::StrCat(TextKey(cut.key, cut.keep_bytes), "\xff");  // the newest text comes first
+  } else if (table == Table::kSegments) {
+    begin = SegmentKey(cut.key, cut.keep_segments);
+  } else {
+    begin = PageKey(cut.key, cut.keep_segments, 0);
+  }
+  batch->DeleteRange(table, std::move(begin), std::move(end));
+}
 
 // What becomes of one document when some memories drop it; `held_by` gets who holds it then.
 struct MemoryStore::Impl::Dropping {
@@ -224,7 +227,11 @@ WriteBatch MemoryStore::Impl::BatchOf(const DeletionPlan& plan) const {
       for (const auto& [uid, fork] : related[i]->forks) related.push_back(fork);
     }
   }
-  for (const DeletionPlan::CutOff& cut : plan.cut_off) DeleteEnd(cut, &batch);
+  for (const DeletionPlan::CutOff& cut : plan.cut_off) {
+    for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
+      DeleteEnd(cut, table, &batch);
+    }
+  }
   for (const auto& [memory, document] : plan.drops) {
     const std::string key = DropKey(memory, document);
     batch.Put(Table::kCatalog, key,

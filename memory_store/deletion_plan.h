@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "memory_store/chunk_store.h"
 #include "memory_store/ids.h"
 #include "memory_store/keys.h"
 #include "memory_store/records.h"
@@ -44,6 +45,10 @@ struct DeletionPlan {
   // Something leaves the disk.
   bool purges() const { return deletes_memory() || !deleted.empty() || !cut_off.empty(); }
 };
+
+// Deletes from a table of text or of what is derived what comes after a document's first bytes and
+// segments.
+void DeleteEnd(const DeletionPlan::CutOff& cut, Table table, WriteBatch* batch);
 
 }  // namespace mneme
 

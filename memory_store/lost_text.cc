@@ -83,10 +83,7 @@ absl::Status MemoryStore::Impl::GiveUpRecords(const LostRecords& lost) {
     absl::WriterMutexLock gate(&write_gate_);
     WriteBatch batch;
     batch.frees_space = true;
-    {
-      absl::ReaderMutexLock lock(&mutex_);
-      for (const auto& [id, purge] : purges) DeleteAgain(id, lost.range.table, &batch);
-    }
+    RETURN_IF_ERROR(DeleteAgain(lost.range, &batch));
     return batch.ops.empty() ? absl::OkStatus() : store.Write(batch, Durability::kSynced);
   }
   if (lost.range.table != Table::kText) {
@@ -113,8 +110,8 @@ absl::Status MemoryStore::Impl::GiveUpRecords(const LostRecords& lost) {
         if (begin.empty() || first < begin) begin = first;
         end = std::max(end, last);
       }
-      for (const auto& [id, purge] : purges) DeleteAgain(id, Table::kText, &batch);
     }
+    RETURN_IF_ERROR(DeleteAgain(lost.range, &batch));
     if (!documents.empty()) {
       RETURN_IF_ERROR(
           lost.scan(begin, end, [&](absl::string_view key, absl::string_view value, bool newer) {
@@ -123,8 +120,11 @@ absl::Status MemoryStore::Impl::GiveUpRecords(const LostRecords& lost) {
             if (!ParseTextKey(key, &document, &offset)) return;
             const auto it = index.find(document.document);
             if (it == index.end() || !(documents[it->second].key == document)) return;
+            Affected& affected = documents[it->second];
+            // Behind a known end it was cut off, and its deletion is not to be undone.
+            if (!affected.end_unknown && offset >= affected.durable_bytes) return;
             const absl::StatusOr<TextRecord> record = DecodeTextRecord(key, value);
-            documents[it->second].pieces.push_back(
+            affected.pieces.push_back(
                 {offset, offset + TextBytesOfRecord(value), record.ok() && record->seal, newer});
           }));
     }
@@ -158,19 +158,83 @@ absl::Status MemoryStore::Impl::GiveUpRecords(const LostRecords& lost) {
   return absl::OkStatus();
 }
 
-void MemoryStore::Impl::DeleteAgain(PurgeId id, Table table, WriteBatch* batch) const {
-  std::pair<std::string, std::string> range;
-  if (id.document == kPagesOfMemory) {
-    if (table != Table::kPages) return;
-    range = RecordKeyRange(id.memory);
-  } else if (id.document == DocumentId{}) {
-    if (catalog.FindMemory(id.memory) != nullptr) return;
-    range = RecordKeyRange(id.memory);
-  } else {
-    if (catalog.FindDocument(id.document) != nullptr) return;
-    range = RecordKeyRange(DocumentKey{id.memory, id.document});
+absl::Status MemoryStore::Impl::DeleteAgain(const KeyRange& lost, WriteBatch* batch) const {
+  std::vector<std::pair<PurgeId, PurgeRecord>> deletions;
+  {
+    absl::ReaderMutexLock lock(&mutex_);
+    for (const auto& [id, purge] : purges) deletions.emplace_back(id, purge.record);
   }
-  batch->DeleteRange(table, std::move(range.first), std::move(range.second));
+  WriteBatch all;
+  for (const auto& [id, record] : deletions) {
+    if (id.document == kPagesOfMemory) {
+      if (lost.table != Table::kPages) continue;
+      auto [begin, end] = RecordKeyRange(id.memory);
+      all.DeleteRange(lost.table, std::move(begin), std::move(end));
+    } else if (id.document == DocumentId{}) {
+      RETURN_IF_ERROR(DeleteMemoryAgain(id.memory, lost.table, &all));
+    } else {
+      RETURN_IF_ERROR(DeleteDocumentAgain({id.memory, id.document}, lost.table, &all));
+    }
+    for (const auto& [memory, document] : record.also) {
+      const DocumentKey key{static_cast<MemoryId>(memory), static_cast<DocumentId>(document)};
+      RETURN_IF_ERROR(DeleteDocumentAgain(key, lost.table, &all));
+    }
+  }
+  for (WriteBatch::Op& op : all.ops) {
+    if (op.key < lost.end && op.value > lost.begin) batch->ops.push_back(std::move(op));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemoryStore::Impl::DeleteMemoryAgain(MemoryId memory, Table table,
+                                                  WriteBatch* batch) const {
+  // By the keys of their records: one that is damaged says as well that the document is there.
+  std::vector<DocumentKey> held;
+  const auto [first, last] = DocumentRecordKeyRange(memory);
+  RETURN_IF_ERROR(
+      store.Scan(Table::kCatalog, first, last, [&held](absl::string_view key, absl::string_view) {
+        DocumentKey document;
+        if (ParseDocumentRecordKey(key, &document)) held.push_back(document);
+        return true;
+      }));
+  auto [begin, end] = RecordKeyRange(memory);
+  for (const DocumentKey& key : held) {
+    auto [document_begin, document_end] = RecordKeyRange(key);
+    if (begin < document_begin) {
+      batch->DeleteRange(table, std::move(begin), std::move(document_begin));
+    }
+    begin = std::move(document_end);
+    DeleteEndAgain(key, table, batch);
+  }
+  batch->DeleteRange(table, std::move(begin), std::move(end));
+  return absl::OkStatus();
+}
+
+absl::Status MemoryStore::Impl::DeleteDocumentAgain(DocumentKey key, Table table,
+                                                    WriteBatch* batch) const {
+  const absl::Status there = store.Get(Table::kCatalog, DocumentRecordKey(key)).status();
+  if (absl::IsNotFound(there)) {
+    auto [begin, end] = RecordKeyRange(key);
+    batch->DeleteRange(table, std::move(begin), std::move(end));
+    return absl::OkStatus();
+  }
+  RETURN_IF_ERROR(there);
+  DeleteEndAgain(key, table, batch);
+  return absl::OkStatus();
+}
+
+void MemoryStore::Impl::DeleteEndAgain(DocumentKey key, Table table, WriteBatch* batch) const {
+  absl::ReaderMutexLock lock(&mutex_);
+  const DocumentEntry* entry = catalog.FindDocument(key.document);
+  // Of a document whose record is damaged nobody knows the end; one that takes text still, or that
+  // has its seal, has lost none.
+  if (entry == nullptr || !entry->dropped) return;
+  if (table == Table::kText && (entry->sealed || entry->text_end_unknown)) return;
+  DeleteEnd({.key = key,
+             .until = {},
+             .keep_bytes = entry->durable_bytes,
+             .keep_segments = entry->stored_segments_end},
+            table, batch);
 }
 
 }  // namespace mneme

@@ -354,36 +354,47 @@ absl::StatusOr<DocumentInfo> MemoryStore::GetDocument(DocumentId document) const
   return info;
 }
 
-std::vector<DocumentInfo> MemoryStore::ListDocuments(MemoryId memory, DocumentId after,
-                                                     int limit) const {
-  const absl::Time now = impl_->clock.Now();
-  std::vector<std::pair<DocumentInfo, absl::Time>> seen;
-  {
-    absl::ReaderMutexLock lock(&impl_->mutex_);
-    const MemoryEntry* entry = impl_->catalog.FindLiveMemory(memory);
-    if (entry == nullptr) return {};
-    // Its own documents and those of its bases, side by side.
-    using Documents = absl::btree_map<DocumentId, DocumentEntry*>;
-    std::vector<std::pair<Documents::const_iterator, Documents::const_iterator>> cursors;
-    for (const MemoryEntry* m = entry; m != nullptr; m = m->base) {
-      cursors.emplace_back(m->documents.upper_bound(after), m->documents.end());
-    }
-    while (static_cast<int>(seen.size()) < limit) {
-      std::erase_if(cursors, [](const auto& cursor) { return cursor.first == cursor.second; });
-      if (cursors.empty()) break;
-      auto& next = *std::min_element(
-          cursors.begin(), cursors.end(),
-          [](const auto& a, const auto& b) { return a.first->first < b.first->first; });
-      const DocumentEntry& document = *(next.first++)->second;
-      const std::optional<absl::Time> until = SeenUntil(*entry, document);
-      if (document.expire_time <= now || !until.has_value()) continue;
-      seen.emplace_back(impl_->SharedInfo(document, *entry), *until);
-    }
+absl::StatusOr<std::vector<std::pair<DocumentInfo, absl::Time>>> MemoryStore::Impl::DocumentsAfter(
+    MemoryId memory, DocumentId after, size_t limit) const {
+  const absl::Time now = clock.Now();
+  absl::ReaderMutexLock lock(&mutex_);
+  const MemoryEntry* entry = catalog.FindLiveMemory(memory);
+  if (entry == nullptr) return NoMemory(memory);
+  // Its own documents and those of its bases, side by side.
+  using Documents = absl::btree_map<DocumentId, DocumentEntry*>;
+  std::vector<std::pair<Documents::const_iterator, Documents::const_iterator>> cursors;
+  for (const MemoryEntry* m = entry; m != nullptr; m = m->base) {
+    cursors.emplace_back(m->documents.upper_bound(after), m->documents.end());
   }
+  std::vector<std::pair<DocumentInfo, absl::Time>> seen;
+  while (seen.size() < limit) {
+    std::erase_if(cursors, [](const auto& cursor) { return cursor.first == cursor.second; });
+    if (cursors.empty()) break;
+    auto& next = *std::min_element(
+        cursors.begin(), cursors.end(),
+        [](const auto& a, const auto& b) { return a.first->first < b.first->first; });
+    const DocumentEntry& document = *(next.first++)->second;
+    const std::optional<absl::Time> until = SeenUntil(*entry, document);
+    if (document.expire_time <= now || !until.has_value()) continue;
+    seen.emplace_back(SharedInfo(document, *entry), *until);
+  }
+  return seen;
+}
+
+absl::StatusOr<std::vector<DocumentInfo>> MemoryStore::ListDocuments(MemoryId memory,
+                                                                     DocumentId after,
+                                                                     int limit) const {
   std::vector<DocumentInfo> list;
-  for (auto& [info, until] : seen) {
-    absl::StatusOr<DocumentInfo> cut = impl_->CutInfo(std::move(info), until);
-    if (cut.ok()) list.push_back(*std::move(cut));  // else it is gone by now, or cannot be read
+  while (static_cast<int>(list.size()) < limit) {
+    ASSIGN_OR_RETURN(auto seen, impl_->DocumentsAfter(memory, after, limit - list.size()));
+    if (seen.empty()) break;
+    after = seen.back().first.uid;
+    for (auto& [info, until] : seen) {
+      absl::StatusOr<DocumentInfo> cut = impl_->CutInfo(std::move(info), until);
+      if (absl::IsNotFound(cut.status())) continue;  // gone by now: another takes its place
+      RETURN_IF_ERROR(cut.status());
+      list.push_back(*std::move(cut));
+    }
   }
   return list;
 }

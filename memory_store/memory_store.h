@@ -332,9 +332,11 @@ class MemoryStore {
   absl::StatusOr<DocumentInfo> GetDocument(DocumentId document) const;
   // As a memory has it, or had it at a moment that has passed; NOT_FOUND when it does or did not.
   absl::StatusOr<DocumentInfo> GetDocument(const ReadSource& source, DocumentId document) const;
-  // Documents of a memory, those of its bases included, with uid > `after`, oldest first, at most
-  // `limit`.
-  std::vector<DocumentInfo> ListDocuments(MemoryId memory, DocumentId after, int limit) const;
+  // Documents of a memory, those of its bases included, with uid > `after`, oldest first: `limit`,
+  // or all that follow where they are fewer. NOT_FOUND when the memory is gone; errors of the
+  // store.
+  absl::StatusOr<std::vector<DocumentInfo>> ListDocuments(MemoryId memory, DocumentId after,
+                                                          int limit) const;
   // Each once, as the memory has it that it was written into.
   std::vector<DocumentInfo> AllDocuments() const;
   // Documents that have expired and are to be deleted, at most `limit`.
@@ -434,7 +436,8 @@ class MemoryStore {
   const PageChanges& page_changes() const;
   // Of landmarks of the ends of documents as they were, in memory (MemoryStoreOptions).
   int64_t tail_bytes() const;
-  // What one memory has, a fork with what it shares; NOT_FOUND when gone. `memories` is 1.
+  // What one memory has, a fork with what it shares; NOT_FOUND when gone; errors of the store.
+  // `memories` is 1.
   absl::StatusOr<Totals> totals(MemoryId memory) const;
   // The same without what it shares with its bases.
   absl::StatusOr<Totals> own_totals(MemoryId memory) const;

@@ -141,6 +141,9 @@ struct MemoryStore::Impl {
       ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<DocumentInfo> CutInfo(DocumentInfo info, absl::Time until)
       ABSL_LOCKS_EXCLUDED(write_gate_, mutex_);
+  // Documents as for ListDocuments, before CutInfo, each with the memory's moment of it. NOT_FOUND.
+  absl::StatusOr<std::vector<std::pair<DocumentInfo, absl::Time>>> DocumentsAfter(
+      MemoryId memory, DocumentId after, size_t limit) const ABSL_LOCKS_EXCLUDED(mutex_);
 
   // A moment for what is written now, later than every moment that was fixed. It is under way until
   // EndWrite.
@@ -203,8 +206,18 @@ struct MemoryStore::Impl {
 
   // lost_text.cc. GiveUp of a ChunkStore. DATA_LOSS: they are of the catalog.
   absl::Status GiveUpRecords(const LostRecords& lost) ABSL_LOCKS_EXCLUDED(write_gate_, mutex_);
-  // Deletes again, in a table of text or of what is derived, what was deleted whole.
-  void DeleteAgain(PurgeId id, Table table, WriteBatch* batch) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // Deletes again what deletions that wait for their purge deleted among these keys, of text or of
+  // what is derived. Errors of the store.
+  absl::Status DeleteAgain(const KeyRange& lost, WriteBatch* batch) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_gate_) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Of a memory that may stay without a name for its forks, and of a document that others may hold.
+  absl::Status DeleteMemoryAgain(MemoryId memory, Table table, WriteBatch* batch) const
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status DeleteDocumentAgain(DocumentKey key, Table table, WriteBatch* batch) const
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  // What comes after the end of one that is there, and that may have lost what came there.
+  void DeleteEndAgain(DocumentKey key, Table table, WriteBatch* batch) const
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   // The text of a document cannot be read: marks it. When it was not marked, counts it and reports
   // `damage` in full. Returns DATA_LOSS that names the document and no file. It was none, and

@@ -298,8 +298,9 @@ absl::Status MemoryStore::Impl::LoadPurges() {
                           PurgeId id;
                           if (!ParsePurgeKey(key, &id)) return true;
                           absl::StatusOr<PurgeRecord> record = DecodePurgeRecord(key, value);
-                          // The key says what to purge: of a damaged record only the receipt is
-                          // lost.
+                          // The key says what to purge: of a damaged record is lost the receipt,
+                          // and which documents of other memories went with it. Those stay deleted,
+                          // but their bytes go when RocksDB happens to compact.
                           if (!record.ok()) ReportDamage(RecordKind::kPurge, record.status());
                           AddPurge(id, record.ok() ? *std::move(record) : PurgeRecord(), {});
                           return true;

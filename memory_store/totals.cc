@@ -113,7 +113,9 @@ absl::StatusOr<MemoryStore::Totals> MemoryStore::totals(MemoryId memory) const {
   }
   for (auto& [info, until] : shared) {
     const absl::StatusOr<DocumentInfo> cut = impl_->CutInfo(std::move(info), until);
-    if (cut.ok()) AddTo(*cut, &sum);  // else it is gone by now, or cannot be read
+    if (absl::IsNotFound(cut.status())) continue;  // gone by now
+    RETURN_IF_ERROR(cut.status());
+    AddTo(*cut, &sum);
   }
   return sum;
 }

@@ -186,11 +186,14 @@ absl::Status Database::FlushTables() {
 
 absl::Status Database::KeepFiles() {
   if (read_only_) return absl::OkStatus();
-  return ToStatus(db_->DisableFileDeletions(), "keep files");
+  RETURN_IF_ERROR(ToStatus(db_->DisableFileDeletions(), "keep files"));
+  ++keepers_;
+  return absl::OkStatus();
 }
 
 void Database::LetFilesGo() {
   if (read_only_) return;
+  --keepers_;
   const rocksdb::Status status = db_->EnableFileDeletions(/*force=*/false);
   if (status.ok()) return;
   LogWarning("memory_store", "obsolete files are kept until the next start",

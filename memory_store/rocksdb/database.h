@@ -76,6 +76,8 @@ class Database {
   // read_only.
   absl::Status KeepFiles();
   void LetFilesGo();
+  // Between the two, by whomever.
+  bool keeps_files() const { return keepers_ > 0; }
   // Deletes, in this thread, the files that nobody uses any more.
   absl::Status DeleteDueFiles();
 
@@ -99,6 +101,7 @@ class Database {
   MemtableGuard guard_;  // used by RocksDB's threads until db_ is closed
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<rocksdb::ColumnFamilyHandle*> handles_;  // [kTableCount + 1]
+  std::atomic<int> keepers_{0};                        // of files
   absl::Mutex mend_mutex_;
 };
 

@@ -171,6 +171,10 @@ absl::Status PurgeRanges(Database& database, absl::Span<const KeyRange> ranges,
                          std::atomic<bool>& cancel) {
   if (ranges.empty()) return absl::OkStatus();
   if (cancel) return Cancelled();
+  // What it wrote anew would only lie beside what cannot go, once more with every try.
+  if (database.keeps_files()) {
+    return absl::UnavailableError("files with deleted data are kept, by a backup perhaps");
+  }
   // Logs hold what is not in tables yet; after the flush those before it are of no use.
   std::set<uint64_t> files = LogsOnDisk(database);
   RETURN_IF_ERROR(database.FlushTables());

@@ -155,7 +155,8 @@ TEST_F(ForkTest, AnswersAboutThePastAreThoseOfAMemoryOfThatTextAlone) {
     // Documents begin in the order in which they were first written.
     Texts in_order;
     const auto memory = harness_.store().GetMemory("default", "m");
-    for (const auto& info : harness_.store().ListDocuments(memory->uid, DocumentId{}, 10)) {
+    const auto infos = harness_.store().ListDocuments(memory->uid, DocumentId{}, 10);
+    for (const auto& info : infos.value()) {
       for (const auto& text : then) {
         if (text.first == info.id) in_order.push_back(text);
       }

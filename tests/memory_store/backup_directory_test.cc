@@ -116,7 +116,7 @@ class BackupDirectoryTest : public ::testing::Test {
     auto store = MemoryStore::Open(options, **chunk_store, metrics, temp_.clock());
     ASSERT_TRUE(store.ok()) << store.status();
     const MemoryId memory = (*store)->GetMemory("default", "m").value().uid;
-    EXPECT_EQ((*store)->ListDocuments(memory, DocumentId{}, 1000).size(), count);
+    EXPECT_EQ((*store)->ListDocuments(memory, DocumentId{}, 1000)->size(), count);
     for (size_t i = 0; i < count; ++i) {
       const DocumentInfo info = (*store)->GetDocument(memory, absl::StrCat("d", i)).value();
       EXPECT_EQ((*store)->ReadText(info.uid, 0, 3000).value(), texts_[i]);

@@ -430,6 +430,87 @@ TEST_F(DamagedPurgeTest, TableBehindTombstonesThatCannotBeOpenedCrashesNothing) 
   }
 }
 
+// A fork holds the beginning of a document, and of the end that goes a block is damaged that lies
+// before others that can be read.
+TEST_F(DamagedPurgeTest, DamageInAnEndThatWasCutOffLeavesTheBeginningWhole) {
+  temp_.rocksdb_options().block_cache_bytes = 0;  // the purge reads the file
+  temp_.Reopen();
+  CreateMemories();
+  const DocumentId document = temp_.store().CreateDocument(memories_[0], "d").value().uid;
+  std::vector<std::string> pieces;
+  MemoryId fork{};
+  for (int i = 0; i < 6; ++i) {
+    if (i == 2) fork = temp_.store().ForkMemory({memories_[0]}, "f", "").value().uid;
+    pieces.push_back(Text(DocumentId{100u + i}));
+    const TextAppend append{document, i * kBytes, pieces[i], false};
+    ASSERT_TRUE(temp_.store().AppendText({&append, 1}).ok());
+  }
+  ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+  const std::string path = TableFile(Table::kText).path;
+  std::ifstream file(path, std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  const size_t at = bytes.find(pieces[3].substr(100, 40));
+  ASSERT_NE(at, std::string::npos);
+  ASSERT_TRUE(temp_.store().DeleteDocument(memories_[0], document).ok());
+  FlipByte(path, static_cast<int64_t>(at));
+  EXPECT_EQ(Purge().size(), 1u);
+  for (int i = 2; i < 6; ++i) {
+    EXPECT_TRUE(MarkersOnDisk(temp_.data_dir(), {pieces[i].substr(100, 40)}).empty()) << i;
+  }
+  for (const bool reopened : {false, true}) {
+    if (reopened) temp_.Reopen();
+    const DocumentInfo info = temp_.store().GetDocument(fork, "d").value();
+    EXPECT_FALSE(info.damaged) << reopened;
+    EXPECT_EQ(info.durable_bytes, 2 * kBytes);
+    const DocumentInfo whole = temp_.store().GetDocument(document).value();
+    EXPECT_FALSE(whole.damaged) << reopened;
+    EXPECT_EQ(whole.durable_bytes, 2 * kBytes);
+    const auto text = temp_.store().ReadText(document, 0, 2 * kBytes);
+    ASSERT_TRUE(text.ok()) << text.status();
+    EXPECT_EQ(*text, pieces[0] + pieces[1]);
+  }
+}
+
+// The memory stays for a fork that holds another document of it.
+TEST_F(DamagedPurgeTest, DeletionLostWithItsFileIsNotLostForAMemoryWithForks) {
+  for (const Table table : {Table::kText, Table::kSegments, Table::kPages}) {
+    SCOPED_TRACE(static_cast<int>(table));
+    memories_.clear();
+    documents_.clear();
+    CreateMemories();
+    AddDocument(memories_[0], /*seal=*/true);
+    const MemoryId fork = temp_.store().ForkMemory({memories_[0]}, "f", "").value().uid;
+    AddDocument(memories_[0], /*seal=*/true);
+    const DocumentKey deleted{memories_[0], documents_[1]};
+    ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+    const StoreFile file = TableFile(table);
+    ASSERT_TRUE(temp_.store().DeleteMemory(memories_[0]).ok());
+    ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());
+    const StoreFile deletions = TableFile(table);  // the newer one comes first
+    ASSERT_NE(deletions.name, file.name);
+    temp_.Close();
+    FlipByte(deletions.path, deletions.bytes - 10);
+    temp_.Open();
+    EXPECT_EQ(Purge().size(), 1u);
+    EXPECT_TRUE(temp_.store().PendingDeletions().empty());
+    EXPECT_TRUE(MarkersOnDisk(temp_.data_dir(), {Marker(deleted.document)}).empty());
+    const auto [begin, end] = RecordKeyRange(deleted);
+    int records = 0;
+    EXPECT_TRUE(temp_.chunk_store()
+                    .Scan(table, begin, end,
+                          [&](absl::string_view, absl::string_view) {
+                            ++records;
+                            return true;
+                          })
+                    .ok());
+    EXPECT_EQ(records, 0);
+    EXPECT_EQ(temp_.store().ReadText(documents_[0], 0, kBytes).value(), Text(documents_[0]));
+    ASSERT_TRUE(temp_.store().DeleteMemory(fork).ok());
+    ASSERT_TRUE(temp_.store().DeleteMemory(memories_[1]).ok());
+    EXPECT_EQ(Purge().size(), 2u);
+  }
+}
+
 TEST_F(DamagedPurgeTest, CatalogThatCannotBeOpenedIsRefusedAndNotChanged) {
   Fill();
   ASSERT_TRUE(temp_.chunk_store().Files(ChunkStore::FilesFor::kBackup).ok());

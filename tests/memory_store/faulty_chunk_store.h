@@ -54,6 +54,16 @@ class FaultyChunkStore : public ChunkStore {
     absl::MutexLock lock(&mutex_);
     on_multi_get_ = std::move(hook);
   }
+  // Called before every scan, outside the lock.
+  void OnScan(std::function<void()> hook) {
+    absl::MutexLock lock(&mutex_);
+    on_scan_ = std::move(hook);
+  }
+  // Called by MendForPurge, with what agrees to records being given up.
+  void OnMend(std::function<absl::Status(const GiveUp&)> hook) {
+    absl::MutexLock lock(&mutex_);
+    on_mend_ = std::move(hook);
+  }
   void Heal() {
     absl::MutexLock lock(&mutex_);
     faults_ = {};
@@ -61,6 +71,8 @@ class FaultyChunkStore : public ChunkStore {
     flips_ = {};
     on_write_ = nullptr;
     on_multi_get_ = nullptr;
+    on_scan_ = nullptr;
+    on_mend_ = nullptr;
   }
   int64_t operations(Op op) {
     absl::MutexLock lock(&mutex_);
@@ -103,6 +115,12 @@ class FaultyChunkStore : public ChunkStore {
   absl::Status Scan(
       Table table, absl::string_view begin, absl::string_view end,
       const std::function<bool(absl::string_view key, absl::string_view value)>& visit) override {
+    std::function<void()> hook;
+    {
+      absl::MutexLock lock(&mutex_);
+      hook = on_scan_;
+    }
+    if (hook) hook();
     if (absl::Status status = Next(Op::kScan); !status.ok()) return status;
     absl::Status fault;
     const absl::Status status =
@@ -125,6 +143,15 @@ class FaultyChunkStore : public ChunkStore {
   absl::Status Purge(absl::Span<const KeyRange> ranges, std::atomic<bool>& cancel) override {
     if (absl::Status status = Next(Op::kPurge); !status.ok()) return status;
     return store_.Purge(ranges, cancel);
+  }
+  absl::Status MendForPurge(absl::Span<const KeyRange> ranges, const GiveUp& give_up,
+                            std::atomic<bool>& cancel) override {
+    std::function<absl::Status(const GiveUp&)> hook;
+    {
+      absl::MutexLock lock(&mutex_);
+      hook = on_mend_;
+    }
+    return hook ? hook(give_up) : store_.MendForPurge(ranges, give_up, cancel);
   }
   int64_t used_bytes() override { return store_.used_bytes(); }
   int64_t free_bytes() override { return store_.free_bytes(); }
@@ -170,6 +197,8 @@ class FaultyChunkStore : public ChunkStore {
   std::array<int64_t, 6> operations_ ABSL_GUARDED_BY(mutex_) = {};
   std::function<void(const WriteBatch&)> on_write_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> on_multi_get_ ABSL_GUARDED_BY(mutex_);
+  std::function<void()> on_scan_ ABSL_GUARDED_BY(mutex_);
+  std::function<absl::Status(const GiveUp&)> on_mend_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mneme

@@ -1,8 +1,10 @@
 // Forgetting: after a purge no file, no page of the host tier and no landmark has a byte of what
 // was deleted, and the purge of a deletion is not forgotten before it is done.
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <filesystem>
 #include <random>
 #include <string>
 #include <utility>
@@ -247,6 +249,33 @@ TEST_F(ForgottenFilesTest, APurgeThatARestartBrokeOffIsDoneAfterIt) {
   ExpectWhole(stays);
   store_.Reopen();
   EXPECT_THAT(store_.store().PendingDeletions(), IsEmpty());
+}
+
+TEST_F(ForgottenFilesTest, APurgeRewritesNothingWhileABackupKeepsTheFiles) {
+  const DocumentId gone = Write("gone");
+  const DocumentId stays = Write("stays");
+  ASSERT_TRUE(store_.store().DeleteDocument(gone).ok());
+  {
+    const StoreFiles kept = store_.chunk_store().Files(ChunkStore::FilesFor::kBackup).value();
+    const auto files = [this] {
+      std::vector<std::string> names;
+      for (const auto& entry :
+           std::filesystem::directory_iterator(store_.data_dir() + "/rocksdb")) {
+        names.push_back(entry.path().filename());
+      }
+      std::sort(names.begin(), names.end());
+      return names;
+    };
+    const std::vector<std::string> before = files();
+    for (int retry = 0; retry < 3; ++retry) {
+      EXPECT_TRUE(absl::IsUnavailable(store_.store().Purge(cancel_).status()));
+    }
+    EXPECT_EQ(files(), before);
+    EXPECT_EQ(store_.store().PendingDeletions().size(), 1u);
+  }
+  EXPECT_EQ(Purge().size(), 1u);
+  EXPECT_THAT(OnDisk(gone), IsEmpty());
+  ExpectWhole(stays);
 }
 
 TEST_F(ForgottenFilesTest, ACancelledPurgeStaysPending) {

@@ -265,7 +265,8 @@ class ForkModelTest : public MemoryStoreHarness, public ::testing::WithParamInte
   void CompareCatalog() {
     for (const auto& [uid, memory] : memories_) {
       ASSERT_EQ(store().GetMemory("default", memory.id)->uid, uid);
-      const std::vector<DocumentInfo> listed = store().ListDocuments(uid, DocumentId{}, 1000);
+      const std::vector<DocumentInfo> listed =
+          store().ListDocuments(uid, DocumentId{}, 1000).value();
       ASSERT_EQ(listed.size(), memory.documents.size());
       int64_t bytes = 0;
       auto expected = memory.documents.begin();

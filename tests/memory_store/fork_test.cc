@@ -2,10 +2,12 @@
 // no times, and that on a real disk what nobody holds any more leaves no byte.
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -274,7 +276,7 @@ TEST_F(ForkTest, ReadsDuringADeletionThatTakesTheEndFindNoDamage) {
     // The end is off the disk, and nobody has been told yet.
     ASSERT_TRUE(disk().Write(batch, Durability::kSynced).ok());
     readers.emplace_back([&] { read = store().ReadText(document, 50, 200).status(); });
-    readers.emplace_back([&] { listed = store().ListDocuments(fork, DocumentId{}, 10); });
+    readers.emplace_back([&] { listed = store().ListDocuments(fork, DocumentId{}, 10).value(); });
     absl::SleepFor(absl::Milliseconds(50));
   });
   ASSERT_TRUE(store().DeleteDocument(memory, document).ok());
@@ -288,6 +290,43 @@ TEST_F(ForkTest, ReadsDuringADeletionThatTakesTheEndFindNoDamage) {
   EXPECT_EQ(TextIn(fork, "d"), TextOf(document, 100));
 }
 
+TEST_F(ForkTest, APageOfDocumentsIsFullAlsoWhenOneGoesMeanwhile) {
+  const MemoryId memory = NewMemory("m");
+  std::vector<DocumentId> documents;
+  for (const char* id : {"a", "b", "c", "d"}) {
+    documents.push_back(NewDocument(memory, id));
+    ASSERT_TRUE(Append(documents.back(), 0, "held").ok());
+  }
+  const MemoryId fork = Fork(memory, "f");
+  for (const DocumentId document : documents) ASSERT_TRUE(Append(document, 4, "more").ok());
+  // Where a ends for the fork is being looked up, and b was found.
+  faults().OnScan([&] {
+    faults().Heal();
+    EXPECT_TRUE(store().DeleteDocument(documents[1], /*everywhere=*/true).ok());
+  });
+  const auto page = store().ListDocuments(fork, DocumentId{}, 2);
+  ASSERT_TRUE(page.ok()) << page.status();
+  ASSERT_EQ(page->size(), 2u) << "fewer than were asked for: nothing would follow";
+  EXPECT_EQ(page->at(0).id, "a");
+  EXPECT_EQ(page->at(1).id, "c");
+  EXPECT_EQ(store().ListDocuments(fork, page->at(1).uid, 2)->size(), 1u);
+}
+
+TEST_F(ForkTest, ADiskThatFailsIsNoShorterListAndNoSmallerSum) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDocument(memory, "d");
+  ASSERT_TRUE(Append(document, 0, "held").ok());
+  const MemoryId fork = Fork(memory, "f");
+  ASSERT_TRUE(Append(document, 4, "more").ok());
+  const absl::Status failed = absl::InternalError("disk failed");
+  faults().Fail(Op::kScan, failed, 0, FaultyChunkStore::kForever);
+  EXPECT_EQ(store().ListDocuments(fork, DocumentId{}, 10).status(), failed);
+  EXPECT_EQ(store().totals(fork).status(), failed);
+  faults().Heal();
+  EXPECT_EQ(store().ListDocuments(fork, DocumentId{}, 10)->size(), 1u);
+  EXPECT_EQ(store().totals(fork)->durable_bytes, 4);
+}
+
 TEST_F(ForkTest, DamageThatHidesWhereAForkEndsIsCountedOnce) {
   const MemoryId memory = NewMemory("m");
   const DocumentId document = NewDocument(memory, "d");
@@ -298,7 +337,7 @@ TEST_F(ForkTest, DamageThatHidesWhereAForkEndsIsCountedOnce) {
   batch.Put(Table::kText, TextKey({memory, document}, 100), "no record");
   ASSERT_TRUE(disk().Write(batch, Durability::kSynced).ok());
   for (int read = 0; read < 3; ++read) {
-    EXPECT_TRUE(store().ListDocuments(fork, DocumentId{}, 10).at(0).damaged);
+    EXPECT_TRUE(store().ListDocuments(fork, DocumentId{}, 10)->at(0).damaged);
   }
   EXPECT_TRUE(store().GetDocument(memory, "d")->damaged);
   EXPECT_EQ(Metric("mneme_documents_damaged_total"), 1);
@@ -358,6 +397,117 @@ TEST_F(ForkTest, ACheckFindsNothingWrongWithWhatForksHold) {
     }
   }
   EXPECT_EQ(TextIn(store().GetMemory("default", "f")->uid, "d"), TextOf(document, 300));
+}
+
+// A purge meets a file whose deletions are lost: what they deleted is there again.
+class LostDeletionsTest : public ForkTest {
+ protected:
+  using Records = std::map<std::pair<Table, std::string>, std::string>;
+
+  Records AllRecords() {
+    Records records;
+    for (const Table table : kTables) {
+      EXPECT_TRUE(disk()
+                      .Scan(table, "", "",
+                            [&](absl::string_view key, absl::string_view value) {
+                              records[{table, std::string(key)}] = std::string(value);
+                              return true;
+                            })
+                      .ok());
+    }
+    return records;
+  }
+  void PutBack(const Records& records) {
+    WriteBatch batch;
+    for (const auto& [key, value] : records) batch.Put(key.first, key.second, value);
+    ASSERT_TRUE(disk().Write(batch, Durability::kSynced).ok());
+  }
+  // A purge for which files of all tables are given up. No text of a document that is there is lost
+  // with them.
+  std::vector<Deletion> PurgeGivingUp() {
+    faults().Fail(Op::kPurge, absl::DataLossError("damaged"));
+    faults().OnMend([this](const GiveUp& give_up) {
+      absl::Status status;
+      for (const Table table : kTables) {
+        LostRecords lost{.file = "1.sst", .range = {table, "", std::string(30, '\xff')}};
+        lost.scan = [&](absl::string_view begin, absl::string_view end, const auto& visit) {
+          return disk().Scan(table, begin, end,
+                             [&](absl::string_view key, absl::string_view value) {
+                               visit(key, value, false);
+                               return true;
+                             });
+        };
+        status.Update(give_up(lost));
+      }
+      return status;
+    });
+    return Purge();
+  }
+  // A document of which a fork that is made then holds all, and one of which it holds 100 bytes.
+  void NewHeldDocuments(MemoryId memory) {
+    sealed_ = NewDerivedDocument(memory, "sealed");
+    ASSERT_TRUE(Append(sealed_, 100, "", /*seal=*/true).ok());
+    grows_ = NewDerivedDocument(memory, "grows");
+  }
+  void Grow() {
+    ASSERT_TRUE(Append(grows_, 100, TextOf(grows_, 200)).ok());
+    ASSERT_TRUE(store().PutSegments({Segment(grows_, 1), Segment(grows_, 2)}).ok());
+  }
+
+  static constexpr Table kTables[] = {Table::kText, Table::kSegments, Table::kPages};
+  DocumentId sealed_{}, grows_{};
+};
+
+TEST_F(LostDeletionsTest, OfAMemoryThatStaysForItsForksAreWrittenAgain) {
+  const MemoryId memory = NewMemory("m");
+  NewDerivedDocument(NewMemory("other"), "d");
+  NewHeldDocuments(memory);
+  const DocumentId unknown = NewDerivedDocument(memory, "unknown");
+  const MemoryId fork = Fork(memory, "f");
+  NewDerivedDocument(memory, "later");
+  Grow();
+  const Records before = AllRecords();
+  ASSERT_TRUE(store().DeleteMemory(memory).ok());
+  const Records left = AllRecords();
+  ASSERT_LT(left.size(), before.size());
+  // Nobody can tell what was deleted of a document whose record is damaged: all of it stays.
+  WriteBatch damage;
+  damage.Put(Table::kCatalog, DocumentRecordKey({memory, unknown}), "rubbish");
+  ASSERT_TRUE(disk().Write(damage, Durability::kSynced).ok());
+  Reopen();
+  PutBack(before);
+  EXPECT_EQ(PurgeGivingUp().size(), 1u);
+  EXPECT_EQ(AllRecords(), left);
+  EXPECT_EQ(TextIn(fork, "sealed"), TextOf(sealed_, 100));
+  EXPECT_EQ(TextIn(fork, "grows"), TextOf(grows_, 100));
+  Reopen();
+  EXPECT_TRUE(store().GetDocument(sealed_)->sealed);
+  EXPECT_FALSE(store().GetDocument(grows_)->damaged);
+}
+
+TEST_F(LostDeletionsTest, OfDocumentsAndOfThoseThatWentWithOthersAreWrittenAgain) {
+  const MemoryId memory = NewMemory("m");
+  const MemoryId other = NewMemory("other");
+  NewDerivedDocument(other, "d");
+  const MemoryId holder = Fork(other, "h");
+  NewHeldDocuments(memory);
+  const MemoryId fork = Fork(memory, "f");
+  Grow();
+  const Records before = AllRecords();
+  // The end of one document goes with its own deletion, all else with that of the fork.
+  ASSERT_TRUE(store().DeleteDocument(memory, grows_).ok());
+  Records left = AllRecords();
+  PutBack(before);
+  EXPECT_EQ(PurgeGivingUp().size(), 1u);
+  EXPECT_EQ(AllRecords(), left);
+  EXPECT_EQ(TextIn(fork, "grows"), TextOf(grows_, 100));
+  ASSERT_TRUE(store().DeleteMemory(memory).ok());
+  ASSERT_TRUE(store().DeleteMemory(fork).ok());
+  left = AllRecords();
+  PutBack(before);
+  EXPECT_EQ(PurgeGivingUp().size(), 2u);
+  EXPECT_EQ(AllRecords(), left);
+  EXPECT_TRUE(store().GetDocument(holder, "d").ok());
 }
 
 // Every byte as likely as any other: compression leaves such text as it is.

@@ -110,11 +110,12 @@ TEST_F(MemoryStoreTest, DocumentsAreListedInTheOrderTheyBegan) {
   NewDocument(memory, "a");
   for (int round = 0; round < 2; ++round) {
     if (round == 1) Reopen();
-    EXPECT_THAT(Ids(store().ListDocuments(memory, DocumentId{}, 10)), ElementsAre("z", "a"));
-    EXPECT_THAT(Ids(store().ListDocuments(memory, z, 10)), ElementsAre("a"));
+    EXPECT_THAT(Ids(store().ListDocuments(memory, DocumentId{}, 10).value()),
+                ElementsAre("z", "a"));
+    EXPECT_THAT(Ids(store().ListDocuments(memory, z, 10).value()), ElementsAre("a"));
     EXPECT_THAT(Ids(store().AllDocuments()), ElementsAre("z", "elsewhere", "a"));
   }
-  EXPECT_TRUE(store().ListDocuments(MemoryId{99}, DocumentId{}, 10).empty());
+  EXPECT_TRUE(absl::IsNotFound(store().ListDocuments(MemoryId{99}, DocumentId{}, 10).status()));
 }
 
 TEST_F(MemoryStoreTest, DocumentNameIsTakenOnceAMemory) {

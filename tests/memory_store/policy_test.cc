@@ -36,7 +36,8 @@ class PolicyTest : public MemoryStoreHarness {
   }
   std::vector<DocumentId> Listed(MemoryId memory) {
     std::vector<DocumentId> uids;
-    for (const DocumentInfo& info : store().ListDocuments(memory, DocumentId{}, 100)) {
+    const auto infos = store().ListDocuments(memory, DocumentId{}, 100);
+    for (const DocumentInfo& info : infos.value()) {
       uids.push_back(info.uid);
     }
     return uids;
