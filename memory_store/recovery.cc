@@ -374,7 +374,10 @@ absl::Status MemoryStore::Impl::LoadSegments(absl::Span<DocumentEntry* const> do
       return DocumentScan::Next::kContinue;
     }
     const int64_t chunk_count = static_cast<int64_t>(record->chunk_byte_begin.size());
+    // Segments tile the text: where one begins behind the end of those before it, the last of them
+    // is an older version.
     if (index != static_cast<int64_t>(document.segments.size()) ||
+        record->byte_begin > document.visible_bytes() ||
         record->byte_end < document.visible_bytes() ||
         static_cast<int64_t>(record->landmarks.size()) != chunk_count * options.landmark_bytes) {
       beyond_hole.Increment();
