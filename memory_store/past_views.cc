@@ -218,6 +218,7 @@ absl::StatusOr<int64_t> MemoryStore::Impl::CutAt(DocumentId document, absl::Time
   DocumentKey document_key;
   absl::Time create_time;
   int64_t durable_bytes = 0;
+  bool end_unknown = false;
   {
     absl::ReaderMutexLock lock(&mutex_);
     const DocumentEntry* entry = catalog.FindDocument(document);
@@ -227,6 +228,7 @@ absl::StatusOr<int64_t> MemoryStore::Impl::CutAt(DocumentId document, absl::Time
     document_key = entry->key;
     create_time = entry->create_time;
     durable_bytes = entry->durable_bytes;
+    end_unknown = entry->text_end_unknown;
   }
   {
     absl::MutexLock lock(&cuts_mutex_);
@@ -261,6 +263,10 @@ absl::StatusOr<int64_t> MemoryStore::Impl::CutAt(DocumentId document, absl::Time
                    });
     RETURN_IF_ERROR(status);
     RETURN_IF_ERROR(damage);
+  }
+  if (end_unknown && low == durable_bytes) {
+    return absl::DataLossError(absl::StrCat("text of document ", static_cast<uint64_t>(document),
+                                            ": nobody knows where it ends"));
   }
   absl::MutexLock lock(&cuts_mutex_);
   if (cuts.size() >= kCutsMax) cuts.clear();

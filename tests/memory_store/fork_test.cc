@@ -304,6 +304,53 @@ TEST_F(ForkTest, DamageThatHidesWhereAForkEndsIsCountedOnce) {
   EXPECT_EQ(Metric("mneme_documents_damaged_total"), 1);
 }
 
+TEST_F(ForkTest, ARestartThatCannotReadTheNewestTextShowsNothingLaterToForks) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDocument(memory, "d");
+  std::vector<MemoryId> forks;  // each of one piece of 100 bytes more
+  for (int piece = 0; piece < 3; ++piece) {
+    ASSERT_TRUE(Append(document, piece * 100, TextOf(document, 100)).ok());
+    forks.push_back(Fork(memory, absl::StrCat("f", piece)));
+  }
+  for (int s = 0; s < 2; ++s) ASSERT_TRUE(PutSegment(Segment(document, s)).ok());
+  const std::string key = TextKey({memory, document}, 200);
+  const std::string newest = disk().Get(Table::kText, key).value();
+  const auto expect_no_later_text = [&](absl::string_view how) {
+    SCOPED_TRACE(how);
+    for (int f = 0; f < 3; ++f) {
+      const DocumentInfo info = store().GetDocument(forks[f], "d").value();
+      EXPECT_TRUE(info.damaged);
+      const PastView view = store().ViewPast({{forks[f]}}).value();
+      ASSERT_TRUE(view.view.has_value());
+      EXPECT_EQ(view.view->chunk_count(), 0) << f;
+    }
+    EXPECT_EQ(TextIn(forks[0], "d"), TextOf(document, 100)) << "its end is found without the piece";
+    EXPECT_EQ(store().totals(forks[0])->durable_bytes, 100);
+    EXPECT_GT(store().ViewPast({{memory}}).value().view->chunk_count(), 0);
+  };
+  WriteBatch damage, mend, loss;
+  damage.Put(Table::kText, key, newest.substr(0, newest.size() - 1) + "\1");
+  mend.Put(Table::kText, key, newest);
+  loss.Delete(Table::kText, key);
+
+  ASSERT_TRUE(disk().Write(damage, Durability::kSynced).ok());
+  Reopen();
+  expect_no_later_text("damaged");
+
+  ASSERT_TRUE(disk().Write(mend, Durability::kSynced).ok());
+  faults().FailScanAtRecord(Table::kText, 0, absl::DataLossError("block checksum"),
+                            FaultyChunkStore::kForever);
+  Reopen();
+  faults().Heal();
+  expect_no_later_text("its table could not be read");
+
+  Reopen();
+  ASSERT_TRUE(PutSegment(Segment(document, 2)).ok());
+  ASSERT_TRUE(disk().Write(loss, Durability::kSynced).ok());
+  Reopen();
+  expect_no_later_text("missing, and known by what was derived from it");
+}
+
 TEST_F(ForkTest, AReceiptCountsNothingThatAForkHolds) {
   const MemoryId memory = NewMemory("m");
   const DocumentId document = NewDocument(memory, "d");
