@@ -54,6 +54,11 @@ class FaultyChunkStore : public ChunkStore {
     absl::MutexLock lock(&mutex_);
     on_multi_get_ = std::move(hook);
   }
+  // Called before every scan, outside the lock.
+  void OnScan(std::function<void()> hook) {
+    absl::MutexLock lock(&mutex_);
+    on_scan_ = std::move(hook);
+  }
   void Heal() {
     absl::MutexLock lock(&mutex_);
     faults_ = {};
@@ -61,6 +66,7 @@ class FaultyChunkStore : public ChunkStore {
     flips_ = {};
     on_write_ = nullptr;
     on_multi_get_ = nullptr;
+    on_scan_ = nullptr;
   }
   int64_t operations(Op op) {
     absl::MutexLock lock(&mutex_);
@@ -103,6 +109,12 @@ class FaultyChunkStore : public ChunkStore {
   absl::Status Scan(
       Table table, absl::string_view begin, absl::string_view end,
       const std::function<bool(absl::string_view key, absl::string_view value)>& visit) override {
+    std::function<void()> hook;
+    {
+      absl::MutexLock lock(&mutex_);
+      hook = on_scan_;
+    }
+    if (hook) hook();
     if (absl::Status status = Next(Op::kScan); !status.ok()) return status;
     absl::Status fault;
     const absl::Status status =
@@ -170,6 +182,7 @@ class FaultyChunkStore : public ChunkStore {
   std::array<int64_t, 6> operations_ ABSL_GUARDED_BY(mutex_) = {};
   std::function<void(const WriteBatch&)> on_write_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> on_multi_get_ ABSL_GUARDED_BY(mutex_);
+  std::function<void()> on_scan_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace mneme

@@ -6,6 +6,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -286,6 +287,57 @@ TEST_F(ForkTest, ReadsDuringADeletionThatTakesTheEndFindNoDamage) {
   EXPECT_EQ(listed[0].durable_bytes, 100);
   EXPECT_EQ(Metric("mneme_documents_damaged_total"), 0);
   EXPECT_EQ(TextIn(fork, "d"), TextOf(document, 100));
+}
+
+TEST_F(ForkTest, ADocumentThatGrowsWhileAViewIsMadeShowsNothingLater) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId grown = NewDerivedDocument(memory, "grown");
+  const DocumentId still = NewDerivedDocument(memory, "still");
+  const MemoryId fork = Fork(memory, "f");
+  const auto grow = [this](DocumentId document) {
+    ASSERT_TRUE(Append(document, 100, TextOf(document, 100)).ok());
+    // Its open segment is replaced.
+    ASSERT_TRUE(PutSegment(MadeUpSegment(options(), document, 0, 0, 4, 0, 200)).ok());
+  };
+  grow(grown);
+  std::vector<TailHandle> tails = {PutTail({grown, 100}, 2).value()};
+  // The view knows that one document has not grown, and looks for the end of the other.
+  bool grows = true;
+  faults().OnScan([&] {
+    if (std::exchange(grows, false)) grow(still);
+  });
+  const PastView early = store().ViewPast({{fork}}).value();
+  faults().Heal();
+  ASSERT_FALSE(grows);
+  ASSERT_FALSE(early.view.has_value()) << early.view->chunk_count() << " chunks";
+  ASSERT_EQ(early.wanting.size(), 1u);
+  EXPECT_EQ(early.wanting[0].document, still);
+  EXPECT_EQ(early.wanting[0].cut_bytes, 100);
+
+  tails.push_back(PutTail({still, 100}, 2).value());
+  const PastView late = store().ViewPast({{fork}}).value();
+  ASSERT_TRUE(late.view.has_value());
+  ASSERT_EQ(late.view->chunk_count(), 4);
+  for (int64_t chunk = 0; chunk < 4; ++chunk) {
+    EXPECT_LE(late.view->Locate(chunk).byte_end, 100);
+    EXPECT_EQ(late.view->Locate(chunk).document_end, 100);
+  }
+}
+
+TEST_F(ForkTest, AViewKnowsWhereDocumentsEndThatGrowLater) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDerivedDocument(memory, "d");
+  const MemoryId fork = Fork(memory, "f");
+  const auto document_end = [this](const ReadSource& source) {
+    return store().ViewPast({source}).value().view->Locate(0).document_end;
+  };
+  const LandmarkView view = *store().ViewPast({{fork}}).value().view;
+  ASSERT_TRUE(Append(document, 100, "later").ok());
+  EXPECT_EQ(view.Locate(0).document_end, 100) << "what is read around a chunk ends there too";
+  clock().Advance(absl::Seconds(1));
+  ASSERT_TRUE(PutSegment(MadeUpSegment(options(), document, 0, 0, 2, 0, 105)).ok());
+  EXPECT_EQ(document_end({memory, clock().Now()}), 105);
+  EXPECT_GT(document_end({memory}), 105) << "as it is";
 }
 
 TEST_F(ForkTest, DamageThatHidesWhereAForkEndsIsCountedOnce) {
