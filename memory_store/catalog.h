@@ -46,7 +46,9 @@ struct DocumentEntry {
   absl::Time create_time;
   absl::Time own_expire_time = absl::InfiniteFuture();  // what the document itself says
   absl::Time expire_time = absl::InfiniteFuture();      // what holds
-  absl::Time append_time;  // of its newest piece of text; of its beginning without any
+  // Of its newest piece of text; of its beginning without any. Infinite: that piece could not be
+  // read when the store was opened, so what was there at a moment has to be looked for.
+  absl::Time append_time;
   bool sealed = false;
   bool damaged = false;
   // Damaged, and its newest text could not be read when the store was opened: it may be longer.

@@ -230,6 +230,7 @@ void MemoryStore::Impl::CutOffEnd(const DeletionPlan::CutOff& cut, std::vector<P
   entry.durable_bytes = cut.keep_bytes;
   entry.sealed = false;
   entry.append_time = std::min(entry.append_time, cut.until);
+  entry.text_end_unknown = false;
   CountDocument(entry, 1);
 }
 

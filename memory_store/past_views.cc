@@ -42,7 +42,9 @@ struct Level {
   absl::flat_hash_map<DocumentId, absl::Time> seen_until;
   absl::flat_hash_map<DocumentId, int64_t> segments;
   absl::Time expire_time = absl::InfiniteFuture();  // of the first of them
-  // Of those that have grown since: the moment, and where they ended.
+  // Of those that have not grown since a moment and may yet: where they end.
+  absl::flat_hash_map<DocumentId, int64_t> ends;
+  // Of those that have grown since: the moment, until it is known where they ended then.
   std::vector<std::pair<DocumentId, absl::Time>> grown;
   std::vector<DocumentCut> cuts;
   std::vector<TailHandle> tails;
@@ -112,11 +114,27 @@ void FindGrown(Level* level, PastView* past) {
     level->segments[document] = kAllSegments;
     if (entry.append_time > until) {
       level->grown.emplace_back(document, until);
-    } else if (until != absl::InfiniteFuture() && !entry.damaged &&
-               entry.visible_bytes() < entry.durable_bytes) {
+      continue;
+    }
+    if (until == absl::InfiniteFuture()) continue;
+    if (!entry.sealed) level->ends[document] = entry.durable_bytes;
+    if (!entry.damaged && entry.visible_bytes() < entry.durable_bytes) {
       past->lagging.push_back({document, entry.durable_bytes});
     }
   }
+}
+
+// Which have grown after FindGrown has looked.
+void FindGrownSince(const Catalog& catalog, MemoryId memory, Level* level) {
+  const MemoryEntry* const entry = catalog.FindMemory(memory);
+  if (entry == nullptr || entry->changes.Version(level->until) == level->version) return;
+  absl::erase_if(level->ends, [&catalog, level](const auto& end) {
+    const DocumentEntry* const document = catalog.FindDocument(end.first);
+    const absl::Time until = level->seen_until.at(end.first);
+    if (document == nullptr || document->append_time <= until) return false;
+    level->grown.emplace_back(end.first, until);
+    return true;
+  });
 }
 
 // How many segments of a document that has grown go into the view, and its tail, if that is there.
@@ -163,6 +181,7 @@ void FindTails(const Catalog& catalog, MemoryId memory, TailCache* tails, Level*
 std::shared_ptr<const PastPart> MakePart(Level* level, int64_t landmark_bytes) {
   auto part = std::make_shared<PastPart>();
   part->tails = std::move(level->tails);
+  part->cuts = std::move(level->ends);
   for (const DocumentCut& cut : level->cuts) part->cuts[cut.document] = cut.cut_bytes;
   const auto keep = [&shown = level->segments](const LandmarkBlock::Segment& segment) {
     const auto it = shown.find(segment.document);
@@ -218,6 +237,7 @@ absl::StatusOr<int64_t> MemoryStore::Impl::CutAt(DocumentId document, absl::Time
   DocumentKey document_key;
   absl::Time create_time;
   int64_t durable_bytes = 0;
+  bool end_unknown = false;
   {
     absl::ReaderMutexLock lock(&mutex_);
     const DocumentEntry* entry = catalog.FindDocument(document);
@@ -227,6 +247,7 @@ absl::StatusOr<int64_t> MemoryStore::Impl::CutAt(DocumentId document, absl::Time
     document_key = entry->key;
     create_time = entry->create_time;
     durable_bytes = entry->durable_bytes;
+    end_unknown = entry->text_end_unknown;
   }
   {
     absl::MutexLock lock(&cuts_mutex_);
@@ -261,6 +282,10 @@ absl::StatusOr<int64_t> MemoryStore::Impl::CutAt(DocumentId document, absl::Time
                    });
     RETURN_IF_ERROR(status);
     RETURN_IF_ERROR(damage);
+  }
+  if (end_unknown && low == durable_bytes) {
+    return absl::DataLossError(absl::StrCat("text of document ", static_cast<uint64_t>(document),
+                                            ": nobody knows where it ends"));
   }
   absl::MutexLock lock(&cuts_mutex_);
   if (cuts.size() >= kCutsMax) cuts.clear();
@@ -357,16 +382,24 @@ absl::StatusOr<PastView> MemoryStore::ViewPast(absl::Span<const ReadSource> sour
       FindGrown(&level, &past);
     }
   }
-  for (auto& [uid, level] : levels) {
-    for (const auto& [document, until] : level.grown) {
-      ASSIGN_OR_RETURN(const int64_t cut_bytes, impl.ShownBytes(document, until));
-      level.cuts.push_back({document, cut_bytes});
-    }
-  }
-  {
-    absl::MutexLock lock(&impl.mutex_);  // snapshots may have to be made
+  // What grows meanwhile must not show: its end is looked for too, once for each document.
+  for (bool all_found = false; !all_found;) {
     for (auto& [uid, level] : levels) {
-      if (level.part == nullptr) FindTails(impl.catalog, uid, &impl.tails, &level, &past);
+      for (const auto& [document, until] : std::exchange(level.grown, {})) {
+        ASSIGN_OR_RETURN(const int64_t cut_bytes, impl.ShownBytes(document, until));
+        level.cuts.push_back({document, cut_bytes});
+      }
+    }
+    absl::MutexLock lock(&impl.mutex_);  // snapshots may have to be made
+    all_found = true;
+    for (auto& [uid, level] : levels) {
+      FindGrownSince(impl.catalog, uid, &level);
+      all_found &= level.grown.empty();
+    }
+    for (auto& [uid, level] : levels) {
+      if (all_found && level.part == nullptr) {
+        FindTails(impl.catalog, uid, &impl.tails, &level, &past);
+      }
     }
   }
   if (!past.wanting.empty() || !past.lagging.empty()) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -103,7 +104,7 @@ struct TextEnd {
   int pieces_seen = 0;
   int64_t newest_offset = 0;
   int64_t durable_bytes = 0;
-  int64_t time_us = 0;  // of the newest piece, 0: not known
+  std::optional<int64_t> time_us;  // of the newest piece, when it can be read; 0: it does not say
   bool sealed = false;
   absl::Status status;  // DATA_LOSS when a piece is damaged or the two do not meet
 
@@ -122,7 +123,7 @@ struct TextEnd {
       newest_offset = offset;
       durable_bytes = piece_end;
       sealed = record.ok() && record->seal;
-      time_us = record.ok() ? record->time_us : 0;
+      if (record.ok()) time_us = record->time_us;
       return offset == 0 ? DocumentScan::Next::kNextDocument : DocumentScan::Next::kContinue;
     }
     if (status.ok() && piece_end != newest_offset) {
@@ -135,6 +136,12 @@ struct TextEnd {
   absl::Status Finish() const {
     if (!status.ok() || pieces_seen != 1 || newest_offset == 0) return status;
     return absl::DataLossError(absl::StrCat("all text before byte ", newest_offset, " is missing"));
+  }
+
+  // See DocumentEntry::append_time.
+  absl::Time AppendTime(absl::Time create_time) const {
+    if (time_us.has_value()) return *time_us == 0 ? create_time : absl::FromUnixMicros(*time_us);
+    return status.ok() ? create_time : absl::InfiniteFuture();
   }
 };
 
@@ -316,8 +323,10 @@ absl::Status MemoryStore::Impl::LoadTextEnds(absl::Span<DocumentEntry* const> do
   for (size_t i = 0; i < documents.size(); ++i) {
     documents[i]->durable_bytes = ends[i].durable_bytes;
     documents[i]->sealed = ends[i].sealed;
-    if (ends[i].time_us != 0) documents[i]->append_time = absl::FromUnixMicros(ends[i].time_us);
-    last_write = std::max(last_write, documents[i]->append_time);
+    documents[i]->append_time = ends[i].AppendTime(documents[i]->create_time);
+    if (documents[i]->append_time != absl::InfiniteFuture()) {
+      last_write = std::max(last_write, documents[i]->append_time);
+    }
     if (const absl::Status status = ends[i].Finish(); !status.ok()) {
       documents[i]->damaged = true;
       documents[i]->text_end_unknown = ends[i].pieces_seen == 0;
@@ -369,13 +378,17 @@ absl::Status MemoryStore::Impl::LoadSegments(absl::Span<DocumentEntry* const> do
                 document.durable_bytes, "; chunks were derived up to ", record->byte_end)));
       }
       document.durable_bytes = record->byte_end;
+      document.append_time = absl::InfiniteFuture();
     }
     if (record->derivation_fingerprint != options.derivation_fingerprint) {
       of_other_model.Increment();
       return DocumentScan::Next::kContinue;
     }
     const int64_t chunk_count = static_cast<int64_t>(record->chunk_byte_begin.size());
+    // Segments tile the text: where one begins behind the end of those before it, the last of them
+    // is an older version.
     if (index != static_cast<int64_t>(document.segments.size()) ||
+        record->byte_begin > document.visible_bytes() ||
         record->byte_end < document.visible_bytes() ||
         static_cast<int64_t>(record->landmarks.size()) != chunk_count * options.landmark_bytes) {
       beyond_hole.Increment();

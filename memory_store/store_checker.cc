@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 #include <system_error>
 #include <tuple>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
 #include "common/status_macros.h"
+#include "memory_store/key_after.h"
 #include "memory_store/memory_store_impl.h"
 
 namespace mneme {
@@ -66,6 +68,7 @@ struct StoreChecker::DocumentNow {
   DocumentKey key;
   int64_t durable_bytes = 0;
   bool damaged = false;
+  bool newest_unread = false;  // see DocumentEntry::append_time
   // Of one segment.
   SegmentEntry segment;
   std::vector<int64_t> chunk_byte_begin;
@@ -357,6 +360,7 @@ bool StoreChecker::Find(DocumentId document, int64_t segment_index, DocumentNow*
   now->key = entry->key;
   now->durable_bytes = entry->durable_bytes;
   now->damaged = entry->damaged;
+  now->newest_unread = entry->append_time == absl::InfiniteFuture();
   if (segment_index < 0) return true;
   if (segment_index >= static_cast<int64_t>(entry->segments.size())) return false;
   now->segment = entry->segments[segment_index];
@@ -377,14 +381,80 @@ absl::Status StoreChecker::CheckDocument(DocumentId document) {
   return absl::OkStatus();
 }
 
+absl::Status StoreChecker::CheckText(DocumentNow document) {
+  const int64_t known_bytes = document.durable_bytes;
+  const absl::Status newest = document.newest_unread ? ReadNewestText(&document) : absl::OkStatus();
+  if (!newest.ok() && !absl::IsDataLoss(newest)) return newest;
+  std::vector<StoreFinding> findings;
+  RETURN_IF_ERROR(WalkText(document, &findings));
+  const bool named = !findings.empty() && findings.front().byte_end == document.durable_bytes;
+  if (!newest.ok() && !named) {
+    findings.insert(
+        findings.begin(),
+        document.Finding(StoreFinding::Kind::kText, document.durable_bytes, document.durable_bytes,
+                         absl::StrCat("the newest text cannot be read: ", newest.message())));
+  }
+  if (findings.empty()) {
+    if (document.damaged) AddReadableAgain(document);
+    return absl::OkStatus();
+  }
+  // A deletion under way looks like damage.
+  const absl::Status marked = impl_.MarkTextDamaged(document.key.document, known_bytes,
+                                                    absl::DataLossError(findings.front().what));
+  if (!absl::IsDataLoss(marked)) return absl::OkStatus();
+  for (StoreFinding& finding : findings) Add(std::move(finding));
+  return absl::OkStatus();
+}
+
+absl::Status StoreChecker::ReadNewestText(DocumentNow* document) {
+  // Not while a deletion takes it away.
+  absl::ReaderMutexLock gate(&impl_.write_gate_);
+  int64_t end = 0;
+  TextRecord newest;
+  absl::Status damage;
+  const auto [begin, range_end] = RecordKeyRange(document->key);
+  RETURN_IF_ERROR(impl_.store.Scan(
+      Table::kText, KeyAfter(begin), range_end,
+      [&](absl::string_view key, absl::string_view value) {
+        DocumentKey piece_document;
+        const absl::StatusOr<TextRecord> record = DecodeTextRecord(key, value);
+        if (!record.ok()) {
+          damage = record.status();
+        } else if (!ParseTextKey(key, &piece_document, &end) ||
+                   end > std::numeric_limits<int64_t>::max() - TextBytesOfRecord(value)) {
+          damage = absl::DataLossError("text record under a key of another shape");
+        } else {
+          newest = {.seal = record->seal, .time_us = record->time_us};
+          end += static_cast<int64_t>(record->text.size());
+        }
+        return false;
+      }));
+  RETURN_IF_ERROR(damage);
+  if (end < document->durable_bytes) return absl::OkStatus();  // the walk finds what is missing
+  document->durable_bytes = end;
+  if (!options_.heal) return absl::OkStatus();
+  absl::MutexLock lock(&impl_.mutex_);
+  DocumentEntry* entry = impl_.catalog.FindDocument(document->key.document);
+  if (entry == nullptr || entry->append_time != absl::InfiniteFuture()) return absl::OkStatus();
+  CountDocument(*entry, -1);
+  entry->durable_bytes = end;
+  entry->sealed = newest.seal;
+  entry->append_time =
+      newest.time_us == 0 ? entry->create_time : absl::FromUnixMicros(newest.time_us);
+  entry->text_end_unknown = false;
+  CountDocument(*entry, 1);
+  impl_.views.Clear();
+  return absl::OkStatus();
+}
+
 // Pieces come newest first, and each must end where the one after it begins. Behind damage the walk
 // goes on where text can be read again, so that all of it is found and none named twice.
-absl::Status StoreChecker::CheckText(const DocumentNow& document) {
-  std::vector<StoreFinding> findings;
+absl::Status StoreChecker::WalkText(const DocumentNow& document,
+                                    std::vector<StoreFinding>* findings) {
   int64_t end = document.durable_bytes;  // text from here on has been checked
   const auto bad = [&](int64_t begin, std::string what) {
     if (begin < end) {
-      findings.push_back(document.Finding(StoreFinding::Kind::kText, begin, end, std::move(what)));
+      findings->push_back(document.Finding(StoreFinding::Kind::kText, begin, end, std::move(what)));
     }
     end = std::min(begin, end);
   };
@@ -431,15 +501,6 @@ absl::Status StoreChecker::CheckText(const DocumentNow& document) {
       bad(0, "text is missing");
     }
   }
-  if (findings.empty()) {
-    if (document.damaged) AddReadableAgain(document);
-    return absl::OkStatus();
-  }
-  // A deletion under way looks like damage.
-  const absl::Status marked = impl_.MarkTextDamaged(document.key.document, document.durable_bytes,
-                                                    absl::DataLossError(findings.front().what));
-  if (!absl::IsDataLoss(marked)) return absl::OkStatus();
-  for (StoreFinding& finding : findings) Add(std::move(finding));
   return absl::OkStatus();
 }
 

@@ -118,7 +118,12 @@ class StoreChecker {
   absl::Status CheckCatalog();
   absl::Status CheckOrphans(Table table);
   absl::Status CheckDocument(DocumentId document);
-  absl::Status CheckText(const DocumentNow& document);
+  absl::Status CheckText(DocumentNow document);
+  // Of a document whose newest text could not be read when the store was opened: when it can be
+  // now, tells where the text ends (with `heal` the catalog too). DATA_LOSS: it cannot.
+  absl::Status ReadNewestText(DocumentNow* document);
+  // What is wrong with the text up to durable_bytes, newest first.
+  absl::Status WalkText(const DocumentNow& document, std::vector<StoreFinding>* findings);
   // A document that is marked as damaged, but whose text is whole.
   void AddReadableAgain(const DocumentNow& document);
   // The end of the last piece of text at or below byte `unreadable` that can be read; 0: none.

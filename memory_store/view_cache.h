@@ -29,7 +29,8 @@ namespace mneme {
 // A part of one memory as a question sees it. Immutable.
 struct PastPart {
   std::shared_ptr<const LandmarkSnapshot> landmarks;  // shared with the views that show it
-  // Where documents end that have grown since, and their tails, which are among the landmarks.
+  // Where documents end that are shown as they were, but for those that were sealed then; and tails
+  // of those that have grown since, which are among the landmarks.
   absl::flat_hash_map<DocumentId, int64_t> cuts;
   std::vector<TailHandle> tails;
 };

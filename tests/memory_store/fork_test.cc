@@ -327,6 +327,57 @@ TEST_F(ForkTest, ADiskThatFailsIsNoShorterListAndNoSmallerSum) {
   EXPECT_EQ(store().totals(fork)->durable_bytes, 4);
 }
 
+TEST_F(ForkTest, ADocumentThatGrowsWhileAViewIsMadeShowsNothingLater) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId grown = NewDerivedDocument(memory, "grown");
+  const DocumentId still = NewDerivedDocument(memory, "still");
+  const MemoryId fork = Fork(memory, "f");
+  const auto grow = [this](DocumentId document) {
+    ASSERT_TRUE(Append(document, 100, TextOf(document, 100)).ok());
+    // Its open segment is replaced.
+    ASSERT_TRUE(PutSegment(MadeUpSegment(options(), document, 0, 0, 4, 0, 200)).ok());
+  };
+  grow(grown);
+  std::vector<TailHandle> tails = {PutTail({grown, 100}, 2).value()};
+  // The view knows that one document has not grown, and looks for the end of the other.
+  bool grows = true;
+  faults().OnScan([&] {
+    if (std::exchange(grows, false)) grow(still);
+  });
+  const PastView early = store().ViewPast({{fork}}).value();
+  faults().Heal();
+  ASSERT_FALSE(grows);
+  ASSERT_FALSE(early.view.has_value()) << early.view->chunk_count() << " chunks";
+  ASSERT_EQ(early.wanting.size(), 1u);
+  EXPECT_EQ(early.wanting[0].document, still);
+  EXPECT_EQ(early.wanting[0].cut_bytes, 100);
+
+  tails.push_back(PutTail({still, 100}, 2).value());
+  const PastView late = store().ViewPast({{fork}}).value();
+  ASSERT_TRUE(late.view.has_value());
+  ASSERT_EQ(late.view->chunk_count(), 4);
+  for (int64_t chunk = 0; chunk < 4; ++chunk) {
+    EXPECT_LE(late.view->Locate(chunk).byte_end, 100);
+    EXPECT_EQ(late.view->Locate(chunk).document_end, 100);
+  }
+}
+
+TEST_F(ForkTest, AViewKnowsWhereDocumentsEndThatGrowLater) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDerivedDocument(memory, "d");
+  const MemoryId fork = Fork(memory, "f");
+  const auto document_end = [this](const ReadSource& source) {
+    return store().ViewPast({source}).value().view->Locate(0).document_end;
+  };
+  const LandmarkView view = *store().ViewPast({{fork}}).value().view;
+  ASSERT_TRUE(Append(document, 100, "later").ok());
+  EXPECT_EQ(view.Locate(0).document_end, 100) << "what is read around a chunk ends there too";
+  clock().Advance(absl::Seconds(1));
+  ASSERT_TRUE(PutSegment(MadeUpSegment(options(), document, 0, 0, 2, 0, 105)).ok());
+  EXPECT_EQ(document_end({memory, clock().Now()}), 105);
+  EXPECT_GT(document_end({memory}), 105) << "as it is";
+}
+
 TEST_F(ForkTest, DamageThatHidesWhereAForkEndsIsCountedOnce) {
   const MemoryId memory = NewMemory("m");
   const DocumentId document = NewDocument(memory, "d");
@@ -341,6 +392,53 @@ TEST_F(ForkTest, DamageThatHidesWhereAForkEndsIsCountedOnce) {
   }
   EXPECT_TRUE(store().GetDocument(memory, "d")->damaged);
   EXPECT_EQ(Metric("mneme_documents_damaged_total"), 1);
+}
+
+TEST_F(ForkTest, ARestartThatCannotReadTheNewestTextShowsNothingLaterToForks) {
+  const MemoryId memory = NewMemory("m");
+  const DocumentId document = NewDocument(memory, "d");
+  std::vector<MemoryId> forks;  // each of one piece of 100 bytes more
+  for (int piece = 0; piece < 3; ++piece) {
+    ASSERT_TRUE(Append(document, piece * 100, TextOf(document, 100)).ok());
+    forks.push_back(Fork(memory, absl::StrCat("f", piece)));
+  }
+  for (int s = 0; s < 2; ++s) ASSERT_TRUE(PutSegment(Segment(document, s)).ok());
+  const std::string key = TextKey({memory, document}, 200);
+  const std::string newest = disk().Get(Table::kText, key).value();
+  const auto expect_no_later_text = [&](absl::string_view how) {
+    SCOPED_TRACE(how);
+    for (int f = 0; f < 3; ++f) {
+      const DocumentInfo info = store().GetDocument(forks[f], "d").value();
+      EXPECT_TRUE(info.damaged);
+      const PastView view = store().ViewPast({{forks[f]}}).value();
+      ASSERT_TRUE(view.view.has_value());
+      EXPECT_EQ(view.view->chunk_count(), 0) << f;
+    }
+    EXPECT_EQ(TextIn(forks[0], "d"), TextOf(document, 100)) << "its end is found without the piece";
+    EXPECT_EQ(store().totals(forks[0])->durable_bytes, 100);
+    EXPECT_GT(store().ViewPast({{memory}}).value().view->chunk_count(), 0);
+  };
+  WriteBatch damage, mend, loss;
+  damage.Put(Table::kText, key, newest.substr(0, newest.size() - 1) + "\1");
+  mend.Put(Table::kText, key, newest);
+  loss.Delete(Table::kText, key);
+
+  ASSERT_TRUE(disk().Write(damage, Durability::kSynced).ok());
+  Reopen();
+  expect_no_later_text("damaged");
+
+  ASSERT_TRUE(disk().Write(mend, Durability::kSynced).ok());
+  faults().FailScanAtRecord(Table::kText, 0, absl::DataLossError("block checksum"),
+                            FaultyChunkStore::kForever);
+  Reopen();
+  faults().Heal();
+  expect_no_later_text("its table could not be read");
+
+  Reopen();
+  ASSERT_TRUE(PutSegment(Segment(document, 2)).ok());
+  ASSERT_TRUE(disk().Write(loss, Durability::kSynced).ok());
+  Reopen();
+  expect_no_later_text("missing, and known by what was derived from it");
 }
 
 TEST_F(ForkTest, AReceiptCountsNothingThatAForkHolds) {

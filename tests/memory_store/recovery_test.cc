@@ -70,6 +70,26 @@ TEST_F(RecoveryTest, SegmentsBehindAHoleAreLeftOutAndReplaced) {
   EXPECT_EQ(View(memory_).chunk_count(), 1);
 }
 
+TEST_F(RecoveryTest, SegmentsBehindAnOlderVersionOfOneAreLeftOutAndReplaced) {
+  const DocumentId document = NewDocument(memory_, "d");
+  ASSERT_TRUE(Append(document, 0, TextOf(document, 200)).ok());
+  ASSERT_TRUE(PutSegment(MadeUpSegment(options(), document, 0, 0, 1, 0, 60)).ok());
+  const std::string key = SegmentKey({memory_, document}, 0);
+  WriteBatch open_again;
+  open_again.Put(Table::kSegments, key, disk().Get(Table::kSegments, key).value());
+  for (int s = 0; s < 2; ++s) ASSERT_TRUE(PutSegment(Segment(document, s)).ok());
+  // As when the record of the log is damaged that made the segment whole.
+  ASSERT_TRUE(disk().Write(open_again, Durability::kSynced).ok());
+  Reopen();
+  EXPECT_EQ(Info(document).visible_bytes, 60) << "nobody would derive [60, 100) again";
+  EXPECT_EQ(View(memory_).chunk_count(), 1);
+  EXPECT_EQ(Ignored("hole"), 1);
+  for (int s = 0; s < 2; ++s) ASSERT_TRUE(PutSegment(Segment(document, s)).ok());
+  Reopen();
+  EXPECT_EQ(Info(document).visible_bytes, 200);
+  EXPECT_EQ(Ignored("hole"), 1);
+}
+
 TEST_F(RecoveryTest, SegmentsOfAnotherModelAreLeftOutAndTheirPagesAreMissing) {
   const DocumentId document = NewDerivedDocument(memory_, "d", 2);
   options().derivation_fingerprint = 0xbeef;

@@ -206,6 +206,74 @@ TEST_F(StoreCheckerTest, TextThatTheDiskCannotReadIsNamedFromWhereItCanBeReadAga
   EXPECT_TRUE(Append(document, 40, "more").ok());
 }
 
+TEST_F(StoreCheckerTest, TextWhoseEndIsNotKnownStaysMarkedUntilItsEndCanBeRead) {
+  const DocumentId document = NewDocument(memory_, "d");
+  ASSERT_TRUE(Append(document, 0, "0123456789").ok());
+  const MemoryId fork = store().ForkMemory({memory_}, "f", "").value().uid;
+  ASSERT_TRUE(Append(document, 10, "0123456789").ok());
+  ASSERT_TRUE(Append(document, 20, "0123456789", /*seal=*/true).ok());
+  const auto now = [&] { return store().GetDocument(document).value(); };
+  faults().FailScanAtRecord(Table::kText, 0, absl::DataLossError("bad block"),
+                            FaultyChunkStore::kForever);
+  Reopen();
+  ASSERT_EQ(now().durable_bytes, 0) << "nothing says where it ends";
+  StoreCheckReport report = Check(/*heal=*/true);
+  ASSERT_EQ(report.findings.size(), 1u);
+  EXPECT_FALSE(report.findings[0].healed);
+  EXPECT_THAT(report.findings[0].what, HasSubstr("bad block"));
+  EXPECT_TRUE(now().damaged);
+  EXPECT_TRUE(absl::IsDataLoss(Append(document, 0, "over it")));
+
+  faults().Heal();
+  FlipByte(Table::kText, TextKey(Key(document), 10));
+  for (const bool heal : {false, true}) {
+    report = Check(heal);
+    ASSERT_EQ(report.findings.size(), 1u);
+    EXPECT_EQ(report.findings[0].byte_begin, 10);
+    EXPECT_EQ(report.findings[0].byte_end, 20);
+    EXPECT_TRUE(now().damaged);
+    EXPECT_EQ(now().durable_bytes, heal ? 30 : 0);
+  }
+  EXPECT_EQ(store().ReadText(document, 20, 30).value(), "0123456789");
+
+  FlipByte(Table::kText, TextKey(Key(document), 10));  // as it was
+  EXPECT_EQ(Check(/*heal=*/true).healed_count(), 1);
+  EXPECT_FALSE(now().damaged);
+  EXPECT_TRUE(now().sealed);
+  EXPECT_EQ(now().durable_bytes, 30);
+  EXPECT_EQ(store().totals().durable_bytes, 30);
+  EXPECT_EQ(store().GetDocument(fork, "d")->durable_bytes, 10);
+  EXPECT_EQ(Check().found_count(), 0);
+}
+
+TEST_F(StoreCheckerTest, TextUnderAnImpossibleOffsetKeepsItsDocumentMarked) {
+  const DocumentId document = NewDocument(memory_, "d");
+  const std::string key = TextKey(Key(document), std::numeric_limits<int64_t>::max());
+  Put(Table::kText, key, EncodeRecord(key, TextRecord{false, "x"}));
+  Reopen();
+  EXPECT_EQ(Check(/*heal=*/true).found_count(), 1);
+  EXPECT_TRUE(store().GetDocument(document)->damaged);
+}
+
+TEST_F(StoreCheckerTest, ADamagedSealKeepsItsDocumentMarked) {
+  const DocumentId document = NewDocument(memory_, "d");
+  ASSERT_TRUE(Append(document, 0, "0123456789").ok());
+  ASSERT_TRUE(Append(document, 10, "", /*seal=*/true).ok());
+  const std::string seal = TextKey(Key(document), 10);
+  FlipByte(Table::kText, seal);
+  Reopen();
+  for (int check = 0; check < 2; ++check) {
+    const StoreCheckReport report = Check(/*heal=*/true);
+    EXPECT_EQ(report.found_count(), 1);
+    EXPECT_EQ(report.healed_count(), 0);
+    EXPECT_TRUE(absl::IsDataLoss(Append(document, 10, "behind the seal")));
+  }
+  FlipByte(Table::kText, seal);  // as it was
+  EXPECT_EQ(Check(/*heal=*/true).healed_count(), 1);
+  EXPECT_TRUE(store().GetDocument(document)->sealed);
+  EXPECT_TRUE(absl::IsFailedPrecondition(Append(document, 10, "behind the seal")));
+}
+
 TEST_F(StoreCheckerTest, DamagedAndMissingSegmentsAreDerivedAgain) {
   const DocumentId document = NewDerivedDocument(memory_, "d", /*segments=*/4);
   FlipByte(Table::kSegments, SegmentKey(Key(document), 1));
