@@ -240,7 +240,9 @@ absl::Status Scheduler::EncodeLoop(BackgroundThread& thread) {
         if (opened.ok()) {
           absl::MutexLock lock(&mutex_);
           source = *std::move(opened);
-          step->document->read_bytes = step->durable_bytes;
+          // Nothing is counted as unread before FinishStep, neither is text that came since the
+          // step was taken.
+          step->document->read_bytes = step->document->durable_bytes;
           step->document->taken_bytes = source->taken_bytes();
         } else {
           group = opened.status();

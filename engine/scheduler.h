@@ -159,7 +159,8 @@ class Scheduler {
   // Shared with the step that the encode thread runs outside the lock.
   std::map<DocumentId, std::shared_ptr<Document>> documents_ ABSL_GUARDED_BY(mutex_);
   int64_t queued_segments_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t unread_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // durable, not yet encoded, of all documents
+  // Sum of unread_bytes() of all documents: durable, not yet encoded.
+  int64_t unread_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   DocumentId last_encoded_ ABSL_GUARDED_BY(mutex_){};
   DocumentId last_derived_ ABSL_GUARDED_BY(mutex_){};
   std::deque<DerivedBatch> derived_ ABSL_GUARDED_BY(mutex_);  // to be stored, in this order
