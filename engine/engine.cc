@@ -483,9 +483,7 @@ class EngineImpl : public Engine {
   // Documents that can be read again, after damage, go on where they were.
   void DeriveWhatIsNotVisible() {
     for (const DocumentInfo& document : store_.AllDocuments()) {
-      if (document.damaged || document.visible_bytes >= document.durable_bytes) continue;
-      scheduler_.TextDurable(document.uid, document.durable_bytes, document.sealed);
-      scheduler_.Flush(document.uid, document.durable_bytes);
+      scheduler_.DeriveStored(document.uid);
     }
   }
 
@@ -584,9 +582,7 @@ class EngineImpl : public Engine {
   void DocumentsDropped(const Deletion& deletion, const absl::Status& status) {
     for (const DocumentId document : deletion.dropped_documents) {
       DocumentGone(document, status);
-      const absl::StatusOr<DocumentInfo> info = store_.GetDocument(document);
-      if (!info.ok() || info->damaged || info->visible_bytes >= info->durable_bytes) continue;
-      scheduler_.TextDurable(document, info->durable_bytes, /*sealed=*/true);
+      scheduler_.DeriveStored(document);
     }
   }
 

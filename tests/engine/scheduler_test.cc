@@ -425,6 +425,15 @@ class LoneSchedulerTest : public ::testing::Test {
     return mutex_.AwaitWithTimeout(absl::Condition(&reached), kPatience);
   }
 
+  bool WaitDone(DocumentId document) {
+    const absl::Time until = absl::Now() + kPatience;
+    while (!scheduler_->Done(document)) {
+      if (absl::Now() > until) return false;
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    return true;
+  }
+
   EngineHarness harness_;
   MemoryId memory_{};
   HeldModel model_;
@@ -451,6 +460,23 @@ TEST_F(LoneSchedulerTest, TextThatComesWhileItsDocumentIsOpenedIsNotTakenOffTheB
   ASSERT_TRUE(WaitVisible(25));
   EXPECT_TRUE(scheduler_->Done(document));
   EXPECT_TRUE(absl::StrContains(registry_.Expose(), "\nmneme_ingest_backlog_bytes 0\n"));
+}
+
+TEST_F(LoneSchedulerTest, DocumentThatHasLostItsEndIsDoneWhereItEndsNow) {
+  MemoryStore& store = harness_.store();
+  const DocumentId document = NewDocument("a few words");
+  ASSERT_TRUE(store.ForkMemory({.memory = memory_}, "fork", "").ok());
+  Append(document, 11, " and some more");
+  ASSERT_TRUE(store.DeleteDocument(memory_, document).ok());
+  ASSERT_EQ(store.GetDocument(document)->durable_bytes, 11);
+  // Told by somebody who had looked at it before; the second time all of it is visible.
+  for (int time = 0; time < 2; ++time) {
+    scheduler_->TextDurable(document, 25, /*sealed=*/false);
+    scheduler_->Flush(document, 25);
+    EXPECT_TRUE(WaitDone(document));
+    EXPECT_EQ(store.GetDocument(document)->visible_bytes, 11);
+    EXPECT_TRUE(absl::StrContains(registry_.Expose(), "\nmneme_ingest_backlog_bytes 0\n"));
+  }
 }
 
 }  // namespace
