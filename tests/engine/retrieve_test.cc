@@ -316,6 +316,42 @@ TEST_F(RetrieveTest, BarrierEndsWithTheDeadlineTheCallerOrTheDocument) {
             absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(RetrieveTest, BarrierThatCannotComeTrueIsRefused) {
+  harness_.Ingest("m", "sealed", "short", /*seal=*/true);
+  TestWriter writer(harness_.engine(), harness_.Document("m", "open"));
+  writer.Send("short");
+  const auto ask = [&](const std::string& document, int64_t visible_bytes,
+                       std::function<bool()> cancelled = nullptr) {
+    return harness_.engine()
+        .Retrieve({.memories = {harness_.Memory("m")},
+                   .question = "x",
+                   .barriers = {{harness_.Document("m", document), visible_bytes}}},
+                  {.deadline = absl::Now() + kPatience, .cancelled = std::move(cancelled)})
+        .status();
+  };
+  EXPECT_TRUE(ask("sealed", 5).ok());
+  const absl::Status beyond = ask("sealed", 6);
+  EXPECT_EQ(beyond.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Message(beyond), HasSubstr("ends at byte 5; 6 were asked for"));
+  const absl::Status too_long = ask("open", harness_.options().document_bytes_max + 1);
+  EXPECT_EQ(too_long.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Message(too_long), HasSubstr(absl::StrCat(harness_.options().document_bytes_max)));
+  // The end comes while a question waits.
+  std::atomic<bool> waiting{false};
+  std::thread question([&] {
+    EXPECT_EQ(ask("open", 6,
+                  [&] {
+                    waiting = true;
+                    return false;
+                  })
+                  .code(),
+              absl::StatusCode::kFailedPrecondition);
+  });
+  while (!waiting) std::this_thread::yield();
+  ASSERT_TRUE(writer->Seal().ok());
+  question.join();
+}
+
 TEST_F(RetrieveTest, QuestionsThatArriveTogetherShareOnePass) {
   constexpr int kQuestions = 16;
   harness_.CreateMemory("n");
