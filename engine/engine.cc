@@ -476,7 +476,7 @@ class EngineImpl : public Engine {
   absl::StatusOr<Admission::Ticket> EnterReader(const std::vector<std::string>& memories) {
     // A name that is none the question itself will find.
     absl::StatusOr<ResourceName> first = absl::NotFoundError("none");
-    if (!memories.empty()) first = ResourceName::ParseMemory(memories.front());
+    if (!memories.empty()) first = ResourceName::ParseSource(memories.front());
     return admission_.Enter(Quota::kReaders, first.ok() ? first->tenant : "");
   }
 
