@@ -485,16 +485,14 @@ class EngineImpl : public Engine {
   absl::StatusOr<Admission::Ticket> EnterReader(const std::vector<std::string>& memories) {
     // A name that is none the question itself will find.
     absl::StatusOr<ResourceName> first = absl::NotFoundError("none");
-    if (!memories.empty()) first = ResourceName::ParseMemory(memories.front());
+    if (!memories.empty()) first = ResourceName::ParseSource(memories.front());
     return admission_.Enter(Quota::kReaders, first.ok() ? first->tenant : "");
   }
 
   // Documents that can be read again, after damage, go on where they were.
   void DeriveWhatIsNotVisible() {
     for (const DocumentInfo& document : store_.AllDocuments()) {
-      if (document.damaged || document.visible_bytes >= document.durable_bytes) continue;
-      scheduler_.TextDurable(document.uid, document.durable_bytes, document.sealed);
-      scheduler_.Flush(document.uid, document.durable_bytes);
+      scheduler_.DeriveStored(document.uid);
     }
   }
 
@@ -527,23 +525,24 @@ class EngineImpl : public Engine {
           "here, it can be written anew"));
     }
     if (!absl::IsNotFound(info.status())) return info;
-    const auto create = [&]() -> absl::StatusOr<DocumentInfo> {
-      ASSIGN_OR_RETURN(const Admission::Ticket ticket,
-                       admission_.Enter(Quota::kDocuments, memory.tenant));
-      return creations_.Create<DocumentInfo>(
-          absl::StrCat("memory ", ResourceName{memory.tenant, memory.id, ""}.ToString()),
-          "documents", options_.documents_per_memory_max,
-          [&] {
-            const absl::StatusOr<MemoryStore::Totals> totals = store_.own_totals(memory.uid);
-            return totals.ok() ? totals->documents : 0;
-          },
-          [&] { return store_.CreateDocument(memory.uid, id, clock_.Now() + ttl); });
-    };
-    info = create();
+    if (const auto expired = store_.ExpiredDocument(memory.uid, id); expired.has_value()) {
+      RETURN_IF_ERROR(ForgetExpired(*expired));
+    }
+    ASSIGN_OR_RETURN(const Admission::Ticket ticket,
+                     admission_.Enter(Quota::kDocuments, memory.tenant));
+    info = creations_.Create<DocumentInfo>(
+        absl::StrCat("memory ", ResourceName{memory.tenant, memory.id, ""}.ToString()), "documents",
+        options_.documents_per_memory_max,
+        [&] {
+          const absl::StatusOr<MemoryStore::Totals> totals = store_.own_totals(memory.uid);
+          return totals.ok() ? totals->documents : 0;
+        },
+        [&] { return store_.CreateDocument(memory.uid, id, clock_.Now() + ttl); });
     if (!absl::IsAlreadyExists(info.status())) return info;
-    // Not found, and yet its name is taken: it has expired.
-    ForgetExpired();
-    return create();
+    // Of a document that is not found: it expires, as the clock goes, in this moment.
+    return absl::UnavailableError(
+        absl::StrCat("document ", ResourceName{memory.tenant, memory.id, id}.ToString(),
+                     " has expired and its name is not free yet; try again"));
   }
 
   // Deletes the document that a writer created and has no text of: what was refused leaves nothing
@@ -564,18 +563,22 @@ class EngineImpl : public Engine {
   void ForgetExpired() {
     if (store_.PendingDeletions().size() >= kPendingDeletionsMax) return;
     for (const DocumentInfo& info : store_.ExpiredDocuments(kExpiredAtOnce)) {
-      if (const auto deletion = store_.DeleteDocument(info.uid, /*everywhere=*/true);
-          !deletion.ok()) {
-        if (absl::IsNotFound(deletion.status())) continue;  // somebody was faster
+      if (const absl::Status status = ForgetExpired(info); !status.ok()) {
         LogWarning("engine", "an expired document could not be deleted; trying again",
-                   {{"status", deletion.status().ToString()}});
+                   {{"status", status.ToString()}});
         return;
       }
-      metrics_.expired_documents.Increment();
-      DocumentGone(info.uid,
-                   absl::NotFoundError(absl::StrCat("document ", info.id, " has expired")));
-      purger_.Notify();
     }
+  }
+  // OK when somebody was faster, too.
+  absl::Status ForgetExpired(const DocumentInfo& info) {
+    const auto deletion = store_.DeleteDocument(info.uid, /*everywhere=*/true);
+    if (absl::IsNotFound(deletion.status())) return absl::OkStatus();
+    RETURN_IF_ERROR(deletion.status());
+    metrics_.expired_documents.Increment();
+    DocumentGone(info.uid, absl::NotFoundError(absl::StrCat("document ", info.id, " has expired")));
+    purger_.Notify();
+    return absl::OkStatus();
   }
 
   // Runs `create` unless the tenant has as many memories as it may.
@@ -593,9 +596,7 @@ class EngineImpl : public Engine {
   void DocumentsDropped(const Deletion& deletion, const absl::Status& status) {
     for (const DocumentId document : deletion.dropped_documents) {
       DocumentGone(document, status);
-      const absl::StatusOr<DocumentInfo> info = store_.GetDocument(document);
-      if (!info.ok() || info->damaged || info->visible_bytes >= info->durable_bytes) continue;
-      scheduler_.TextDurable(document, info->durable_bytes, /*sealed=*/true);
+      scheduler_.DeriveStored(document);
     }
   }
 

@@ -325,6 +325,7 @@ class Engine {
   // again changes nothing.
   // FAILED_PRECONDITION: a fork shares it with the memory that it was made of.
   // RESOURCE_EXHAUSTED with a QuotaFact: a quota of streams or documents, or a watermark.
+  // UNAVAILABLE: a document of this name has just expired, and is not forgotten yet.
   // A document that it creates expires after `ttl`, if that is finite, whatever its memory says. It
   // is taken back when the writer is dropped with an error and none of its text is durable: what
   // was refused leaves no document.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/log.h"
@@ -14,6 +15,8 @@ namespace {
 
 // Views asked for until one is whole, at most: documents may change while their tails are derived.
 constexpr int kRoundsMax = 100;
+// How often a wait looks whether its caller has gone.
+constexpr absl::Duration kCancelTick = absl::Milliseconds(10);
 
 // Deleted or damaged meanwhile: the view is asked for again, and goes on without the document.
 bool IsOfDocument(const absl::Status& status) {
@@ -31,7 +34,8 @@ absl::StatusOr<LandmarkView> PastReader::View(absl::Span<const ReadSource> sourc
     if (past.view.has_value()) return *std::move(past.view);
     RETURN_IF_ERROR(AwaitVisible(past.lagging, context));
     if (past.wanting.empty()) continue;
-    absl::MutexLock lock(&derive_mutex_);
+    RETURN_IF_ERROR(TakeTurn(context));
+    const absl::Cleanup end_turn = [this] { EndTurn(); };
     // Another question may have derived them while this one waited.
     ASSIGN_OR_RETURN(past, store_.ViewPast(sources));
     held.insert(held.end(), past.tails.begin(), past.tails.end());
@@ -49,6 +53,22 @@ absl::Status PastReader::AwaitVisible(absl::Span<const DocumentCut> lagging,
     if (!status.ok() && !IsOfDocument(status)) return status;
   }
   return absl::OkStatus();
+}
+
+absl::Status PastReader::TakeTurn(const CallContext& context) {
+  absl::MutexLock lock(&mutex_);
+  while (deriving_) {
+    RETURN_IF_ERROR(context.Check());
+    turn_ended_.WaitWithTimeout(&mutex_, kCancelTick);
+  }
+  deriving_ = true;
+  return absl::OkStatus();
+}
+
+void PastReader::EndTurn() {
+  absl::MutexLock lock(&mutex_);
+  deriving_ = false;
+  turn_ended_.Signal();
 }
 
 absl::StatusOr<PastReader::TailText> PastReader::ReadTail(const DocumentCut& cut) const {
@@ -101,7 +121,7 @@ absl::Status PastReader::Derive(absl::Span<const DocumentCut> wanting, const Cal
                                 std::vector<TailHandle>* tails) {
   std::vector<TailText> batch;
   size_t segments = 0;
-  const auto flush = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  const auto flush = [&] {
     const absl::Status status = DeriveBatch(batch, tails);
     batch.clear();
     segments = 0;

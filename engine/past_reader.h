@@ -56,11 +56,13 @@ class PastReader {
   absl::Status AwaitVisible(absl::Span<const DocumentCut> lagging, const CallContext& context);
   // Cuts the text before `cut` into segments, from where it can differ from the document's own.
   absl::StatusOr<TailText> ReadTail(const DocumentCut& cut) const;
+  // Only between these two tails are derived. Errors of `context`.
+  absl::Status TakeTurn(const CallContext& context);
+  void EndTurn();
   // Derives tails of documents that are still there and whole; their handles.
   absl::Status Derive(absl::Span<const DocumentCut> wanting, const CallContext& context,
-                      std::vector<TailHandle>* tails) ABSL_EXCLUSIVE_LOCKS_REQUIRED(derive_mutex_);
-  absl::Status DeriveBatch(absl::Span<const TailText> batch, std::vector<TailHandle>* tails)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(derive_mutex_);
+                      std::vector<TailHandle>* tails);
+  absl::Status DeriveBatch(absl::Span<const TailText> batch, std::vector<TailHandle>* tails);
 
   const Options options_;
   const Model& model_;
@@ -68,7 +70,10 @@ class PastReader {
   MemoryStore& store_;
   Scheduler& scheduler_;
   VisibilityBoard& visibility_;
-  absl::Mutex derive_mutex_;  // one derives at a time: who waits finds what it made
+  absl::Mutex mutex_;
+  absl::CondVar turn_ended_;
+  // One derives at a time: who waits finds what it made.
+  bool deriving_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace mneme

@@ -421,8 +421,9 @@ void ReadBatcher::Scan(const LandmarkView& view,
     ReadStep& step = *batched->step;
     batched->status = status;
     if (!status.ok()) continue;
-    const auto hits = static_cast<size_t>(std::min<int64_t>(k, std::max(step.k, chunks_per_read)));
     for (std::vector<ChunkHit>& row : step.rows) {
+      const int wanted = std::max(&row == &step.rows.back() ? step.k : 0, chunks_per_read);
+      const auto hits = static_cast<size_t>(std::min<int64_t>(k, wanted));
       ChooseChunks(view, absl::MakeConstSpan(indices_).subspan(at, hits),
                    absl::MakeConstSpan(scores_).subspan(at, hits), &row);
       at += static_cast<size_t>(k);

@@ -103,6 +103,13 @@ absl::Status WaitForBarriers(const ReadEnvironment& environment,
           "barrier of ", barrier.visible_bytes, " bytes on ", barrier.document,
           ", which is shared with another memory and ends at ", document.durable_bytes, " here"));
     }
+    const int64_t bytes_max =
+        std::max(environment.options.document_bytes_max, document.durable_bytes);
+    if (barrier.visible_bytes > bytes_max) {
+      return absl::InvalidArgumentError(absl::StrCat("barrier of ", barrier.visible_bytes,
+                                                     " bytes on ", barrier.document, "; limit ",
+                                                     bytes_max));
+    }
     RETURN_IF_ERROR(environment.visibility.Wait(
         document.uid, barrier.document, barrier.visible_bytes, environment.scheduler, context));
   }

@@ -49,14 +49,14 @@ struct ReadStep {
   absl::Span<const TokenId> ids;
   ReadScope* scope = nullptr;
   Rows select = Rows::kLast;  // rows whose chunks are chosen; kAll when `upper`
-  int k = 0;                  // chunks per row wanted; at least chunks_per_read are looked at
+  int k = 0;                  // chunks wanted of the last row; of each at least chunks_per_read
   bool upper = false;         // also run the upper half
   // Also look a second time at all chunks of the last row, without the upper half. Not with
   // `upper`; the network must have look_heads.
   bool rerank = false;
   LogitRows logit_rows = LogitRows::kLastOfStep;
 
-  // Out. Of each selected row: chunks, best score first.
+  // Out. Of each selected row: chunks, best score first; of all but the last row chunks_per_read.
   std::vector<std::vector<ChunkHit>> rows;
   std::vector<float> logits;  // [rows or 1, vocab_size], with `upper`; none with kBestOfStep
   TokenId best = 0;           // with kBestOfStep

@@ -14,11 +14,12 @@ namespace {
 // Documents handed to the scheduler at one time.
 constexpr size_t kInFlightMax = 64;
 
-std::vector<DocumentInfo> DocumentsToDerive(const MemoryStore& store, EngineMetrics& metrics) {
-  std::vector<DocumentInfo> documents = store.AllDocuments();
-  std::erase_if(documents, [](const DocumentInfo& document) {
-    return document.damaged || document.visible_bytes >= document.durable_bytes;
-  });
+std::vector<DocumentId> DocumentsToDerive(const MemoryStore& store, EngineMetrics& metrics) {
+  std::vector<DocumentId> documents;
+  for (const DocumentInfo& document : store.AllDocuments()) {
+    if (document.damaged || document.visible_bytes >= document.durable_bytes) continue;
+    documents.push_back(document.uid);
+  }
   metrics.recovery_documents.Set(static_cast<double>(documents.size()));
   metrics.recovery_documents_left.Set(static_cast<double>(documents.size()));
   return documents;
@@ -49,10 +50,8 @@ absl::Status Recovery::Loop(BackgroundThread& thread) {
   for (;;) {
     std::erase_if(in_flight, [&](DocumentId document) { return scheduler_.Done(document); });
     while (in_flight.size() < kInFlightMax && !waiting_.empty()) {
-      const DocumentInfo& document = waiting_.back();
-      scheduler_.TextDurable(document.uid, document.durable_bytes, document.sealed);
-      scheduler_.Flush(document.uid, document.durable_bytes);
-      in_flight.push_back(document.uid);
+      scheduler_.DeriveStored(waiting_.back());
+      in_flight.push_back(waiting_.back());
       waiting_.pop_back();
     }
     const size_t left = waiting_.size() + in_flight.size();

@@ -36,8 +36,8 @@ class Recovery {
   mutable absl::Mutex mutex_;
   absl::CondVar changed_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::vector<DocumentInfo> waiting_;  // newest last; the thread's, once it runs
-  BackgroundThread thread_;            // last: it uses all of the above
+  std::vector<DocumentId> waiting_;  // newest last; the thread's, once it runs
+  BackgroundThread thread_;          // last: it uses all of the above
 };
 
 }  // namespace mneme

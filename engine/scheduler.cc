@@ -141,6 +141,13 @@ void Scheduler::Flush(DocumentId id, int64_t byte_end) {
   changed_.SignalAll();
 }
 
+void Scheduler::DeriveStored(DocumentId id) {
+  const absl::StatusOr<DocumentInfo> info = store_.GetDocument(id);
+  if (!info.ok() || info->damaged || info->visible_bytes >= info->durable_bytes) return;
+  TextDurable(id, info->durable_bytes, info->sealed);
+  Flush(id, info->durable_bytes);
+}
+
 void Scheduler::Hold(DocumentId id) {
   absl::MutexLock lock(&mutex_);
   ++At(id).holds;
@@ -240,7 +247,9 @@ absl::Status Scheduler::EncodeLoop(BackgroundThread& thread) {
         if (opened.ok()) {
           absl::MutexLock lock(&mutex_);
           source = *std::move(opened);
-          step->document->read_bytes = step->durable_bytes;
+          // Nothing is counted as unread before FinishStep, neither is text that came since the
+          // step was taken.
+          step->document->read_bytes = step->document->durable_bytes;
           step->document->taken_bytes = source->taken_bytes();
         } else {
           group = opened.status();
@@ -282,10 +291,17 @@ std::optional<Scheduler::Step> Scheduler::NextStep(absl::Time now, absl::Time* d
   return std::nullopt;
 }
 
+std::optional<int64_t> Scheduler::EndLeft(DocumentId id, const absl::Status& status) const {
+  if (!absl::IsOutOfRange(status)) return std::nullopt;
+  const absl::StatusOr<DocumentInfo> info = store_.GetDocument(id);
+  return info.ok() ? std::optional<int64_t>(info->durable_bytes) : std::nullopt;
+}
+
 void Scheduler::FinishStep(DocumentId id, const Step& step,
                            absl::StatusOr<std::optional<SegmentGroup>> group) {
   const absl::Status status = group.status();
   const bool lost = absl::IsDataLoss(status) || absl::IsNotFound(status);
+  const std::optional<int64_t> end_left = EndLeft(id, status);
   bool room = false;
   {
     absl::MutexLock lock(&mutex_);
@@ -296,6 +312,14 @@ void Scheduler::FinishStep(DocumentId id, const Step& step,
     if (it == documents_.end() || it->second != step.document) return;  // forgotten meanwhile
     if (lost) {
       Erase(id);
+    } else if (end_left.has_value() && *end_left < step.durable_bytes) {
+      // Cut at its end after what is to be derived was told.
+      unread_bytes_ -= document.unread_bytes();
+      document.durable_bytes = *end_left;
+      document.read_bytes = document.source->read_bytes();
+      unread_bytes_ += document.unread_bytes();
+      document.more_whole = true;
+      DropIfDone(id);
     } else if (!status.ok()) {
       document.retry_at = clock_.Now() + RetryWait(++document.failures);
       document.more_whole = true;  // whatever was read, there is something to ask for

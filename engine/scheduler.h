@@ -80,6 +80,9 @@ class Scheduler {
   // Derives the text up to byte_end, once durable, without waiting for the document to be idle.
   // Nothing for a document without text to derive.
   void Flush(DocumentId document, int64_t byte_end);
+  // Derives what is stored of a document now and not visible, without waiting; nothing for one that
+  // is damaged or gone.
+  void DeriveStored(DocumentId document);
   // Between Hold and Release the place in the text is kept in memory even when all is visible.
   void Hold(DocumentId document);
   void Release(DocumentId document);
@@ -122,6 +125,8 @@ class Scheduler {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FinishStep(DocumentId id, const Step& step,
                   absl::StatusOr<std::optional<SegmentGroup>> group);
+  // Where the document ends now, if a step failed because it has lost its end.
+  std::optional<int64_t> EndLeft(DocumentId id, const absl::Status& status) const;
   std::vector<SegmentGroup> TakeBatch(absl::Time now, absl::Time* due)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // What could be derived of a batch; the rest waits to be tried again.
@@ -159,7 +164,8 @@ class Scheduler {
   // Shared with the step that the encode thread runs outside the lock.
   std::map<DocumentId, std::shared_ptr<Document>> documents_ ABSL_GUARDED_BY(mutex_);
   int64_t queued_segments_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t unread_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // durable, not yet encoded, of all documents
+  // Sum of unread_bytes() of all documents: durable, not yet encoded.
+  int64_t unread_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   DocumentId last_encoded_ ABSL_GUARDED_BY(mutex_){};
   DocumentId last_derived_ ABSL_GUARDED_BY(mutex_){};
   std::deque<DerivedBatch> derived_ ABSL_GUARDED_BY(mutex_);  // to be stored, in this order

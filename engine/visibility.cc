@@ -36,6 +36,11 @@ absl::Status VisibilityBoard::Wait(DocumentId document, absl::string_view name,
                                               info->visible_bytes, " bytes are visible, ",
                                               visible_bytes, " were asked for"));
     }
+    if (info->sealed && visible_bytes > info->durable_bytes) {
+      return absl::FailedPreconditionError(absl::StrCat(name, " is sealed and ends at byte ",
+                                                        info->durable_bytes, "; ", visible_bytes,
+                                                        " were asked for"));
+    }
     RETURN_IF_ERROR(context.Check());
     if (scheduler.stopping()) {
       return absl::UnavailableError(absl::StrCat("the engine is draining; ", name,

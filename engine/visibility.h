@@ -24,8 +24,8 @@ class VisibilityBoard {
   void Notify();
   // Waits until `visible_bytes` of the document are visible, hastening what is durable. Text that
   // has not come yet is waited for too. NOT_FOUND when the document (named `name` in messages) is
-  // gone; DATA_LOSS when it is damaged; UNAVAILABLE when the scheduler stops; CANCELLED,
-  // DEADLINE_EXCEEDED.
+  // gone; DATA_LOSS when it is damaged; FAILED_PRECONDITION when it is sealed and ends before;
+  // UNAVAILABLE when the scheduler stops; CANCELLED, DEADLINE_EXCEEDED.
   absl::Status Wait(DocumentId document, absl::string_view name, int64_t visible_bytes,
                     Scheduler& scheduler, const CallContext& context);
 

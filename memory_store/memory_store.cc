@@ -412,6 +412,17 @@ std::vector<DocumentInfo> MemoryStore::ExpiredDocuments(int limit) const {
   return list;
 }
 
+std::optional<DocumentInfo> MemoryStore::ExpiredDocument(MemoryId memory,
+                                                         const std::string& id) const {
+  const absl::Time now = impl_->clock.Now();
+  absl::ReaderMutexLock lock(&impl_->mutex_);
+  const MemoryEntry* entry = impl_->catalog.FindLiveMemory(memory);
+  if (entry == nullptr) return std::nullopt;
+  const DocumentEntry* document = impl_->catalog.FindDocument(*entry, id);
+  if (document == nullptr || document->expire_time > now) return std::nullopt;
+  return document->Info();
+}
+
 std::vector<DocumentInfo> MemoryStore::AllDocuments() const {
   std::vector<DocumentInfo> list;
   {

@@ -341,6 +341,8 @@ class MemoryStore {
   std::vector<DocumentInfo> AllDocuments() const;
   // Documents that have expired and are to be deleted, at most `limit`.
   std::vector<DocumentInfo> ExpiredDocuments(int limit) const;
+  // The one whose name is taken in a memory although it has expired.
+  std::optional<DocumentInfo> ExpiredDocument(MemoryId memory, const std::string& id) const;
   // A memory drops a document. What nobody holds any more of it is deleted: the whole of it, or
   // what came after the moments of the forks that do. `everywhere`: as DeleteMemory.
   absl::StatusOr<Deletion> DeleteDocument(MemoryId memory, DocumentId document,

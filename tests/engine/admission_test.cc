@@ -344,25 +344,26 @@ TEST(AdmissionTest, QuestionsAtOneTimeHaveALimit) {
     gate.Pass();
     return absl::OkStatus();
   });
-  const auto ask = [&] {
-    return harness.engine()
-        .Retrieve({.memories = {harness.Memory("m")}, .question = "text"}, {})
-        .status();
+  // A question about a snapshot is one like any other.
+  const std::string snapshot = harness.Memory("m") + "/snapshots/s";
+  ASSERT_TRUE(harness.engine().CreateSnapshot(snapshot).ok());
+  const auto ask = [&](const std::string& memory) {
+    return harness.engine().Retrieve({.memories = {memory}, .question = "text"}, {}).status();
   };
   std::vector<std::thread> readers;
   std::atomic<int> failed{0};
-  for (int i = 0; i < 2; ++i) {
-    readers.emplace_back([&] { failed += ask().ok() ? 0 : 1; });
+  for (const std::string& memory : {harness.Memory("m"), snapshot}) {
+    readers.emplace_back([&, memory] { failed += ask(memory).ok() ? 0 : 1; });
   }
   EXPECT_TRUE(harness.WaitMetric("mneme_quota_used{quota=\"readers\",tenant=\"default\"}", 2));
-  const QuotaFact fact = FactOf(ask());
+  const QuotaFact fact = FactOf(ask(snapshot));
   EXPECT_EQ(fact.quota, "readers");
   EXPECT_EQ(fact.used, 2);
   EXPECT_TRUE(fact.retry_after.has_value());
   gate.Open();
   for (std::thread& reader : readers) reader.join();
   EXPECT_EQ(failed, 0);
-  EXPECT_TRUE(ask().ok());
+  EXPECT_TRUE(ask(snapshot).ok());
 }
 
 TEST(AdmissionTest, IngestStreamsAtOneTimeHaveALimit) {

@@ -4,10 +4,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <optional>
 #include <random>
 #include <set>
 #include <string>
+#include <thread>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -313,6 +315,30 @@ TEST_F(ForkTest, APassageIsNamedByAMemoryThatHasItsText) {
   EXPECT_THAT(names,
               ElementsAre(EngineHarness::Document("f", "a"), EngineHarness::Document("f", "b"),
                           EngineHarness::Document("m", "a")));
+}
+
+TEST_F(ForkTest, WhoWaitsForTailsThatAnotherQuestionDerivesMayLeave) {
+  Append("m", "a", "the zebra quietly", false);
+  Fork("m", "f");
+  Append("m", "a", " crossed", false);
+  Gate& gate = harness_.NewGate();
+  std::atomic<bool> passed{false};
+  harness_.model().OnForward([&](FakeModel::Segments) {
+    gate.Pass();
+    passed = true;
+    return absl::OkStatus();
+  });
+  const RetrieveOptions options{.memories = {EngineHarness::Memory("f")}, .question = "zebra"};
+  std::thread first([&] { EXPECT_TRUE(harness_.engine().Retrieve(options, {}).ok()); });
+  ASSERT_TRUE(gate.WaitArrived(1));
+  std::atomic<int> asked{0};
+  const auto second =
+      harness_.engine().Retrieve(options, {.cancelled = [&] { return asked.fetch_add(1) > 20; }});
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kCancelled);
+  EXPECT_FALSE(passed);
+  gate.Open();
+  first.join();
+  EXPECT_TRUE(harness_.engine().Retrieve(options, {}).ok());
 }
 
 TEST_F(ForkTest, WrongMomentsAndNamesAreNamed) {

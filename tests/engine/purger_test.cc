@@ -185,6 +185,25 @@ TEST_F(ExpiryTest, ANameIsFreeAtTheVeryMomentOfExpiry) {
   EXPECT_TRUE(harness_.WaitMetric("mneme_expired_documents_total", 20));
 }
 
+TEST_F(ExpiryTest, WhoTakesTheNameOfAnExpiredDocumentForgetsThatOneAlone) {
+  harness_.options().documents_per_memory_max = 4;
+  harness_.Restart();
+  // Nobody sweeps meanwhile.
+  Gate& gate = harness_.NewGate();
+  harness_.CreateMemory("n");
+  harness_.faults().FailPurges(absl::UnavailableError("not now"));
+  const auto deletion = harness_.engine().DeleteMemory(harness_.Memory("n"));
+  ASSERT_TRUE(deletion.ok()) << deletion.status();
+  harness_.engine().WhenPurged(deletion->id, [&](const DeletionReceipt&) { gate.Pass(); });
+  harness_.faults().FailPurges(absl::OkStatus());
+  ASSERT_TRUE(gate.WaitArrived(1));
+  for (const char* id : {"a", "b", "c", "last"}) harness_.Ingest("m", id, "some words");
+  harness_.clock().Advance(absl::Hours(2));
+  harness_.Ingest("m", "last", "others");
+  EXPECT_EQ(*harness_.engine().ReadText(Name("last"), 0, 6), "others");
+  EXPECT_EQ(harness_.Metric("mneme_expired_documents_total"), 1);
+}
+
 TEST_F(ExpiryTest, AShorterTimeToLiveEndsDocumentsAtOnceAndTheirOwnGoesBefore) {
   harness_.Ingest("m", "usual", "some words");
   auto own = harness_.engine().OpenWriter(

@@ -134,6 +134,25 @@ TEST_F(RecoveryTest, DocumentDeletedWhileItRecoversDoesNotHoldUpTheRest) {
   EXPECT_FALSE(harness_.engine().GetDocument(Name("d2")).ok());
 }
 
+TEST_F(RecoveryTest, DocumentThatLosesItsEndWhileItWaitsDoesNotHoldUpTheRest) {
+  const std::string text = RandomText(1, 30);
+  harness_.Ingest("m", "first", text);
+  ASSERT_TRUE(harness_.engine().ForkMemory(harness_.Memory("fork"), harness_.Memory("m"), "").ok());
+  harness_.Append("m", "first", RandomText(2, 300));
+  IngestMany(64);  // as many as are derived at one time; the oldest comes last
+  harness_.Stop();
+  harness_.LoseTable(Table::kSegments);
+  Gate& gate = HoldDerivation();
+  harness_.Start();
+  ASSERT_TRUE(gate.WaitArrived(1));
+  ASSERT_TRUE(harness_.engine().DeleteMemory(harness_.Memory("m")).ok());
+  gate.Open();
+  ASSERT_TRUE(harness_.WaitReady());
+  const auto left = harness_.engine().GetDocument(harness_.Document("fork", "first"));
+  ASSERT_TRUE(left.ok()) << left.status();
+  EXPECT_EQ(left->visible_bytes, static_cast<int64_t>(text.size()));
+}
+
 TEST_F(RecoveryTest, DamagedTextDoesNotKeepTheEngineFromBeingReady) {
   texts_ = {"first text of all", "quicksilver in the text", "third text"};
   for (size_t i = 0; i < texts_.size(); ++i) {

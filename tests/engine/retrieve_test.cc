@@ -3,18 +3,25 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <functional>
 #include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/supervisor.h"
 #include "common/utf8.h"
+#include "engine/engine_metrics.h"
+#include "engine/page_source.h"
+#include "engine/read_batcher.h"
 #include "tests/engine/engine_harness.h"
 #include "tests/reference/chunk_weights_reference.h"
 
 namespace mneme {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
@@ -314,6 +321,63 @@ TEST_F(RetrieveTest, BarrierEndsWithTheDeadlineTheCallerOrTheDocument) {
   options.barriers[0].visible_bytes = -1;
   EXPECT_EQ(harness_.engine().Retrieve(options, {}).status().code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(RetrieveTest, BarrierThatCannotComeTrueIsRefused) {
+  harness_.Ingest("m", "sealed", "short", /*seal=*/true);
+  TestWriter writer(harness_.engine(), harness_.Document("m", "open"));
+  writer.Send("short");
+  const auto ask = [&](const std::string& document, int64_t visible_bytes,
+                       std::function<bool()> cancelled = nullptr) {
+    return harness_.engine()
+        .Retrieve({.memories = {harness_.Memory("m")},
+                   .question = "x",
+                   .barriers = {{harness_.Document("m", document), visible_bytes}}},
+                  {.deadline = absl::Now() + kPatience, .cancelled = std::move(cancelled)})
+        .status();
+  };
+  EXPECT_TRUE(ask("sealed", 5).ok());
+  const absl::Status beyond = ask("sealed", 6);
+  EXPECT_EQ(beyond.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Message(beyond), HasSubstr("ends at byte 5; 6 were asked for"));
+  const absl::Status too_long = ask("open", harness_.options().document_bytes_max + 1);
+  EXPECT_EQ(too_long.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Message(too_long), HasSubstr(absl::StrCat(harness_.options().document_bytes_max)));
+  // The end comes while a question waits.
+  std::atomic<bool> waiting{false};
+  std::thread question([&] {
+    EXPECT_EQ(ask("open", 6,
+                  [&] {
+                    waiting = true;
+                    return false;
+                  })
+                  .code(),
+              absl::StatusCode::kFailedPrecondition);
+  });
+  while (!waiting) std::this_thread::yield();
+  ASSERT_TRUE(writer->Seal().ok());
+  question.join();
+}
+
+// A question of 4096 tokens with `explain` holds the chunks of every row until it is answered.
+TEST_F(RetrieveTest, OnlyTheLastRowOfAStepHasMoreChunksThanTheNetworkReads) {
+  harness_.Ingest("m", "d", RandomText(31, 300));
+  const FakeModel model;
+  const auto backend = CreateCpuBackend({.threads = 1});
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  const SegmentShape shape = SegmentShape::Of(model);
+  Metrics registry;
+  EngineMetrics metrics(registry, harness_.options());
+  Supervisor supervisor(registry, RealClock());
+  PageSource pages(model, shape, harness_.store(), metrics, /*threads=*/1);
+  ReadBatcher batcher(model, **backend, harness_.store(), pages, metrics, supervisor);
+  const auto state = model.NewReaderState();
+  ReadScope scope{.memories = {harness_.store().GetMemory("default", "m")->uid}};
+  const std::vector<TokenId> ids = {300, 301, 302};
+  ReadStep step{
+      .state = state.get(), .ids = ids, .scope = &scope, .select = ReadStep::Rows::kAll, .k = 20};
+  ASSERT_TRUE(batcher.Run(step).ok());
+  EXPECT_THAT(step.rows, ElementsAre(SizeIs(4), SizeIs(4), SizeIs(20)));
 }
 
 TEST_F(RetrieveTest, QuestionsThatArriveTogetherShareOnePass) {

@@ -6,9 +6,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <memory>
 #include <random>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/supervisor.h"
+#include "engine/engine_metrics.h"
 #include "tests/engine/engine_harness.h"
 
 namespace mneme {
@@ -370,6 +375,108 @@ TEST_F(SchedulerTest, WorkPerTokenDoesNotGrowWithTheDocument) {
   // Beside the tokens of the part itself, at most a few open segments are derived again.
   const double tokens = harness_.Metric("mneme_ingest_tokens_total") / 8;
   for (double derived : tokens_derived) EXPECT_LT(derived, tokens * 1.3 + 10 * 64);
+}
+
+// A scheduler by itself, over a store whose engine has not been told of the documents.
+class LoneSchedulerTest : public ::testing::Test {
+ protected:
+  // The network, whose first user after Hold waits at the gate until it is opened.
+  class HeldModel : public FakeModel {
+   public:
+    void Hold(Gate* gate) { gate_ = gate; }
+    const Bundle& bundle() const override {
+      if (Gate* const gate = gate_.exchange(nullptr); gate != nullptr) gate->Pass();
+      return FakeModel::bundle();
+    }
+
+   private:
+    mutable std::atomic<Gate*> gate_ = nullptr;
+  };
+
+  LoneSchedulerTest() {
+    harness_.CreateMemory("m");
+    memory_ = harness_.store().GetMemory("default", "m")->uid;
+    hooks_.visible = [this](const DocumentInfo& info) {
+      absl::MutexLock lock(&mutex_);
+      visible_bytes_ = info.visible_bytes;
+    };
+    hooks_.failed = [](DocumentId, const absl::Status&) {};
+    hooks_.room = [] {};
+    scheduler_ = std::make_unique<Scheduler>(SchedulerOptions{.batch_segments_max = 8,
+                                                              .batch_tokens_max = 1 << 10,
+                                                              .queue_segments_max = 64,
+                                                              .idle_flush = absl::Hours(1)},
+                                             model_, shape_, harness_.store(), metrics_,
+                                             supervisor_, hooks_);
+  }
+
+  DocumentId NewDocument(const std::string& text) {
+    const DocumentId document = harness_.store().CreateDocument(memory_, "d")->uid;
+    Append(document, 0, text);
+    return document;
+  }
+  void Append(DocumentId document, int64_t at, const std::string& text) {
+    const TextAppend append{.document = document, .byte_offset = at, .text = text};
+    ASSERT_TRUE(harness_.store().AppendText({&append, 1}).ok());
+  }
+  bool WaitVisible(int64_t bytes) {
+    absl::MutexLock lock(&mutex_);
+    const auto reached = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return visible_bytes_ == bytes; };
+    return mutex_.AwaitWithTimeout(absl::Condition(&reached), kPatience);
+  }
+
+  bool WaitDone(DocumentId document) {
+    const absl::Time until = absl::Now() + kPatience;
+    while (!scheduler_->Done(document)) {
+      if (absl::Now() > until) return false;
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    return true;
+  }
+
+  EngineHarness harness_;
+  MemoryId memory_{};
+  HeldModel model_;
+  const SegmentShape shape_ = SegmentShape::Of(model_);
+  Metrics registry_;
+  const EngineOptions engine_options_ = EngineHarness::TestOptions();
+  EngineMetrics metrics_{registry_, engine_options_};
+  Supervisor supervisor_{registry_, RealClock(), engine_options_.thread_stall_max};
+  absl::Mutex mutex_;
+  int64_t visible_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  SchedulerHooks hooks_;
+  std::unique_ptr<Scheduler> scheduler_;
+};
+
+TEST_F(LoneSchedulerTest, TextThatComesWhileItsDocumentIsOpenedIsNotTakenOffTheBacklog) {
+  Gate& gate = harness_.NewGate();
+  model_.Hold(&gate);
+  const DocumentId document = NewDocument("a few words");
+  scheduler_->TextDurable(document, 11, /*sealed=*/false);
+  ASSERT_TRUE(gate.WaitArrived(1));
+  Append(document, 11, " and some more");
+  scheduler_->TextDurable(document, 25, /*sealed=*/true);
+  gate.Open();
+  ASSERT_TRUE(WaitVisible(25));
+  EXPECT_TRUE(scheduler_->Done(document));
+  EXPECT_TRUE(absl::StrContains(registry_.Expose(), "\nmneme_ingest_backlog_bytes 0\n"));
+}
+
+TEST_F(LoneSchedulerTest, DocumentThatHasLostItsEndIsDoneWhereItEndsNow) {
+  MemoryStore& store = harness_.store();
+  const DocumentId document = NewDocument("a few words");
+  ASSERT_TRUE(store.ForkMemory({.memory = memory_}, "fork", "").ok());
+  Append(document, 11, " and some more");
+  ASSERT_TRUE(store.DeleteDocument(memory_, document).ok());
+  ASSERT_EQ(store.GetDocument(document)->durable_bytes, 11);
+  // Told by somebody who had looked at it before; the second time all of it is visible.
+  for (int time = 0; time < 2; ++time) {
+    scheduler_->TextDurable(document, 25, /*sealed=*/false);
+    scheduler_->Flush(document, 25);
+    EXPECT_TRUE(WaitDone(document));
+    EXPECT_EQ(store.GetDocument(document)->visible_bytes, 11);
+    EXPECT_TRUE(absl::StrContains(registry_.Expose(), "\nmneme_ingest_backlog_bytes 0\n"));
+  }
 }
 
 }  // namespace

@@ -147,10 +147,14 @@ TEST_F(PolicyTest, AnExpiredDocumentIsNotFoundByAnyMethod) {
     ASSERT_EQ(store().ExpiredDocuments(10).size(), 1u);
     EXPECT_EQ(store().ExpiredDocuments(10)[0].uid, old);
     EXPECT_THAT(store().ExpiredDocuments(0), IsEmpty());
+    ASSERT_TRUE(store().ExpiredDocument(memory, "old").has_value());
+    EXPECT_EQ(store().ExpiredDocument(memory, "old")->uid, old);
+    EXPECT_FALSE(store().ExpiredDocument(memory, "young").has_value());
     Reopen();
   }
   ASSERT_TRUE(store().DeleteDocument(old).ok());
   EXPECT_THAT(store().ExpiredDocuments(10), IsEmpty());
+  EXPECT_FALSE(store().ExpiredDocument(memory, "old").has_value());
   EXPECT_EQ(View(memory).chunk_count(), 2);
 }
 
