@@ -523,12 +523,19 @@ void ReadBatcher::RunUpper(const Pass& pass) {
     if (batched->status.ok()) steps.push_back(batched);
   }
   if (steps.empty()) return;
-  const absl::Status status = Upper(pass, steps);
-  for (BatchedStep* batched : steps) {
-    // Pages of all steps may be more than fit at one time where those of one do.
-    const bool alone = absl::IsResourceExhausted(status) && steps.size() > 1;
-    batched->status = alone ? Upper(pass, absl::MakeConstSpan(&batched, 1)) : status;
+  const absl::Status found = FindReadsOf(steps);
+  // Pages of all steps may be more than fit at one time where those of one do.
+  if (absl::IsResourceExhausted(found) && steps.size() > 1) {
+    for (BatchedStep* batched : steps) {
+      const absl::Span<BatchedStep* const> alone = absl::MakeConstSpan(&batched, 1);
+      batched->status = FindReadsOf(alone);
+      if (batched->status.ok()) batched->status = Upper(pass, alone);
+    }
+    return;
   }
+  // A step of which the upper half may have run is not run again: its reader has moved on.
+  const absl::Status status = found.ok() ? Upper(pass, steps) : found;
+  for (BatchedStep* batched : steps) batched->status = status;
 }
 
 absl::StatusOr<const float*> ReadBatcher::Gather(absl::Span<const RowRange> ranges, int64_t width,
@@ -609,12 +616,15 @@ void ReadBatcher::KeepLookedWeights() {
   }
 }
 
-absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<BatchedStep* const> steps) {
+absl::Status ReadBatcher::FindReadsOf(absl::Span<BatchedStep* const> steps) {
   ClearReads();
   for (const BatchedStep* batched : steps) {
     for (std::vector<ChunkHit>& row : batched->step->rows) AddRead(absl::MakeSpan(row));
   }
-  RETURN_IF_ERROR(FindReads());
+  return FindReads();
+}
+
+absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<BatchedStep* const> steps) {
   StageTimer timer(metrics_.read_upper_seconds);
   const bool all = steps.size() == pass.steps.size();
   const int64_t width = model_.config().d_model;

@@ -130,7 +130,9 @@ class ReadBatcher {
   absl::Status FindReads();
   // The weights that a network's second look gave what selections_ name.
   void KeepLookedWeights();
-  // Upper half of some of a pass's steps.
+  // All rows of these steps: what they read, and its pages.
+  absl::Status FindReadsOf(absl::Span<BatchedStep* const> steps);
+  // Upper half of some of a pass's steps, for which FindReadsOf was called last.
   absl::Status Upper(const Pass& pass, absl::Span<BatchedStep* const> steps);
 
   const Model& model_;

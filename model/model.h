@@ -148,7 +148,8 @@ class Model {
   virtual absl::Status ReadLower(absl::Span<const ReaderStep> steps, LowerRows* out) const = 0;
 
   // Advances each reader's upper half over the rows that ReadLower returned for the same steps;
-  // selections[r] belongs to row r (empty: the row reads no memory).
+  // selections[r] belongs to row r (empty: the row reads no memory). After an error it is not known
+  // how far each state has come.
   virtual absl::Status ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
                                  absl::Span<const RowSelection> selections, LogitRows which,
                                  UpperRows* out) const = 0;

@@ -81,6 +81,11 @@ void FakeModel::OnRead(std::function<absl::Status()> hook) {
   on_read_ = std::move(hook);
 }
 
+void FakeModel::OnUpper(std::function<absl::Status()> hook) {
+  absl::MutexLock lock(&mutex_);
+  on_upper_ = std::move(hook);
+}
+
 absl::Status FakeModel::ForwardLower(Segments segments, absl::Span<const PageRange> pages,
                                      std::vector<SegmentChunks>* out) const {
   std::function<absl::Status(Segments)> hook;
@@ -165,9 +170,15 @@ absl::Status FakeModel::ReadLower(absl::Span<const ReaderStep> steps, LowerRows*
 absl::Status FakeModel::ReadUpper(absl::Span<const ReaderStep> steps, const LowerRows& lower,
                                   absl::Span<const RowSelection> selections, LogitRows which,
                                   UpperRows* out) const {
+  std::function<absl::Status()> hook;
   {
     absl::MutexLock lock(&mutex_);
     upper_batches_.push_back(steps.size());
+    hook = on_upper_;
+  }
+  if (hook) {
+    const absl::Status status = hook();
+    if (!status.ok()) return status;
   }
   out->weights.clear();
   if (const float newest = looked_weight_; newest > 0) {

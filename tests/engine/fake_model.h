@@ -53,6 +53,8 @@ class FakeModel : public Model {
   void OnForward(std::function<absl::Status(Segments)> hook);
   // The same for ReadLower.
   void OnRead(std::function<absl::Status()> hook);
+  // The same for ReadUpper.
+  void OnUpper(std::function<absl::Status()> hook);
   // Tokens behind a chunk that its page depends on.
   void set_encoder_halo(int tokens) { bundle_->config.encoder_halo = tokens; }
   // Of the weights of what is read; 0, as at first: stick-breaking.
@@ -83,6 +85,7 @@ class FakeModel : public Model {
   mutable absl::Mutex mutex_;
   std::function<absl::Status(Segments)> on_forward_ ABSL_GUARDED_BY(mutex_);
   std::function<absl::Status()> on_read_ ABSL_GUARDED_BY(mutex_);
+  std::function<absl::Status()> on_upper_ ABSL_GUARDED_BY(mutex_);
   mutable std::vector<size_t> forward_batches_ ABSL_GUARDED_BY(mutex_);
   mutable std::vector<size_t> read_batches_ ABSL_GUARDED_BY(mutex_);
   mutable std::vector<size_t> upper_batches_ ABSL_GUARDED_BY(mutex_);

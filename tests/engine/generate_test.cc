@@ -245,6 +245,38 @@ TEST_P(GenerateTogetherTest, ReadersDecodeTogetherAndAnswerAsAlone) {
   EXPECT_THAT(batches, Contains(kReaders));
 }
 
+TEST_F(GenerateTest, UpperHalfThatRanOutOfMemoryIsNotRunAgain) {
+  harness_.Ingest("m", "d", "again and again and again and again and again", true);
+  Gate& gate = harness_.NewGate();
+  harness_.model().OnRead([&] {
+    gate.Pass();
+    return absl::OkStatus();
+  });
+  std::vector<std::thread> threads;
+  threads.emplace_back([&] { EXPECT_TRUE(Ask("x", {.max_tokens = 1}).status.ok()); });
+  ASSERT_TRUE(gate.WaitArrived(1));
+  std::vector<Answer> answers(2);
+  for (Answer& answer : answers) {
+    threads.emplace_back([&] { answer = Ask("and", {.max_tokens = 1}); });
+  }
+  EXPECT_TRUE(harness_.WaitMetric("mneme_engine_queue_depth{queue=\"read_steps\"}", 2));
+  const size_t before = harness_.model().upper_batches().size();
+  // Of two readers together, when one has come further and the other has not.
+  harness_.model().OnUpper([&] {
+    return harness_.model().upper_batches().back() == 1
+               ? absl::OkStatus()
+               : absl::ResourceExhaustedError("no working space");
+  });
+  gate.Open();
+  for (std::thread& thread : threads) thread.join();
+  for (const Answer& answer : answers) {
+    EXPECT_EQ(answer.status.code(), absl::StatusCode::kResourceExhausted) << answer.status;
+  }
+  std::vector<size_t> batches = harness_.model().upper_batches();
+  batches.erase(batches.begin(), batches.begin() + static_cast<ptrdiff_t>(before));
+  EXPECT_THAT(batches, ::testing::ElementsAre(1, 2));  // who held them up, and both together
+}
+
 TEST_F(GenerateTest, CancelledStreamTakesNoMoreSteps) {
   harness_.Ingest("m", "d", "again and again and again and again and again", true);
   std::atomic<int> checks{0};
