@@ -318,9 +318,9 @@ TEST_F(ForkTest, APassageIsNamedByAMemoryThatHasItsText) {
 }
 
 TEST_F(ForkTest, WhoWaitsForTailsThatAnotherQuestionDerivesMayLeave) {
-  Append("m", "a", "the zebra quietly", false);
+  Append("m", "a", "the zebra quietly", true);
   Fork("m", "f");
-  Append("m", "a", " crossed", false);
+  Append("m", "a", " crossed", true);
   Gate& gate = harness_.NewGate();
   std::atomic<bool> passed{false};
   harness_.model().OnForward([&](FakeModel::Segments) {
