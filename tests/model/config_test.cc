@@ -133,11 +133,25 @@ TEST(ModelConfigTest, MistypedFieldIsNamedWithItsValue) {
   ExpectValueRefused("encoder_halo", nullptr, "encoder_halo is null, expected a whole number");
   ExpectValueRefused("encoder_halo", 31.0, "encoder_halo is 31.0, expected a whole number");
   ExpectValueRefused("d_model", nullptr, "d_model is null");
-  ExpectValueRefused("d_model", std::vector<int>{384}, "d_model is [384]");
+  ExpectValueRefused("d_model", std::vector<int>{384}, "d_model is of type array");
   ExpectValueRefused("norm_eps", "small", "norm_eps is of type string");
   ExpectValueRefused("pad_token", 5, "pad_token is of type number");
   ExpectValueRefused("pad_token", "", "pad_token is empty");
   ExpectValueRefused("model_type", "llama", "model_type is \"llama\", expected \"ramba\"");
+}
+
+TEST(ModelConfigTest, DeeplyNestedValueIsNamedByItsType) {
+  constexpr int kDepth = 1'000'000;
+  const std::string nested = std::string(kDepth, '[') + std::string(kDepth, ']');
+  for (const std::string field :
+       {"d_model", "encoder_halo", "norm_eps", "pad_token", "model_type"}) {
+    nlohmann::json json = Shipped();
+    json[field] = "nested";
+    std::string text = json.dump();
+    text.replace(text.find("\"nested\""), 8, nested);
+    ExpectRefused(text, field + " is of type array, expected ");
+  }
+  ExpectValueRefused("model_type", nlohmann::json::object(), "model_type is of type object");
 }
 
 TEST(ModelConfigTest, SizeOutOfRangeIsNamedWithItsLimit) {
