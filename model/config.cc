@@ -50,12 +50,14 @@ constexpr SizeField kSizeFields[] = {
 struct RealField {
   const char* name;
   double ModelConfig::*member;
+  double min;
   double max;
 };
 
+// The least ones are floats, and stay so when powers or a root of them are inverted.
 constexpr RealField kRealFields[] = {
-    {"rope_base", &ModelConfig::rope_base, 1e12},
-    {"norm_eps", &ModelConfig::norm_eps, 1.0},
+    {"rope_base", &ModelConfig::rope_base, 1e-30, 1e12},
+    {"norm_eps", &ModelConfig::norm_eps, 1e-30, 1.0},
 };
 
 struct TextField {
@@ -100,9 +102,9 @@ absl::Status ReadReal(const nlohmann::json& value, const RealField& field, Model
                    absl::StrCat("is of type ", value.type_name(), ", expected a number"));
   }
   const double number = value.get<double>();
-  if (!(number > 0 && number <= field.max)) {
-    return Invalid(field.name, absl::StrCat("is ", value.dump(),
-                                            ", expected more than 0 and at most ", field.max));
+  if (number < field.min || number > field.max) {
+    return Invalid(field.name,
+                   absl::StrCat("is ", value.dump(), ", expected ", field.min, " to ", field.max));
   }
   config->*field.member = number;
   return absl::OkStatus();

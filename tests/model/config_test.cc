@@ -162,9 +162,16 @@ TEST(ModelConfigTest, SizeOutOfRangeIsNamedWithItsLimit) {
   ExpectValueRefused("vocab_size", 1 << 30, "vocab_size is 1073741824, expected 1 to 1048576");
   ExpectValueRefused("vocab_size", ~uint64_t{0}, "vocab_size is 18446744073709551615");
   ExpectValueRefused("segment_size", 1 << 20, "segment_size is 1048576");
-  ExpectValueRefused("rope_base", 0, "rope_base is 0, expected more than 0");
+  ExpectValueRefused("rope_base", 0, "rope_base is 0, expected 1e-30 to 1e+12");
   ExpectValueRefused("rope_base", -1.0, "rope_base is -1.0");
-  ExpectValueRefused("norm_eps", 2.0, "norm_eps is 2.0");
+  ExpectValueRefused("rope_base", 1e-320, "rope_base is 1e-320, expected 1e-30 to 1e+12");
+  ExpectValueRefused("norm_eps", 2.0, "norm_eps is 2.0, expected 1e-30 to 1");
+  // As floats these are 0, or so small that arithmetic may take them for it.
+  ExpectValueRefused("norm_eps", 1e-46, "norm_eps is 1e-46, expected 1e-30 to 1");
+  ExpectValueRefused("norm_eps", 1e-38, "norm_eps is 1e-38, expected 1e-30 to 1");
+  nlohmann::json least = Shipped();
+  least["norm_eps"] = 1e-30;
+  EXPECT_TRUE(ParseModelConfig(least.dump()).ok());
 }
 
 TEST(ModelConfigTest, SizesThatDoNotFitEachOtherAreNamed) {
