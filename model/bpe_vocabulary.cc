@@ -131,7 +131,7 @@ void BpeVocabulary::BuildUserTrie() {
     user_first_byte_.set(static_cast<uint8_t>(text[0]));
     int node = 0;
     for (char c : text) {
-      const uint32_t edge = static_cast<uint32_t>(node) << 8 | static_cast<uint8_t>(c);
+      const uint64_t edge = UserEdge(node, static_cast<uint8_t>(c));
       const auto [it, inserted] = user_edges_.emplace(edge, static_cast<int>(user_nodes_.size()));
       if (inserted) {
         user_nodes_[node].has_children = true;

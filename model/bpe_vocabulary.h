@@ -99,8 +99,12 @@ class BpeVocabulary {
 
   // Trie of user-defined symbols over bytes, spaces as ' '. Node 0 is the root; -1 is no node.
   bool BeginsUserDefined(uint8_t first_byte) const { return user_first_byte_[first_byte]; }
+  // Names the edge of a node for a byte: another one for every other pair.
+  static uint64_t UserEdge(int node, uint8_t byte) {
+    return uint64_t{static_cast<uint32_t>(node)} << 8 | byte;
+  }
   int UserNext(int node, uint8_t byte) const {
-    const auto it = user_edges_.find(static_cast<uint32_t>(node) << 8 | byte);
+    const auto it = user_edges_.find(UserEdge(node, byte));
     return it == user_edges_.end() ? -1 : it->second;
   }
   bool UserHasNext(int node) const { return user_nodes_[node].has_children; }
@@ -153,7 +157,7 @@ class BpeVocabulary {
 
   std::bitset<256> user_first_byte_;
   std::vector<UserNode> user_nodes_;
-  absl::flat_hash_map<uint32_t, int> user_edges_;
+  absl::flat_hash_map<uint64_t, int> user_edges_;
 };
 
 }  // namespace mneme

@@ -58,11 +58,15 @@ absl::Status Invalid(absl::string_view tensor, absl::string_view problem) {
       absl::StrCat("model.safetensors: tensor \"", absl::Utf8SafeCEscape(tensor), "\" ", problem));
 }
 
+float AsFloat(float value) { return value; }
+float AsFloat(Bf16 value) { return Bf16ToFloat(value); }
+
+template <typename T>
 absl::Status CheckFinite(absl::string_view name, const TensorView& view) {
   for (int64_t i = 0; i < view.elements(); ++i) {
-    float value;
-    std::memcpy(&value, view.data.data() + 4 * i, 4);
-    if (!std::isfinite(value)) {
+    T element;
+    std::memcpy(&element, view.data.data() + i * sizeof(T), sizeof(T));
+    if (const float value = AsFloat(element); !std::isfinite(value)) {
       return Invalid(name, absl::StrCat("holds ", value, " at element ", i));
     }
   }
@@ -80,7 +84,7 @@ absl::Status CheckVector(absl::string_view name, const TensorView& view, const S
   if (view.dtype != DType::kF32) {
     return Invalid(name, absl::StrCat("is ", DTypeName(view.dtype), ", expected f32"));
   }
-  return CheckFinite(name, view);
+  return CheckFinite<float>(name, view);
 }
 
 absl::Status CheckMatrix(absl::string_view name, const TensorView& view, const Shape& expected,
@@ -94,7 +98,8 @@ absl::Status CheckMatrix(absl::string_view name, const TensorView& view, const S
         return Invalid(scale->first, absl::StrCat("is unexpected: its matrix is ",
                                                   DTypeName(view.dtype), ", not i8"));
       }
-      return absl::OkStatus();
+      return view.dtype == DType::kF32 ? CheckFinite<float>(name, view)
+                                       : CheckFinite<Bf16>(name, view);
     case DType::kI8:
       if (scale == tensors.end()) {
         return Invalid(absl::StrCat(name, kScaleSuffix),

@@ -65,8 +65,8 @@ struct Bundle {
 
 // Loads a bundle and checks that the weights hold exactly the tensors that the config asks for,
 // with their shapes and dtypes (2-D matrices I8 with an F32 `name.scale` of one per row, or F32 or
-// BF16; vectors F32). INVALID_ARGUMENT names the first tensor or field that is missing, unexpected
-// or wrong, with both shapes; NOT_FOUND names a missing file.
+// BF16; vectors F32) and finite numbers. INVALID_ARGUMENT names the first tensor or field that is
+// missing, unexpected or wrong, with both shapes or the number; NOT_FOUND names a missing file.
 absl::StatusOr<std::unique_ptr<Bundle>> LoadBundle(const std::string& folder);
 
 // Every tensor that a network of this config has, without scales: name -> shape.

@@ -50,12 +50,14 @@ constexpr SizeField kSizeFields[] = {
 struct RealField {
   const char* name;
   double ModelConfig::*member;
+  double min;
   double max;
 };
 
+// The least ones are floats, and stay so when powers or a root of them are inverted.
 constexpr RealField kRealFields[] = {
-    {"rope_base", &ModelConfig::rope_base, 1e12},
-    {"norm_eps", &ModelConfig::norm_eps, 1.0},
+    {"rope_base", &ModelConfig::rope_base, 1e-30, 1e12},
+    {"norm_eps", &ModelConfig::norm_eps, 1e-30, 1.0},
 };
 
 struct TextField {
@@ -74,12 +76,15 @@ absl::Status Invalid(absl::string_view field, absl::string_view problem) {
   return absl::InvalidArgumentError(absl::StrCat("config.json: ", field, " ", problem));
 }
 
+// A value in a message; of one that others nest in, its type.
+std::string ValueText(const nlohmann::json& value) {
+  if (value.is_structured()) return absl::StrCat("of type ", value.type_name());
+  return value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+}
+
 absl::Status ReadSize(const nlohmann::json& value, const SizeField& field, ModelConfig* config) {
   if (!value.is_number_integer()) {
-    return Invalid(
-        field.name,
-        absl::StrCat("is ", value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace),
-                     ", expected a whole number"));
+    return Invalid(field.name, absl::StrCat("is ", ValueText(value), ", expected a whole number"));
   }
   // An unsigned number beyond int64 reads as negative here, and is refused all the same.
   const int64_t number = value.get<int64_t>();
@@ -97,9 +102,9 @@ absl::Status ReadReal(const nlohmann::json& value, const RealField& field, Model
                    absl::StrCat("is of type ", value.type_name(), ", expected a number"));
   }
   const double number = value.get<double>();
-  if (!(number > 0 && number <= field.max)) {
-    return Invalid(field.name, absl::StrCat("is ", value.dump(),
-                                            ", expected more than 0 and at most ", field.max));
+  if (number < field.min || number > field.max) {
+    return Invalid(field.name,
+                   absl::StrCat("is ", value.dump(), ", expected ", field.min, " to ", field.max));
   }
   config->*field.member = number;
   return absl::OkStatus();
@@ -168,10 +173,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json) {
     if (!known.contains(key)) return Invalid(absl::StrCat("\"", key, "\""), "is not a known field");
   }
   if (const auto it = object.find("model_type"); it != object.end() && *it != "ramba") {
-    return Invalid(
-        "model_type",
-        absl::StrCat("is ", it->dump(-1, ' ', true, nlohmann::json::error_handler_t::replace),
-                     ", expected \"ramba\""));
+    return Invalid("model_type", absl::StrCat("is ", ValueText(*it), ", expected \"ramba\""));
   }
   RETURN_IF_ERROR(CheckRelations(config));
   return config;

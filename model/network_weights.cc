@@ -162,6 +162,11 @@ class WeightPacker {
     }
     for (float& value : scale) {
       value = static_cast<float>(value * std::exp(double{log_scale[0]}) / config_.landmark_dim);
+      if (!std::isfinite(value)) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("tensor retrieval_log_scale is ", log_scale[0],
+                         ": its exponential times retrieval_q_norm.weight is beyond a float"));
+      }
     }
     ASSIGN_OR_RETURN(to->retrieval_scale, Upload(scale));
     return absl::OkStatus();

@@ -9,7 +9,11 @@ namespace mneme {
 namespace {
 
 std::vector<std::string> ModelConfigSeeds() {
-  return {SmallBundle("F32").config, "{\"a\": 1e999}"};
+  std::string nested = SmallBundle("F32").config;
+  const std::string value = "264";
+  nested.replace(nested.find(value), value.size(),
+                 std::string(100, '[') + value + std::string(100, ']'));
+  return {SmallBundle("F32").config, nested, "{\"a\": 1e999}"};
 }
 
 MNEME_FUZZ_TARGET(ModelConfig, ModelConfigSeeds) {

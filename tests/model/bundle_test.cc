@@ -237,6 +237,22 @@ TEST_F(BundleTest, NumberThatIsNotFiniteIsNamed) {
   }
 }
 
+TEST_F(BundleTest, NumberThatIsNotFiniteInAMatrixIsNamed) {
+  const std::string matrix = "lower.0.in_proj.weight";
+  for (const float value : {std::nanf(""), -std::numeric_limits<float>::infinity()}) {
+    const std::string message = absl::StrCat("\"", matrix, "\" holds ", value, " at element ");
+    BundleFiles files = SmallBundle("F32");
+    std::string& single = files.tensors[matrix].data;
+    std::memcpy(single.data() + 4 * 5, &value, 4);
+    ExpectRefused(files, message + "5");
+    files = SmallBundle("BF16");
+    std::string& half = files.tensors[matrix].data;
+    const Bf16 rounded = FloatToBf16(value);
+    std::memcpy(half.data() + half.size() - 2, &rounded, 2);
+    ExpectRefused(files, absl::StrCat(message, half.size() / 2 - 1));
+  }
+}
+
 TEST_F(BundleTest, SpecialTokenOutsideTheVocabularyIsNamed) {
   BundleFiles files = SmallBundle("I8");
   files.config.replace(files.config.find("\"<a>\""), 5, "\"<answer>\"");

@@ -133,11 +133,25 @@ TEST(ModelConfigTest, MistypedFieldIsNamedWithItsValue) {
   ExpectValueRefused("encoder_halo", nullptr, "encoder_halo is null, expected a whole number");
   ExpectValueRefused("encoder_halo", 31.0, "encoder_halo is 31.0, expected a whole number");
   ExpectValueRefused("d_model", nullptr, "d_model is null");
-  ExpectValueRefused("d_model", std::vector<int>{384}, "d_model is [384]");
+  ExpectValueRefused("d_model", std::vector<int>{384}, "d_model is of type array");
   ExpectValueRefused("norm_eps", "small", "norm_eps is of type string");
   ExpectValueRefused("pad_token", 5, "pad_token is of type number");
   ExpectValueRefused("pad_token", "", "pad_token is empty");
   ExpectValueRefused("model_type", "llama", "model_type is \"llama\", expected \"ramba\"");
+}
+
+TEST(ModelConfigTest, DeeplyNestedValueIsNamedByItsType) {
+  constexpr int kDepth = 1'000'000;
+  const std::string nested = std::string(kDepth, '[') + std::string(kDepth, ']');
+  for (const std::string field :
+       {"d_model", "encoder_halo", "norm_eps", "pad_token", "model_type"}) {
+    nlohmann::json json = Shipped();
+    json[field] = "nested";
+    std::string text = json.dump();
+    text.replace(text.find("\"nested\""), 8, nested);
+    ExpectRefused(text, field + " is of type array, expected ");
+  }
+  ExpectValueRefused("model_type", nlohmann::json::object(), "model_type is of type object");
 }
 
 TEST(ModelConfigTest, SizeOutOfRangeIsNamedWithItsLimit) {
@@ -148,9 +162,16 @@ TEST(ModelConfigTest, SizeOutOfRangeIsNamedWithItsLimit) {
   ExpectValueRefused("vocab_size", 1 << 30, "vocab_size is 1073741824, expected 1 to 1048576");
   ExpectValueRefused("vocab_size", ~uint64_t{0}, "vocab_size is 18446744073709551615");
   ExpectValueRefused("segment_size", 1 << 20, "segment_size is 1048576");
-  ExpectValueRefused("rope_base", 0, "rope_base is 0, expected more than 0");
+  ExpectValueRefused("rope_base", 0, "rope_base is 0, expected 1e-30 to 1e+12");
   ExpectValueRefused("rope_base", -1.0, "rope_base is -1.0");
-  ExpectValueRefused("norm_eps", 2.0, "norm_eps is 2.0");
+  ExpectValueRefused("rope_base", 1e-320, "rope_base is 1e-320, expected 1e-30 to 1e+12");
+  ExpectValueRefused("norm_eps", 2.0, "norm_eps is 2.0, expected 1e-30 to 1");
+  // As floats these are 0, or so small that arithmetic may take them for it.
+  ExpectValueRefused("norm_eps", 1e-46, "norm_eps is 1e-46, expected 1e-30 to 1");
+  ExpectValueRefused("norm_eps", 1e-38, "norm_eps is 1e-38, expected 1e-30 to 1");
+  nlohmann::json least = Shipped();
+  least["norm_eps"] = 1e-30;
+  EXPECT_TRUE(ParseModelConfig(least.dump()).ok());
 }
 
 TEST(ModelConfigTest, SizesThatDoNotFitEachOtherAreNamed) {

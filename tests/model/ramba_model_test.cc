@@ -4,13 +4,19 @@
 
 #include "model/ramba_model.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
+#include <string>
 #include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
+#include "tests/model/bundle_files.h"
 #include "tests/model/random_bundle.h"
 #include "tests/model/random_model.h"
 #include "tests/reference/network_reference.h"
@@ -286,6 +292,24 @@ TEST_P(RambaModelTest, OnlyThePagesThatAreAskedForAreMade) {
         setup.model->ForwardLower(spans, absl::MakeConstSpan(ranges).subspan(1), &some).code(),
         absl::StatusCode::kInvalidArgument);
   }
+}
+
+TEST_P(RambaModelTest, RetrievalScaleBeyondAFloatIsRefused) {
+  const std::string folder = absl::StrCat(testing::TempDir(), "/scale_", getpid());
+  const auto backend = CreateBackend(GetParam(), {.threads = 1}).value();
+  const auto create = [&](float log_scale) {
+    BundleFiles files = SmallBundle("F32");
+    std::memcpy(files.tensors["retrieval_log_scale"].data.data(), &log_scale, 4);
+    files.Write(folder);
+    auto bundle = LoadBundle(folder);
+    std::filesystem::remove_all(folder);
+    EXPECT_TRUE(bundle.ok()) << bundle.status();
+    return RambaModel::Create(*std::move(bundle), *backend, {}).status();
+  };
+  EXPECT_TRUE(create(8).ok());
+  const absl::Status status = create(1000);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("retrieval_log_scale is 1000"));
 }
 
 TEST_P(RambaModelTest, BadIngestIsRefusedWithItsValue) {

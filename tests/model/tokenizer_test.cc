@@ -2,11 +2,14 @@
 
 #include <cmath>
 #include <random>
+#include <set>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "model/bpe_vocabulary.h"
 #include "model/bundle.h"
 #include "tests/model/spm_models.h"
 #include "tests/reference/bpe_reference.h"
@@ -99,6 +102,18 @@ TEST(TokenizerTest, UserDefinedSymbolsMatchLongestAndNeverMerge) {
   EXPECT_THAT(pieces("ab<ab>ab"), ElementsAre("ab", "<ab>", "ab"));
   EXPECT_THAT(pieces("b<ab"), ElementsAre("b", "<a", "b"));
   EXPECT_THAT(pieces("b<b"), ElementsAre("b<", "b"));
+}
+
+// A vocabulary of a million pieces may have a thousand million nodes.
+TEST(TokenizerTest, EdgesOfUserDefinedSymbolsDifferHoweverManyThereAre) {
+  std::set<uint64_t> edges;
+  const std::vector<int> nodes = {0, 1, (1 << 24) - 1, 1 << 24, (1 << 24) + 1, 1 << 30};
+  for (int node : nodes) {
+    for (int byte = 0; byte < 256; ++byte) {
+      edges.insert(BpeVocabulary::UserEdge(node, static_cast<uint8_t>(byte)));
+    }
+  }
+  EXPECT_EQ(edges.size(), nodes.size() * 256);
 }
 
 TEST(TokenizerTest, OffsetsLieOnCharactersAndCoverTheText) {
