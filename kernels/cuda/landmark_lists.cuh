@@ -10,11 +10,10 @@
 #include <cstdint>
 
 #include "kernels/cuda/landmark_keys.cuh"
+#include "kernels/cuda/landmark_shared_bytes.h"
 #include "kernels/cuda/landmark_tiles.cuh"
 
 namespace mneme::landmark_scan {
-
-inline constexpr int kSlack = 16;  // rows that one step of a warp adds to a list at most
 
 // The lists of a warp or of several that take turns, in shared memory.
 struct Lists {
@@ -52,11 +51,6 @@ struct Lists {
     __syncwarp();
   }
 };
-
-// Shared memory of the lists of `queries` queries.
-__host__ __device__ constexpr int64_t ListBytes(int queries, int capacity, int k) {
-  return int64_t{queries} * capacity * 8 + queries * 8 + int64_t{k} * 8;
-}
 
 // Lists and, behind them, the `sorted` of Settle; `memory` is aligned to 8 bytes.
 __device__ __forceinline__ Lists PlaceLists(unsigned char* memory, int queries, const Args& args,

@@ -9,19 +9,18 @@
 #include <cstdint>
 
 #include "kernels/cuda/landmark_lists.cuh"
+#include "kernels/cuda/landmark_shared_bytes.h"
 #include "kernels/cuda/landmark_tiles.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 
 namespace mneme::landmark_scan {
 
-inline constexpr int kSimpleWarps = 8;
-inline constexpr int kSimpleQueries = 8;
 inline constexpr int kSimpleTileRows = 16;
 
-// Grid: any; block: kSimpleWarps warps; shared: ListBytes a warp. Each warp scores a row at a time
+// Grid: any; block and shared memory: PlanSimpleBlock. Each warp scores a row at a time
 // against up to kSimpleQueries queries, its lanes side by side along the row.
 template <typename T>
-__global__ void __launch_bounds__(kSimpleWarps* kWarp) ScanSimpleKernel(const Args args) {
+__global__ void __launch_bounds__(kSimpleWarpsMax* kWarp) ScanSimpleKernel(const Args args) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   uint64_t* sorted;
   const Lists lists =
@@ -29,7 +28,7 @@ __global__ void __launch_bounds__(kSimpleWarps* kWarp) ScanSimpleKernel(const Ar
                  kSimpleQueries, args, &sorted);
   ClearLists(lists, kSimpleQueries, args.n_queries, lane, kWarp);
   __syncwarp();
-  const int64_t list = static_cast<int64_t>(blockIdx.x) * kSimpleWarps + warp;
+  const int64_t list = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarp) + warp;
   TileCursor cursor;
   for (cursor.Start(args, list, args.lists, kSimpleTileRows); cursor.valid();
        cursor.Next(args, kSimpleTileRows)) {

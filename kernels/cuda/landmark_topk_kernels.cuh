@@ -30,6 +30,7 @@
 #include "kernels/cuda/landmark_lists.cuh"
 #include "kernels/cuda/landmark_merge_kernel.cuh"
 #include "kernels/cuda/landmark_mma_kernel.cuh"
+#include "kernels/cuda/landmark_shared_bytes.h"
 #include "kernels/cuda/landmark_simple_kernel.cuh"
 #include "kernels/cuda/landmark_tiles.cuh"
 #include "kernels/cuda/landmark_wgmma_kernel.cuh"
@@ -166,18 +167,17 @@ inline bool PlanVariant(Variant variant, const Shape& shape, const Machine& mach
     case Variant::kSimple:
       break;
   }
-  const int capacity = shape.k + kSlack;
-  const int64_t warp_bytes = ListBytes(kSimpleQueries, capacity, shape.k);
+  const SimpleBlock block = PlanSimpleBlock(shape.k, machine.shared_bytes_max);
   *plan = {.variant = Variant::kSimple,
            .pass_queries = kSimpleQueries,
            .tile_rows = kSimpleTileRows,
            .blocks = machine.multiprocessors,
-           .threads = kSimpleWarps * kWarp,
-           .lists = machine.multiprocessors * kSimpleWarps,
+           .threads = block.warps * kWarp,
+           .lists = machine.multiprocessors * block.warps,
            .list_keys = shape.k,
-           .capacity = capacity,
+           .capacity = block.capacity,
            .stages = 0,
-           .shared_bytes = kSimpleWarps * warp_bytes};
+           .shared_bytes = block.shared_bytes};
   return true;
 }
 

@@ -26,6 +26,10 @@ inline void PhaseArrive(uint64_t* barrier) {
   *barrier = arrivals << 48 |
              (missing == 0 ? arrivals << 32 | ((phase + 1) & 0xffffffffu) : missing << 32 | phase);
 }
+constexpr int kWarpArrivals = 1;
+inline void PhaseArriveOfWarp(uint64_t* barrier, int lane) {
+  if (lane == 0) PhaseArrive(barrier);
+}
 // Bulk copies are done at once.
 inline void PhaseExpect(uint64_t*, int) {}
 inline void CopyBulk(void* shared, const void* global, int bytes, uint64_t*) {
