@@ -134,6 +134,16 @@ class ModelTest(unittest.TestCase):
                 self.assertLessEqual((a - b).abs().max().item(), bound, name)
             bundle.write_golden(folder, Path(folder) / 'golden.safetensors')
 
+    def test_added_heads_of_the_second_look_begin_negative_and_others_stay(self):
+        from training import train
+        few, more = tiny_model(**HALO_AND_LOOK), tiny_model(**dict(HALO_AND_LOOK, look_heads=HALO_AND_LOOK['look_heads'] + 2))
+        more.load_state_dict(train.with_more_heads(few.state_dict(), more))
+        count, rows = few.c.look_heads, len(few.look.q_proj.weight)
+        self.assertTrue((more.look.head_weight[:count] == few.look.head_weight).all())
+        self.assertTrue((more.look.head_weight[count:] == train.NEW_HEAD_WEIGHT).all())
+        self.assertTrue((more.look.q_proj.weight[:rows] == few.look.q_proj.weight).all())
+        few.load_state_dict(train.with_more_heads(few.state_dict(), few))
+
     def test_gold_above_zero_and_others_below_cost_little(self):
         import torch
 
