@@ -1,11 +1,14 @@
 #include "tests/engine/engine_harness.h"
 
+#include <gtest/gtest.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <iostream>
 #include <random>
 #include <system_error>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -242,6 +245,23 @@ bool EngineHarness::WaitReady() {
     absl::SleepFor(absl::Milliseconds(1));
   }
   return true;
+}
+
+void EngineHarness::RunTogether(const std::function<void()>& first,
+                                const std::vector<std::function<void()>>& others) {
+  Gate& gate = NewGate();
+  model().OnRead([&gate] {
+    gate.Pass();
+    return absl::OkStatus();
+  });
+  std::vector<std::thread> threads;
+  threads.emplace_back(first);
+  EXPECT_TRUE(gate.WaitArrived(1));
+  for (const std::function<void()>& other : others) threads.emplace_back(other);
+  EXPECT_TRUE(WaitMetric("mneme_engine_queue_depth{queue=\"read_steps\"}",
+                         static_cast<double>(others.size())));
+  gate.Open();
+  for (std::thread& thread : threads) thread.join();
 }
 
 bool EngineHarness::WaitMetric(const std::string& name_and_labels, double value) {

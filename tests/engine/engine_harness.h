@@ -4,6 +4,7 @@
 #ifndef MNEME_TESTS_ENGINE_ENGINE_HARNESS_H_
 #define MNEME_TESTS_ENGINE_ENGINE_HARNESS_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -122,6 +123,10 @@ class EngineHarness {
 
   // A gate that lives as long as the engine, and opens at its end.
   Gate& NewGate();
+  // Runs `first` and holds up its batch until a step of each of the others waits: these go on
+  // together. Returns when all have ended.
+  void RunTogether(const std::function<void()>& first,
+                   const std::vector<std::function<void()>>& others);
   // Flips a byte of every record of a table whose value contains `part`; returns how many there
   // were.
   int Damage(Table table, const std::string& part);

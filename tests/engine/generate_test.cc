@@ -217,25 +217,15 @@ TEST_P(GenerateTogetherTest, ReadersDecodeTogetherAndAnswerAsAlone) {
     alone.push_back(Ask(RandomQuestion(static_cast<uint64_t>(i), 5), options(i)).text);
   }
   const size_t before = harness_.model().upper_batches().size();
-  Gate& gate = harness_.NewGate();
-  harness_.model().OnRead([&] {
-    gate.Pass();
-    return absl::OkStatus();
-  });
-  std::vector<std::thread> threads;
-  // Holds up the others, so that they begin together.
-  threads.emplace_back([&] { EXPECT_TRUE(Ask("x", {.max_tokens = 1}).status.ok()); });
-  ASSERT_TRUE(gate.WaitArrived(1));
   std::vector<Answer> together(kReaders);
+  std::vector<std::function<void()>> readers;
   for (int i = 0; i < kReaders; ++i) {
-    threads.emplace_back([&, i] {
+    readers.emplace_back([&, i] {
       together[static_cast<size_t>(i)] =
           Ask(RandomQuestion(static_cast<uint64_t>(i), 5), options(i));
     });
   }
-  EXPECT_TRUE(harness_.WaitMetric("mneme_engine_queue_depth{queue=\"read_steps\"}", kReaders));
-  gate.Open();
-  for (std::thread& thread : threads) thread.join();
+  harness_.RunTogether([&] { EXPECT_TRUE(Ask("x", {.max_tokens = 1}).status.ok()); }, readers);
   for (size_t i = 0; i < kReaders; ++i) {
     ASSERT_TRUE(together[i].status.ok()) << together[i].status;
     EXPECT_EQ(together[i].text, alone[i]);
@@ -247,34 +237,21 @@ TEST_P(GenerateTogetherTest, ReadersDecodeTogetherAndAnswerAsAlone) {
 
 TEST_F(GenerateTest, UpperHalfThatRanOutOfMemoryIsNotRunAgain) {
   harness_.Ingest("m", "d", "again and again and again and again and again", true);
-  Gate& gate = harness_.NewGate();
-  harness_.model().OnRead([&] {
-    gate.Pass();
-    return absl::OkStatus();
-  });
-  std::vector<std::thread> threads;
-  threads.emplace_back([&] { EXPECT_TRUE(Ask("x", {.max_tokens = 1}).status.ok()); });
-  ASSERT_TRUE(gate.WaitArrived(1));
-  std::vector<Answer> answers(2);
-  for (Answer& answer : answers) {
-    threads.emplace_back([&] { answer = Ask("and", {.max_tokens = 1}); });
-  }
-  EXPECT_TRUE(harness_.WaitMetric("mneme_engine_queue_depth{queue=\"read_steps\"}", 2));
-  const size_t before = harness_.model().upper_batches().size();
   // Of two readers together, when one has come further and the other has not.
   harness_.model().OnUpper([&] {
     return harness_.model().upper_batches().back() == 1
                ? absl::OkStatus()
                : absl::ResourceExhaustedError("no working space");
   });
-  gate.Open();
-  for (std::thread& thread : threads) thread.join();
+  std::vector<Answer> answers(2);
+  harness_.RunTogether([&] { EXPECT_TRUE(Ask("x", {.max_tokens = 1}).status.ok()); },
+                       {[&] { answers[0] = Ask("and", {.max_tokens = 1}); },
+                        [&] { answers[1] = Ask("and", {.max_tokens = 1}); }});
   for (const Answer& answer : answers) {
     EXPECT_EQ(answer.status.code(), absl::StatusCode::kResourceExhausted) << answer.status;
   }
-  std::vector<size_t> batches = harness_.model().upper_batches();
-  batches.erase(batches.begin(), batches.begin() + static_cast<ptrdiff_t>(before));
-  EXPECT_THAT(batches, ::testing::ElementsAre(1, 2));  // who held them up, and both together
+  // Who held them up, and both together.
+  EXPECT_THAT(harness_.model().upper_batches(), ::testing::ElementsAre(1, 2));
 }
 
 TEST_F(GenerateTest, CancelledStreamTakesNoMoreSteps) {

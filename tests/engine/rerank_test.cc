@@ -434,22 +434,12 @@ TEST_F(RerankTest, QuestionsThatArriveTogetherAreLookedAtTogetherAndGetTheSame) 
   for (size_t i = 0; i < kQuestions; ++i) alone.push_back(AllOf(*ask(i)));
   const size_t looks_before = harness_.model().looked_pages().size();
 
-  Gate& gate = harness_.NewGate();
-  harness_.model().OnRead([&] {
-    gate.Pass();
-    return absl::OkStatus();
-  });
-  std::thread first([&] { EXPECT_TRUE(Ask("holds up the others", 1, false).ok()); });
-  ASSERT_TRUE(gate.WaitArrived(1));
-  std::vector<std::thread> threads;
   std::vector<Found> together(kQuestions);
+  std::vector<std::function<void()>> questions;
   for (size_t i = 0; i < kQuestions; ++i) {
-    threads.emplace_back([&, i] { together[i] = AllOf(*ask(i)); });
+    questions.emplace_back([&, i] { together[i] = AllOf(*ask(i)); });
   }
-  EXPECT_TRUE(harness_.WaitMetric("mneme_engine_queue_depth{queue=\"read_steps\"}", kQuestions));
-  gate.Open();
-  first.join();
-  for (std::thread& thread : threads) thread.join();
+  harness_.RunTogether([&] { EXPECT_TRUE(Ask("holds up the others", 1, false).ok()); }, questions);
   EXPECT_EQ(together, alone);
   const std::vector<size_t> looked = harness_.model().looked_pages();
   ASSERT_EQ(looked.size(), looks_before + 1);

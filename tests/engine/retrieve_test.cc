@@ -394,25 +394,16 @@ TEST_F(RetrieveTest, QuestionsThatArriveTogetherShareOnePass) {
   const size_t batches_before = harness_.model().read_batches().size();
   const double scanned_before = harness_.Metric("mneme_landmarks_scanned_total");
 
-  Gate& gate = harness_.NewGate();
-  harness_.model().OnRead([&] {
-    gate.Pass();
-    return absl::OkStatus();
-  });
-  std::thread first([&] { EXPECT_TRUE(Ask("the first, which holds up the others").ok()); });
-  ASSERT_TRUE(gate.WaitArrived(1));
-  std::vector<std::thread> threads;
   std::vector<absl::StatusOr<RetrieveResult>> together(kQuestions);
+  std::vector<std::function<void()>> questions;
   for (int i = 0; i < kQuestions; ++i) {
-    threads.emplace_back([&, i] {
+    questions.emplace_back([&, i] {
       together[static_cast<size_t>(i)] = Ask(RandomQuestion(static_cast<uint64_t>(i), 8), 5 + i,
                                              memories[static_cast<size_t>(i % 2)]);
     });
   }
-  EXPECT_TRUE(harness_.WaitMetric("mneme_engine_queue_depth{queue=\"read_steps\"}", kQuestions));
-  gate.Open();
-  first.join();
-  for (std::thread& thread : threads) thread.join();
+  harness_.RunTogether([&] { EXPECT_TRUE(Ask("the first, which holds up the others").ok()); },
+                       questions);
 
   const std::vector<size_t> batches = harness_.model().read_batches();
   ASSERT_EQ(batches.size(), batches_before + 2);

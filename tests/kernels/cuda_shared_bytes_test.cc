@@ -1,9 +1,11 @@
 // What kernels of the CUDA backend ask of a GPU, which needs none to be known.
 
+#include "kernels/cuda/landmark_shared_bytes.h"
+
+#include <gtest/gtest.h>
+
 #include <cstdint>
 
-#include "gtest/gtest.h"
-#include "kernels/cuda/landmark_shared_bytes.h"
 #include "kernels/landmark_topk.h"
 
 namespace mneme::landmark_scan {

@@ -509,12 +509,7 @@ TEST_F(SmallMessageTest, AHugeMessageIsRefusedByTheTransport) {
 
 class ReadStallTest : public CatalogRpcTest {
  protected:
-  ReadStallTest()
-      : CatalogRpcTest([] {
-          ServerOptions options;
-          options.client_stall_max = absl::Milliseconds(200);
-          return options;
-        }()) {}
+  ReadStallTest() : CatalogRpcTest(ImpatientOptions()) {}
 };
 
 TEST_F(ReadStallTest, AClientThatTakesNothingLosesTheCall) {

@@ -262,6 +262,15 @@ TEST_F(IngestRpcTest, TwoWritersOfOneDocumentAreRefused) {
   EXPECT_TRUE(third.Finish().ok());
 }
 
+// A stream that ended on a full disk says so, and none of its text was durable.
+void ExpectStorageFull(Stream& stream) {
+  v1::IngestResponse ack;
+  const grpc::Status status = stream.Finish(&ack);
+  ExpectError(status, grpc::RESOURCE_EXHAUSTED, "no space left", "STORAGE_FULL");
+  EXPECT_TRUE(DetailsOf(status).retry.has_value());
+  EXPECT_EQ(ack.durable_bytes(), 0);
+}
+
 TEST_F(IngestRpcTest, AFullDiskIsToldAndNothingAcked) {
   engine_.HoldDurable(true);
   Stream stream(*stub_);
@@ -269,11 +278,7 @@ TEST_F(IngestRpcTest, AFullDiskIsToldAndNothingAcked) {
   engine_.AwaitAppendCount(1);
   engine_.FailWriters(
       WithStorageFull(absl::ResourceExhaustedError("no space left in /data: 0 bytes free")));
-  v1::IngestResponse ack;
-  const grpc::Status status = stream.Finish(&ack);
-  ExpectError(status, grpc::RESOURCE_EXHAUSTED, "no space left", "STORAGE_FULL");
-  EXPECT_TRUE(DetailsOf(status).retry.has_value());
-  EXPECT_EQ(ack.durable_bytes(), 0);
+  ExpectStorageFull(stream);
   EXPECT_EQ(engine_.writer_count(), 0);
 }
 
@@ -301,11 +306,7 @@ TEST_F(IngestRpcTest, AFullDiskThatAnAppendMeetsFirstIsToldAsOne) {
   ASSERT_TRUE(stream.Send("", 4, "more"));
   engine_.AwaitAppendCount(2);
   engine_.FailWriters(full);
-  v1::IngestResponse ack;
-  const grpc::Status status = stream.Finish(&ack);
-  ExpectError(status, grpc::RESOURCE_EXHAUSTED, "no space left", "STORAGE_FULL");
-  EXPECT_TRUE(DetailsOf(status).retry.has_value());
-  EXPECT_EQ(ack.durable_bytes(), 0);
+  ExpectStorageFull(stream);
   EXPECT_EQ(engine_.writer_count(), 0);
 }
 
@@ -419,12 +420,7 @@ TEST_F(OneStreamTest, MoreStreamsThanAllowedAreRefused) {
 
 class IngestStallTest : public IngestRpcTest {
  protected:
-  IngestStallTest()
-      : IngestRpcTest([] {
-          ServerOptions options;
-          options.client_stall_max = absl::Milliseconds(200);
-          return options;
-        }()) {}
+  IngestStallTest() : IngestRpcTest(ImpatientOptions()) {}
 };
 
 TEST_F(IngestStallTest, AClientThatTakesNoAcksLosesTheStream) {

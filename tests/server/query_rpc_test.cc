@@ -399,12 +399,7 @@ TEST_F(QueryRpcTest, CancellingInMidStreamStopsTheEngine) {
 
 class StallTest : public QueryRpcTest {
  protected:
-  StallTest()
-      : QueryRpcTest([] {
-          ServerOptions options;
-          options.client_stall_max = absl::Milliseconds(200);
-          return options;
-        }()) {}
+  StallTest() : QueryRpcTest(ImpatientOptions()) {}
 };
 
 TEST_F(StallTest, AClientThatTakesNothingLosesTheCall) {

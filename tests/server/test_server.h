@@ -55,6 +55,13 @@ class TemporaryFolder {
   std::string path_;
 };
 
+// Of a server that soon gives up a client which takes nothing.
+inline ServerOptions ImpatientOptions() {
+  ServerOptions options;
+  options.client_stall_max = absl::Milliseconds(200);
+  return options;
+}
+
 // Thread-compatible; channels and stubs of it are thread-safe as gRPC's are.
 class TestServer {
  public:
