@@ -87,6 +87,11 @@ def count_words(documents, words_max=40_000, names_max=4_000):
     return dict(lower.most_common(words_max)), names
 
 
+def passage_of(line):
+    """The passage of a question set's line; empty where it has none (bAbI has facts, Persona-Chat turns)."""
+    return json.loads(line).get('context') or ''
+
+
 class HeldOut:
     """Passages of evaluation, by their runs of RUN words; a shorter one is a run of its own."""
     RUN, SHARE = 12, 0.5
@@ -96,7 +101,7 @@ class HeldOut:
         for name in files:
             with open_text(name) as f:
                 for line in f:
-                    self.runs.update(self.runs_of(json.loads(line)['context']))
+                    self.runs.update(self.runs_of(passage_of(line)))
 
     def runs_of(self, text):
         words = [w.lower() for w in WORD.findall(text)]
@@ -147,7 +152,7 @@ def prepare(text_file, tokenizer_folder, folder, question_files=(), tokens_max=N
         for name in question_files:
             with open_text(name) as f:
                 out.writelines(line.rstrip('\n') + '\n' for line in f
-                               if line.strip() and not (exclude and held_out.holds(json.loads(line)['context'])))
+                               if line.strip() and not (exclude and held_out.holds(passage_of(line))))
     return total
 
 

@@ -35,6 +35,15 @@ class HeldOutTest(unittest.TestCase):
             kept = [json.loads(line)['context'] for line in open(f'{folder}/out/questions.jsonl', encoding='utf-8')]
         self.assertEqual(kept, ['One.', 'Two.'])
 
+    def test_records_without_a_passage_exclude_nothing_and_are_kept(self):
+        from training import corpus
+        with tempfile.TemporaryDirectory() as folder:
+            lines = [json.dumps(record) + '\n' for record in ({'facts': ['Mary is in the school.'], 'qas': []}, {'context': None, 'qas': []})]
+            (Path(folder) / 'set.jsonl').write_text(''.join(lines))
+            (Path(folder) / 'corpus.txt').write_text('A text of a few words.')
+            corpus.prepare(f'{folder}/corpus.txt', prepared(), f'{folder}/out', [f'{folder}/set.jsonl'], processes=1, exclude=[f'{folder}/set.jsonl'])
+            self.assertEqual(open(f'{folder}/out/questions.jsonl', encoding='utf-8').readlines(), lines)
+
     def test_text_of_another_alphabet_has_words(self):
         from training.corpus import Lexicon, count_words
         counts, names = count_words(['Смотритель северного маяка записывал каждый корабль, проходивший под скалой зимой того года'] * 3)
