@@ -13,8 +13,9 @@ TEXT_QUERY_STRIDE = 32          # every so many plain-text positions take part i
 
 
 def collate(rows):
-    """[Row] -> dict of tensors. memory [B,M], reader and its fields [B,L]; for the n queries of the batch: query_at [n] (flat
-    position in [B,L]), query_is [n] (FIRST, LATER or SWITCH), query_kind [n] (KINDS, at FIRST), gold [n,C], own_row_only [n]; text_at [m] flat positions."""
+    """[Row] -> dict of tensors. memory [B,M], reader and its fields [B,L]; label_at: flat positions in [B,L] whose next token counts; for
+    the n queries of the batch: query_at [n] (flat position in [B,L]), query_is [n] (FIRST, LATER or SWITCH), query_kind [n] (KINDS, at
+    FIRST), gold [n,C], own_row_only [n]; text_at [m] flat positions."""
     stacked = {name: torch.from_numpy(np.stack([getattr(r, name) for r in rows])) for name in
                ('memory', 'memory_segment', 'reader', 'reader_segment', 'label', 'text_weight', 'answer_weight')}
     query = np.stack([r.query for r in rows])
@@ -22,7 +23,9 @@ def collate(rows):
     gold = np.stack([r.gold for r in rows]).reshape(query.size, -1)[at]
     text_at = np.stack([r.text_weight for r in rows]).reshape(-1).nonzero()[0][::TEXT_QUERY_STRIDE]
     kind = np.stack([r.kind for r in rows]).reshape(-1)[at]
-    return {**stacked, 'query_at': torch.from_numpy(at), 'query_is': torch.from_numpy(query.reshape(-1)[at]), 'query_kind': torch.from_numpy(kind),
+    label_at = np.stack([(r.text_weight > 0) | (r.answer_weight > 0) for r in rows]).reshape(-1).nonzero()[0]
+    return {**stacked, 'label_at': torch.from_numpy(label_at), 'query_at': torch.from_numpy(at),
+            'query_is': torch.from_numpy(query.reshape(-1)[at]), 'query_kind': torch.from_numpy(kind),
             'gold': torch.from_numpy(gold),
             'own_row_only': torch.from_numpy(np.stack([r.own_row_only for r in rows]).reshape(-1)[at]), 'text_at': torch.from_numpy(text_at)}
 

@@ -57,19 +57,21 @@ def batch_loss(model, batch, weights, gather_landmarks=None):
     asking = torch.cat([at, batch['text_at']])                     # plain text, too, meets what looks like it in a large memory
     passes = model(batch['memory'], batch['memory_segment'], batch['reader'], batch['reader_segment'], asking, alone, weights.strangers)
     hidden, queries, landmarks = passes.hidden, passes.queries, passes.landmarks
-    logits = model.logits(hidden)
-    loss = F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), batch['label'].view(-1), reduction='none').view(batch['label'].shape)
-    text = (loss * batch['text_weight']).sum() / batch['text_weight'].sum().clamp(min=1)
-    answer = (loss * batch['answer_weight']).sum() / batch['answer_weight'].sum().clamp(min=1)
+    told = batch['label_at']                                       # the rest of the readers is not judged
+    logits = model.logits(hidden.flatten(0, 1).index_select(0, told))
+    label, text_weight, answer_weight = (batch[name].view(-1)[told] for name in ('label', 'text_weight', 'answer_weight'))
+    loss = F.cross_entropy(logits.float(), label, reduction='none')
+    text = (loss * text_weight).sum() / text_weight.sum().clamp(min=1)
+    answer = (loss * answer_weight).sum() / answer_weight.sum().clamp(min=1)
     with torch.autocast(hidden.device.type, enabled=False):
         flat = landmarks.float().reshape(-1, landmarks.shape[-1])
         everyone = torch.cat([flat, gather_landmarks(flat)]) if gather_landmarks else flat
         asked = queries.float().reshape(-1, queries.shape[-1])
         own_row = torch.div(at, queries.shape[1], rounding_mode='floor') * landmarks.shape[1]
-        each, hit = retrieval_terms(model.score(asked[at], everyone), batch['gold'], own_row, batch['own_row_only'],
+        each, hit = retrieval_terms(model.score(asked.index_select(0, at), everyone), batch['gold'], own_row, batch['own_row_only'],
                                     weights.calibration * (weights.first_calibration if model.look else 1.0), weights.crowd)
         if model.look:
-            seen = passes.corrected.float().reshape(len(asked), -1)[at]
+            seen = passes.corrected.float().reshape(len(asked), -1).index_select(0, at)
             looked, hit_look = retrieval_terms(seen, batch['gold'], torch.full_like(at, passes.first_own), batch['own_row_only'],
                                                weights.calibration)
             each = each + weights.look / weights.retrieval * looked
@@ -79,8 +81,8 @@ def batch_loss(model, batch, weights, gather_landmarks=None):
         unrelated = text_loss(model, asked, everyone, passes, batch, weights.crowd)
     total = (weights.text * text + weights.answer * answer + weights.retrieval * at_a + weights.later * later + weights.switch * at_switch
              + weights.calibration * weights.unrelated * unrelated)
-    exact = batch['answer_weight'] >= 1
-    figures = {'text': text, 'answer': share(loss, exact), 'correct': share(logits.argmax(-1) == batch['label'], exact), 'retrieval': at_a,
+    exact = answer_weight >= 1
+    figures = {'text': text, 'answer': share(loss, exact), 'correct': share(logits.argmax(-1) == label, exact), 'retrieval': at_a,
                'later': later, 'switch': at_switch, 'unrelated': unrelated, 'hit': share(hit, first), 'hit_switch': share(hit, switch)}
     if model.look:
         figures |= {'looked': share(looked, first), 'hit_look': share(hit_look, first), 'hit_look_later': share(hit_look, ~first)}

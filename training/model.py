@@ -11,6 +11,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+try:                                                                 # needed for speed alone, and there only with a GPU
+    from training import triton_hsa, triton_scan
+except ImportError:
+    triton_hsa = triton_scan = None
+
 
 class RMSNorm(nn.Module):
     def __init__(self, width, eps=1e-5):
@@ -58,6 +63,7 @@ RESET_DECAY = -60.0     # exp(-60) is 0 beside anything in bf16 or float32 sums
 
 class Mamba2(nn.Module):
     """h + out_proj(RMSNorm(SSD(x) * silu(z))); one group of B and C shared by all heads."""
+    parts = ['project', 'finish']                # what is beside kernels of our own
 
     def __init__(self, c):
         super().__init__()
@@ -76,8 +82,17 @@ class Mamba2(nn.Module):
 
     def forward(self, h, segment):
         """h [B,L,d], segment [B,L] -> [B,L,d]. Convolution and state restart where the segment number changes."""
-        c, (B, L, _) = self.c, h.shape
-        z, xbc, dt = self.in_proj(self.norm(h)).split([self.inner, self.conv_dim, self.heads], -1)
+        return self.finish(h, self.mix(self.project(h), segment))
+
+    def project(self, h):
+        """-> z, x, B, C and dt of each token side by side, and columns of zeros up to a multiple of 8, which matrix products like."""
+        weight = self.in_proj.weight
+        return F.linear(self.norm(h), F.pad(weight, (0, 0, 0, -len(weight) % 8)))
+
+    def mix(self, projected, segment):
+        """-> SSD(x) * silu(z), [B,L,I]."""
+        c, (B, L, width) = self.c, projected.shape
+        z, xbc, dt, _ = projected.split([self.inner, self.conv_dim, self.heads, width - self.inner - self.conv_dim - self.heads], -1)
         taps = self.conv1d_weight.to(xbc.dtype)
         y = xbc * taps[-1] + self.conv1d_bias.to(xbc.dtype)
         for back in range(1, c.conv_kernel):
@@ -89,14 +104,29 @@ class Mamba2(nn.Module):
         decay = torch.where(starts, torch.full_like(dt, RESET_DECAY), -torch.exp(self.A_log.float()) * dt)
         x = x.view(B, L, self.heads, c.ssm_head_dim)
         y = ssd(x, dt, decay, Bm, Cm, min(c.ssm_block, L)) + x * self.D.to(x.dtype)[:, None]
-        return h + self.out_proj(self.gate_norm(y.reshape(B, L, self.inner) * F.silu(z)))
+        return y.reshape(B, L, self.inner) * F.silu(z)
+
+    def finish(self, h, gated):
+        return h + self.out_proj(self.gate_norm(gated))
+
+    def fuse(self, length):
+        """From now on, mix() by the kernels of triton_scan where they can, for gradients of rows of `length` tokens."""
+        plain = self.mix
+        if triton_scan and triton_scan.fits(self.inner, self.heads, self.c.ssm_state_size, length):
+            self.mix = lambda projected, segment: triton_scan.GatedScan.apply(
+                projected, segment, self.conv1d_weight, self.conv1d_bias, self.dt_bias, self.A_log, self.D, self.inner)
+        return self.mix is not plain
 
 
-def rope(x, base):
-    """Rotary positions inside one chunk: x [..., T, D], halves rotated (not interleaved)."""
-    T, D = x.shape[-2:]
-    angle = torch.arange(T, device=x.device).float()[:, None] * base ** (-torch.arange(0, D, 2, device=x.device).float() / D)
-    cos, sin, (a, b) = angle.cos().to(x.dtype), angle.sin().to(x.dtype), x.chunk(2, -1)
+def rotary(tokens, width, base):
+    """Cosines and sines of the angles of rotary positions, [2, tokens, width / 2]."""
+    angle = torch.arange(tokens).float()[:, None] * base ** (-torch.arange(0, width, 2).float() / width)
+    return torch.stack([angle.cos(), angle.sin()])
+
+
+def rope(x, table):
+    """Rotary positions inside one chunk: x [..., T, D], halves rotated (not interleaved); table from rotary()."""
+    (cos, sin), (a, b) = table.to(x.dtype), x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
@@ -117,11 +147,12 @@ class EncoderLayer(nn.Module):
         self.q_norm, self.k_norm, self.attn_out = RMSNorm(c.head_dim), RMSNorm(c.head_dim), linear(c.d_model, c.d_model)
         self.mlp_norm, self.gate_up = RMSNorm(c.d_model, c.norm_eps), linear(c.d_model, 2 * c.encoder_ffn)
         self.down = linear(c.encoder_ffn, c.d_model)
+        self.register_buffer('rotary', rotary(c.chunk_size + c.encoder_halo + 1, c.head_dim, c.rope_base), persistent=False)
 
     def forward(self, x):
         n, T, d = x.shape
         q, k, v = [t.view(n, T, self.c.n_heads, -1).transpose(1, 2) for t in self.qkv(self.attn_norm(x)).chunk(3, -1)]
-        q, k = rope(self.q_norm(q), self.c.rope_base), rope(self.k_norm(k), self.c.rope_base)
+        q, k = rope(self.q_norm(q), self.rotary), rope(self.k_norm(k), self.rotary)
         x = x + self.attn_out(attend(q, k, v).transpose(1, 2).reshape(n, T, d))
         g, u = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
         return x + self.down(F.silu(g) * u)
@@ -176,6 +207,7 @@ def chunk_weights(scores, newest_margin):
 
 class HSA(nn.Module):
     """Attend inside each selected chunk on its own, then mix the results by the chunk weights."""
+    parts = ['queries', 'finish']
 
     def __init__(self, c):
         super().__init__()
@@ -188,13 +220,26 @@ class HSA(nn.Module):
 
     def forward(self, h, K, V, weights):
         """Dense form: h [B,L,d]; K, V [B,C*S,D]; weights [B,L,C], zero where a chunk is not selected."""
-        (B, L, _), S, D = h.shape, self.c.chunk_size, self.c.head_dim
-        q = self.queries(h).transpose(1, 2).reshape(B, -1, D)                        # [B,h*L,D]
-        scores = (q @ K.transpose(1, 2) * D ** -0.5).view(B, self.c.n_heads, L, -1, S)
+        return self.finish(h, self.attend(self.queries(h), K, V, weights))
+
+    def attend(self, q, K, V, weights):
+        """q [B,L,h,D] -> [B,L,h,D]."""
+        (B, L, heads, D), S = q.shape, self.c.chunk_size
+        q = q.transpose(1, 2).reshape(B, -1, D)                                      # [B,h*L,D]
+        scores = (q @ K.transpose(1, 2) * D ** -0.5).view(B, heads, L, -1, S)
         p = torch.softmax(scores.float(), -1).to(V.dtype)
-        p = (p * weights[:, None, :, :, None].to(p.dtype)).view(B, self.c.n_heads * L, -1)
-        o = (p @ V).view(B, self.c.n_heads, L, D).transpose(1, 2)
-        return h + self.o_proj(o.reshape(B, L, -1))
+        p = (p * weights[:, None, :, :, None].to(p.dtype)).view(B, heads * L, -1)
+        return (p @ V).view(B, heads, L, D).transpose(1, 2)
+
+    def finish(self, h, o):
+        return h + self.o_proj(o.reshape(h.shape))
+
+    def fuse(self, length):
+        """From now on, attend() by the kernels of triton_hsa where they can, for gradients of readers of `length` tokens."""
+        plain = self.attend
+        if triton_hsa and triton_hsa.fits(length, self.c.chunk_size, self.c.head_dim):
+            self.attend = triton_hsa.SparseAttention.apply
+        return self.attend is not plain
 
     def gathered(self, h, K, V, weights):
         """The form for large memories: K, V [B,L,k,S,D] of the selected chunks, weights [B,L,k]."""
@@ -256,11 +301,15 @@ class Ramba(nn.Module):
         self.look = Look(c) if c.look_heads else None
         self.norm = RMSNorm(c.d_model, c.norm_eps)
 
-    def compile_blocks(self):
-        """Compiles the blocks one by one (they repeat, so this is quick), where torch can."""
+    def compile_blocks(self, scanned_tokens, reader_tokens, fused=True):
+        """For training on a GPU: compiles the blocks one by one (they repeat, so this is quick), where torch can; fused: leaves the middle of
+        those that have kernels of their own to them. Every sequence has a multiple of scanned_tokens, a reader reader_tokens."""
         if not hasattr(torch, 'compile'):
             return
-        for block in [*self.lower, *self.upper, self.chunk_encoder, *self.hsa, *([self.look] if self.look else [])]:
+        for block, length in [*((b, scanned_tokens) for b in (*self.lower, *self.upper)), *((b, reader_tokens) for b in self.hsa)]:
+            for part in block.parts if fused and block.fuse(length) else ['forward']:
+                setattr(block, part, torch.compile(getattr(block, part), dynamic=False))
+        for block in [self.chunk_encoder, *([self.look] if self.look else [])]:
             block.forward = torch.compile(block.forward, dynamic=False)
 
     def run_lower(self, ids, segment):

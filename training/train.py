@@ -123,7 +123,7 @@ def train(args, config):
         print(f'{sum(p.numel() for p in model.parameters())} parameters, from step {step}, {peers.count} processes', flush=True)
     parameters, rounded = list(model.parameters()), Rounded(model)
     if torch.cuda.is_available():
-        model.compile_blocks()
+        model.compile_blocks(math.gcd(args.row_tokens, args.reader_tokens), args.reader_tokens, not args.plain)
     stopping = []
     signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
     batches = iter(loader(Batches(args.prepared, config, args.rows, f'{args.seed}/{step}/{round(spent)}/{peers.rank}', args.reader_tokens, args.row_tokens), args.workers))
@@ -191,6 +191,7 @@ if __name__ == '__main__':
     parser.add_argument('--other-rate', type=float, default=1.2e-3, help='peak learning rate of AdamW')
     parser.add_argument('--rounded-share', type=float, default=0.25, help='of the time, its end: training on weights rounded as in the bundle')
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--plain', action='store_true', help='on a GPU: without the kernels of triton_scan and triton_hsa')
     parser.add_argument('--log-every', type=int, default=50)
     parser.add_argument('--profile', help='file for the operations of five steps, longest first')
     parser.add_argument('--save-every', type=float, default=120, help='seconds')

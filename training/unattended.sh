@@ -18,14 +18,18 @@ whole_run() {
   [ "$gpus" -ge 1 ] || gpus=1
   echo "$(date +%T) $gpus GPUs"
   mkdir -p prepared eval out
+  python3 -m unittest training.tests.test_triton > out/kernels.log 2>&1 &     # compiling takes as long as unpacking
+  local kernels=$! plain=
   python3 -m training.pack --unpack "$data" prepared eval || { echo "failed: data"; return 1; }
+  wait "$kernels" || { plain=--plain; echo "kernels are wrong here, without them:"; tail -5 out/kernels.log; }
   local workers=$(($(nproc) / gpus - 2))
   [ "$workers" -ge 1 ] || workers=0
-  # A second attempt goes on from the first one's checkpoint.
+  # A second attempt goes on from the first one's checkpoint; it may be the kernels that it could not go on with.
   for attempt in 1 2; do
+    [ "$attempt" = 1 ] || plain=--plain
     echo "$(date +%T) training, attempt $attempt"
     launch "$gpus" -m training.train prepared checkpoint --seconds "$seconds" --initial "$initial" --spent "${SPENT:-0}" \
-      --workers "$workers" --save-every 60 --profile out/profile.txt --matrix-rate 0.006 --other-rate 6e-4 ${OPTIONS:-} >> out/train.log 2>&1 && break
+      --workers "$workers" --save-every 60 --profile out/profile.txt --matrix-rate 0.006 --other-rate 6e-4 $plain ${OPTIONS:-} >> out/train.log 2>&1 && break
     tail -5 out/train.log
   done
   export_bundle bundle || { echo "failed: no checkpoint"; return 1; }
@@ -48,7 +52,7 @@ export_bundle() {
   if [ "$1" = bundle ] || [ ! -e bundle ]; then split -b 14680064 -a 1 "$1/model.safetensors" out/model.; fi
 }
 
-# Needles on the last GPU, all else on the first; at the same time where there are two. The longest memories come last.
+# Needles on the last GPU, all else on the first, at the same time: one of 140 GB has room for both. The longest memories come last.
 evaluate_all() {
   local gpus=$1 other=(eval/other/*)
   [ -e "${other[0]}" ] || other=()
@@ -60,11 +64,10 @@ PYTHON
   CUDA_VISIBLE_DEVICES=0 python3 -m training.evaluate bundle prepared eval out/a.json --sizes ${DENSE:+--dense $DENSE} \
     --other dna.txt "${other[@]}" > out/a.log 2>&1 &
   local first=$!
-  [ "$gpus" -gt 1 ] || wait "$first"
   CUDA_VISIBLE_DEVICES=$((gpus - 1)) python3 -m training.evaluate bundle prepared eval out/b.json --dense --dense-fresh --dense-blind --sets --perplexity \
     --sizes ${SIZES:-64K 1M 16M 64M 256M} > out/b.log 2>&1 &
   wait "$first" $!
-  tail -2 out/a.log out/b.log
+  tail -n 2 out/a.log out/b.log
   python3 -m training.report out/a.json out/b.json --join --plot out/result.svg --summary out/result.json > out/table.md
   python3 -m training.bars out/a.json out/b.json | tee out/bars.txt
 }
@@ -103,6 +106,7 @@ case ${1:-} in
   run) whole_run "$2" "$3" ;;
   start)
     mkdir -p "$RUN/repository" && cp -r "$here/training" "$here/models" "$RUN/repository/" && cp -r "$2" "$RUN/data" || exit 1
+    : > "$RUN/run.log"                           # what follows looks for it at once
     (cd "$RUN/repository" && setsid bash training/unattended.sh run "$RUN/data" "$3" > "$RUN/run.log" 2>&1 < /dev/null &)
     wait_and_copy "$4" "${5:-540}"
     ;;
