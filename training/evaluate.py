@@ -373,15 +373,15 @@ if __name__ == '__main__':
         if sizes:
             report['dense'] += evaluation.dense([parse_size(s) for s in sizes], args.dense_questions, family=family)
             finish(family)
+    if args.perplexity:
+        report['perplexity'] = evaluation.perplexity([parse_size(s) for s in args.perplexity])
+        finish('perplexity')
     for name in args.sets:
         if args.sets is QUESTION_SETS and not any(Path(args.eval_folder).glob(f'{name}.jsonl*')):
             print(f'{name} is not in {args.eval_folder}: left out', flush=True)
             continue
         report['sets'].append(evaluation.question_set(name, parse_size(args.set_tokens), args.answers))
         finish(name)
-    if args.perplexity:
-        report['perplexity'] = evaluation.perplexity([parse_size(s) for s in args.perplexity])
-        finish('perplexity')
     for path in args.other:
         report['dense'] += evaluation.other_text(path, args.questions_each)
         finish(path)

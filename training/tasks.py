@@ -341,8 +341,8 @@ def dialogue(world, rng, theme):
     return world.question_sets.dialogue(world, rng)
 
 
-TASKS = {single: 0.33, multi_query: 0.12, multi_value: 0.13, updates: 0.08, chains: 0.06, two_hops: 0.01, text_questions: 0.06,
-         real_questions: 0.19, dialogue: 0.02}
+TASKS = {single: 0.33, multi_query: 0.14, multi_value: 0.17, updates: 0.08, chains: 0.06, two_hops: 0.01, text_questions: 0.06,
+         real_questions: 0.13, dialogue: 0.02}
 TEXT_SHARE = 0.08                # rows that are plain language modelling
 
 
