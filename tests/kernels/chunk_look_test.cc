@@ -134,7 +134,7 @@ TEST_P(ChunkLookTest, MatchesItsTwin) {
 TEST_P(ChunkLookTest, ShippedShapesMatchTheTwin) {
   for (const DType page_dtype : kTypes) {
     for (const int64_t rows : {1, 3, 40}) {
-      ExpectMatchesTheTwin({page_dtype, rows, 8, 6, 64, 64});
+      ExpectMatchesTheTwin({page_dtype, rows, 8, 9, 64, 64});
     }
   }
 }

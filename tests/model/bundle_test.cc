@@ -46,7 +46,7 @@ class BundleTest : public ::testing::Test {
 TEST_F(BundleTest, ShippedBundleLoads) {
   const auto bundle = LoadBundle(kShipped);
   ASSERT_TRUE(bundle.ok()) << bundle.status();
-  EXPECT_EQ((*bundle)->parameter_count, 19'298'679);
+  EXPECT_EQ((*bundle)->parameter_count, 19'372'410);
   EXPECT_EQ((*bundle)->weights->tensors().at("lower.0.in_proj.weight").dtype, DType::kI8);
   EXPECT_EQ((*bundle)->question_id, 3);
   EXPECT_EQ((*bundle)->answer_id, 4);
@@ -65,7 +65,7 @@ TEST_F(BundleTest, ExpectedTensorsOfTheShippedConfig) {
   EXPECT_THAT(expected.at("retrieval_log_scale"), ElementsAre());
   EXPECT_FALSE(expected.contains("hsa.3.o_proj.weight"));
   EXPECT_FALSE(expected.contains("upper.6.D"));
-  EXPECT_THAT(expected.at("look.q_proj.weight"), ElementsAre(384, 384));
+  EXPECT_THAT(expected.at("look.q_proj.weight"), ElementsAre(576, 384));
 }
 
 TEST_F(BundleTest, ASecondLookHasTensorsOfItsOwn) {
