@@ -110,12 +110,12 @@ class Mamba2(nn.Module):
         return h + self.out_proj(self.gate_norm(gated))
 
     def fuse(self, length):
-        """From now on, mix() by the kernels of triton_scan where they can, for gradients of rows of `length` tokens."""
-        plain = self.mix
-        if triton_scan and triton_scan.fits(self.inner, self.heads, self.c.ssm_state_size, length):
+        """From now on, mix() by the kernels of triton_scan, for rows of multiples of `length` tokens; False where they are not written for such sizes."""
+        fits = bool(triton_scan) and triton_scan.fits(self.inner, self.heads, self.c.ssm_state_size, length)
+        if fits:
             self.mix = lambda projected, segment: triton_scan.GatedScan.apply(
                 projected, segment, self.conv1d_weight, self.conv1d_bias, self.dt_bias, self.A_log, self.D, self.inner)
-        return self.mix is not plain
+        return fits
 
 
 def rotary(tokens, width, base):
@@ -235,11 +235,11 @@ class HSA(nn.Module):
         return h + self.o_proj(o.reshape(h.shape))
 
     def fuse(self, length):
-        """From now on, attend() by the kernels of triton_hsa where they can, for gradients of readers of `length` tokens."""
-        plain = self.attend
-        if triton_hsa and triton_hsa.fits(length, self.c.chunk_size, self.c.head_dim):
+        """From now on, attend() by the kernels of triton_hsa, for readers of `length` tokens; False where they are not written for such sizes."""
+        fits = bool(triton_hsa) and triton_hsa.fits(length, self.c.chunk_size, self.c.head_dim)
+        if fits:
             self.attend = triton_hsa.SparseAttention.apply
-        return self.attend is not plain
+        return fits
 
     def gathered(self, h, K, V, weights):
         """The form for large memories: K, V [B,L,k,S,D] of the selected chunks, weights [B,L,k]."""

@@ -1,6 +1,6 @@
 """Hierarchical sparse attention over the chunks of a row on a GPU, forward and backward: tokens skip the chunks that none of them selected.
 
-Source: arXiv 2504.16795, section 3. The plain form, whose results these are, is HSA.forward in model.py; it writes the scores of every head, token and
+Source: arXiv 2504.16795, section 3. The plain form, whose results these are, is HSA.attend in model.py; it writes the scores of every head, token and
 key, of which a tenth count. Shapes: B rows, L tokens, h heads of D, C chunks of S tokens. A program has TOKENS tokens with all their heads
 (HP: h rounded up to a power of two), so that a tile's rows read few chunks; a chunk's softmax is one tile, nothing is kept for the backward pass."""
 import torch

@@ -52,7 +52,7 @@ export_bundle() {
   if [ "$1" = bundle ] || [ ! -e bundle ]; then split -b 14680064 -a 1 "$1/model.safetensors" out/model.; fi
 }
 
-# Needles on the last GPU, all else on the first, at the same time: one of 140 GB has room for both. The longest memories come last.
+# Needles on the last GPU, all else on the first, at the same time where there is room for both. The longest memories come last.
 evaluate_all() {
   local gpus=$1 other=(eval/other/*)
   [ -e "${other[0]}" ] || other=()
@@ -63,7 +63,9 @@ open('dna.txt', 'w').write(''.join(random.choice('ACGT') for _ in range(400_000)
 PYTHON
   CUDA_VISIBLE_DEVICES=0 python3 -m training.evaluate bundle prepared eval out/a.json --sizes ${DENSE:+--dense $DENSE} \
     --other dna.txt "${other[@]}" > out/a.log 2>&1 &
-  local first=$!
+  local first=$! mib
+  mib=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits -i 0)
+  [ "$gpus" -gt 1 ] || [ "${mib:-0}" -gt 130000 ] || wait "$first"
   CUDA_VISIBLE_DEVICES=$((gpus - 1)) python3 -m training.evaluate bundle prepared eval out/b.json --dense --dense-fresh --dense-blind --sets --perplexity \
     --sizes ${SIZES:-64K 1M 16M 64M 256M} > out/b.log 2>&1 &
   wait "$first" $!
