@@ -18,9 +18,10 @@ constexpr int kRoundsMax = 100;
 // How often a wait looks whether its caller has gone.
 constexpr absl::Duration kCancelTick = absl::Milliseconds(10);
 
-// Deleted or damaged meanwhile: the view is asked for again, and goes on without the document.
+// Deleted, cut off or damaged meanwhile: the view is asked for again, and goes on without the
+// document.
 bool IsOfDocument(const absl::Status& status) {
-  return absl::IsNotFound(status) || absl::IsDataLoss(status);
+  return absl::IsNotFound(status) || absl::IsAborted(status) || absl::IsDataLoss(status);
 }
 
 }  // namespace
@@ -49,7 +50,7 @@ absl::Status PastReader::AwaitVisible(absl::Span<const DocumentCut> lagging,
   for (const DocumentCut& cut : lagging) {
     const absl::Status status = visibility_.Wait(
         cut.document, absl::StrCat("document ", static_cast<uint64_t>(cut.document)), cut.cut_bytes,
-        scheduler_, context);
+        MissingText::kRefuse, scheduler_, context);
     if (!status.ok() && !IsOfDocument(status)) return status;
   }
   return absl::OkStatus();

@@ -110,8 +110,9 @@ absl::Status WaitForBarriers(const ReadEnvironment& environment,
                                                      " bytes on ", barrier.document, "; limit ",
                                                      bytes_max));
     }
-    RETURN_IF_ERROR(environment.visibility.Wait(
-        document.uid, barrier.document, barrier.visible_bytes, environment.scheduler, context));
+    RETURN_IF_ERROR(environment.visibility.Wait(document.uid, barrier.document,
+                                                barrier.visible_bytes, MissingText::kAwait,
+                                                environment.scheduler, context));
   }
   return absl::OkStatus();
 }

@@ -20,7 +20,7 @@ void VisibilityBoard::Notify() {
 }
 
 absl::Status VisibilityBoard::Wait(DocumentId document, absl::string_view name,
-                                   int64_t visible_bytes, Scheduler& scheduler,
+                                   int64_t visible_bytes, MissingText missing, Scheduler& scheduler,
                                    const CallContext& context) {
   for (;;) {
     int64_t notices = 0;
@@ -40,6 +40,10 @@ absl::Status VisibilityBoard::Wait(DocumentId document, absl::string_view name,
       return absl::FailedPreconditionError(absl::StrCat(name, " is sealed and ends at byte ",
                                                         info->durable_bytes, "; ", visible_bytes,
                                                         " were asked for"));
+    }
+    if (missing == MissingText::kRefuse && visible_bytes > info->durable_bytes) {
+      return absl::AbortedError(absl::StrCat(name, " was cut off at byte ", info->durable_bytes,
+                                             "; ", visible_bytes, " were asked for"));
     }
     RETURN_IF_ERROR(context.Check());
     if (scheduler.stopping()) {

@@ -15,6 +15,9 @@
 
 namespace mneme {
 
+// What to do about text that is not there (any more).
+enum class MissingText { kAwait, kRefuse };
+
 // Thread-safe. What it borrows must outlive it.
 class VisibilityBoard {
  public:
@@ -22,12 +25,13 @@ class VisibilityBoard {
 
   // Something became visible, or never will.
   void Notify();
-  // Waits until `visible_bytes` of the document are visible, hastening what is durable. Text that
-  // has not come yet is waited for too. NOT_FOUND when the document (named `name` in messages) is
-  // gone; DATA_LOSS when it is damaged; FAILED_PRECONDITION when it is sealed and ends before;
-  // UNAVAILABLE when the scheduler stops; CANCELLED, DEADLINE_EXCEEDED.
+  // Waits until `visible_bytes` of the document are visible, hastening what is durable. Text beyond
+  // that may yet come, and is waited for, or has been cut off since: kRefuse, ABORTED. NOT_FOUND
+  // when the document (named `name` in messages) is gone; DATA_LOSS when it is damaged;
+  // FAILED_PRECONDITION when it is sealed and ends before; UNAVAILABLE when the scheduler stops;
+  // CANCELLED, DEADLINE_EXCEEDED.
   absl::Status Wait(DocumentId document, absl::string_view name, int64_t visible_bytes,
-                    Scheduler& scheduler, const CallContext& context);
+                    MissingText missing, Scheduler& scheduler, const CallContext& context);
 
  private:
   const MemoryStore& store_;

@@ -341,6 +341,35 @@ TEST_F(ForkTest, WhoWaitsForTailsThatAnotherQuestionDerivesMayLeave) {
   EXPECT_TRUE(harness_.engine().Retrieve(options, {}).ok());
 }
 
+TEST_F(ForkTest, WhoWaitsForTextThatIsCutOffMeanwhileIsAnsweredWithoutIt) {
+  Append("m", "a", "the zebra quietly", true);
+  Append("m", "b", "the zebra crossed", true);
+  Fork("m", "f");
+  Gate& gate = harness_.NewGate();
+  harness_.model().OnForward([&gate](FakeModel::Segments) {
+    gate.Pass();
+    return absl::OkStatus();
+  });
+  Append("m", "a", " crossed", false);
+  std::atomic<int> looked{0};
+  const CallContext context{.deadline = absl::Now() + kPatience,
+                            .cancelled = [&looked] { return looked.fetch_add(1) < 0; }};
+  std::thread asking([this, moment = Moment(), &context] {
+    const auto found = harness_.engine().Retrieve(
+        {.memories = {EngineHarness::Memory("m")}, .as_of = moment, .question = "zebra"}, context);
+    ASSERT_TRUE(found.ok()) << found.status();
+    ASSERT_FALSE(found->passages.empty());
+    for (const Passage& passage : found->passages) {
+      EXPECT_EQ(passage.document, EngineHarness::Document("m", "b"));
+    }
+  });
+  const absl::Time until = absl::Now() + kPatience;
+  while (looked < 5 && absl::Now() < until) absl::SleepFor(absl::Milliseconds(1));  // it waits
+  EXPECT_TRUE(harness_.engine().DeleteDocument(EngineHarness::Document("m", "a")).ok());
+  gate.Open();
+  asking.join();
+}
+
 TEST_F(ForkTest, WrongMomentsAndNamesAreNamed) {
   Engine& engine = harness_.engine();
   const std::string m = EngineHarness::Memory("m");
