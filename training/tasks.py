@@ -233,7 +233,7 @@ def multi_value(world, rng, theme):
     for _ in range(rng.choice((6, 10, 14))):
         fact = theme.fact(rng)
         groups.append([fact] + [facts.Fact(fact.style, fact.relation, fact.key, fact.context, words.VALUES[rng.choice(theme.value_shapes)](rng, world.lex))
-                                for _ in range(rng.choice((0, 1, 1, 2, 2, 3)))])
+                                for _ in range(rng.choice((0, 1, 1, 2, 2, 2, 3, 3)))])
     pairs = [(f, state(world, rng, theme, f)) for group in groups for f in group]
     memory, stretches = place(world, rng, [s for _, s in pairs])
     begins, questions = np.cumsum([0] + [len(g) for g in groups]), []
@@ -341,8 +341,8 @@ def dialogue(world, rng, theme):
     return world.question_sets.dialogue(world, rng)
 
 
-TASKS = {single: 0.33, multi_query: 0.14, multi_value: 0.17, updates: 0.08, chains: 0.06, two_hops: 0.01, text_questions: 0.06,
-         real_questions: 0.13, dialogue: 0.02}
+TASKS = {single: 0.31, multi_query: 0.13, multi_value: 0.16, updates: 0.10, chains: 0.10, two_hops: 0.01, text_questions: 0.05,
+         real_questions: 0.12, dialogue: 0.02}
 TEXT_SHARE = 0.08                # rows that are plain language modelling
 
 
