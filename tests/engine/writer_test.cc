@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -197,15 +198,19 @@ TEST_F(WriterTest, NextWriterBeginsBehindTheLastTextOfADroppedOne) {
   ASSERT_TRUE((*first)->Append(0, "on its way").ok());
   ASSERT_TRUE(gate.WaitArrived(1));
   first.reset();
-  absl::Notification opened;
+  absl::Notification begun;
+  std::atomic<bool> committed{false};
   std::thread next([&] {
+    begun.Notify();
     TestWriter second(harness_.engine(), Name());
+    EXPECT_TRUE(committed);
     EXPECT_EQ(second->accepted_bytes(), 10);
-    opened.Notify();
     EXPECT_TRUE(second->Append(10, " and on").ok());
     EXPECT_TRUE(second.WaitVisible(17));
   });
-  EXPECT_FALSE(opened.HasBeenNotified());
+  begun.WaitForNotification();
+  absl::SleepFor(absl::Milliseconds(20));  // long enough for one that does not wait
+  committed = true;
   gate.Open();
   next.join();
   EXPECT_EQ(harness_.DerivedDiffers("m", "d", "on its way and on"), "");
