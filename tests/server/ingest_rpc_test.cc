@@ -164,6 +164,7 @@ TEST_F(IngestRpcTest, AWriterThatIsNotReadyStopsTheReading) {
   engine_.AwaitAppendCount(1);
   ASSERT_TRUE(stream.Send("", 6, "second"));  // into flow control
   ASSERT_TRUE(stream.AwaitDurable(6));
+  absl::SleepFor(absl::Milliseconds(20));  // long enough for a server that goes on reading
   EXPECT_EQ(engine_.append_count(), 1);
   engine_.SetWritersReady(true);
   stream.HalfClose();
