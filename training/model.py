@@ -236,7 +236,7 @@ class HSA(nn.Module):
 
     def fuse(self, length):
         """From now on, attend() by the kernels of triton_hsa, for readers of `length` tokens; False where they are not written for such sizes."""
-        fits = bool(triton_hsa) and triton_hsa.fits(length, self.c.chunk_size, self.c.head_dim)
+        fits = bool(triton_hsa) and triton_hsa.fits(length, self.c.chunk_size, self.c.n_heads, self.c.head_dim)
         if fits:
             self.attend = triton_hsa.SparseAttention.apply
         return fits

@@ -11,6 +11,23 @@ TOKENS = 16
 
 
 @triton.jit
+def shares(query, keys, scale):
+    """The softmax of each row of a tile over one chunk's tokens."""
+    logits = tl.dot(query, tl.trans(keys)) * scale
+    p = tl.exp(logits - tl.max(logits, 1)[:, None])
+    return p / tl.sum(p, 1)[:, None]
+
+
+@triton.jit
+def tile_gradients(query, given, keys, values, w, scale):
+    """-> (shares, the gradient of each row's weight, that of its logits) of a tile, `given` being the output's gradient."""
+    p = shares(query, keys, scale)
+    dp = tl.dot(given, tl.trans(values))
+    dw = tl.sum(p * dp, 1)
+    return p, dw, p * (dp - dw[:, None]) * (w * scale)[:, None]
+
+
+@triton.jit
 def hsa_forward(q, k, v, weights, o, L, C, scale, h: tl.constexpr, HP: tl.constexpr, T: tl.constexpr, S: tl.constexpr, D: tl.constexpr):
     """o [B,L,h,D] = sum over chunks of weight * softmax(q K^T) V. q [B,L,h,D]; k, v [B,C*S,D]; weights [B,L,C]."""
     row = tl.program_id(1).to(tl.int64)
@@ -23,11 +40,9 @@ def hsa_forward(q, k, v, weights, o, L, C, scale, h: tl.constexpr, HP: tl.conste
     for c in range(C):
         w = tl.load(weights + token * C + c)
         if tl.max(w, 0) > 0:
-            key = (row * C + c) * S + s
-            logits = tl.dot(query, tl.trans(tl.load(k + key[:, None] * D + d[None, :]))) * scale
-            p = tl.exp(logits - tl.max(logits, 1)[:, None])
-            p = p * (w / tl.sum(p, 1))[:, None]
-            out = tl.dot(p.to(query.dtype), tl.load(v + key[:, None] * D + d[None, :]), out)
+            key = ((row * C + c) * S + s)[:, None] * D + d[None, :]
+            p = shares(query, tl.load(k + key), scale) * w[:, None]
+            out = tl.dot(p.to(query.dtype), tl.load(v + key), out)
     tl.store(o + at, out, mask=here)
 
 
@@ -45,15 +60,10 @@ def hsa_backward_queries(q, k, v, weights, do, dq, dw, L, C, scale, h: tl.conste
     for c in range(C):
         w = tl.load(weights + token * C + c)
         if tl.max(w, 0) > 0:
-            key = (row * C + c) * S + s
-            keys = tl.load(k + key[:, None] * D + d[None, :])
-            logits = tl.dot(query, tl.trans(keys)) * scale
-            p = tl.exp(logits - tl.max(logits, 1)[:, None])
-            p = p / tl.sum(p, 1)[:, None]
-            dp = tl.dot(given, tl.trans(tl.load(v + key[:, None] * D + d[None, :])))
-            mean = tl.sum(p * dp, 1)
-            tl.store(dw + (first + i) * C + c, tl.sum(tl.reshape(mean, (T, HP)), 1))
-            dlogits = p * (dp - mean[:, None]) * (w * scale)[:, None]
+            key = ((row * C + c) * S + s)[:, None] * D + d[None, :]
+            keys = tl.load(k + key)
+            _, of_weight, dlogits = tile_gradients(query, given, keys, tl.load(v + key), w, scale)
+            tl.store(dw + (first + i) * C + c, tl.sum(tl.reshape(of_weight, (T, HP)), 1))
             gradient = tl.dot(dlogits.to(query.dtype), keys, gradient)
     tl.store(dq + at, gradient, mask=here)
 
@@ -72,12 +82,8 @@ def hsa_backward_keys(q, k, v, weights, do, dk, dv, L, C, scale, h: tl.constexpr
         if tl.max(w, 0) > 0:
             at = ((row * L + begin + r // HP) * h + r % HP)[:, None] * D + d[None, :]
             query, given = tl.load(q + at, mask=here, other=0.0), tl.load(do + at, mask=here, other=0.0)
-            logits = tl.dot(query, tl.trans(keys)) * scale
-            p = tl.exp(logits - tl.max(logits, 1)[:, None])
-            p = p / tl.sum(p, 1)[:, None]
+            p, _, dlogits = tile_gradients(query, given, keys, values, w, scale)
             of_values = tl.dot(tl.trans((p * w[:, None]).to(query.dtype)), given, of_values)
-            dp = tl.dot(given, tl.trans(values))
-            dlogits = p * (dp - tl.sum(p * dp, 1)[:, None]) * (w * scale)[:, None]
             of_keys = tl.dot(tl.trans(dlogits.to(query.dtype)), query, of_keys)
     tl.store(dk + key, of_keys)
     tl.store(dv + key, of_values)
@@ -90,8 +96,8 @@ class SparseAttention(torch.autograd.Function):
     def forward(context, q, K, V, weights):
         q, K, V, weights = q.contiguous(), K.to(q.dtype).contiguous(), V.to(q.dtype).contiguous(), weights.float().contiguous()
         o = torch.empty_like(q)
-        sizes = sizes_of(q, K, weights)
-        hsa_forward[grid(q, TOKENS)](q, K, V, weights, o, *sizes[0], **sizes[1], num_warps=8)
+        numbers, constants = sizes_of(q, K, weights)
+        hsa_forward[tiles(q)](q, K, V, weights, o, *numbers, **constants, num_warps=8)
         context.save_for_backward(q, K, V, weights)
         return o
 
@@ -101,13 +107,13 @@ class SparseAttention(torch.autograd.Function):
         do = do.to(q.dtype).contiguous()
         dq, dw, dK, dV = torch.empty_like(q), torch.zeros_like(weights), torch.empty_like(K), torch.empty_like(V)
         numbers, constants = sizes_of(q, K, weights)
-        hsa_backward_queries[grid(q, TOKENS)](q, K, V, weights, do, dq, dw, *numbers, **constants, num_warps=8)
+        hsa_backward_queries[tiles(q)](q, K, V, weights, do, dq, dw, *numbers, **constants, num_warps=8)
         hsa_backward_keys[(weights.shape[2], len(q))](q, K, V, weights.transpose(1, 2).contiguous(), do, dK, dV, *numbers, **constants, num_warps=8)
         return dq, dK, dV, dw
 
 
-def grid(q, tokens):
-    return q.shape[1] // tokens, q.shape[0]
+def tiles(q):
+    return q.shape[1] // TOKENS, q.shape[0]
 
 
 def sizes_of(q, K, weights):
@@ -115,6 +121,6 @@ def sizes_of(q, K, weights):
     return (L, C, D ** -0.5), {'h': h, 'HP': 1 << (h - 1).bit_length(), 'T': TOKENS, 'S': K.shape[1] // C, 'D': D}
 
 
-def fits(length, chunk_size, head_dim):
-    """Whether these kernels are written for such sizes."""
-    return length % TOKENS == 0 and all(16 <= n <= 128 and n & (n - 1) == 0 for n in (chunk_size, head_dim))
+def fits(length, chunk_size, heads, head_dim):
+    """Whether these kernels are written for such sizes; wider tiles were never tried."""
+    return length % TOKENS == 0 and heads <= 8 and all(n in (16, 32, 64) for n in (chunk_size, head_dim))

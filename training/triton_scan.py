@@ -14,21 +14,32 @@ import triton.language as tl
 BLOCK = 64                      # Q
 RESET_DECAY = -60.0             # as in model.py
 CONV_TOKENS, CONV_WIDTH = 64, 64
-STATE_TILE = 256
+STATE_TILE = 256                # elements of a state that a program passes from block to block
+
+
+@triton.jit
+def earlier(x, segment, t, ch, back: tl.constexpr, L, W, first):
+    """Channels ch, counted from `first`, of the token that is `back` before each of t; zeros where it is of another row or segment."""
+    inside = (t % L) >= back
+    same = inside & (tl.load(segment + t - back, mask=inside, other=-1) == tl.load(segment + t))
+    return tl.load(x + (t - back).to(tl.int64)[:, None] * W + first + ch[None, :], mask=same[:, None], other=0.0).to(tl.float32)
+
+
+@triton.jit
+def convolved(x, segment, taps, bias, t, ch, L, W, first, K: tl.constexpr, C: tl.constexpr):
+    """The causal convolution of K taps at tokens t and channels ch, before its silu."""
+    sums = tl.load(bias + ch)[None, :]
+    for back in tl.static_range(K):
+        sums = sums + earlier(x, segment, t, ch, back, L, W, first) * tl.load(taps + (K - 1 - back) * C + ch)[None, :]
+    return sums
 
 
 @triton.jit
 def conv_forward(x, segment, taps, bias, u, L, W, first, K: tl.constexpr, C: tl.constexpr, T: tl.constexpr, BC: tl.constexpr):
-    """u = silu(causal convolution of K taps), within a segment. x: the projected tokens, channels from `first`; u [B*L, C]."""
+    """u [B*L, C] = silu(convolution), within a segment. x: the projected tokens."""
     t = tl.program_id(0) * T + tl.arange(0, T)
     ch = tl.program_id(1) * BC + tl.arange(0, BC)
-    here = tl.load(segment + t)
-    pre = tl.load(bias + ch)[None, :] + tl.zeros((T, BC), tl.float32)
-    for back in tl.static_range(K):
-        inside = (t % L) >= back
-        same = inside & (tl.load(segment + t - back, mask=inside, other=-1) == here)
-        value = tl.load(x + (t - back).to(tl.int64)[:, None] * W + first + ch[None, :], mask=same[:, None], other=0.0).to(tl.float32)
-        pre += value * tl.load(taps + (K - 1 - back) * C + ch)[None, :]
+    pre = convolved(x, segment, taps, bias, t, ch, L, W, first, K, C)
     tl.store(u + t.to(tl.int64)[:, None] * C + ch[None, :], pre * tl.sigmoid(pre))
 
 
@@ -38,23 +49,14 @@ def conv_backward_sums(x, segment, taps, bias, du, partial, L, W, first, K: tl.c
     the bias in partial [blocks, K + 1, C]."""
     t = tl.program_id(0) * T + tl.arange(0, T)
     ch = tl.program_id(1) * BC + tl.arange(0, BC)
-    here = tl.load(segment + t)
-    pre = tl.load(bias + ch)[None, :] + tl.zeros((T, BC), tl.float32)
-    for back in tl.static_range(K):
-        inside = (t % L) >= back
-        same = inside & (tl.load(segment + t - back, mask=inside, other=-1) == here)
-        value = tl.load(x + (t - back).to(tl.int64)[:, None] * W + first + ch[None, :], mask=same[:, None], other=0.0).to(tl.float32)
-        pre += value * tl.load(taps + (K - 1 - back) * C + ch)[None, :]
+    pre = convolved(x, segment, taps, bias, t, ch, L, W, first, K, C)
     gate, at = tl.sigmoid(pre), du + t.to(tl.int64)[:, None] * C + ch[None, :]
     dpre = tl.load(at).to(tl.float32) * gate * (1 + pre * (1 - gate))
     tl.store(at, dpre)
     part = partial + tl.program_id(0) * (K + 1) * C + ch
     tl.store(part + K * C, tl.sum(dpre, 0))
     for back in tl.static_range(K):                  # loaded again, from the cache
-        inside = (t % L) >= back
-        same = inside & (tl.load(segment + t - back, mask=inside, other=-1) == here)
-        value = tl.load(x + (t - back).to(tl.int64)[:, None] * W + first + ch[None, :], mask=same[:, None], other=0.0).to(tl.float32)
-        tl.store(part + (K - 1 - back) * C, tl.sum(dpre * value, 0))
+        tl.store(part + (K - 1 - back) * C, tl.sum(dpre * earlier(x, segment, t, ch, back, L, W, first), 0))
 
 
 @triton.jit
@@ -237,7 +239,7 @@ class GatedScan(torch.autograd.Function):
 
 
 def fits(inner, heads, state, length):
-    """Whether these kernels are written for such sizes."""
+    """Whether these kernels are written for such sizes; wider tiles were never tried."""
     head = inner // heads
-    powers = all(n >= 16 and n & (n - 1) == 0 for n in (head, state))
-    return powers and head * state % STATE_TILE == 0 and inner % 64 == 0 and (inner + 2 * state) % CONV_WIDTH == 0 and length % BLOCK == 0
+    powers = all(n in (16, 32, 64) for n in (head, state))
+    return powers and head * state % STATE_TILE == 0 and (inner + 2 * state) % CONV_WIDTH == 0 and length % BLOCK == 0

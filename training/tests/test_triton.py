@@ -113,7 +113,7 @@ class TritonTest(unittest.TestCase):
         from training.config import Config
         with kernels() as (model, _):
             for block, length in ((model.Mamba2(Config()), 37), (model.Mamba2(Config(ssm_state_size=48)), 64), (model.HSA(Config()), 37),
-                                  (model.HSA(Config(chunk_size=48)), 64)):
+                                  (model.HSA(Config(chunk_size=48)), 64), (model.HSA(Config(n_heads=12)), 64)):
                 before = vars(block).copy()
                 self.assertFalse(block.fuse(length))
                 self.assertEqual(vars(block), before)

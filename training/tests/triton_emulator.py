@@ -9,7 +9,6 @@ import types
 
 import numpy as np
 
-
 _program = (0, 0, 0)
 _rounding = False               # of values that are cast to a loaded value's type
 
@@ -84,10 +83,13 @@ def dot(a, b, acc=None):
 
 
 class Kernel:
-    """kernel[grid](arguments): torch tensors become pointers, the rest is passed on."""
+    """kernel[grid](arguments): torch tensors become pointers, the rest is passed on. Kernels call one another as functions."""
 
     def __init__(self, function):
         self.function = function
+
+    def __call__(self, *arguments):
+        return self.function(*arguments)
 
     def __getitem__(self, grid):
         def launch(*arguments, num_warps=4, num_stages=1, **constants):
