@@ -11,6 +11,7 @@
 #include "common/utf8.h"
 #include "engine/passage_reader.h"
 #include "engine/readers.h"
+#include "engine/told_chunks.h"
 #include "model/sampler.h"
 
 namespace mneme {
@@ -144,13 +145,14 @@ class AnswerTokens {
 // Drawn by this thread, step by step.
 class DrawnTokens : public AnswerTokens {
  public:
-  // `prompt`: the prompt's last step, and its state.
+  // `prompt`: the prompt's last step, and what it borrows.
   DrawnTokens(ReadBatcher& batcher, const SamplerOptions& options, ReadStep prompt,
-              std::unique_ptr<ReaderState> state, ReadScope scope)
+              std::unique_ptr<ReaderState> state, std::unique_ptr<ToldChunks> told, ReadScope scope)
       : batcher_(batcher),
         decoding_(batcher),
         sampler_(options),
         state_(std::move(state)),
+        told_chunks_(std::move(told)),
         scope_(std::move(scope)),
         step_(std::move(prompt)) {
     step_.scope = &scope_;
@@ -170,6 +172,7 @@ class DrawnTokens : public AnswerTokens {
   const DecodeScope decoding_;
   Sampler sampler_;
   const std::unique_ptr<ReaderState> state_;
+  const std::unique_ptr<ToldChunks> told_chunks_;
   ReadScope scope_;
   ReadStep step_;
 };
@@ -233,9 +236,11 @@ absl::StatusOr<GenerateResult> Generate(const ReadEnvironment& environment,
 
   GenerateResult result;
   std::unique_ptr<ReaderState> state = model.NewReaderState();
+  std::unique_ptr<ToldChunks> told = ToldChunks::Of(model.bundle());
   const bool greedy = options.temperature <= 0;
   ReadStep step{.state = state.get(),
                 .scope = &memories.scope,
+                .told = told.get(),
                 .upper = true,
                 .logit_rows = greedy ? LogitRows::kBestOfStep : LogitRows::kLastOfStep};
   RETURN_IF_ERROR(RunInSteps(environment, input.ids, /*select_all=*/true, context, step,
@@ -251,6 +256,7 @@ absl::StatusOr<GenerateResult> Generate(const ReadEnvironment& environment,
   std::unique_ptr<AnswerTokens> tokens;
   if (greedy) {
     TokenStreamOptions stream = {.state = std::move(state),
+                                 .told = std::move(told),
                                  .scope = std::move(memories.scope),
                                  .first = step.best,
                                  .tokens_max = options.max_tokens - 1,
@@ -261,8 +267,9 @@ absl::StatusOr<GenerateResult> Generate(const ReadEnvironment& environment,
   } else {
     const SamplerOptions sampler = {
         .temperature = options.temperature, .top_p = options.top_p, .seed = options.seed};
-    tokens = std::make_unique<DrawnTokens>(environment.batcher, sampler, std::move(step),
-                                           std::move(state), std::move(memories.scope));
+    tokens =
+        std::make_unique<DrawnTokens>(environment.batcher, sampler, std::move(step),
+                                      std::move(state), std::move(told), std::move(memories.scope));
   }
   AnswerText answer(model.tokenizer());
   PassageReader reader(environment, memories.sources);

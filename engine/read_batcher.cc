@@ -100,6 +100,7 @@ absl::Status ReadBatcher::Run(ReadStep& step) {
   MNEME_CHECK(!step.ids.empty() && step.ids.size() <= kStepTokensMax);
   MNEME_CHECK(!step.upper || step.select == ReadStep::Rows::kAll);
   MNEME_CHECK(!step.rerank || (!step.upper && step.select != ReadStep::Rows::kNone));
+  MNEME_CHECK(step.told == nullptr || step.upper);
   Waiting waiting;
   waiting.batched.step = &step;
   {
@@ -340,6 +341,7 @@ void ReadBatcher::Select(absl::Span<Pass* const> passes) {
   for (const Pass* pass : passes) {
     for (BatchedStep* batched : pass->steps) {
       ReadStep& step = *batched->step;
+      if (step.told != nullptr) step.told->BeginStep(step.ids);
       const int64_t first = FirstSelected(step);
       // The rows of the step before stay for now: the next token mostly reads the same chunks.
       step.rows.resize(step.ids.size() - static_cast<size_t>(first));
@@ -425,7 +427,7 @@ void ReadBatcher::Scan(const LandmarkView& view,
       const int wanted = std::max(&row == &step.rows.back() ? step.k : 0, chunks_per_read);
       const auto hits = static_cast<size_t>(std::min<int64_t>(k, wanted));
       ChooseChunks(view, absl::MakeConstSpan(indices_).subspan(at, hits),
-                   absl::MakeConstSpan(scores_).subspan(at, hits), &row);
+                   absl::MakeConstSpan(scores_).subspan(at, hits), step.told, &row);
       at += static_cast<size_t>(k);
     }
     step.scan_seconds = timer.seconds();
@@ -433,7 +435,8 @@ void ReadBatcher::Scan(const LandmarkView& view,
 }
 
 void ReadBatcher::ChooseChunks(const LandmarkView& view, absl::Span<const int64_t> indices,
-                               absl::Span<const float> scores, std::vector<ChunkHit>* row) {
+                               absl::Span<const float> scores, const ToldChunks* told,
+                               std::vector<ChunkHit>* row) {
   std::swap(*row, row_before_);
   row->clear();
   row->reserve(indices.size());
@@ -443,9 +446,14 @@ void ReadBatcher::ChooseChunks(const LandmarkView& view, absl::Span<const int64_
                                      [index](const ChunkHit& hit) { return hit.index == index; });
     row->push_back({.index = index,
                     .text = before != row_before_.end() ? before->text : view.Locate(index),
-                    .score = scores[i]});
+                    .score = scores[i],
+                    .told = told != nullptr && told->Contains(index)});
   }
   Weigh(absl::MakeSpan(*row), /*reranked=*/false);
+}
+
+float ReadBatcher::LandmarkScore(const ChunkHit& hit) const {
+  return static_cast<float>(hit.told ? hit.score - model_.config().told_penalty : hit.score);
 }
 
 void ReadBatcher::Weigh(absl::Span<ChunkHit> best_first, bool reranked) {
@@ -456,7 +464,8 @@ void ReadBatcher::Weigh(absl::Span<ChunkHit> best_first, bool reranked) {
   }
   chosen_scores_.clear();
   for (const ChunkHit* hit : selection_) {
-    chosen_scores_.push_back(static_cast<float>(reranked ? *hit->rerank_score : hit->score));
+    chosen_scores_.push_back(reranked ? static_cast<float>(*hit->rerank_score)
+                                      : LandmarkScore(*hit));
   }
   weights_.resize(chosen_scores_.size());
   ChunkWeights(chosen_scores_, model_.config().newest_margin, absl::MakeSpan(weights_));
@@ -572,7 +581,7 @@ void ReadBatcher::AddRead(absl::Span<ChunkHit> best_first) {
     chunks_.push_back(hit->text.address);
     chunk_hits_.push_back(hit);
     chunk_weights_.push_back(static_cast<float>(hit->weight));
-    chunk_scores_.push_back(static_cast<float>(hit->score));
+    chunk_scores_.push_back(LandmarkScore(*hit));
   }
   row_chunks_.push_back(selection_.size());
 }
@@ -616,6 +625,20 @@ void ReadBatcher::KeepLookedWeights() {
   }
 }
 
+void ReadBatcher::CountReads(absl::Span<BatchedStep* const> steps) const {
+  if (model_.config().told_penalty == 0) return;
+  auto selection = selections_.begin();
+  auto hit = chunk_hits_.begin();
+  for (const BatchedStep* batched : steps) {
+    const ReadStep& step = *batched->step;
+    for (size_t row = 0; row < step.rows.size(); ++row, ++selection) {
+      for (size_t i = 0; i < selection->pages.size(); ++i, ++hit) {
+        if (step.told != nullptr) step.told->Count(row, (*hit)->index, (*hit)->weight);
+      }
+    }
+  }
+}
+
 absl::Status ReadBatcher::FindReadsOf(absl::Span<BatchedStep* const> steps) {
   ClearReads();
   for (const BatchedStep* batched : steps) {
@@ -653,6 +676,7 @@ absl::Status ReadBatcher::Upper(const Pass& pass, absl::Span<BatchedStep* const>
   RETURN_IF_ERROR(
       model_.ReadUpper(reader_steps_, all ? pass.rows : regrouped_, selections_, which, &upper_));
   KeepLookedWeights();
+  CountReads(steps);
   auto from = upper_.logits.begin();
   for (size_t i = 0; i < steps.size(); ++i) {
     ReadStep& step = *steps[i]->step;

@@ -110,9 +110,13 @@ class ReadBatcher {
   // Takes the views that are missing, and scans once for all steps that look at the same one.
   void Select(absl::Span<Pass* const> passes);
   void Scan(const LandmarkView& view, absl::Span<const std::pair<const Pass*, BatchedStep*>> steps);
-  // One row's hits, best first: these chunks of `view`. `row` holds those of the token before.
+  // One row's hits, best first: these chunks of `view`, of which `told` (may be null) has been
+  // told. `row` holds those of the token before.
   void ChooseChunks(const LandmarkView& view, absl::Span<const int64_t> indices,
-                    absl::Span<const float> scores, std::vector<ChunkHit>* row);
+                    absl::Span<const float> scores, const ToldChunks* told,
+                    std::vector<ChunkHit>* row);
+  // What a hit's landmark says to the network.
+  float LandmarkScore(const ChunkHit& hit) const;
   // Weights of the network's own selection of a row: of a reranked one by its scores after the
   // second look, chunks without a page not chosen; else by landmark scores.
   void Weigh(absl::Span<ChunkHit> best_first, bool reranked);
@@ -130,6 +134,9 @@ class ReadBatcher {
   absl::Status FindReads();
   // The weights that a network's second look gave what selections_ name.
   void KeepLookedWeights();
+  // What these steps read, for those who count it: FindReadsOf was called for them last, and the
+  // weights are the final ones.
+  void CountReads(absl::Span<BatchedStep* const> steps) const;
   // All rows of these steps: what they read, and its pages.
   absl::Status FindReadsOf(absl::Span<BatchedStep* const> steps);
   // Upper half of some of a pass's steps, for which FindReadsOf was called last.

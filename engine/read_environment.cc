@@ -163,10 +163,11 @@ absl::Status RunInSteps(const ReadEnvironment& environment, absl::Span<const Tok
                         const std::function<void(const ReadStep&, size_t first_row)>& visit) {
   const auto step_tokens = static_cast<size_t>(environment.step_tokens_max);
   const bool rerank = step.rerank;
-  for (size_t first = 0; first < ids.size(); first += step_tokens) {
+  for (size_t first = 0; first < ids.size(); first += step.ids.size()) {
     RETURN_IF_ERROR(context.Check());
     step.ids = ids.subspan(first, step_tokens);
-    const bool last = first + step_tokens >= ids.size();
+    if (step.told != nullptr) step.ids = step.ids.first(step.told->StepTokens(step.ids));
+    const bool last = first + step.ids.size() == ids.size();
     step.select = select_all || step.upper ? ReadStep::Rows::kAll
                   : last                   ? ReadStep::Rows::kLast
                                            : ReadStep::Rows::kNone;

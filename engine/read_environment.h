@@ -89,8 +89,9 @@ absl::Status CheckFitsSegment(const Model& model, size_t tokens, absl::string_vi
 std::vector<std::string> TokenTexts(absl::string_view text, absl::Span<const Token> tokens);
 
 // Runs `ids` through the network in steps, all but the last of which choose no chunks unless
-// `step.upper` or `select_all` is set; `step.rerank` is for the last. Calls `visit` with each
-// finished step and the index of its first row. Checks `context` before every step.
+// `step.upper` or `select_all` is set; `step.rerank` is for the last, and `step.told` may make
+// steps shorter. Calls `visit` with each finished step and the index of its first row. Checks
+// `context` before every step.
 absl::Status RunInSteps(const ReadEnvironment& environment, absl::Span<const TokenId> ids,
                         bool select_all, const CallContext& context, ReadStep& step,
                         const std::function<void(const ReadStep&, size_t first_row)>& visit);

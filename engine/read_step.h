@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "engine/told_chunks.h"
 #include "memory_store/memory_store.h"
 #include "model/model.h"
 
@@ -28,7 +29,8 @@ struct ReadScope {
 struct ChunkHit {
   int64_t index = 0;  // in the view
   ChunkText text;
-  double score = 0;
+  double score = 0;   // of its landmark
+  bool told = false;  // as ReadStep::told has it: it is weighed with its score less told_penalty
   // As ChunkWeights makes it; 0 beyond the network's own selection. Of a network that looks again
   // (look_heads) the corrected one once it has looked (the upper half has run, or
   // ReadStep::rerank), before by landmark scores.
@@ -48,6 +50,9 @@ struct ReadStep {
   ReaderState* state = nullptr;
   absl::Span<const TokenId> ids;
   ReadScope* scope = nullptr;
+  // What the reader's answer has told, with `upper` alone: `ids` are no more than it allows for a
+  // step, and it counts what they read. Null: nothing is told.
+  ToldChunks* told = nullptr;
   Rows select = Rows::kLast;  // rows whose chunks are chosen; kAll when `upper`
   int k = 0;                  // chunks wanted of the last row; of each at least chunks_per_read
   bool upper = false;         // also run the upper half

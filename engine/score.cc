@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
 #include "engine/readers.h"
+#include "engine/told_chunks.h"
 
 namespace mneme {
 namespace {
@@ -52,8 +53,12 @@ absl::StatusOr<ScoreResult> Score(const ReadEnvironment& environment, const Scor
   const std::vector<std::string> texts = TokenTexts(options.text, tokens);
   ScoreResult result;
   const std::unique_ptr<ReaderState> state = model.NewReaderState();
-  ReadStep step{
-      .state = state.get(), .scope = &memories.scope, .upper = true, .logit_rows = LogitRows::kAll};
+  const std::unique_ptr<ToldChunks> told = ToldChunks::Of(model.bundle());
+  ReadStep step{.state = state.get(),
+                .scope = &memories.scope,
+                .told = told.get(),
+                .upper = true,
+                .logit_rows = LogitRows::kAll};
   const auto vocab_size = static_cast<size_t>(model.config().vocab_size);
   const auto visit = [&](const ReadStep& done, size_t first_row) {
     for (size_t row = 0; row < done.ids.size(); ++row) {

@@ -8,6 +8,7 @@ namespace mneme {
 
 TokenStream::TokenStream(TokenStreamOptions options)
     : state_(std::move(options.state)),
+      told_chunks_(std::move(options.told)),
       stop_(std::move(options.stop)),
       tokens_max_(options.tokens_max),
       with_hits_(options.with_hits),
@@ -16,6 +17,7 @@ TokenStream::TokenStream(TokenStreamOptions options)
   step_ = {.state = state_.get(),
            .ids = absl::MakeConstSpan(&last_, 1),
            .scope = &scope_,
+           .told = told_chunks_.get(),
            .select = ReadStep::Rows::kAll,
            .upper = true,
            .logit_rows = LogitRows::kBestOfStep};

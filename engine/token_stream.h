@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "engine/read_step.h"
+#include "engine/told_chunks.h"
 #include "model/model.h"
 
 namespace mneme {
@@ -24,6 +25,7 @@ namespace mneme {
 // What goes on behind a reader's prompt.
 struct TokenStreamOptions {
   std::unique_ptr<ReaderState> state;  // behind the prompt
+  std::unique_ptr<ToldChunks> told;    // the same; null: nothing is told
   ReadScope scope;
   TokenId first = 0;       // the token behind the prompt; the stream begins behind it
   int tokens_max = 0;      // it ends behind so many
@@ -79,6 +81,7 @@ class TokenStream {
   bool Settled() const { return ready() || ended_; }
 
   const std::unique_ptr<ReaderState> state_;
+  const std::unique_ptr<ToldChunks> told_chunks_;
   const std::set<TokenId> stop_;
   const int64_t tokens_max_;
   const bool with_hits_;

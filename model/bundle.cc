@@ -232,6 +232,9 @@ absl::StatusOr<std::unique_ptr<Bundle>> LoadBundle(const std::string& folder) {
   ASSIGN_OR_RETURN(bundle->question_id, FindToken(tokenizer, "question_token", c.question_token));
   ASSIGN_OR_RETURN(bundle->answer_id, FindToken(tokenizer, "answer_token", c.answer_token));
   ASSIGN_OR_RETURN(bundle->document_id, FindToken(tokenizer, "document_token", c.document_token));
+  if (c.told_penalty > 0) {
+    ASSIGN_OR_RETURN(bundle->line_end_id, FindToken(tokenizer, "line_end_token", c.line_end_token));
+  }
   for (const auto& [name, shape] : expected) {
     int64_t elements = 1;
     for (int64_t length : shape) elements *= length;

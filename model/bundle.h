@@ -61,6 +61,7 @@ struct Bundle {
   uint64_t fingerprint = 0;
   int64_t parameter_count = 0;
   TokenId pad_id = 0, question_id = 0, answer_id = 0, document_id = 0;
+  TokenId line_end_id = -1;  // no token's where told_penalty is 0
 };
 
 // Loads a bundle and checks that the weights hold exactly the tensors that the config asks for,

@@ -44,6 +44,7 @@ constexpr SizeField kSizeFields[] = {
     {"hsa_every", &ModelConfig::hsa_every, 512},
     {"look_heads", &ModelConfig::look_heads, 256, 0, /*optional=*/true},
     {"newest_margin", &ModelConfig::newest_margin, 64, 0, /*optional=*/true},
+    {"told_penalty", &ModelConfig::told_penalty, 64, 0, /*optional=*/true},
     {"segment_size", &ModelConfig::segment_size, 1 << 16},
 };
 
@@ -63,6 +64,7 @@ constexpr RealField kRealFields[] = {
 struct TextField {
   const char* name;
   std::string ModelConfig::*member;
+  bool optional = false;  // where it is missing: empty
 };
 
 const TextField kTextFields[] = {
@@ -70,6 +72,7 @@ const TextField kTextFields[] = {
     {"question_token", &ModelConfig::question_token},
     {"answer_token", &ModelConfig::answer_token},
     {"document_token", &ModelConfig::document_token},
+    {"line_end_token", &ModelConfig::line_end_token, /*optional=*/true},
 };
 
 absl::Status Invalid(absl::string_view field, absl::string_view problem) {
@@ -141,6 +144,11 @@ absl::Status CheckRelations(const ModelConfig& c) {
   if (c.n_kv_heads != 1) {
     return Invalid("n_kv_heads", absl::StrCat("is ", c.n_kv_heads, ", only 1 is supported"));
   }
+  if ((c.told_penalty > 0) == c.line_end_token.empty()) {
+    return Invalid("line_end_token",
+                   absl::StrCat(c.line_end_token.empty() ? "is missing" : "is there",
+                                ", but told_penalty is ", c.told_penalty));
+  }
   return absl::OkStatus();
 }
 
@@ -166,6 +174,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json) {
   for (const TextField& field : kTextFields) {
     known.insert(field.name);
     const auto it = object.find(field.name);
+    if (it == object.end() && field.optional) continue;
     if (it == object.end()) return Invalid(field.name, "is missing");
     RETURN_IF_ERROR(ReadText(*it, field, &config));
   }

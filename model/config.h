@@ -2,8 +2,8 @@
 // to one bundle.
 //
 // Field by field the same as `Config` of the reference implementation (docs/model.md), plus the
-// special tokens. All but encoder_halo, look_heads and
-// newest_margin must be there.
+// special tokens. All but encoder_halo, look_heads, newest_margin, told_penalty and line_end_token
+// must be there.
 
 #ifndef MNEME_MODEL_CONFIG_H_
 #define MNEME_MODEL_CONFIG_H_
@@ -38,10 +38,14 @@ struct ModelConfig {
   // By which a chunk's score must exceed that of a newer one to win over it; 0: chunks are weighed
   // by stick-breaking (kernels/chunk_weights.h).
   int newest_margin = 0;
+  // By which a chunk scores lower once an answer has told a value from it (docs/model.md); 0: it
+  // does not.
+  int told_penalty = 0;
   double rope_base = 0;
   double norm_eps = 0;
   int segment_size = 0;  // tokens
   std::string pad_token, question_token, answer_token, document_token;
+  std::string line_end_token;  // ends a value of an answer; empty where told_penalty is 0
 
   int inner() const { return expand * d_model; }
   int ssm_heads() const { return inner() / ssm_head_dim; }
@@ -57,7 +61,8 @@ struct ModelConfig {
 };
 
 // Parses and checks config.json. INVALID_ARGUMENT names a missing, unknown, mistyped or impossible
-// field and its value (sizes that do not divide, n_kv_heads other than 1, a limit exceeded).
+// field and its value (sizes that do not divide, n_kv_heads other than 1, a limit exceeded,
+// told_penalty without line_end_token or the other way round).
 absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json);
 
 }  // namespace mneme

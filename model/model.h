@@ -87,8 +87,9 @@ struct LowerRows {
 struct RowSelection {
   absl::Span<const uint8_t* const> pages;  // pinned pages, layout as PageLayout
   absl::Span<const float> weights;         // as ChunkWeights makes them; with look_heads not read
-  // With look_heads, of each page: the landmark score of its chunk. The weights are then those of
-  // the second look, as though chunks without a page here had not been chosen.
+  // With look_heads, of each page: the landmark score of its chunk, less told_penalty where the
+  // answer has told it. The weights are then those of the second look, as though chunks without a
+  // page here had not been chosen.
   absl::Span<const float> scores;
   // The pages are memory of the backend; else a backend with memory of its own copies them there.
   bool pages_resident = false;

@@ -64,6 +64,11 @@ FakeModel::FakeModel(int kv_dim) : kv_dim_(kv_dim), bundle_(std::make_unique<Bun
   bundle_->answer_id = bundle_->tokenizer->PieceToId("<a>");
 }
 
+void FakeModel::set_told_penalty(int penalty) {
+  bundle_->config.told_penalty = penalty;
+  bundle_->line_end_id = bundle_->tokenizer->PieceToId("<0x0A>");
+}
+
 PageLayout FakeModel::page_layout() const {
   return {.dtype = DType::kF32,
           .chunk_tokens = kChunkTokens,

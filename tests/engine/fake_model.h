@@ -59,6 +59,8 @@ class FakeModel : public Model {
   void set_encoder_halo(int tokens) { bundle_->config.encoder_halo = tokens; }
   // Of the weights of what is read; 0, as at first: stick-breaking.
   void set_newest_margin(int margin) { bundle_->config.newest_margin = margin; }
+  // Of chunks that an answer has told; 0, as at first: none. A line ends with "<0x0A>".
+  void set_told_penalty(int penalty);
   // Another model, as it were: what is derived from now on differs in name.
   void set_fingerprint(uint64_t fingerprint) { fingerprint_ = fingerprint; }
   // From now on the upper half looks again, and gives a row's newest chunk this weight, the others

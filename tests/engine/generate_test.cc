@@ -197,6 +197,44 @@ TEST_F(GenerateTest, ReceiverMayStopTheAnswer) {
   EXPECT_EQ(pieces, 1);
 }
 
+TEST_F(GenerateTest, ListTellsEachChunkOnce) {
+  for (const char* color : {"red", "green", "blue"}) {
+    harness_.Ingest("m", color, absl::StrCat("see ", color, "\n see"), true);
+    ASSERT_EQ(harness_.engine().GetDocument(harness_.Document("m", color))->chunk_count, 1);
+  }
+  const auto ask = [&](double temperature) {
+    return Ask("see", {.max_tokens = 9, .temperature = temperature, .seed = 1});
+  };
+  for (const double temperature : {0.0, 0.1}) {
+    harness_.model().set_told_penalty(0);
+    EXPECT_EQ(ask(temperature).text, "blue\n see blue\n see blue\n see");
+    harness_.model().set_told_penalty(20);
+    const Answer answer = ask(temperature);
+    ASSERT_TRUE(answer.status.ok()) << answer.status;
+    EXPECT_EQ(answer.text, "blue\n see green\n see red\n see");
+  }
+}
+
+TEST_F(GenerateTest, ToldChunkIsNamedWithTheScoreOfItsLandmarkAndLessWeight) {
+  for (const char* color : {"red", "green"}) {
+    harness_.Ingest("m", color, absl::StrCat("see ", color, "\n see"), true);
+  }
+  // What the newest chunk, which is told with the second token, was to the fourth.
+  const auto last = [&](int penalty) {
+    harness_.model().set_told_penalty(penalty);
+    const Answer answer = Ask("see", {.max_tokens = 4, .temperature = 0.1});
+    EXPECT_TRUE(answer.status.ok()) << answer.status;
+    for (const Passage& passage : answer.pieces.back().passages) {
+      if (passage.document == harness_.Document("m", "green")) return passage;
+    }
+    ADD_FAILURE() << "not among the passages";
+    return Passage();
+  };
+  const Passage plain = last(0), told = last(1);
+  EXPECT_EQ(told.score, plain.score);
+  EXPECT_LT(told.weight, plain.weight);
+}
+
 // Both ways to choose tokens: drawn by the reader's thread, and the likeliest, by the batch thread.
 class GenerateTogetherTest : public GenerateTest, public ::testing::WithParamInterface<double> {};
 
@@ -502,6 +540,21 @@ TEST_F(ScoreTest, BadInputIsRefused) {
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code({.memories = {harness_.Memory("none")}, .text = "x"}),
             absl::StatusCode::kNotFound);
+}
+
+TEST_F(ScoreTest, ListThatTellsEachChunkOnceIsLikelier) {
+  for (const char* color : {"red", "green", "blue"}) {
+    harness_.Ingest("m", color, absl::StrCat("see ", color, "\n see"), true);
+  }
+  const auto score = [&](const std::string& text) {
+    return harness_.engine()
+        .Score({.memories = {harness_.Memory("m")}, .prompt = "see", .text = text}, {})
+        ->log_likelihood;
+  };
+  const std::string once = "blue\n see green\n see red\n", again = "blue\n see blue\n see blue\n";
+  EXPECT_LT(score(once), score(again));
+  harness_.model().set_told_penalty(20);
+  EXPECT_GT(score(once), score(again));
 }
 
 }  // namespace

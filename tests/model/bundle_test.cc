@@ -259,6 +259,19 @@ TEST_F(BundleTest, SpecialTokenOutsideTheVocabularyIsNamed) {
   ExpectRefused(files, "answer_token \"<answer>\" is not in the vocabulary of tokenizer.model");
 }
 
+TEST_F(BundleTest, LineEndTokenIsLookedUpWhereItIsNeeded) {
+  BundleFiles files = SmallBundle("I8");
+  EXPECT_EQ(Load(files).value()->line_end_id, -1);
+  files.config.replace(files.config.find("\"pad_token\""), 0,
+                       "\"told_penalty\": 8, \"line_end_token\": \"<0x0A>\", ");
+  const auto bundle = Load(files);
+  ASSERT_TRUE(bundle.ok()) << bundle.status();
+  EXPECT_EQ((*bundle)->line_end_id, (*bundle)->tokenizer->PieceToId("<0x0A>"));
+  EXPECT_GE((*bundle)->line_end_id, 0);
+  files.config.replace(files.config.find("<0x0A>"), 6, "<line>");
+  ExpectRefused(files, "line_end_token \"<line>\" is not in the vocabulary of tokenizer.model");
+}
+
 TEST_F(BundleTest, MorePiecesThanTheNetworkKnowsAreRefused) {
   BundleFiles files = SmallBundle("I8");
   files.tokenizer = ShippedModel();

@@ -79,12 +79,14 @@ TEST(ModelConfigTest, Ramba370mIsRead) {
 }
 
 TEST(ModelConfigTest, MissingFieldIsNamed) {
-  const nlohmann::json shipped = Shipped();
-  for (const auto& [key, value] : shipped.items()) {
-    nlohmann::json json = shipped;
+  nlohmann::json whole = Shipped();
+  whole.update({{"told_penalty", 8}, {"line_end_token", "<0x0A>"}});
+  for (const auto& [key, value] : whole.items()) {
+    nlohmann::json json = whole;
     json.erase(key);
+    if (key == "told_penalty") json.erase("line_end_token");
     if (key == "model_type" || key == "encoder_halo" || key == "look_heads" ||
-        key == "newest_margin") {
+        key == "newest_margin" || key == "told_penalty") {
       EXPECT_TRUE(ParseModelConfig(json.dump()).ok());
     } else {
       ExpectRefused(json.dump(), key + " is missing");
@@ -114,6 +116,40 @@ TEST(ModelConfigTest, LookHeadsMayBeMissing) {
 
 TEST(ModelConfigTest, NewestMarginMayBeMissing) {
   ExpectOptional("newest_margin", &ModelConfig::newest_margin, 64);
+}
+
+TEST(ModelConfigTest, ToldPenaltyAndLineEndTokenStandTogether) {
+  nlohmann::json json = Shipped();
+  json.erase("told_penalty");
+  json.erase("line_end_token");
+  for (const bool is_named : {false, true}) {
+    nlohmann::json none = json;
+    if (is_named) none["told_penalty"] = 0;
+    const ModelConfig config = ParseModelConfig(none.dump()).value();
+    EXPECT_EQ(config.told_penalty, 0);
+    EXPECT_EQ(config.line_end_token, "");
+    none["line_end_token"] = "<0x0A>";
+    ExpectRefused(none.dump(), "line_end_token is there, but told_penalty is 0");
+  }
+  for (const int penalty : {1, 8, 64}) {
+    json["told_penalty"] = penalty;
+    json.erase("line_end_token");
+    ExpectRefused(json.dump(),
+                  "line_end_token is missing, but told_penalty is " + std::to_string(penalty));
+    json["line_end_token"] = "<0x0A>";
+    const ModelConfig config = ParseModelConfig(json.dump()).value();
+    EXPECT_EQ(config.told_penalty, penalty);
+    EXPECT_EQ(config.line_end_token, "<0x0A>");
+  }
+}
+
+TEST(ModelConfigTest, ToldPenaltyOutOfRangeIsNamedWithItsLimit) {
+  ExpectValueRefused("told_penalty", -1, "told_penalty is -1, expected 0 to 64");
+  ExpectValueRefused("told_penalty", 65, "told_penalty is 65, expected 0 to 64");
+  ExpectValueRefused("told_penalty", 2.5, "told_penalty is 2.5, expected a whole number");
+  ExpectValueRefused("told_penalty", nullptr, "told_penalty is null, expected a whole number");
+  ExpectValueRefused("line_end_token", "", "line_end_token is empty");
+  ExpectValueRefused("line_end_token", 10, "line_end_token is of type number");
 }
 
 TEST(ModelConfigTest, UnknownFieldIsNamed) {

@@ -60,6 +60,10 @@ void WriteRandomBundle(const RandomShape& shape, absl::string_view matrix_dtype,
   config["segment_size"] = shape.segment_size;
   if (shape.look_heads > 0) config["look_heads"] = shape.look_heads;
   if (shape.newest_margin > 0) config["newest_margin"] = shape.newest_margin;
+  if (shape.told_penalty > 0) {
+    config["told_penalty"] = shape.told_penalty;
+    config["line_end_token"] = "<0x0A>";
+  }
   files.config = config.dump();
   files.tensors.clear();
   for (const auto& [name, dimensions] : ExpectedTensors(ParseModelConfig(files.config).value())) {

@@ -31,6 +31,7 @@ struct RandomShape {
   int segment_size = 64;
   int look_heads = 0;     // 0: the config has no such field
   int newest_margin = 0;  // the same
+  int told_penalty = 0;   // the same; above 0 with "<0x0A>" as line_end_token
 };
 
 // Writes the bundle's files into `folder`, which is made.

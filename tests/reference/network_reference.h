@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <numeric>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -36,7 +37,13 @@ inline double StoredElement(const uint8_t* data, DType dtype, int64_t i) {
 
 class NetworkReference {
  public:
-  explicit NetworkReference(const Bundle& bundle) : c_(bundle.config), pad_id_(bundle.pad_id) {
+  explicit NetworkReference(const Bundle& bundle)
+      : c_(bundle.config),
+        pad_id_(bundle.pad_id),
+        question_id_(bundle.question_id),
+        answer_id_(bundle.answer_id),
+        document_id_(bundle.document_id),
+        line_end_id_(bundle.line_end_id) {
     const auto& tensors = bundle.weights->tensors();
     for (const auto& [name, tensor] : tensors) {
       Doubles values;
@@ -75,14 +82,24 @@ class NetworkReference {
 
   struct Reading {
     std::vector<std::vector<int>> index;  // of each token, most recent chunk first
-    std::vector<Doubles> scores;          // of landmarks
+    std::vector<std::set<int>> told;      // of each token: what its answer told before
+    std::vector<Doubles> scores;          // of landmarks, those of told chunks lowered
     std::vector<Doubles> corrected;       // after the second look; without one the same
     std::vector<Doubles> weights, logits;
   };
   Reading Read(const std::vector<TokenId>& ids, const Chunks& chunks) const {
     Reading reading;
     std::vector<Doubles> h = Lower(ids);
-    for (const Doubles& row : h) Select(row, chunks, &reading);
+    Answer answer;
+    for (size_t r = 0; r < ids.size(); ++r) {
+      Begin(ids[r], &answer);
+      reading.told.push_back(answer.told);
+      Select(h[r], chunks, &reading);
+      if (!answer.begun) continue;
+      for (size_t i = 0; i < reading.index[r].size(); ++i) {
+        answer.value[reading.index[r][i]] += reading.weights[r][i];
+      }
+    }
     for (int i = 0; i < c_.n_upper_layers; ++i) {
       if (i % c_.hsa_every == 0) {
         for (size_t r = 0; r < h.size(); ++r) {
@@ -257,6 +274,29 @@ class NetworkReference {
     chunks->V.push_back(V);
   }
 
+  struct Answer {
+    bool begun = false;
+    std::set<int> told;
+    std::map<int, double> value;  // weights of the tokens of one value, by chunk
+  };
+  // What a token changes before it reads.
+  void Begin(TokenId id, Answer* answer) const {
+    if (c_.told_penalty == 0) return;
+    if (id == question_id_ || id == document_id_) *answer = {};
+    if (id == answer_id_) *answer = {.begun = true};
+    if (id != line_end_id_ || !answer->begun) return;
+    int best = -1;
+    double most = 0;
+    for (const auto& [chunk, weight] : answer->value) {
+      if (weight == 0 || weight < most) continue;
+      best = chunk;
+      most = weight;
+    }
+    if (best >= 0) answer->told.insert(best);
+    answer->value.clear();
+  }
+
+  // For reading->told.back().
   void Select(const Doubles& h, const Chunks& chunks, Reading* reading) const {
     const Doubles q =
         Norm(Product("retrieval_proj.weight", Norm(h, "retrieval_norm.weight", c_.norm_eps)),
@@ -274,7 +314,8 @@ class NetworkReference {
               [](const auto& a, const auto& b) { return a.second > b.second; });
     Doubles scores, all_corrected;
     std::vector<int> index;
-    for (const auto& [score, chunk] : scored) {
+    for (const auto& [plain, chunk] : scored) {
+      const double score = plain - c_.told_penalty * reading->told.back().contains(chunk);
       const double corrected = score + (c_.look_heads > 0 ? Look(h, chunks.K[chunk]) : 0);
       scores.push_back(score);
       all_corrected.push_back(corrected);
@@ -326,7 +367,7 @@ class NetworkReference {
   }
 
   const ModelConfig c_;
-  const TokenId pad_id_;
+  const TokenId pad_id_, question_id_, answer_id_, document_id_, line_end_id_;
   std::map<std::string, Doubles> weights_;
 };
 
