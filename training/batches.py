@@ -7,13 +7,14 @@ import torch
 from training import tasks
 from training.corpus import Corpus, Lexicon
 from training.questions import QuestionSets
+from training.told import values_of
 from training.tokenizer import Tokenizer
 
 TEXT_QUERY_STRIDE = 32          # every so many plain-text positions take part in the loss against unrelated chunks
 
 
-def collate(rows):
-    """[Row] -> dict of tensors. memory [B,M], reader and its fields [B,L]; label_at: flat positions in [B,L] whose next token counts; for
+def collate(rows, tokenizer):
+    """[Row] -> dict of tensors. memory [B,M], reader and its fields [B,L]; label_at: flat positions in [B,L] whose next token counts; values: of the readers (told.py); for
     the n queries of the batch: query_at [n] (flat position in [B,L]), query_is [n] (FIRST, LATER or SWITCH), query_kind [n] (KINDS, at
     FIRST), gold [n,C], own_row_only [n]; text_at [m] flat positions."""
     stacked = {name: torch.from_numpy(np.stack([getattr(r, name) for r in rows])) for name in
@@ -24,7 +25,7 @@ def collate(rows):
     text_at = np.stack([r.text_weight for r in rows]).reshape(-1).nonzero()[0][::TEXT_QUERY_STRIDE]
     kind = np.stack([r.kind for r in rows]).reshape(-1)[at]
     label_at = np.stack([(r.text_weight > 0) | (r.answer_weight > 0) for r in rows]).reshape(-1).nonzero()[0]
-    return {**stacked, 'label_at': torch.from_numpy(label_at), 'query_at': torch.from_numpy(at),
+    return {**stacked, 'values': values_of(stacked['reader'], tokenizer), 'label_at': torch.from_numpy(label_at), 'query_at': torch.from_numpy(at),
             'query_is': torch.from_numpy(query.reshape(-1)[at]), 'query_kind': torch.from_numpy(kind),
             'gold': torch.from_numpy(gold),
             'own_row_only': torch.from_numpy(np.stack([r.own_row_only for r in rows]).reshape(-1)[at]), 'text_at': torch.from_numpy(text_at)}
@@ -49,7 +50,7 @@ class Batches(torch.utils.data.IterableDataset):
         rng = random.Random(f'{self.seed}/{worker.id if worker else 0}')
         world = open_world(*self.arguments)
         while True:
-            yield collate(tasks.batch_rows(world, rng, self.rows))
+            yield collate(tasks.batch_rows(world, rng, self.rows), world.tokenizer)
 
 
 def loader(dataset, workers):

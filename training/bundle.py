@@ -71,7 +71,7 @@ def write_golden(folder, path):
     K, V, landmarks = model.ingest(document, tokenizer.document)
     questions = [torch.tensor([tokenizer.question, *tokenizer.encode(q), tokenizer.answer, *answer]) for q in GOLDEN_QUESTIONS]
     question = max(questions, key=lambda ids: selection_margin(model, ids, landmarks))
-    logits, (index, scores, weights) = model.read(question, K, V, landmarks)
+    logits, (index, scores, weights) = model.read(question, K, V, landmarks, tokenizer)
     reference.save_safetensors({'document_ids': document, 'question_ids': question, 'K': K, 'V': V, 'landmarks': landmarks,
                                 'select.index': index.int(), 'select.scores': scores, 'select.weights': weights, 'logits': logits, **layers}, path)
     return tokenizer.decode(logits.argmax(-1)[-1 - len(answer):-1])

@@ -34,7 +34,7 @@ def documents(evaluation, count, rng):
 
 def reference(evaluation, made):
     """(chunks read, best landmark first, answer) of each question, by PyTorch. A chunk is (document, chunk of it)."""
-    chunk, memory, where = evaluation.chunk, LargeMemory(evaluation.model, len(made) * SEGMENT // evaluation.chunk, 'cpu'), []
+    chunk, memory, where = evaluation.chunk, LargeMemory(evaluation.model, evaluation.tokenizer, len(made) * SEGMENT // evaluation.chunk, 'cpu'), []
     for number, (text, _, _) in enumerate(made):
         ids = [evaluation.tokenizer.document, *evaluation.tokenizer.encode(text)]
         if len(ids) > SEGMENT:

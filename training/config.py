@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 DOCUMENT_TOKEN, QUESTION_TOKEN, ANSWER_TOKEN = '<doc>', '<q>', '<a>'
+LINE_END_TOKEN = '<0x0A>'       # ends a value of a list
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Config:
     encoder_halo: int = 0         # tokens of the next chunk that the chunk encoder sees beside a chunk's own
     look_heads: int = 0           # heads of the second look at the chunks read; 0: none
     newest_margin: int = 0        # by which an older chunk must score better to weigh more than a newer one; 0: stick-breaking
+    told_penalty: int = 0         # by which a chunk scores lower once an answer has told a value from it (told.py); 0: not at all
 
     @property
     def head_dim(self):
@@ -48,4 +50,6 @@ def write_config(config, folder):
     """Writes config.json: the sizes and the names of the special tokens."""
     values = {'model_type': 'ramba', **asdict(config), 'pad_token': DOCUMENT_TOKEN, 'question_token': QUESTION_TOKEN,
               'answer_token': ANSWER_TOKEN, 'document_token': DOCUMENT_TOKEN}
+    if config.told_penalty:
+        values['line_end_token'] = LINE_END_TOKEN
     (Path(folder) / 'config.json').write_text(json.dumps(values, indent=1) + '\n')

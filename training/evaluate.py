@@ -62,7 +62,7 @@ class Evaluation:
         return [np.array(self.tokenizer.encode(decode(tokens[i:i + 65536])), np.int32) for i in range(0, len(tokens), 65536)]
 
     def memory(self, tokens):
-        return LargeMemory(self.model, tokens // self.chunk, self.device, BATCH_ROWS)
+        return LargeMemory(self.model, self.tokenizer, tokens // self.chunk, self.device, BATCH_ROWS)
 
     def ingest_hay(self, memory, segments, rng, inserted):
         """Segments of random windows of the haystack. inserted: {segment: [Statement]}; gives the statements positions."""

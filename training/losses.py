@@ -23,7 +23,7 @@ class LossWeights:
     look: float = 0.5            # the same after the second look
     later: float = 0.25          # at later answer tokens
     switch: float = 0.25         # where an answer goes on from another chunk
-    unrelated: float = 0.15      # plain text: its own document against the chunks of other rows
+    unrelated: float = 0.25      # plain text: its own document against the chunks of other rows
     crowd: float = 8.0           # chunks of a large memory for which each negative stands
     calibration: float = 1.0     # of the terms around zero beside the contrast; training raises it from 0 at the beginning
     first_calibration: float = 0.3   # of those of landmark scores, where a second look follows: weights come from its scores
@@ -55,7 +55,7 @@ def batch_loss(model, batch, weights, gather_landmarks=None):
     at, first, switch = batch['query_at'], batch['query_is'] == FIRST, batch['query_is'] == SWITCH
     alone = torch.zeros_like(batch['label'], dtype=torch.bool).view(-1).index_put((at,), batch['own_row_only']).view(batch['label'].shape)
     asking = torch.cat([at, batch['text_at']])                     # plain text, too, meets what looks like it in a large memory
-    passes = model(batch['memory'], batch['memory_segment'], batch['reader'], batch['reader_segment'], asking, alone, weights.strangers)
+    passes = model(batch['memory'], batch['memory_segment'], batch['reader'], batch['reader_segment'], batch['values'], asking, alone, weights.strangers)
     hidden, queries, landmarks = passes.hidden, passes.queries, passes.landmarks
     told = batch['label_at']                                       # the rest of the readers is not judged
     logits = model.logits(hidden.flatten(0, 1).index_select(0, told))

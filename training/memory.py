@@ -3,6 +3,7 @@ exact scan of all landmarks. It does what the engine does, in tensors."""
 import torch
 
 from training.model import chunk_weights
+from training.told import renumbered, told, values_of
 
 SLAB_CHUNKS = 1 << 18            # landmarks scored at a time
 
@@ -10,9 +11,9 @@ SLAB_CHUNKS = 1 << 18            # landmarks scored at a time
 class LargeMemory:
     """Chunks in the order in which they were ingested. `model` runs in bfloat16 on CUDA, float32 on CPU."""
 
-    def __init__(self, model, chunks_max, device, batch_rows=64):
+    def __init__(self, model, tokenizer, chunks_max, device, batch_rows=64):
         c, kind = model.c, torch.bfloat16 if str(device).startswith('cuda') else torch.float32
-        self.model, self.device, self.kind, self.count, self.batch_rows = model, device, kind, 0, batch_rows
+        self.model, self.tokenizer, self.device, self.kind, self.count, self.batch_rows = model, tokenizer, device, kind, 0, batch_rows
         self.K = torch.empty(chunks_max, c.chunk_size, c.head_dim, dtype=kind, device=device)
         self.V = torch.empty_like(self.K)
         self.landmarks = torch.empty(chunks_max, c.landmark_dim, dtype=kind, device=device)
@@ -70,19 +71,27 @@ class LargeMemory:
         second look, where there is one)."""
         length = ids.shape[1]
         h, segment, index, score = self.choose(ids, begin, end)
-        logits, score = self.tell(h, segment, index, score)
+        logits, score = self.tell(ids, h, segment, index, score)
         return logits[:, :length], index[:, :length], score[:, :length]
 
     @torch.no_grad()
-    def tell(self, h, segment, index, score):
-        """What choose() gave -> logits [n, L', vocab], score [n,L',k] after the second look."""
+    def tell(self, ids, h, segment, index, score):
+        """ids, and what choose() gave for them -> logits [n, L', vocab], score [n,L',k] after the second look."""
         model = self.model
         with self.autocast():
             K, V = self.K[index], self.V[index]
             score = score + model.look.gathered(h, K) if model.look else score
+            if model.tells_once:
+                score = model.penalized(score, self.told(ids, index, score))
             weights = chunk_weights(score.clamp(min=-1e4), model.c.newest_margin) * (score > float('-inf'))
             h = model.run_upper(h, segment, lambda hsa, x: hsa.gathered(x, K, V, weights))
             return model.logits(h).float(), score
+
+    def told(self, ids, index, score):
+        """Of the chunks chosen, those that earlier values of the answer were read from, bool [n,L',k]."""
+        padded = torch.nn.functional.pad(ids, (0, index.shape[1] - ids.shape[1]), value=self.tokenizer.document)
+        own = renumbered(index)
+        return told(score.clamp(min=-1e4), own, own.shape[1] * own.shape[2], values_of(padded, self.tokenizer), self.model.weigh).gather(-1, own)
 
 
 class Writers:
@@ -102,7 +111,7 @@ class Writers:
             h = memory.model.run_lower(padded, self.segment)
             index, score = memory.select(memory.model.queries(h[rows, last].unsqueeze(1)), 0, self.end)
         self.index[rows, last], self.score[rows, last] = index[:, 0], score[:, 0]
-        best = memory.tell(h, self.segment, self.index, self.score)[0][rows, last].argmax(-1)
+        best = memory.tell(self.ids, h, self.segment, self.index, self.score)[0][rows, last].argmax(-1)
         self.ids[rows, self.lengths] = best
         self.lengths += 1
         return best

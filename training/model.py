@@ -11,6 +11,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from training.told import told
+
 try:                                                                 # needed for speed alone, and there only with a GPU
     from training import triton_hsa, triton_scan
 except ImportError:
@@ -335,8 +337,8 @@ class Ramba(nn.Module):
         """[..., L, R] and [..., C, R] -> scores [..., L, C] in float32."""
         return (queries @ landmarks.transpose(-1, -2)).float() * (torch.exp(self.retrieval_log_scale.float()) / self.c.landmark_dim)
 
-    def forward(self, memory, memory_segment, reader, reader_segment, asked=None, alone=None, strangers=0):
-        """memory [B,M], reader [B,L] token ids with their segments -> Passes. Readers see every chunk of their own row's memory, and,
+    def forward(self, memory, memory_segment, reader, reader_segment, values=None, asked=None, alone=None, strangers=0):
+        """memory [B,M], reader [B,L] token ids with their segments, `values` of the readers (told.py) -> Passes. Readers see every chunk of their own row's memory, and,
         as in a large memory, `strangers` chunks of other rows (fewer where there are not so many): those that score best at the row's positions `asked` (flat, [n]).
         Positions `alone` (bool [B,L]) see none of them."""
         M = memory.shape[1]
@@ -357,6 +359,8 @@ class Ramba(nn.Module):
             scores = scores.masked_fill(alone.unsqueeze(-1) & is_stranger, -1e4)
         index = scores.topk(min(self.c.chunks_per_read, scores.shape[-1]), -1).indices.sort(-1, descending=True).values
         corrected = scores + self.look(h, K) if self.look else scores
+        if values and self.tells_once:
+            corrected = self.penalized(corrected, told(corrected.detach().gather(-1, index), index, corrected.shape[-1], values, self.weigh))
         chosen = chunk_weights(corrected.gather(-1, index), self.c.newest_margin)
         weights = torch.zeros_like(scores).scatter(-1, index, chosen)
         hidden = self.run_upper(h, reader_segment, lambda hsa, x: hsa(x, K, V, weights))
@@ -380,6 +384,17 @@ class Ramba(nn.Module):
         B, T, W = own.shape
         others, cut = own.reshape(B * chunks, -1, W)[chosen].reshape(B, -1, W), chosen.shape[1] // 2 * (T // chunks)
         return torch.cat([others[:, :cut], own, others[:, cut:]], 1)
+
+    @property
+    def tells_once(self):
+        return self.c.told_penalty > 0
+
+    def penalized(self, scores, told):
+        """Scores as they are where a chunk has been told already."""
+        return scores - self.c.told_penalty * told.to(scores.dtype)
+
+    def weigh(self, scores, told):
+        return chunk_weights(self.penalized(scores, told), self.c.newest_margin)
 
     def logits(self, h):
         return F.linear(h, self.embedding.weight.to(h.dtype))

@@ -45,6 +45,7 @@ class Config:
     encoder_halo: int = 0         # tokens of the next chunk that the chunk encoder sees beside a chunk's own
     look_heads: int = 0           # heads of the second look at the chunks read; 0: none
     newest_margin: int = 0        # of the chunk weights (newest_softmax); 0: stick-breaking
+    told_penalty: int = 0         # by which a chunk scores lower once an answer has told a value from it; 0: not at all
 
 
 class RMSNorm(nn.Module):
@@ -227,21 +228,41 @@ class Ramba(nn.Module):
             parts.append(self.chunk_encoder(h.view(-1, c.chunk_size, c.d_model), torch.stack(halo)))
         return [torch.cat(t) for t in zip(*parts)]
 
-    def select(self, h, landmarks, K):
+    def select(self, h, landmarks, K, ids=None, tokens=None):
         """h [L,d] lower hidden states of the reader; landmarks [C,R], K [C,S,D], oldest first -> (chunk index [L,k], landmark score,
-        weight)."""
+        weight). ids [L] and tokens: those of the reader, with told_penalty."""
         q = self.retrieval_q_norm(self.retrieval_proj(self.retrieval_norm(h)))
         scores = q @ landmarks.T * (torch.exp(self.retrieval_log_scale) / self.c.landmark_dim)   # [L,C]
         index = scores.topk(min(self.c.chunks_per_read, landmarks.shape[0]), -1).indices.sort(-1, descending=True).values
         scores = scores.gather(-1, index)
         final = scores + self.look(h, K[index]) if self.look else scores
-        return index, scores, newest_softmax(final, self.c.newest_margin) if self.c.newest_margin else stick_breaking(final)
+        if not self.c.told_penalty:
+            return index, scores, self.weigh(final)
+        weights, told, totals, answering = [], set(), {}, False
+        for t, token in enumerate(ids.tolist()):
+            if token == tokens.answer:
+                told, totals, answering = set(), {}, True
+            elif token in (tokens.question, tokens.document):
+                told, totals, answering = set(), {}, False
+            elif answering and token == tokens.line_end:                             # the next value: who told this one?
+                best = max(totals, key=totals.get)
+                told, totals = told | {best} if totals[best] > 0 else told, {}
+            lowered = torch.tensor([self.c.told_penalty * float(i in told) for i in index[t].tolist()])
+            weights.append(self.weigh(final[t] - lowered))
+            if answering:
+                for i, weight in zip(index[t].tolist(), weights[t].tolist()):
+                    totals[i] = totals.get(i, 0.0) + weight
+        return index, scores, torch.stack(weights)
 
-    def read(self, ids, K, V, landmarks):
+    def weigh(self, scores):
+        return newest_softmax(scores, self.c.newest_margin) if self.c.newest_margin else stick_breaking(scores)
+
+    def read(self, ids, K, V, landmarks, tokens=None):
         """A reader (prompt, question, generated text) over stored chunks: ids [L] -> logits [L,vocab], and its selection.
-        The reader's own recurrent state starts at zero; all it knows of the past comes through HSA."""
+        The reader's own recurrent state starts at zero; all it knows of the past comes through HSA. tokens: ids `question`, `answer`,
+        `document` and `line_end` of the bundle's special tokens, with told_penalty."""
         h = self.run_lower(ids)
-        index, scores, weights = self.select(h, landmarks, K)
+        index, scores, weights = self.select(h, landmarks, K, ids, tokens)
         for i, layer in enumerate(self.upper):
             if i % self.c.hsa_every == 0:
                 h = self.hsa[i // self.c.hsa_every](h, K[index], V[index], weights)

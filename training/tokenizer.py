@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from training.config import ANSWER_TOKEN, DOCUMENT_TOKEN, QUESTION_TOKEN
+from training.config import ANSWER_TOKEN, DOCUMENT_TOKEN, LINE_END_TOKEN, QUESTION_TOKEN
 
 
 class Tokenizer:
@@ -21,8 +21,8 @@ class Tokenizer:
 
     def __init__(self, model_file):
         self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
-        self.document, self.question, self.answer = (
-            self.pieces.piece_to_id(p) for p in (DOCUMENT_TOKEN, QUESTION_TOKEN, ANSWER_TOKEN))
+        self.document, self.question, self.answer, self.line_end = (
+            self.pieces.piece_to_id(p) for p in (DOCUMENT_TOKEN, QUESTION_TOKEN, ANSWER_TOKEN, LINE_END_TOKEN))
         self.vocab_size = self.pieces.get_piece_size()
         self.piece_bytes = np.array([self._bytes_of(i) for i in range(self.vocab_size)], np.int64)
 

@@ -203,5 +203,5 @@ if __name__ == '__main__':
     sizes = Config(vocab_size=vocabulary, **{f.name: getattr(args, f.name) for f in fields(Config) if f.name != 'vocab_size'})
     if args.initial:      # what the encoder sees beside a chunk, the second look and other weights may be added to a bundle without them
         begun = read_config(args.initial)
-        sizes = replace(begun, **{name: getattr(sizes, name) or getattr(begun, name) for name in ('encoder_halo', 'look_heads', 'newest_margin')})
+        sizes = replace(begun, **{name: getattr(sizes, name) or getattr(begun, name) for name in ('encoder_halo', 'look_heads', 'newest_margin', 'told_penalty')})
     train(args, sizes)

@@ -3,14 +3,28 @@ import argparse
 import random
 import tempfile
 import unittest
+from dataclasses import replace
 from pathlib import Path
 
 from training.tests.fixtures import SIZES, needs_torch, prepared
 
 
-def vocabulary():
+def tokenizer():
     from training.tokenizer import Tokenizer
-    return Tokenizer(prepared() / 'tokenizer.model').vocab_size
+    return Tokenizer(prepared() / 'tokenizer.model')
+
+
+def vocabulary():
+    return tokenizer().vocab_size
+
+
+def lists():
+    """A reader of random tokens [1,128] with two answers that are lists."""
+    import torch
+    t, ids = tokenizer(), torch.randint(6, vocabulary(), (1, 128))
+    ids[0, [0, 70]], ids[0, [10, 75]], ids[0, 69] = t.question, t.answer, t.document
+    ids[0, [5, 20, 28, 40, 41, 60, 80, 90, 100]] = t.line_end
+    return ids
 
 
 HALO_AND_LOOK = dict(encoder_halo=7, look_heads=3)
@@ -37,20 +51,42 @@ class ModelTest(unittest.TestCase):
         for more in ({}, HALO_AND_LOOK, HALO_AND_LOOK | dict(newest_margin=2)):
             self.compare(tiny_model(**more))
 
+    def test_lists_tell_each_chunk_once(self):
+        for more in ({}, HALO_AND_LOOK, HALO_AND_LOOK | dict(newest_margin=2)):
+            model = tiny_model(**more, told_penalty=3)
+            told = self.compare(model)
+            model.c = replace(model.c, told_penalty=0)
+            self.assertGreater((told - self.compare(model)).abs().max().item(), 0.01)
+
+    def test_values_of_answers(self):
+        import torch
+
+        from training.told import values_of
+        from training.tokenizer import Tokenizer
+        t = Tokenizer(prepared() / 'tokenizer.model')
+        n, word = t.line_end, 300
+        row = [t.question, word, n, t.answer, word, n, word, word, n, t.document, n, t.question, n, t.answer, n, t.document, word]
+        values = values_of(torch.tensor([row, [word] * len(row)]), t)
+        self.assertEqual(values.number.tolist(), [[0, 0, 0, 1, 1, 2, 2, 2, 3, 0, 0, 0, 0, 1, 2, 0, 0], [0] * len(row)])
+        self.assertEqual(values.value.tolist(), [[0, 0, 0, 1, 1, 2, 2, 2, 3, 0, 0, 0, 0, 4, 5, 0, 0], [0] * len(row)])
+        self.assertEqual((values.values_max, values.number_max), (5, 3))
+
     def compare(self, fast):
         import torch
 
         from training import reference
+        from training.told import values_of
         c = reference.Config(**{f: getattr(fast.c, f) for f in reference.Config.__dataclass_fields__})
         slow = reference.Ramba(c)
         slow.load_state_dict(fast.state_dict())
-        memory, reader = torch.randint(6, vocabulary(), (1, 384)), torch.randint(6, vocabulary(), (1, 128))
+        memory, reader, tokens = torch.randint(6, vocabulary(), (1, 384)), lists(), tokenizer()
         with torch.no_grad():
-            passes = fast(memory, torch.zeros_like(memory), reader, torch.zeros_like(reader))
+            passes = fast(memory, torch.zeros_like(memory), reader, torch.zeros_like(reader), values_of(reader, tokens))
             K, V, expected = slow.ingest(memory[0], 5)
-            logits, _ = slow.read(reader[0], K, V, expected)
+            logits, _ = slow.read(reader[0], K, V, expected, tokens)
         self.assertLess((passes.landmarks[0] - expected).abs().max().item(), 1e-3)
         self.assertLess((fast.logits(passes.hidden)[0] - logits).abs().max().item(), 1e-3)
+        return logits
 
     def test_rounded_weights_are_those_of_the_bundle(self):
         import torch
@@ -80,13 +116,14 @@ class ModelTest(unittest.TestCase):
         import torch
 
         from training.memory import LargeMemory
-        model = tiny_model(**HALO_AND_LOOK)
-        ids, reader = torch.randint(6, vocabulary(), (1, 512)), torch.randint(6, vocabulary(), (1, 128))
-        memory = LargeMemory(model, 8, 'cpu')
+        from training.told import values_of
+        model = tiny_model(**HALO_AND_LOOK, told_penalty=3)
+        ids, reader = torch.randint(6, vocabulary(), (1, 512)), lists()
+        memory = LargeMemory(model, tokenizer(), 8, 'cpu')
         memory.ingest(ids)
         logits, _, _ = memory.read(reader)
         with torch.no_grad():
-            passes = model(ids, torch.zeros_like(ids), reader, torch.zeros_like(reader))
+            passes = model(ids, torch.zeros_like(ids), reader, torch.zeros_like(reader), values_of(reader, tokenizer()))
         self.assertLess((logits - model.logits(passes.hidden)).abs().max().item(), 1e-3)
 
     def test_the_halo_ends_with_the_segment(self):
@@ -108,10 +145,10 @@ class ModelTest(unittest.TestCase):
         asked, alone = torch.tensor([5, 130, 300]), torch.zeros(3, 128, dtype=torch.bool)
         alone[1, 2] = True
         with torch.no_grad():
-            passes = model(ids, 0 * ids, reader, 0 * reader, asked, alone, strangers=4)
+            passes = model(ids, 0 * ids, reader, 0 * reader, None, asked, alone, strangers=4)
             scores = model.score(passes.queries.reshape(384, -1)[asked], passes.landmarks.reshape(12, -1))
             chosen = model.choose_strangers(passes.queries, passes.landmarks, asked, 4)
-            alone_in_its_batch = model(ids[:1], 0 * ids[:1], reader[:1], 0 * reader[:1], asked[:1], alone[:1], strangers=4)
+            alone_in_its_batch = model(ids[:1], 0 * ids[:1], reader[:1], 0 * reader[:1], None, asked[:1], alone[:1], strangers=4)
         self.assertEqual(alone_in_its_batch.corrected.shape, (1, 128, 4))
         self.assertEqual(passes.corrected.shape, (3, 128, 8))
         self.assertEqual(passes.first_own, 2)
