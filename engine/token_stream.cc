@@ -30,7 +30,7 @@ bool TokenStream::Wait(absl::Duration longest) {
   sleeping_ = true;
   // Tell looks at sleeping_ after what it tells of: one of both sides sees the other.
   bool timed_out = false;
-  while (!Settled() && !timed_out) timed_out = told_.WaitWithTimeout(&mutex_, longest);
+  while (!Settled() && !timed_out) timed_out = changed_.WaitWithTimeout(&mutex_, longest);
   sleeping_ = false;
   return Settled();
 }
@@ -75,7 +75,7 @@ void TokenStream::End(const absl::Status& status) {
 void TokenStream::Tell() {
   if (!sleeping_) return;
   absl::MutexLock lock(&mutex_);
-  told_.Signal();
+  changed_.Signal();
 }
 
 }  // namespace mneme

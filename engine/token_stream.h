@@ -100,7 +100,7 @@ class TokenStream {
   absl::Status end_status_;  // not written any more once ended_
 
   absl::Mutex mutex_;  // for sleeping alone
-  absl::CondVar told_;
+  absl::CondVar changed_;
   std::atomic<bool> sleeping_{false};
 };
 

@@ -57,9 +57,9 @@ def batch_loss(model, batch, weights, gather_landmarks=None):
     asking = torch.cat([at, batch['text_at']])                     # plain text, too, meets what looks like it in a large memory
     passes = model(batch['memory'], batch['memory_segment'], batch['reader'], batch['reader_segment'], batch['values'], asking, alone, weights.strangers)
     hidden, queries, landmarks = passes.hidden, passes.queries, passes.landmarks
-    told = batch['label_at']                                       # the rest of the readers is not judged
-    logits = model.logits(hidden.flatten(0, 1).index_select(0, told))
-    label, text_weight, answer_weight = (batch[name].view(-1)[told] for name in ('label', 'text_weight', 'answer_weight'))
+    judged = batch['label_at']                                     # the rest of the readers is not judged
+    logits = model.logits(hidden.flatten(0, 1).index_select(0, judged))
+    label, text_weight, answer_weight = (batch[name].view(-1)[judged] for name in ('label', 'text_weight', 'answer_weight'))
     loss = F.cross_entropy(logits.float(), label, reduction='none')
     text = (loss * text_weight).sum() / text_weight.sum().clamp(min=1)
     answer = (loss * answer_weight).sum() / answer_weight.sum().clamp(min=1)

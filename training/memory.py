@@ -68,7 +68,7 @@ class LargeMemory:
     @torch.no_grad()
     def read(self, ids, begin=0, end=None):
         """A batch of readers over chunks [begin, end): ids [n, L] -> logits [n, L, vocab], index [n,L,k], score [n,L,k] (after the
-        second look, where there is one)."""
+        second look, where there is one, and less told_penalty where the answer has told the chunk)."""
         length = ids.shape[1]
         h, segment, index, score = self.choose(ids, begin, end)
         logits, score = self.tell(ids, h, segment, index, score)
@@ -76,7 +76,7 @@ class LargeMemory:
 
     @torch.no_grad()
     def tell(self, ids, h, segment, index, score):
-        """ids, and what choose() gave for them -> logits [n, L', vocab], score [n,L',k] after the second look."""
+        """ids, and what choose() gave for them -> logits [n, L', vocab], score [n,L',k] as read() has it."""
         model = self.model
         with self.autocast():
             K, V = self.K[index], self.V[index]

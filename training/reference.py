@@ -245,8 +245,8 @@ class Ramba(nn.Module):
             elif token in (tokens.question, tokens.document):
                 told, totals, answering = set(), {}, False
             elif answering and token == tokens.line_end:                             # the next value: who told this one?
-                best = max(totals, key=totals.get)
-                told, totals = told | {best} if totals[best] > 0 else told, {}
+                most, best = max(((total, i) for i, total in totals.items()), default=(0.0, None))    # of equal ones the newest
+                told, totals = told | {best} if most > 0 else told, {}
             lowered = torch.tensor([self.c.told_penalty * float(i in told) for i in index[t].tolist()])
             weights.append(self.weigh(final[t] - lowered))
             if answering:

@@ -347,7 +347,8 @@ TEXT_SHARE = 0.08                # rows that are plain language modelling
 
 
 def text_row(world, rng):
-    """Language modelling: the reader continues the memory. At times part of the memory is of another document."""
+    """Language modelling: the reader continues the memory, at times from a document token on, with which the engine begins a text that
+    it scores. At times part of the memory is of another document."""
     text = world.corpus.window(rng, world.memory_tokens + world.reader_tokens + 1)
     memory, other = world.memory(), 0
     if rng.random() < 0.5:
@@ -356,7 +357,10 @@ def text_row(world, rng):
         memory.segment += 1
     if other < world.memory_tokens:
         memory.append(text[other:world.memory_tokens])
-    return finish_text_row(memory, text[world.memory_tokens:], world.reader_tokens, world.memory_tokens // world.chunk_size)
+    reader = text[world.memory_tokens:]
+    if rng.random() < 0.4:
+        reader = np.concatenate([[world.tokenizer.document], reader[:-1]])
+    return finish_text_row(memory, reader, world.reader_tokens, world.memory_tokens // world.chunk_size)
 
 
 def batch_rows(world, rng, count):

@@ -38,7 +38,8 @@ def values_of(ids, tokenizer):
 @torch.no_grad()
 def told(scores, index, chunks, values, weigh):
     """scores [B,L,k] of the chunks chosen, index [B,L,k] in [0, chunks) -> bool [B,L,chunks]: told by an earlier value of the answer.
-    weigh(scores, told [B,L,k]) -> weights. The chunk that a value was read from is that with most weight over its tokens."""
+    weigh(scores, told [B,L,k]) -> weights. The chunk that a value was read from is that with most weight over its
+    tokens; which of equal ones is not settled here (the specification: the newest)."""
     B, L, k = index.shape
     if values.number_max < 2:
         return torch.zeros(B, L, chunks, dtype=torch.bool, device=index.device)

@@ -197,11 +197,12 @@ if __name__ == '__main__':
     parser.add_argument('--save-every', type=float, default=120, help='seconds')
     for f in fields(Config):
         if f.name != 'vocab_size':
-            parser.add_argument('--' + f.name.replace('_', '-'), type=type(f.default), default=f.default)
+            parser.add_argument('--' + f.name.replace('_', '-'), type=type(f.default), help=f'{f.default}, or as the initial bundle has it')
     args = parser.parse_args()
     vocabulary = Tokenizer(f'{args.prepared}/tokenizer.model').vocab_size
-    sizes = Config(vocab_size=vocabulary, **{f.name: getattr(args, f.name) for f in fields(Config) if f.name != 'vocab_size'})
+    given = {f.name: getattr(args, f.name) for f in fields(Config) if getattr(args, f.name, None) is not None}
+    sizes = Config(vocab_size=vocabulary, **given)
     if args.initial:      # what the encoder sees beside a chunk, the second look and other weights may be added to a bundle without them
-        begun = read_config(args.initial)
-        sizes = replace(begun, **{name: getattr(sizes, name) or getattr(begun, name) for name in ('encoder_halo', 'look_heads', 'newest_margin', 'told_penalty')})
+        added = ('encoder_halo', 'look_heads', 'newest_margin', 'told_penalty')
+        sizes = replace(read_config(args.initial), **{name: value for name, value in given.items() if name in added})
     train(args, sizes)
