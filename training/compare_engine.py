@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
+from training.ask_engine import is_exact, write
 from training.engine import Engine
-from training.evaluate import SEGMENT, Evaluation, is_list_of
+from training.evaluate import SEGMENT, Evaluation
 from training.memory import LargeMemory
 from training.needles import Maker, dense_needles
 from training.tasks import LISTED
@@ -24,19 +25,12 @@ ANSWER_TOKENS = 48               # of an answer that is a list
 def documents(evaluation, count, rng):
     """(texts, [Needle]): windows of books, a fact in each, the statements of lists in some."""
     asked, maker = dense_needles(evaluation.tokenizer, evaluation.lex, rng, count), Maker(evaluation.tokenizer, evaluation.lex, rng)
-    statements, texts = [list(needle.statements) for needle in asked], []
+    statements = [list(needle.statements) for needle in asked]
     for number in range(count // 4):
         asked.append(maker.multi_value() if number % 2 else maker.multi_query())
         for document, statement in zip(rng.sample(range(count), len(asked[-1].statements)), asked[-1].statements):
             statements[document].append(statement)
-    for mine in statements:
-        book = rng.choice([t for t in evaluation.book_texts if len(t) > 2 * CHARACTERS])
-        at = rng.randrange(len(book) - CHARACTERS)
-        words = book[at:at + CHARACTERS].split(' ')
-        for statement in mine:
-            words.insert(rng.randrange(len(words)), evaluation.tokenizer.decode(statement.ids))
-        texts.append(' '.join(words))
-    return texts, asked
+    return write(evaluation, statements, CHARACTERS, rng), asked
 
 
 def reference(evaluation, texts, asked):
@@ -78,10 +72,6 @@ def results(engine, evaluation, texts, asked, folder):
     return answers
 
 
-def right(said, needle):
-    return is_list_of(said, needle.values) if needle.separator == LISTED else said.strip() == needle.values[0]
-
-
 def compare(expected, got, asked):
     count = lambda test: sum(map(test, zip(expected, got, asked)))
     lists = lambda x: x[2].separator == LISTED
@@ -90,8 +80,8 @@ def compare(expected, got, asked):
             'same chunks read': count(lambda x: set(x[0][0]) == set(x[1][0])),
             'same answer': count(lambda x: x[0][1].strip() == x[1][1].strip()),
             'same list': count(lambda x: lists(x) and x[0][1].strip() == x[1][1].strip()),
-            'right answers of PyTorch': count(lambda x: right(x[0][1], x[2])),
-            'right answers of the engine': count(lambda x: right(x[1][1], x[2]))}
+            'right answers of PyTorch': count(lambda x: is_exact(x[2], x[0][1])),
+            'right answers of the engine': count(lambda x: is_exact(x[2], x[1][1]))}
 
 
 if __name__ == '__main__':

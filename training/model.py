@@ -284,7 +284,7 @@ class Passes:
     hidden: torch.Tensor             # [B,L,d] final hidden states of the readers
     queries: torch.Tensor            # [B,L,R]
     landmarks: torch.Tensor          # [B,C,R]
-    corrected: torch.Tensor          # [B,L,X] scores after the second look
+    corrected: torch.Tensor          # [B,L,X] scores after the second look, less told_penalty where told
     first_own: int                   # where the row's own chunks begin among the X
 
 

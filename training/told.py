@@ -14,7 +14,7 @@ class Values:
     first, each line's end the next."""
     value: torch.Tensor              # int64 [B,L]: 1, 2, .. over all answers of a row; 0 outside of answers
     number: torch.Tensor             # int64 [B,L]: 1, 2, .. in its answer; 0 outside
-    values_max: int                  # largest of each
+    values_max: int                  # largest of each; kept, as asking a GPU would wait for it
     number_max: int
 
     def to(self, device, **options):
