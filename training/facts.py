@@ -85,7 +85,8 @@ CONTEXT_QUESTIONS = [
 ]
 HELD_OUT_CONTEXT_QUESTIONS = ['Ask {C}: which {R} goes with {K}?', 'From the point of view of {C}, what is the {R} of {K}?']
 # A second statement that replaces the first.
-CHANGES = [                                                      # the last two do not say that they are changes'The {R} of {K} has changed to {V}.', 'From now on the {R} of {K} is {V}.', 'Update: the {R} for {K} is now {V}.',
+CHANGES = [                                                      # the last two do not say that they are changes
+           'The {R} of {K} has changed to {V}.', 'From now on the {R} of {K} is {V}.', 'Update: the {R} for {K} is now {V}.',
            'Correction: {V} is the {R} of {K}.', "{K}'s {R} is {V} now.", 'The {R} for {K} is {V}.', 'The {R} of {K} is {V}.']
 BEFORE_QUESTIONS = ['What was the {R} of {K} before it changed?', 'What was the previous {R} of {K}?', 'What was the old {R} for {K}?']
 

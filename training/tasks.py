@@ -54,8 +54,13 @@ class Statement:
         return set().union(*(memory.chunks(self.position + int(a), self.position + int(b) + 1) for a, b in places))
 
 
+# Of the chunks that begin in text, how many begin a segment. In a large memory a fact is alone in its segment; where all facts of a row share one, the
+# recurrent state has seen the others of its key, and what is read says "the first of its key", by which lists then end (NOTES.md).
+RESTARTS = (0.0, 0.2, 0.5, 1.0, 1.0)
+
+
 def place(world, rng, statements, in_order=False, memory=None):
-    """A memory of real text with the statements in it; returns (memory, [(position, ids)] of the text between them)."""
+    """A memory of real text with the statements in it, in one segment or several; returns (memory, [(position, ids)] of the text between them)."""
     memory = memory or world.memory()
     if rng.random() < 0.3 and memory.length == 0:
         memory.append([world.tokenizer.document])
@@ -70,17 +75,28 @@ def place(world, rng, statements, in_order=False, memory=None):
         while at < len(cuts):
             cuts[at:at + block] = [cuts[at]] * len(cuts[at:at + block])
             at += block
-    starts_word, stretches, previous = world.corpus.starts_word, [], 0
+    starts_word, stretches, previous, restarts = world.corpus.starts_word, [], 0, rng.choice(RESTARTS)
     for cut, statement in zip(cuts, order):
         while previous < cut < len(hay) and not starts_word[hay[cut]] and cut - previous > 1:
             cut -= 1
         cut = max(cut, previous)
         if cut > previous:
-            stretches.append((memory.append(hay[previous:cut]), hay[previous:cut]))
+            stretches += in_segments(memory, rng, hay[previous:cut], restarts)
         statement.position = memory.append(statement.ids)
         previous = cut
-    stretches.append((memory.append(hay[previous:]), hay[previous:]))
+    stretches += in_segments(memory, rng, hay[previous:], restarts)
     return memory, stretches
+
+
+def in_segments(memory, rng, ids, restarts):
+    """Appends real text; at each chunk that begins in it a new segment begins, with probability `restarts`. -> [(position, ids)], one of each."""
+    begins = [at for at in range(-memory.length % memory.chunk_size, len(ids), memory.chunk_size) if rng.random() < restarts]
+    stretches = []
+    for begin, end in zip([0, *begins], [*begins, len(ids)]):
+        memory.segment += begin in begins
+        if end > begin:
+            stretches.append((memory.append(ids[begin:end]), ids[begin:end]))
+    return stretches
 
 
 def about_text(world, rng, memory, stretches, count=24):
@@ -232,7 +248,8 @@ def multi_value(world, rng, theme):
     groups = []
     for _ in range(rng.choice((6, 10, 14))):
         fact = theme.fact(rng)
-        groups.append([fact] + [facts.Fact(fact.style, fact.relation, fact.key, fact.context, words.VALUES[rng.choice(theme.value_shapes)](rng, world.lex))
+        shapes = theme.value_shapes if rng.random() < 0.6 else list(words.VALUES)
+        groups.append([fact] + [facts.Fact(fact.style, fact.relation, fact.key, fact.context, words.VALUES[rng.choice(shapes)](rng, world.lex))
                                 for _ in range(rng.choice((0, 1, 1, 2, 2, 2, 3, 3)))])
     pairs = [(f, state(world, rng, theme, f)) for group in groups for f in group]
     memory, stretches = place(world, rng, [s for _, s in pairs])
@@ -343,7 +360,7 @@ def dialogue(world, rng, theme):
 
 TASKS = {single: 0.31, multi_query: 0.13, multi_value: 0.16, updates: 0.10, chains: 0.10, two_hops: 0.01, text_questions: 0.05,
          real_questions: 0.12, dialogue: 0.02}
-TEXT_SHARE = 0.08                # rows that are plain language modelling
+TEXT_SHARE = 0.10                # rows that are plain language modelling
 
 
 def text_row(world, rng):

@@ -3,6 +3,8 @@ import random
 import re
 import unittest
 
+import numpy as np
+
 from training.tests.fixtures import needs_torch, prepared
 
 COMMON = set('the of for in a to is it was what which and with that its has i one on by as at'.split())
@@ -49,6 +51,23 @@ class TasksTest(unittest.TestCase):
             without = (row.query > 0) & ~(row.gold == 1).any(-1)
             self.assertTrue((row.label[without] == self.world.tokenizer.document).all(), f'{task.__name__}: only the end of a list has no gold')
             self.assertEqual(without.any(), any(q.listed for q in questions), task.__name__)
+
+    def test_no_statement_crosses_a_segment(self):
+        from training import facts, tasks
+        rng, several = random.Random(11), 0
+        for _ in range(12):
+            theme = facts.theme(rng, self.world.lex)
+            statements = [tasks.state(self.world, rng, theme, theme.fact(rng)) for _ in range(8)]
+            memory, stretches = tasks.place(self.world, rng, statements)
+            segment = np.concatenate(memory.segments)
+            begins = (segment[1:] != segment[:-1]).nonzero()[0] + 1
+            self.assertTrue((begins % memory.chunk_size == 0).all())
+            for position, ids in [*stretches, *((s.position, s.ids) for s in statements)]:
+                np.testing.assert_array_equal(np.concatenate(memory.ids)[position:position + len(ids)], ids)
+                self.assertEqual(len(set(segment[position:position + len(ids)].tolist())), 1)
+            several += len(begins) > 0
+        self.assertGreater(several, 4)
+        self.assertLess(several, 12)
 
     def test_reader_state_restarts_at_every_question(self):
         from training import tasks
