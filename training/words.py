@@ -49,19 +49,20 @@ def _word(rng, lex):
     return rng.choice(lex.words) if rng.random() < 0.8 else pseudo_word(rng)
 
 
-SEPARATORS = (' ', ' ', '-', '_', ':', '+', '~', '|', '::', ' - ', '@', '->', '*', '=', ' and ', ' in ', ' at ', ' no. ')
-WRAPPERS = ('()', '[]', '<>', "''", '**', '{}')
+SEPARATORS = (' ', ' ', '-', '_', ':', '+', '~', '|', '::', ' - ', '@', '->', '*', '=', ' in ', ' at ', ' no. ', ' of ', ' by ', ' x ', '--', '%', '^', '!',
+              ' and ', ' and ', ' or ', ', ', ' + ', ' with ', ' plus ', '; ')      # the last: one key, not two
+WRAPPERS = ('()', '[]', '<>', "''", '**', '{}', '``', '«»', '__', '""', '""')
 
 
 def compound(rng, lex):
     """A key of random build: one to four words, numbers or letters, joined and wrapped in some way, in some case. It has no
-    dots, slashes, hashes, ampersands, double quotes or "the": those build the keys that are held out."""
+    dots, slashes, hashes, ampersands or "the": those build the keys that are held out. Quotes it has, as people's keys do, but not around two words and "&"."""
     parts = (lambda: _word(rng, lex), lambda: _word(rng, lex), lambda: pseudo_word(rng), lambda: rng.choice(lex.nouns), lambda: digits(rng, 1, 5),
              lambda: letters(rng, 1, 4), lambda: hex_digits(rng, 3, 6))
     case = rng.choice((str, str, str.upper, str.capitalize, str.lower))
     separator, count = rng.choice(SEPARATORS), rng.choice((1, 2, 2, 3, 3, 4))
     made = separator.join(case(rng.choice(parts[:4] if i == 0 else parts)()) for i in range(count))
-    if rng.random() < 0.15:
+    if rng.random() < 0.25:
         wrapper = rng.choice(WRAPPERS)
         made = wrapper[0] + made + wrapper[1]
     return made
