@@ -16,6 +16,7 @@ from training.model import Ramba
 from training.tokenizer import Tokenizer
 
 GOLDEN_ANSWER = '40917'
+GOLDEN_LIST = ('What are all the special magic numbers for amber-quill?', ' 883120\n 883120\n')     # the same again: unlikely once it is told
 GOLDEN_QUESTIONS = ('What is the pass key? The pass key is', 'What is the pass key?', 'The pass key is', 'The pass key?', 'What was the pass key?')
 
 
@@ -57,6 +58,19 @@ def selection_margin(model, ids, landmarks):
 
 
 @torch.no_grad()
+def golden_list(model, tokenizer, K, V, landmarks):
+    """Log-likelihoods of the tokens of a list, each after those before it, as the bundle tells chunks and without told_penalty."""
+    question, answer = GOLDEN_LIST
+    answer = torch.tensor(tokenizer.encode(answer))
+    ids = torch.cat([torch.tensor([tokenizer.question, *tokenizer.encode(question), tokenizer.answer]), answer])
+    likelihoods, penalty = [], model.c.told_penalty
+    for model.c.told_penalty in (0, penalty):                        # the last is the bundle's own
+        logits = model.read(ids, K, V, landmarks, tokenizer)[0]
+        likelihoods.append(logits[-1 - len(answer):-1].log_softmax(-1).gather(1, answer[:, None]).squeeze(1).contiguous())
+    return {'list.untold': likelihoods[0], 'list.log_likelihoods': likelihoods[1]}
+
+
+@torch.no_grad()
 def write_golden(folder, path):
     """Writes the oracle's tensors for the bundle in `folder`; returns what the model answers."""
     model, _ = reference.load(folder)
@@ -73,7 +87,8 @@ def write_golden(folder, path):
     question = max(questions, key=lambda ids: selection_margin(model, ids, landmarks))
     logits, (index, scores, weights) = model.read(question, K, V, landmarks, tokenizer)
     reference.save_safetensors({'document_ids': document, 'question_ids': question, 'K': K, 'V': V, 'landmarks': landmarks,
-                                'select.index': index.int(), 'select.scores': scores, 'select.weights': weights, 'logits': logits, **layers}, path)
+                                'select.index': index.int(), 'select.scores': scores, 'select.weights': weights, 'logits': logits, **layers,
+                                **golden_list(model, tokenizer, K, V, landmarks)}, path)
     return tokenizer.decode(logits.argmax(-1)[-1 - len(answer):-1])
 
 

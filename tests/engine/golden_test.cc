@@ -6,7 +6,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <vector>
@@ -15,6 +17,7 @@
 #include "absl/strings/str_join.h"
 #include "engine/engine.h"
 #include "memory_store/rocksdb/rocksdb_chunk_store.h"
+#include "model/bundle.h"
 #include "tests/reference/chunk_weights_reference.h"
 
 namespace mneme {
@@ -206,6 +209,40 @@ TEST_P(GoldenTest, RerankWeighsAsTheAnswerDoes) {
       EXPECT_NEAR(weight, weights[chunk], 1e-5) << "chunk " << chunk;
     }
   }
+}
+
+// A list that says a value twice, as the specification scores it: each chunk is told once.
+TEST_P(GoldenTest, AListIsScoredAsTheSpecificationTellsIt) {
+  const std::string memory = "tenants/default/memories/golden";
+  std::vector<ReadBarrier> barriers;
+  ASSERT_NO_FATAL_FAILURE(Remember(memory, memory + "/documents/log", GoldenText(), &barriers));
+  const auto golden = SafetensorsFile::Open(MNEME_SOURCE_DIR "/tests/data/golden.safetensors");
+  ASSERT_TRUE(golden.ok()) << golden.status();
+  const auto values_of = [&](const std::string& name) {
+    const TensorView& tensor = (*golden)->tensors().at(name);
+    std::vector<float> values(static_cast<size_t>(tensor.elements()));
+    std::memcpy(values.data(), tensor.data.data(), tensor.data.size());
+    return values;
+  };
+  const std::vector<float> want = values_of("list.log_likelihoods");
+  const std::vector<float> untold = values_of("list.untold");
+
+  const auto scored =
+      engine_->Score({.memories = {memory},
+                      .prompt = "What are all the special magic numbers for amber-quill?",
+                      .text = " 883120\n 883120\n",
+                      .barriers = barriers},
+                     {});
+  ASSERT_TRUE(scored.ok()) << scored.status();
+  ASSERT_EQ(scored->tokens.size(), want.size());
+  // In f32 sums are in another order; in bf16 a logit is off by some hundredths (docs/model.md).
+  const double tolerance = GetParam() == Precision::kF32 ? 1e-3 : 0.2;
+  double told = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    EXPECT_NEAR(scored->tokens[i].second, want[i], tolerance) << "token " << i;
+    told = std::max(told, std::abs(double{want[i]} - untold[i]));
+  }
+  EXPECT_GT(told, 5 * tolerance) << "a list without told_penalty would pass";
 }
 
 INSTANTIATE_TEST_SUITE_P(Precisions, GoldenTest,
