@@ -23,7 +23,7 @@ class LossWeights:
     look: float = 0.5            # the same after the second look
     later: float = 0.25          # at later answer tokens
     switch: float = 0.25         # where an answer goes on from another chunk
-    unrelated: float = 0.4       # plain text: its own document against the chunks of other rows
+    unrelated: float = 0.25      # plain text: its own document against the chunks of other rows
     crowd: float = 8.0           # chunks of a large memory for which each negative stands
     calibration: float = 1.0     # of the terms around zero beside the contrast; training raises it from 0 at the beginning
     first_calibration: float = 0.3   # of those of landmark scores, where a second look follows: weights come from its scores
