@@ -6,6 +6,7 @@ Golden values are those of the executable specification (reference.py) in float3
 import argparse
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -63,11 +64,15 @@ def golden_list(model, tokenizer, K, V, landmarks):
     question, answer = GOLDEN_LIST
     answer = torch.tensor(tokenizer.encode(answer))
     ids = torch.cat([torch.tensor([tokenizer.question, *tokenizer.encode(question), tokenizer.answer]), answer])
-    likelihoods, penalty = [], model.c.told_penalty
-    for model.c.told_penalty in (0, penalty):                        # the last is the bundle's own
+
+    def likelihoods():
         logits = model.read(ids, K, V, landmarks, tokenizer)[0]
-        likelihoods.append(logits[-1 - len(answer):-1].log_softmax(-1).gather(1, answer[:, None]).squeeze(1).contiguous())
-    return {'list.untold': likelihoods[0], 'list.log_likelihoods': likelihoods[1]}
+        return logits[-1 - len(answer):-1].log_softmax(-1).gather(1, answer[:, None]).squeeze(1)
+
+    told, c = likelihoods(), model.c
+    model.c = replace(c, told_penalty=0)
+    untold, model.c = likelihoods(), c
+    return {'list.log_likelihoods': told, 'list.untold': untold}
 
 
 @torch.no_grad()
