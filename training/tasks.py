@@ -361,7 +361,7 @@ def dialogue(world, rng, theme):
 
 TASKS = {single: 0.31, multi_query: 0.13, multi_value: 0.16, updates: 0.10, chains: 0.10, two_hops: 0.01, text_questions: 0.05,
          real_questions: 0.12, dialogue: 0.02}
-TEXT_SHARE = 0.10                # rows that are plain language modelling
+TEXT_SHARE = 0.08                # rows that are plain language modelling
 
 
 def text_row(world, rng):
